@@ -1,0 +1,21 @@
+//! On-disk contracts of Patchmill, as types, bytes and JSON Schemas. `README.md` beside this crate is the
+//! byte-level specification.
+//!
+//! This crate does no IO and starts no thread, and it alone derives `Serialize`: a serializable type is a promise.
+//!
+//! In the order of the data's path:
+//! - [`shard`]: token ids of whole documents, memory-mappable.
+//! - [`index`]: one row a document, as Parquet.
+//! - [`manifest`]: what a corpus holds; written last.
+//! - [`run`]: the run file that both binaries read.
+//! - [`record`]: what a checkpoint says about itself.
+
+pub mod shard;
+
+pub mod index;
+
+pub mod manifest;
+
+pub mod run;
+
+pub mod record;

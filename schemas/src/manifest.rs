@@ -1,0 +1,339 @@
+//! `manifest.json`: what a corpus holds, written last, so that a folder with a manifest is complete.
+//!
+//! It has no times, hosts or absolute paths: equal inputs and options give equal bytes on every machine.
+//!
+//! **Invariant:** [`Manifest::parse`] accepts only a manifest whose totals add up, whose paths stay
+//! inside the corpus folder and whose fingerprint is that of the rest.
+
+use std::path::{Component, Path};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The file's name.
+pub const FILE_NAME: &str = "manifest.json";
+/// What `format` says.
+pub const FORMAT: &str = "patchmill-corpus";
+/// The version that this build writes and reads.
+pub const VERSION: u32 = 1;
+
+/// A whole corpus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// BLAKE3 in hex of this manifest as compact JSON with this field empty: the identity of the data.
+    pub fingerprint: String,
+    /// What made the ids.
+    pub tokenizer: TokenizerRecord,
+    /// Bytes of one id, 2 or 4.
+    pub token_bytes: u32,
+    /// Sums over all series.
+    pub totals: Totals,
+    /// Sums by set name, in byte order of the name; documents without a set come first, as null.
+    pub sets: Vec<SetTotals>,
+    /// One series an input file, in corpus order.
+    pub series: Vec<Series>,
+    /// The list of skipped documents, when there are any.
+    pub skipped: Option<FileRecord>,
+}
+
+/// What made the ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerRecord {
+    /// BLAKE3 in hex of tokenizer.json.
+    pub fingerprint: String,
+    /// Every id is below it.
+    pub vocab_size: u64,
+    /// Put before each document.
+    pub bos: Option<SpecialToken>,
+    /// Put after each document.
+    pub eos: Option<SpecialToken>,
+    /// What special tokens written out in a text are.
+    pub special_tokens: SpecialTokens,
+    /// Copies of the tokenizer's files in the corpus folder, tokenizer.json first.
+    pub files: Vec<FileRecord>,
+}
+
+/// A token with its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpecialToken {
+    /// As in the vocabulary, such as `<s>`.
+    pub token: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// What special tokens written out in a text are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// Text like any other.
+    Text,
+    /// Control ids, as Hugging Face's default makes them.
+    Hf,
+}
+
+/// A file of the corpus, by its path inside the folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// With `/` between the parts.
+    pub path: String,
+    /// Length.
+    pub bytes: u64,
+    /// BLAKE3 in hex.
+    pub blake3: String,
+}
+
+/// Documents and tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// Documents found in the input: written and skipped.
+    pub documents_read: u64,
+    /// Documents in shards.
+    pub documents_written: u64,
+    /// Documents that are listed as skipped.
+    pub documents_skipped: u64,
+    /// Bytes of the written documents' texts in UTF-8.
+    pub text_bytes: u64,
+    /// Tokens, BOS and EOS included.
+    pub tokens: u64,
+}
+
+impl Totals {
+    /// Adds `other`; `None` on overflow.
+    pub fn checked_add(self, other: Totals) -> Option<Totals> {
+        Some(Totals {
+            documents_read: self.documents_read.checked_add(other.documents_read)?,
+            documents_written: self.documents_written.checked_add(other.documents_written)?,
+            documents_skipped: self.documents_skipped.checked_add(other.documents_skipped)?,
+            text_bytes: self.text_bytes.checked_add(other.text_bytes)?,
+            tokens: self.tokens.checked_add(other.tokens)?,
+        })
+    }
+}
+
+/// Written documents of one set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetTotals {
+    /// `pile_set_name`, null for documents without one.
+    pub set_name: Option<String>,
+    /// Documents in shards.
+    pub documents: u64,
+    /// Bytes of their texts in UTF-8.
+    pub text_bytes: u64,
+    /// Their tokens, BOS and EOS included.
+    pub tokens: u64,
+}
+
+/// The shards of one input file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// Path of the input, relative to the root it was given with.
+    pub input: String,
+    /// Length of the input.
+    pub input_bytes: u64,
+    /// Sums over this series.
+    pub totals: Totals,
+    /// The series' sums by set name, ordered as in [`Manifest::sets`].
+    pub sets: Vec<SetTotals>,
+    /// The document index; absent when nothing was written.
+    pub index: Option<FileRecord>,
+    /// In token order; empty when nothing was written.
+    pub shards: Vec<Shard>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// Where it lies and what it hashes to.
+    #[serde(flatten)]
+    pub file: FileRecord,
+    /// Its tokens.
+    pub token_count: u64,
+    /// Its documents.
+    pub document_count: u64,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of the manifest's form.
+    #[error("not a corpus manifest: {0}")]
+    Form(#[from] serde_json::Error),
+    /// Another format.
+    #[error("format is {found:?}; expected {FORMAT:?}")]
+    Format {
+        /// What stands there.
+        found: String,
+    },
+    /// Another version.
+    #[error("manifest version {found} is not supported; this build reads version {VERSION}")]
+    Version {
+        /// What stands there.
+        found: u64,
+    },
+    /// Changed since it was written.
+    #[error(
+        "fingerprint of the content is {found}; the manifest says {expected}: it was changed after it was written"
+    )]
+    Fingerprint {
+        /// Of the content as it is.
+        found: String,
+        /// As written.
+        expected: String,
+    },
+    /// A path that leaves the folder.
+    #[error("path {found:?} leaves the corpus folder")]
+    Path {
+        /// As written.
+        found: String,
+    },
+    /// Sums that do not add up.
+    #[error("{what} is {found}; the parts come to {expected}")]
+    Sum {
+        /// Which sum.
+        what: String,
+        /// As written.
+        found: u64,
+        /// Of the parts.
+        expected: u64,
+    },
+}
+
+impl Manifest {
+    /// Reads a manifest and checks all that it says about itself.
+    pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        let head: serde_json::Value = serde_json::from_str(text)?;
+        let format = head.get("format").and_then(|format| format.as_str()).unwrap_or_default();
+        if format != FORMAT {
+            return Err(ManifestError::Format { found: format.to_owned() });
+        }
+        let version = head.get("version").and_then(|version| version.as_u64()).unwrap_or(0);
+        if version != u64::from(VERSION) {
+            return Err(ManifestError::Version { found: version });
+        }
+        let manifest: Manifest = serde_json::from_str(text)?;
+        let expected = manifest.compute_fingerprint();
+        if manifest.fingerprint != expected {
+            let (found, expected) = (expected, manifest.fingerprint);
+            return Err(ManifestError::Fingerprint { found, expected });
+        }
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest's text, with its fingerprint set.
+    ///
+    /// # Panics
+    /// If [`Manifest::parse`] would refuse it, which is the writer's fault.
+    pub fn seal(mut self) -> (Manifest, String) {
+        self.fingerprint = self.compute_fingerprint();
+        if let Err(err) = self.check() {
+            panic!("manifest that is about to be written: {err}");
+        }
+        let mut text = serde_json::to_string_pretty(&self).expect("a manifest is plain data");
+        text.push('\n');
+        (self, text)
+    }
+
+    fn compute_fingerprint(&self) -> String {
+        let bare = Manifest { fingerprint: String::new(), ..self.clone() };
+        let text = serde_json::to_string(&bare).expect("a manifest is plain data");
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// All shards, in the order in which they form the corpus' token stream.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.series.iter().flat_map(|series| &series.shards)
+    }
+
+    /// Every file that the manifest promises, itself excepted.
+    pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
+        let series = self.series.iter();
+        let parts = series.flat_map(|s| s.index.iter().chain(s.shards.iter().map(|s| &s.file)));
+        self.tokenizer.files.iter().chain(parts).chain(&self.skipped)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        for file in self.files() {
+            check_path(&file.path)?;
+        }
+        let mut totals = Totals::default();
+        for series in &self.series {
+            series.check()?;
+            totals = totals.checked_add(series.totals).ok_or_else(|| overflow("totals"))?;
+        }
+        check_totals("totals", self.totals, totals)?;
+        check_sets("sets", self.totals, &self.sets)
+    }
+}
+
+impl Series {
+    fn check(&self) -> Result<(), ManifestError> {
+        let of = |what: &str| format!("{what} of series {}", self.input);
+        let read = self.totals.documents_written.checked_add(self.totals.documents_skipped);
+        check_sum(&of("documents_read"), self.totals.documents_read, read)?;
+        let tokens = sum(self.shards.iter().map(|shard| shard.token_count));
+        check_sum(&of("tokens"), self.totals.tokens, tokens)?;
+        let documents = sum(self.shards.iter().map(|shard| shard.document_count));
+        check_sum(&of("documents_written"), self.totals.documents_written, documents)?;
+        check_sets(&of("sets"), self.totals, &self.sets)
+    }
+}
+
+fn check_sets(what: &str, totals: Totals, sets: &[SetTotals]) -> Result<(), ManifestError> {
+    let documents = sum(sets.iter().map(|set| set.documents));
+    check_sum(&format!("documents_written ({what})"), totals.documents_written, documents)?;
+    let tokens = sum(sets.iter().map(|set| set.tokens));
+    check_sum(&format!("tokens ({what})"), totals.tokens, tokens)?;
+    let text_bytes = sum(sets.iter().map(|set| set.text_bytes));
+    check_sum(&format!("text_bytes ({what})"), totals.text_bytes, text_bytes)
+}
+
+fn check_totals(what: &str, found: Totals, parts: Totals) -> Result<(), ManifestError> {
+    for (field, found, expected) in [
+        ("documents_read", found.documents_read, parts.documents_read),
+        ("documents_written", found.documents_written, parts.documents_written),
+        ("documents_skipped", found.documents_skipped, parts.documents_skipped),
+        ("text_bytes", found.text_bytes, parts.text_bytes),
+        ("tokens", found.tokens, parts.tokens),
+    ] {
+        check_sum(&format!("{what}.{field}"), found, Some(expected))?;
+    }
+    Ok(())
+}
+
+fn sum(mut parts: impl Iterator<Item = u64>) -> Option<u64> {
+    parts.try_fold(0u64, |sum, part| sum.checked_add(part))
+}
+
+fn check_sum(what: &str, found: u64, parts: Option<u64>) -> Result<(), ManifestError> {
+    match parts {
+        Some(expected) if expected == found => Ok(()),
+        Some(expected) => Err(ManifestError::Sum { what: what.to_owned(), found, expected }),
+        None => Err(overflow(what)),
+    }
+}
+
+fn overflow(what: &str) -> ManifestError {
+    ManifestError::Sum { what: format!("{what} (overflow)"), found: 0, expected: u64::MAX }
+}
+
+/// Relative, with no part that leads out of the folder.
+pub fn check_path(path: &str) -> Result<(), ManifestError> {
+    let inside = !path.is_empty()
+        && !path.contains('\\')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if inside { Ok(()) } else { Err(ManifestError::Path { found: path.to_owned() }) }
+}

@@ -1,0 +1,67 @@
+//! What a run writes: the metadata of a checkpoint, and lines of metrics.
+//!
+//! **Invariant:** a checkpoint folder is complete exactly if its `MANIFEST.json` parses and every file
+//! that it lists has the length and hash that it says.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the list of files in a checkpoint folder, written last.
+pub const CHECKPOINT_MANIFEST: &str = "MANIFEST.json";
+/// Name of the progress record in a checkpoint folder.
+pub const TRAINER_STATE: &str = "trainer_state.json";
+/// Version of both.
+pub const VERSION: u32 = 1;
+
+/// `MANIFEST.json` of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointManifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Every other file of the folder, in byte order of the path.
+    pub files: Vec<crate::manifest::FileRecord>,
+}
+
+/// `trainer_state.json`: where a run stands and what it must not change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Steps done: the step that comes next.
+    pub next_step: u64,
+    /// Phase of the optimizer state, as a position in the run file's list.
+    pub phase_index: u64,
+    /// Steps of that phase which the optimizer state has seen.
+    pub phase_steps_done: u64,
+    /// Tokens read so far.
+    pub tokens_read: u64,
+    /// Units (patches or tokens) processed so far: what the run has cost.
+    pub units_processed: u64,
+    /// Fingerprint of the plan.
+    pub plan_fingerprint: String,
+    /// What a resumed run must have alike, by name; a difference refuses the resume.
+    pub identity: BTreeMap<String, serde_json::Value>,
+    /// What may change with a notice, by name.
+    pub recorded: BTreeMap<String, serde_json::Value>,
+    /// The run's results so far, phase by phase, for its closing table.
+    pub phases: Vec<PhaseRecord>,
+}
+
+/// What a phase came to so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseRecord {
+    /// K.
+    pub patch_size: u64,
+    /// Steps done.
+    pub steps: u64,
+    /// Training loss at the last logged step.
+    pub loss: Option<f64>,
+    /// Token-level validation loss before the first step.
+    pub first_eval_loss: Option<f64>,
+    /// Seconds of training, evaluation and saving excepted, over all restarts.
+    pub seconds: f64,
+}

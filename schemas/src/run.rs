@@ -1,0 +1,455 @@
+//! The run file: one TOML file that says everything that changes a result, read by both binaries.
+//!
+//! Model fields carry Hugging Face's `config.json` names. Paths are relative to the run file's
+//! folder. There are no defaults for anything that changes a number in the result.
+//!
+//! **Invariant:** a [`RunFile`] holds no unknown key and only values that are legal on their own;
+//! what depends on several fields at once is checked where the value is built (`Plan`, `Llama`).
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A whole run file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// Which corpora are read.
+    pub data: DataConfig,
+    /// The order in which the training corpus is read.
+    pub plan: PlanConfig,
+    /// The phases of training, in order; their shares add up to 1.
+    pub phases: Vec<PhaseConfig>,
+    /// The architecture, by its Hugging Face names.
+    pub model: ModelConfig,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// How the run is executed, logged and saved.
+    pub train: TrainConfig,
+    /// How windows are read; never changes what is read.
+    pub loader: LoaderConfig,
+}
+
+/// Which corpora are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Training corpus: a folder with `manifest.json`.
+    pub corpus: String,
+    /// Validation corpus, of the same form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
+    /// Tokens of the random subset that an epoch reads; the whole corpus when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset_tokens: Option<u64>,
+}
+
+/// The order in which the training corpus is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanConfig {
+    /// T: positions that a model sees at once, patches or tokens.
+    pub window_units: u64,
+    /// Tokens read per optimizer step, in every phase.
+    pub step_tokens: u64,
+    /// E: passes over the subset.
+    pub epochs: u64,
+    /// Seed of all permutations.
+    pub seed: u64,
+    /// How the order is mixed.
+    pub shuffle: Shuffle,
+}
+
+/// How the reading order is mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Shuffle {
+    /// Keyed permutations of the whole subset, another one each epoch.
+    Global,
+    /// File order, as the paper's scripts read; a subset is the first part of the corpus.
+    None,
+}
+
+/// One phase of training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseConfig {
+    /// K: tokens per patch; 1 is token-level training.
+    pub patch_size: u64,
+    /// This phase's own T, when it differs from the plan's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_units: Option<u64>,
+    /// Share of the run's tokens that this phase reads.
+    pub share: Share,
+    /// The learning rate over the steps of this phase.
+    pub schedule: Schedule,
+    /// What is taken over from the phase before.
+    pub carry: Carry,
+}
+
+/// What a phase takes over from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Carry {
+    /// The weights alone: moments, step count and schedule start afresh (paper §3.1).
+    Weights,
+}
+
+/// The learning rate over the steps of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Schedule {
+    /// Linear warm-up from 0 to `peak`, then half a cosine down to `final`.
+    Cosine {
+        /// Highest rate, reached at step `warmup_steps` of the phase.
+        peak: f64,
+        /// Steps of linear warm-up; less than the steps of the phase.
+        warmup_steps: u64,
+        /// Rate at the end of the phase, absolute.
+        #[serde(rename = "final")]
+        end: f64,
+    },
+}
+
+/// An exact fraction `0 <= numer <= denom`, so that 2/3 is 2/3. Written as `"2/3"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Share {
+    numer: u64,
+    denom: u64,
+}
+
+impl Share {
+    /// The fraction `numer / denom`; an error unless `0 <= numer <= denom` and `0 < denom`.
+    pub fn new(numer: u64, denom: u64) -> Result<Share, String> {
+        if 0 < denom && numer <= denom {
+            Ok(Share { numer, denom })
+        } else {
+            Err(share_error(&format!("{numer}/{denom}")))
+        }
+    }
+
+    /// Numerator as written, not reduced.
+    pub fn numer(self) -> u64 {
+        self.numer
+    }
+
+    /// Denominator as written, never 0.
+    pub fn denom(self) -> u64 {
+        self.denom
+    }
+}
+
+fn share_error(found: &str) -> String {
+    format!("share is {found:?}, expected a fraction from \"0/1\" to \"1/1\", such as \"2/3\"")
+}
+
+impl TryFrom<String> for Share {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Share, String> {
+        let parts = text.split_once('/');
+        match parts.and_then(|(numer, denom)| Some((numer.parse().ok()?, denom.parse().ok()?))) {
+            Some((numer, denom)) => Share::new(numer, denom),
+            None => Err(share_error(&text)),
+        }
+    }
+}
+
+impl From<Share> for String {
+    fn from(share: Share) -> String {
+        share.to_string()
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.numer, self.denom)
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]+/[0-9]+$",
+            "description": "An exact fraction from \"0/1\" to \"1/1\"."
+        })
+    }
+}
+
+/// A LLaMA, by its Hugging Face names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// V: entries of the embedding and of the head.
+    pub vocab_size: u64,
+    /// D: width of the residual stream.
+    pub hidden_size: u64,
+    /// Width of the gated MLP.
+    pub intermediate_size: u64,
+    /// Transformer blocks.
+    pub num_hidden_layers: u64,
+    /// Query heads; divides `hidden_size`.
+    pub num_attention_heads: u64,
+    /// Key and value heads; divides `num_attention_heads` (fewer than those is grouped-query attention).
+    pub num_key_value_heads: u64,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary position embedding.
+    pub rope_theta: f64,
+    /// Whether the head is the embedding matrix.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of the initial matrices and embeddings.
+    pub initializer_range: f64,
+}
+
+/// The optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Which update rule.
+    pub kind: OptimizerKind,
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay of matrices and embeddings; norm gains have none.
+    pub weight_decay: f64,
+    /// Largest global L2 norm of the gradient.
+    pub clip_norm: f64,
+    /// What a loss or gradient that is not finite does.
+    pub nonfinite: Nonfinite,
+}
+
+/// Which update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
+/// What a loss or gradient norm that is not finite does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Nonfinite {
+    /// Stop before the update, with exit code 3.
+    Stop,
+    /// Leave the weights as they are and go on with the next step.
+    Skip,
+}
+
+/// How the run is executed, logged and saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of the initial weights.
+    pub init_seed: u64,
+    /// Start from the weights of this Hugging Face directory instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
+    /// Where tensors live.
+    pub device: Device,
+    /// What is recomputed in the backward pass instead of kept.
+    pub activation_checkpointing: ActivationCheckpointing,
+    /// Kind of the compute; masters and moments stay fp32.
+    pub dtype: Dtype,
+    /// Windows (T units each) per rank and micro-step; a step must split evenly.
+    pub micro_batch_windows: u64,
+    /// Folder of the run: checkpoints, metrics, the resolved run file.
+    pub output: String,
+    /// Steps between checkpoints.
+    pub checkpoint_every_steps: u64,
+    /// Newest checkpoints that are kept, at least 1.
+    pub keep_checkpoints: u64,
+    /// Checkpoints at multiples of this many steps are kept for good; 0 for none.
+    pub keep_every_steps: u64,
+    /// Steps between evaluations; 0 for none but at the ends of phases.
+    pub eval_every_steps: u64,
+    /// Steps between lines of the log and of the metrics.
+    pub log_every_steps: u64,
+}
+
+/// Where tensors live. Written as `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// The first CUDA device if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by its index.
+    Cuda(usize),
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Device, String> {
+        match text.as_str() {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).map_or_else(
+                || {
+                    Err(format!(
+                        "device is {other:?}, expected \"auto\", \"cpu\", \"cuda\" or \"cuda:INDEX\""
+                    ))
+                },
+                |index| Ok(Device::Cuda(index)),
+            ),
+        }
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        match device {
+            Device::Auto => "auto".to_owned(),
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(index) => format!("cuda:{index}"),
+        }
+    }
+}
+
+impl JsonSchema for Device {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Device".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^(auto|cpu|cuda(:[0-9]+)?)$" })
+    }
+}
+
+/// What is recomputed in the backward pass instead of kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationCheckpointing {
+    /// Keep every activation.
+    None,
+}
+
+/// Kind of the compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// IEEE single precision.
+    Fp32,
+    /// bfloat16, with fp32 masters.
+    Bf16,
+}
+
+/// How windows are read; never changes what is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoaderConfig {
+    /// Reading threads, at least 1.
+    pub workers: usize,
+    /// How shards are read.
+    pub io: ReadBackend,
+    /// Memory of all rings together, in bytes.
+    pub ring_bytes: u64,
+}
+
+/// How shards are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadBackend {
+    /// Memory-mapped files: fastest on local disks.
+    Mmap,
+    /// `pread`: for network file systems and for files that may shrink.
+    Pread,
+}
+
+/// Why a run file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFileError {
+    /// Not TOML, or not of the run file's form.
+    #[error("{message}{}", suggest(.message))]
+    Form {
+        /// What the parser found and where.
+        message: String,
+    },
+    /// An override that is not `key.path=value`.
+    #[error("override {found:?} is not of the form section.key=value, such as train.dtype=fp32")]
+    Override {
+        /// The override as given.
+        found: String,
+    },
+    /// An override whose path leads through something that is no table or list entry.
+    #[error("override {found:?}: there is no {missing:?} in the run file")]
+    OverridePath {
+        /// The override as given.
+        found: String,
+        /// The part of the path that was not found.
+        missing: String,
+    },
+}
+
+/// Reads a run file's text, with `--set` overrides (`"train.dtype=fp32"`, `"phases.0.share=1/2"`) laid over it.
+pub fn parse(text: &str, overrides: &[String]) -> Result<RunFile, RunFileError> {
+    let form =
+        |err: toml::de::Error| RunFileError::Form { message: err.to_string().trim().to_owned() };
+    if overrides.is_empty() {
+        return toml::from_str(text).map_err(form); // keeps line and column in the message
+    }
+    let mut root: toml::Value = toml::Value::Table(toml::from_str(text).map_err(form)?);
+    for found in overrides {
+        set(&mut root, found)?;
+    }
+    RunFile::deserialize(root).map_err(form)
+}
+
+/// Lays one `path.to.key=value` over `root`. The value is TOML if it parses as TOML, else a string.
+fn set(root: &mut toml::Value, found: &str) -> Result<(), RunFileError> {
+    let bad = || RunFileError::Override { found: found.to_owned() };
+    let (path, text) = found.split_once('=').ok_or_else(bad)?;
+    let keys: Vec<&str> = path.trim().split('.').collect();
+    let (last, parents) = keys.split_last().ok_or_else(bad)?;
+    if keys.iter().any(|key| key.is_empty()) || parents.is_empty() {
+        return Err(bad());
+    }
+    let missing =
+        |key: &str| RunFileError::OverridePath { found: found.to_owned(), missing: key.to_owned() };
+    let mut place = root;
+    for key in parents {
+        place = match place {
+            toml::Value::Table(table) => table.get_mut(*key),
+            toml::Value::Array(list) => key.parse::<usize>().ok().and_then(|at| list.get_mut(at)),
+            _ => None,
+        }
+        .ok_or_else(|| missing(key))?;
+    }
+    let table = place.as_table_mut().ok_or_else(|| missing(last))?;
+    table.insert((*last).to_owned(), override_value(text.trim()));
+    Ok(())
+}
+
+fn override_value(text: &str) -> toml::Value {
+    match toml::from_str::<toml::Table>(&format!("value = {text}")) {
+        Ok(mut table) if table.len() == 1 => {
+            table.remove("value").unwrap_or_else(|| toml::Value::String(text.to_owned()))
+        }
+        _ => toml::Value::String(text.to_owned()),
+    }
+}
+
+/// "; did you mean …?" when the parser met an unknown key that is close to a known one.
+fn suggest(message: &str) -> String {
+    let Some((_, rest)) = message.split_once("unknown field `") else { return String::new() };
+    let Some((found, rest)) = rest.split_once('`') else { return String::new() };
+    let known = rest.split('`').skip(1).step_by(2);
+    known
+        .map(|name| (strsim::jaro_winkler(found, name), name))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| format!("\ndid you mean `{name}`?"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,377 @@
+//! The shard: token ids of whole documents, in a form that any tool can memory-map.
+//!
+//! **Invariant:** what [`ShardHeader::decode`] and [`ShardFooter::decode`] accept re-encodes to the same bytes.
+
+/// First bytes of every shard.
+pub const MAGIC: [u8; 8] = *b"PATCHTOK";
+/// The version that this build writes and reads.
+pub const VERSION: u32 = 1;
+/// A page, to which the ids are aligned.
+pub const PAGE_BYTES: u64 = 4096;
+/// Bytes before the first id.
+pub const HEADER_BYTES: u64 = PAGE_BYTES;
+/// Bytes of ids that share a checksum.
+pub const BLOCK_BYTES: u64 = 16 * 1024;
+
+const _: () = assert!(HEADER_BYTES == PAGE_BYTES && BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
+
+/// Bytes of one id on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenBytes {
+    /// `u16`, for vocabularies up to 65,536.
+    Two,
+    /// `u32`.
+    Four,
+}
+
+impl TokenBytes {
+    /// The narrowest width that holds every id below `vocab_size`.
+    pub fn for_vocabulary(vocab_size: u64) -> TokenBytes {
+        if vocab_size <= 1 << 16 { TokenBytes::Two } else { TokenBytes::Four }
+    }
+
+    /// 2 or 4.
+    pub fn get(self) -> u32 {
+        match self {
+            TokenBytes::Two => 2,
+            TokenBytes::Four => 4,
+        }
+    }
+}
+
+/// First [`HEADER_BYTES`] of a shard, little-endian, zero where nothing is named.
+///
+/// | bytes      | field                            | encoding                               |
+/// |------------|----------------------------------|----------------------------------------|
+/// | 0..8       | magic                            | [`MAGIC`]                              |
+/// | 8..12      | version                          | `u32`                                  |
+/// | 12..16     | `token_bytes`                    | `u32`, 2 or 4                          |
+/// | 16..24     | `token_count`                    | `u64`, never 0                         |
+/// | 24..32     | `document_count`                 | `u64`, never 0                         |
+/// | 32..40     | `vocab_size`                     | `u64`, every id is below it            |
+/// | 40..72     | `tokenizer`                      | BLAKE3 of tokenizer.json               |
+/// | 72..80     | `series_index`                   | `u64`                                  |
+/// | 80..88     | `shard_index`                    | `u64`, within the series               |
+/// | 4092..4096 | CRC32C of the header before it   | `u32`                                  |
+///
+/// Then come the ids, then the [`ShardFooter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardHeader {
+    /// Width of an id.
+    pub token_bytes: TokenBytes,
+    /// Ids in the shard.
+    pub token_count: u64,
+    /// Documents in the shard.
+    pub document_count: u64,
+    /// Every id is below it.
+    pub vocab_size: u64,
+    /// BLAKE3 of the tokenizer.json that made the ids.
+    pub tokenizer: [u8; 32],
+    /// Position of the series in the corpus.
+    pub series_index: u64,
+    /// Position of the shard in the series.
+    pub shard_index: u64,
+}
+
+/// Why the bytes of a shard were refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShardError {
+    /// Too short for a header.
+    #[error("shard is {found_bytes} bytes; the header alone is {HEADER_BYTES}")]
+    Short {
+        /// Length of the file.
+        found_bytes: u64,
+    },
+    /// Not a shard at all.
+    #[error("first bytes are {found:02x?}; a shard begins with {MAGIC:02x?} (\"PATCHTOK\")")]
+    Magic {
+        /// What stands there.
+        found: [u8; 8],
+    },
+    /// Of another version.
+    #[error("shard version {found} is not supported; this build reads version {VERSION}")]
+    Version {
+        /// What stands there.
+        found: u32,
+    },
+    /// The header is damaged.
+    #[error("header has CRC32C {found:#010x}; its last bytes say {expected:#010x}")]
+    HeaderCrc {
+        /// Of the bytes as they are.
+        found: u32,
+        /// As written.
+        expected: u32,
+    },
+    /// A field with a value that no writer writes.
+    #[error("header field {field} is {found}; expected {expected}")]
+    Field {
+        /// Its name in the table.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The file is longer or shorter than the header promises.
+    #[error(
+        "shard is {found_bytes} bytes; header promises {token_count} tokens of {token_bytes} bytes \
+         in {document_count} documents, {expected_bytes} bytes in all"
+    )]
+    Length {
+        /// Length of the file.
+        found_bytes: u64,
+        /// From the header.
+        token_count: u64,
+        /// From the header.
+        token_bytes: u32,
+        /// From the header.
+        document_count: u64,
+        /// What that comes to.
+        expected_bytes: u64,
+    },
+    /// The footer is damaged.
+    #[error("footer has CRC32C {found:#010x}; its last bytes say {expected:#010x}")]
+    FooterCrc {
+        /// Of the bytes as they are.
+        found: u32,
+        /// As written.
+        expected: u32,
+    },
+    /// Document ends that do not rise to the token count.
+    #[error("document {document} ends at token {found}; expected {expected}")]
+    DocumentEnd {
+        /// Position within the shard.
+        document: u64,
+        /// As written.
+        found: u64,
+        /// What it may be.
+        expected: String,
+    },
+    /// A block of ids is damaged.
+    #[error(
+        "block {block_index} (bytes {first_byte}..{end_byte}) has CRC32C {found:#010x}; footer says {expected:#010x}"
+    )]
+    Block {
+        /// Position within the ids.
+        block_index: u64,
+        /// Offset in the file.
+        first_byte: u64,
+        /// Offset in the file, exclusive.
+        end_byte: u64,
+        /// Of the bytes as they are.
+        found: u32,
+        /// As written.
+        expected: u32,
+    },
+    /// An id that the vocabulary does not have.
+    #[error("token {token_index} is id {found}; the vocabulary has {vocab_size} entries")]
+    Id {
+        /// Position within the shard.
+        token_index: u64,
+        /// The id.
+        found: u32,
+        /// From the header.
+        vocab_size: u64,
+    },
+}
+
+impl ShardHeader {
+    /// The header's bytes.
+    ///
+    /// # Panics
+    /// If a count is 0, which no writer may produce.
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.token_count > 0 && self.document_count > 0, "an empty shard is never written");
+        let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.token_bytes.get().to_le_bytes());
+        for field in [self.token_count, self.document_count, self.vocab_size] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.tokenizer);
+        bytes.extend_from_slice(&self.series_index.to_le_bytes());
+        bytes.extend_from_slice(&self.shard_index.to_le_bytes());
+        bytes.resize(HEADER_BYTES as usize - 4, 0);
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header from the first bytes of a file of `file_bytes`, in order of trust.
+    pub fn decode(bytes: &[u8], file_bytes: u64) -> Result<ShardHeader, ShardError> {
+        let Some(head) = bytes.get(..HEADER_BYTES as usize) else {
+            return Err(ShardError::Short { found_bytes: file_bytes });
+        };
+        let magic: [u8; 8] = array(head, 0);
+        if magic != MAGIC {
+            return Err(ShardError::Magic { found: magic });
+        }
+        let version = u32_at(head, 8);
+        if version != VERSION {
+            return Err(ShardError::Version { found: version });
+        }
+        let body = HEADER_BYTES as usize - 4;
+        let (found, expected) = (crc32c::crc32c(&head[..body]), u32_at(head, body));
+        if found != expected {
+            return Err(ShardError::HeaderCrc { found, expected });
+        }
+        let header = ShardHeader::decode_fields(head)?;
+        match header.file_bytes() {
+            Some(expected_bytes) if expected_bytes == file_bytes => Ok(header),
+            expected => Err(ShardError::Length {
+                found_bytes: file_bytes,
+                token_count: header.token_count,
+                token_bytes: header.token_bytes.get(),
+                document_count: header.document_count,
+                expected_bytes: expected.unwrap_or(u64::MAX),
+            }),
+        }
+    }
+
+    fn decode_fields(head: &[u8]) -> Result<ShardHeader, ShardError> {
+        let field = |field, found, expected| ShardError::Field { field, found, expected };
+        let token_bytes = match u32_at(head, 12) {
+            2 => TokenBytes::Two,
+            4 => TokenBytes::Four,
+            found => return Err(field("token_bytes", found.into(), "2 or 4")),
+        };
+        let header = ShardHeader {
+            token_bytes,
+            token_count: u64_at(head, 16),
+            document_count: u64_at(head, 24),
+            vocab_size: u64_at(head, 32),
+            tokenizer: array(head, 40),
+            series_index: u64_at(head, 72),
+            shard_index: u64_at(head, 80),
+        };
+        if header.token_count == 0 {
+            return Err(field("token_count", 0, "at least 1"));
+        }
+        if header.document_count == 0 {
+            return Err(field("document_count", 0, "at least 1"));
+        }
+        if header.vocab_size == 0 || header.vocab_size > 1 << (8 * token_bytes.get()) {
+            return Err(field("vocab_size", header.vocab_size, "1 to what token_bytes can hold"));
+        }
+        if let Some(at) = head[88..HEADER_BYTES as usize - 4].iter().position(|&byte| byte != 0) {
+            return Err(field("reserved byte", 88 + at as u64, "0 in bytes 88..4092"));
+        }
+        Ok(header)
+    }
+
+    /// Bytes of ids, without the padding after them; `None` if that overflows.
+    pub fn payload_bytes(&self) -> Option<u64> {
+        self.token_count.checked_mul(self.token_bytes.get().into())
+    }
+
+    /// Where the footer begins; `None` if that overflows.
+    pub fn footer_offset(&self) -> Option<u64> {
+        self.payload_bytes()?.checked_next_multiple_of(8)?.checked_add(HEADER_BYTES)
+    }
+
+    /// Checksummed blocks of ids.
+    pub fn block_count(&self) -> Option<u64> {
+        Some(self.payload_bytes()?.div_ceil(BLOCK_BYTES))
+    }
+
+    /// Length of the whole file; `None` if that overflows.
+    pub fn file_bytes(&self) -> Option<u64> {
+        let ends = self.document_count.checked_mul(8)?;
+        let crcs = self.block_count()?.checked_mul(4)?;
+        self.footer_offset()?.checked_add(ends)?.checked_add(crcs)?.checked_add(4)
+    }
+}
+
+/// What follows the ids, little-endian. The ids are padded with zeros to a multiple of 8 bytes first.
+///
+/// | part            | encoding                                                                        |
+/// |-----------------|---------------------------------------------------------------------------------|
+/// | `document_ends` | `u64` × `document_count`: the token after each document, rising to `token_count` |
+/// | `block_crcs`    | `u32` × `block_count`: CRC32C of each [`BLOCK_BYTES`] of ids, the last one shorter |
+/// | CRC32C          | `u32`: of the padding and the two parts above                                     |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardFooter {
+    /// The token after each document.
+    pub document_ends: Vec<u64>,
+    /// CRC32C of each block of ids.
+    pub block_crcs: Vec<u32>,
+}
+
+impl ShardFooter {
+    /// The bytes after the ids of a shard with this `header`, padding included.
+    ///
+    /// # Panics
+    /// If the parts do not fit the header, which is the writer's fault.
+    pub fn encode(&self, header: &ShardHeader) -> Vec<u8> {
+        assert_eq!(self.document_ends.len() as u64, header.document_count, "document ends");
+        assert_eq!(Some(self.block_crcs.len() as u64), header.block_count(), "block checksums");
+        let mut bytes = vec![0; padding_bytes(header)];
+        for end in &self.document_ends {
+            bytes.extend_from_slice(&end.to_le_bytes());
+        }
+        for crc in &self.block_crcs {
+            bytes.extend_from_slice(&crc.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the footer from the bytes after the ids, padding included.
+    ///
+    /// # Panics
+    /// If `bytes` is not as long as `header` says; [`ShardHeader::decode`] checked the file's length.
+    pub fn decode(bytes: &[u8], header: &ShardHeader) -> Result<ShardFooter, ShardError> {
+        let block_count = header.block_count().expect("the header's sizes were checked");
+        let ends_at = padding_bytes(header);
+        let crcs_at = ends_at + 8 * header.document_count as usize;
+        let crc_at = crcs_at + 4 * block_count as usize;
+        assert_eq!(bytes.len(), crc_at + 4, "bytes of the footer");
+        let (found, expected) = (crc32c::crc32c(&bytes[..crc_at]), u32_at(bytes, crc_at));
+        if found != expected {
+            return Err(ShardError::FooterCrc { found, expected });
+        }
+        let document_ends: Vec<u64> =
+            bytes[ends_at..crcs_at].chunks_exact(8).map(|end| u64_at(end, 0)).collect();
+        let block_crcs = bytes[crcs_at..crc_at].chunks_exact(4).map(|crc| u32_at(crc, 0)).collect();
+        check_ends(&document_ends, header.token_count)?;
+        Ok(ShardFooter { document_ends, block_crcs })
+    }
+}
+
+/// Ends rise strictly (a document has at least one token) and the last one is the token count.
+fn check_ends(ends: &[u64], token_count: u64) -> Result<(), ShardError> {
+    let mut before = 0;
+    for (document, &found) in ends.iter().enumerate() {
+        let last = document + 1 == ends.len();
+        let fits = before < found && if last { found == token_count } else { found < token_count };
+        if !fits {
+            let expected = if last {
+                format!("{token_count}, the token count")
+            } else {
+                format!("{} to {}", before + 1, token_count - 1)
+            };
+            return Err(ShardError::DocumentEnd { document: document as u64, found, expected });
+        }
+        before = found;
+    }
+    Ok(())
+}
+
+fn padding_bytes(header: &ShardHeader) -> usize {
+    let payload_bytes = header.payload_bytes().expect("the header's sizes were checked");
+    (payload_bytes.next_multiple_of(8) - payload_bytes) as usize
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("the slice has N bytes")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(bytes, at))
+}
