@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::build::{self, TokenizeArgs};
 use crate::folder::UsageError;
+use crate::train_tokenizer::{self, TrainTokenizerArgs};
 
 /// Arguments of `patchmill`.
 #[derive(clap::Parser)]
@@ -23,12 +24,15 @@ pub struct Args {
 enum Command {
     /// Turn texts into a corpus: shards of token ids, a document index, a manifest.
     Tokenize(TokenizeArgs),
+    /// Train a small LLaMA-style tokenizer on texts.
+    TrainTokenizer(TrainTokenizerArgs),
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Tokenize(args) => build::tokenize(&args),
+        Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
     }
 }
 
