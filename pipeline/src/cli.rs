@@ -79,8 +79,13 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code of data that does not match what describes it.
 pub const EXIT_MISMATCH: u8 = 4;
 
-/// 2 usage or configuration, 4 data does not match, else 1.
+/// What the process ends with: [`exit_status`].
 pub fn exit_code(err: &anyhow::Error) -> ExitCode {
+    ExitCode::from(exit_status(err))
+}
+
+/// 2 usage or configuration, 4 data does not match, else 1.
+pub fn exit_status(err: &anyhow::Error) -> u8 {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<UsageError>()
             || cause.is::<crate::inputs::InputsError>()
@@ -100,11 +105,11 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)
     };
     if err.chain().any(is_mismatch) {
-        ExitCode::from(EXIT_MISMATCH)
+        EXIT_MISMATCH
     } else if err.chain().any(is_usage) {
-        ExitCode::from(EXIT_USAGE)
+        EXIT_USAGE
     } else {
-        ExitCode::FAILURE
+        1
     }
 }
 

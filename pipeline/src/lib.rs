@@ -7,7 +7,8 @@
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`report`]
+//!   what is said about it.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`index`]: which document a row of the document index describes.
@@ -34,7 +35,7 @@ pub mod shard;
 pub mod build;
 mod estimate;
 pub mod folder;
-mod report;
+pub mod report;
 mod series;
 
 pub mod source;

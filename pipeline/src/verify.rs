@@ -29,11 +29,11 @@ pub struct VerifyArgs {
 
 /// A corpus that is not what it says.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {} in all: {}", dir.display(), count(faults), faults.join("; "))]
+#[error("{} is not what it says: {}, first {}", dir.display(), count(faults), faults[0])]
 pub struct VerifyError {
     /// The corpus.
     pub dir: PathBuf,
-    /// All that was found, in the order of the manifest.
+    /// All that was found, in the order of the manifest; at least one.
     pub faults: Vec<String>,
 }
 
@@ -63,6 +63,9 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         writeln!(out, "{json}")?;
     }
     if !faults.is_empty() {
+        if !args.json {
+            faults.iter().try_for_each(|fault| writeln!(out, "{fault}"))?;
+        }
         return Err(VerifyError { dir: args.dir.clone(), faults }.into());
     }
     if !args.json {
