@@ -1,1 +1,2 @@
-//! x
+//! Patchmill's training side.
+pub mod shim;
