@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 fn main() {
-    let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB")
-        .map(PathBuf::from)
-        .expect("torch-sys is a direct dependency, so its build script has said where libtorch lies");
+    let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).expect(
+        "torch-sys is a direct dependency, so its build script has said where libtorch lies",
+    );
     let include = lib.parent().expect("libtorch's libraries lie in a folder of it").join("include");
 
     println!("cargo::metadata=LIBTORCH_LIB={}", lib.display());

@@ -111,7 +111,13 @@ pub fn linear_cross_entropy(
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: the handles are alive for the call; `loss` is written on success alone.
     let status = unsafe {
-        pm_linear_cross_entropy(x_nd.as_ptr(), w_vd.as_ptr(), y_nk.as_ptr(), chunk_rows, &raw mut loss)
+        pm_linear_cross_entropy(
+            x_nd.as_ptr(),
+            w_vd.as_ptr(),
+            y_nk.as_ptr(),
+            chunk_rows,
+            &raw mut loss,
+        )
     };
     check(status, "linear cross-entropy")?;
     Ok(adopt(loss))
