@@ -7,6 +7,7 @@
 //! - [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -24,5 +25,7 @@ pub mod schedule;
 pub mod optim;
 
 pub mod step;
+
+pub mod tensor_file;
 
 pub mod shim;
