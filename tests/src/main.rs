@@ -1,4 +1,7 @@
-//! Cross-crate tests: laws, goldens and breakage. This list is their table of contents.
+//! The laws of Patchmill, its goldens and its breakage, one module a subject.
 
 mod presets;
 mod tidy;
+
+#[cfg(feature = "trainer")]
+mod golden;

@@ -1,1 +1,31 @@
-//! x
+//! Patchmill's training side: batches to loss to checkpoints, on libtorch.
+//!
+//! In the order of the data's path:
+//! - [`device`]: the run file's devices and kinds as libtorch's.
+//! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
+//! - [`params`]: all parameters in one flat tensor, their gradients in another.
+//! - [`model`]: LLaMA over units, which are patches or tokens.
+//! - [`patch`]: the fold and the loss; K = 1 is token-level training.
+//! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`tensor_file`]: safetensors, a tensor at a time.
+//! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
+
+pub mod device;
+
+pub mod batch;
+
+pub mod params;
+
+pub mod model;
+
+pub mod patch;
+
+pub mod schedule;
+
+pub mod optim;
+
+pub mod step;
+
+pub mod tensor_file;
+
+pub mod shim;
