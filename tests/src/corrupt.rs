@@ -77,26 +77,27 @@ fn each_header_field_that_is_wrong_gives_its_message() {
         let wrong = blake3::Hash::from_bytes(tokenizer).to_hex();
         format!("{SHARD}: header has tokenizer fingerprint {wrong}; the manifest says {right}")
     };
-    for (at, message) in [
+    for (at, flip, message) in [
         (
             0,
+            1,
             format!(
                 "{SHARD}: first bytes are [51, 41, 54, 43, 48, 54, 4f, 4b]; a shard begins with \
                  [50, 41, 54, 43, 48, 54, 4f, 4b] (\"PATCHTOK\")"
             ),
         ),
-        (8, format!("{SHARD}: shard version 0 is not supported; this build reads version 1")),
-        (12, format!("{SHARD}: header field token_bytes is 3; expected 2 or 4")),
-        (16, promise(tokens ^ 1, 2, documents)),
-        (24, promise(tokens, 2, documents ^ 1)),
-        (32, format!("{SHARD}: header has vocab_size 4097; the manifest says 4096")),
-        (40, wrong_tokenizer),
-        (72, format!("{SHARD}: header has series_index 1; the manifest says 0")),
-        (80, format!("{SHARD}: header has shard_index 0; the manifest says 1")),
-        (88, format!("{SHARD}: header field reserved byte is 88; expected 0 in bytes 88..4092")),
+        (8, 1, format!("{SHARD}: shard version 0 is not supported; this build reads version 1")),
+        (12, 1, format!("{SHARD}: header field token_bytes is 3; expected 2 or 4")),
+        (16, 4, promise(tokens ^ 4, 2, documents)),
+        (24, 1, promise(tokens, 2, documents ^ 1)),
+        (32, 1, format!("{SHARD}: header has vocab_size 4097; the manifest says 4096")),
+        (40, 1, wrong_tokenizer),
+        (72, 1, format!("{SHARD}: header has series_index 1; the manifest says 0")),
+        (80, 1, format!("{SHARD}: header has shard_index 0; the manifest says 1")),
+        (88, 1, format!("{SHARD}: header field reserved byte is 88; expected 0 in bytes 88..4092")),
     ] {
         let found = fixture.faults_after(SHARD, |bytes| {
-            bytes[at] ^= 1;
+            bytes[at] ^= flip;
             mend_header(bytes);
         });
         // A shard whose sizes agree with its footer is checked on; its documents then fit the index.
@@ -157,17 +158,21 @@ fn all_missing_files_are_named_at_once() {
     assert_eq!(missing, expected.map(|name| format!("{name}: is missing")).each_ref());
 }
 
+/// Two shards of the same sizes: only what they say about their place tells them apart.
 #[test]
 fn swapped_shards_are_found() {
-    let fixture = Fixture::new();
-    let (a, b) = (fixture.path(SHARD), fixture.path("00000-00002.tok"));
+    let dir = tempfile::tempdir().unwrap();
+    let input = file(dir.path(), "in.jsonl", lines(&["the same", "the same"]));
+    let out = dir.path().join("out");
+    tokenize(&out, &[&input], &["--shard-bytes", "1"]).unwrap();
+    let (a, b) = (out.join("00000-00000.tok"), out.join(SHARD));
     let (bytes_a, bytes_b) = (fs::read(&a).unwrap(), fs::read(&b).unwrap());
     fs::write(&a, bytes_b).unwrap();
     fs::write(&b, bytes_a).unwrap();
-    let found = faults(fixture.dir.path());
+    let found = faults(&out);
     let said = |text: &str| found.iter().any(|fault| fault.contains(text));
-    assert!(said("header has shard_index 2; the manifest says 1"), "{found:?}");
-    assert!(said("header has shard_index 1; the manifest says 2"), "{found:?}");
+    assert!(said("00000-00000.tok: header has shard_index 1; the manifest says 0"), "{found:?}");
+    assert!(said("00000-00001.tok: header has shard_index 0; the manifest says 1"), "{found:?}");
 }
 
 #[test]
