@@ -32,5 +32,6 @@ fn main() {
         .file("shim/autograd.cpp")
         .file("shim/optimizer.cpp")
         .file("shim/random.cpp")
+        .file("shim/version.cpp")
         .compile("patchmill_shim");
 }

@@ -45,6 +45,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn pm_norm(flat: *const C_tensor, part_elements: i64, norm: *mut *mut C_tensor) -> c_int;
     fn pm_fill_normal(out: *mut C_tensor, std: f64, seed: u64) -> c_int;
+    fn pm_torch_version() -> *const c_char;
 }
 
 /// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
@@ -147,6 +148,14 @@ pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimErro
     // SAFETY: the handle is alive for the call.
     let status = unsafe { pm_fill_normal(out.as_mut_ptr(), std, seed) };
     check(status, "normal fill")
+}
+
+/// Version of the libtorch that this was compiled against.
+pub fn torch_version() -> &'static str {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a string literal on the C++ side.
+    let version = unsafe { CStr::from_ptr(pm_torch_version()) };
+    version.to_str().expect("a version is ASCII")
 }
 
 fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {
