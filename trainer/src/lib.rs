@@ -8,6 +8,8 @@
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`schedule`], [`optim`], [`step`]: one training step.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
+//! - [`hf_config`], [`weights`]: Hugging Face model directories.
+//! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -27,5 +29,13 @@ pub mod optim;
 pub mod step;
 
 pub mod tensor_file;
+
+pub mod hf_config;
+
+pub mod weights;
+
+pub mod eval;
+
+pub mod generate;
 
 pub mod shim;
