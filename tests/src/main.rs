@@ -2,3 +2,10 @@
 
 #[cfg(feature = "trainer")]
 mod golden;
+#[cfg(feature = "trainer")]
+mod step;
+#[cfg(feature = "trainer")]
+mod weights;
+
+#[cfg(feature = "trainer")]
+mod support;
