@@ -337,3 +337,127 @@ pub fn check_path(path: &str) -> Result<(), ManifestError> {
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if inside { Ok(()) } else { Err(ManifestError::Path { found: path.to_owned() }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> FileRecord {
+        FileRecord { path: path.to_owned(), bytes: 3, blake3: "00".to_owned() }
+    }
+
+    fn manifest() -> Manifest {
+        let totals = Totals {
+            documents_read: 3,
+            documents_written: 2,
+            documents_skipped: 1,
+            text_bytes: 50,
+            tokens: 9,
+        };
+        let sets = vec![
+            SetTotals { set_name: None, documents: 1, text_bytes: 20, tokens: 4 },
+            SetTotals {
+                set_name: Some("Github".to_owned()),
+                documents: 1,
+                text_bytes: 30,
+                tokens: 5,
+            },
+        ];
+        let series = Series {
+            input: "00.jsonl.zst".to_owned(),
+            input_bytes: 100,
+            totals,
+            sets: sets.clone(),
+            index: Some(file("00000.index.parquet")),
+            shards: vec![Shard {
+                file: file("00000-00000.tok"),
+                token_count: 9,
+                document_count: 2,
+            }],
+        };
+        Manifest {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            fingerprint: String::new(),
+            tokenizer: TokenizerRecord {
+                fingerprint: "ab".to_owned(),
+                vocab_size: 4096,
+                bos: Some(SpecialToken { token: "<s>".to_owned(), id: 1 }),
+                eos: None,
+                special_tokens: SpecialTokens::Text,
+                files: vec![file("tokenizer/tokenizer.json")],
+            },
+            token_bytes: 2,
+            totals,
+            sets,
+            series: vec![series],
+            skipped: None,
+        }
+    }
+
+    #[test]
+    fn a_sealed_manifest_is_read_back() {
+        let (sealed, text) = manifest().seal();
+        assert_eq!(Manifest::parse(&text).unwrap(), sealed);
+        assert_eq!(sealed.fingerprint.len(), 64);
+    }
+
+    /// Every change to the text is refused, or leaves the content as it was (white space).
+    #[test]
+    fn every_flipped_bit_and_every_shorter_text_is_found() {
+        let (sealed, text) = manifest().seal();
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(changed) = String::from_utf8(bytes)
+                && let Ok(found) = Manifest::parse(&changed)
+            {
+                assert_eq!(found, sealed, "bit {bit}");
+            }
+        }
+        for length in 0..text.trim_end().len() {
+            Manifest::parse(&text[..length]).unwrap_err();
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Manifest), expected: &str) {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        manifest.fingerprint = manifest.compute_fingerprint();
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(Manifest::parse(&text).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_named() {
+        check(
+            |m| m.format = "other".to_owned(),
+            "format is \"other\"; expected \"patchmill-corpus\"",
+        );
+        check(|m| m.version = 2, "manifest version 2 is not supported; this build reads version 1");
+        check(|m| m.totals.tokens = 10, "totals.tokens is 10; the parts come to 9");
+        check(
+            |m| m.series[0].shards[0].token_count = 8,
+            "tokens of series 00.jsonl.zst is 9; the parts come to 8",
+        );
+        check(
+            |m| m.series[0].totals.documents_skipped = 2,
+            "documents_read of series 00.jsonl.zst is 3; the parts come to 4",
+        );
+        check(|m| m.sets[1].tokens = 6, "tokens (sets) is 9; the parts come to 10");
+        for path in ["../x.tok", "/etc/passwd", "", "a/../../b", "."] {
+            check(
+                |m| m.series[0].shards[0].file.path = path.to_owned(),
+                &format!("path {path:?} leaves the corpus folder"),
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let (_, text) = manifest().seal();
+        let text = text.replacen("\"version\": 1,", "\"version\": 1, \"extra\": 1,", 1);
+        let found = Manifest::parse(&text).unwrap_err().to_string();
+        assert!(found.starts_with("not a corpus manifest: unknown field `extra`"), "{found}");
+    }
+}

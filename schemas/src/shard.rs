@@ -375,3 +375,140 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> ShardHeader {
+        ShardHeader {
+            token_bytes: TokenBytes::Two,
+            token_count: 10_001,
+            document_count: 3,
+            vocab_size: 4096,
+            tokenizer: [7; 32],
+            series_index: 4,
+            shard_index: 5,
+        }
+    }
+
+    fn footer() -> ShardFooter {
+        ShardFooter { document_ends: vec![1, 9_000, 10_001], block_crcs: vec![1, 2] }
+    }
+
+    /// The first bytes of a shard, by hand: version 1 is read like this for ever.
+    #[test]
+    fn header_bytes_are_the_table() {
+        let bytes = header().encode();
+        assert_eq!(bytes.len(), 4096);
+        assert_eq!(bytes[..16], *b"PATCHTOK\x01\0\0\0\x02\0\0\0");
+        assert_eq!(bytes[16..40], *b"\x11\x27\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0");
+        assert_eq!(bytes[40..72], [7; 32]);
+        assert_eq!(bytes[72..88], *b"\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0");
+        assert!(bytes[88..4092].iter().all(|&byte| byte == 0));
+        // 20,002 bytes of ids, padded to 20,008; 24 bytes of ends, 8 of checksums, 4 of the footer's own.
+        assert_eq!(header().file_bytes(), Some(4096 + 20_008 + 24 + 8 + 4));
+    }
+
+    proptest! {
+        #[test]
+        fn headers_and_footers_round_trip(
+            four in any::<bool>(),
+            ends in prop::collection::btree_set(1u64..1 << 20, 1..40),
+            vocab_size in 1u64..=1 << 16,
+            tokenizer in any::<[u8; 32]>(),
+            series_index in any::<u64>(),
+            shard_index in any::<u64>(),
+        ) {
+            let document_ends: Vec<u64> = ends.into_iter().collect();
+            let header = ShardHeader {
+                token_bytes: if four { TokenBytes::Four } else { TokenBytes::Two },
+                token_count: *document_ends.last().unwrap(),
+                document_count: document_ends.len() as u64,
+                vocab_size, tokenizer, series_index, shard_index,
+            };
+            let file_bytes = header.file_bytes().unwrap();
+            prop_assert_eq!(ShardHeader::decode(&header.encode(), file_bytes), Ok(header));
+            let block_crcs = (0..header.block_count().unwrap() as u32).collect();
+            let footer = ShardFooter { document_ends, block_crcs };
+            let bytes = footer.encode(&header);
+            prop_assert_eq!(bytes.len() as u64, file_bytes - HEADER_BYTES - header.payload_bytes().unwrap());
+            prop_assert_eq!(ShardFooter::decode(&bytes, &header), Ok(footer));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_header_and_footer_is_found() {
+        let file_bytes = header().file_bytes().unwrap();
+        let whole = header().encode();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            ShardHeader::decode(&bytes, file_bytes).unwrap_err();
+        }
+        let whole = footer().encode(&header());
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            ShardFooter::decode(&bytes, &header()).unwrap_err();
+        }
+    }
+
+    /// A header with this change and a right checksum gives exactly this message.
+    fn check_header(at: usize, bytes: &[u8], expected: &str) {
+        let mut head = header().encode();
+        head[at..at + bytes.len()].copy_from_slice(bytes);
+        let crc = crc32c::crc32c(&head[..4092]);
+        head[4092..].copy_from_slice(&crc.to_le_bytes());
+        let found = ShardHeader::decode(&head, header().file_bytes().unwrap()).unwrap_err();
+        assert_eq!(found.to_string(), expected);
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        check_header(
+            0,
+            b"PARQUET1",
+            "first bytes are [50, 41, 52, 51, 55, 45, 54, 31]; a shard begins with \
+             [50, 41, 54, 43, 48, 54, 4f, 4b] (\"PATCHTOK\")",
+        );
+        check_header(8, &[2], "shard version 2 is not supported; this build reads version 1");
+        check_header(12, &[3], "header field token_bytes is 3; expected 2 or 4");
+        check_header(16, &[0; 8], "header field token_count is 0; expected at least 1");
+        check_header(24, &[0; 8], "header field document_count is 0; expected at least 1");
+        check_header(
+            32,
+            &65_537u64.to_le_bytes(),
+            "header field vocab_size is 65537; expected 1 to what token_bytes can hold",
+        );
+        check_header(90, &[1], "header field reserved byte is 90; expected 0 in bytes 88..4092");
+        check_header(
+            16,
+            &10_000u64.to_le_bytes(),
+            "shard is 24140 bytes; header promises 10000 tokens of 2 bytes in 3 documents, 24132 bytes in all",
+        );
+        check_header(
+            16,
+            &[0xff; 8],
+            "shard is 24140 bytes; header promises 18446744073709551615 tokens of 2 bytes in 3 documents, \
+             18446744073709551615 bytes in all",
+        );
+        let short = ShardHeader::decode(&[0; 100], 100).unwrap_err();
+        assert_eq!(short.to_string(), "shard is 100 bytes; the header alone is 4096");
+    }
+
+    #[test]
+    fn document_ends_must_rise_to_the_token_count() {
+        for (ends, expected) in [
+            ([1, 9_000, 10_000], "document 2 ends at token 10000; expected 10001, the token count"),
+            ([0, 9_000, 10_001], "document 0 ends at token 0; expected 1 to 10000"),
+            ([9_000, 9_000, 10_001], "document 1 ends at token 9000; expected 9001 to 10000"),
+        ] {
+            let bytes = ShardFooter { document_ends: ends.to_vec(), ..footer() }.encode(&header());
+            let found = ShardFooter::decode(&bytes, &header()).unwrap_err();
+            assert_eq!(found.to_string(), expected);
+        }
+    }
+}

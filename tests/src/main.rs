@@ -1,5 +1,8 @@
 //! The laws of Patchmill, its goldens and its breakage, one module a subject.
 
+mod presets;
+mod tidy;
+
 #[cfg(feature = "trainer")]
 mod golden;
 #[cfg(feature = "trainer")]

@@ -1,0 +1,187 @@
+//! Run files from disk: read, with overrides laid over, paths resolved, and turned into specs.
+//!
+//! **Invariant:** a loaded [`Run`] holds only values that make sense on their own, and the spec that it
+//! gives holds exactly what the file says.
+
+use std::path::{Path, PathBuf};
+
+use schemas::run::{RunFile, RunFileError};
+
+use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec};
+
+/// A run file with the folder that its paths are relative to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// As written, overrides laid over.
+    pub file: RunFile,
+    dir: PathBuf,
+}
+
+/// Why a run file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The file could not be read.
+    #[error("cannot read run file {}: {source}", path.display())]
+    Read {
+        /// The run file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's text or an override was refused.
+    #[error("run file {}: {source}", path.display())]
+    File {
+        /// The run file.
+        path: PathBuf,
+        /// Why.
+        source: RunFileError,
+    },
+    /// The file's numbers give no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A warm-up that the phase is too short for.
+    #[error(
+        "phase {phase_index} has {steps} steps; its schedule.warmup_steps is {warmup_steps}, expected less than the steps"
+    )]
+    Warmup {
+        /// From 0.
+        phase_index: usize,
+        /// Of the phase.
+        steps: u64,
+        /// As written.
+        warmup_steps: u64,
+    },
+    /// A value that is legal for its type and still makes no sense.
+    #[error("{field} is {found}; expected {expected}")]
+    Value {
+        /// Its name in the run file.
+        field: String,
+        /// As written.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+}
+
+impl Run {
+    /// Reads the run file at `path` and lays `overrides` such as `"train.dtype=fp32"` over it.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Run, RunError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+        let file = schemas::run::parse(&text, overrides)
+            .map_err(|source| RunError::File { path: path.to_owned(), source })?;
+        check_values(&file)?;
+        Ok(Run { file, dir: path.parent().unwrap_or(Path::new("")).to_owned() })
+    }
+
+    /// A path of the run file, relative to the file's folder unless it is absolute.
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// Folder of the training corpus.
+    pub fn corpus_dir(&self) -> PathBuf {
+        self.resolve(&self.file.data.corpus)
+    }
+
+    /// Folder of the validation corpus.
+    pub fn validation_dir(&self) -> Option<PathBuf> {
+        self.file.data.validation.as_deref().map(|path| self.resolve(path))
+    }
+
+    /// Folder that the run writes to.
+    pub fn output_dir(&self) -> PathBuf {
+        self.resolve(&self.file.train.output)
+    }
+
+    /// The plan of the run over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None`
+    /// for a corpus that is only assumed. What depends on file and plan at once is checked here.
+    pub fn plan(
+        &self,
+        corpus_tokens: u64,
+        corpus_fingerprint: Option<String>,
+    ) -> Result<Plan, RunError> {
+        let plan = Plan::new(&plan_spec(&self.file, corpus_tokens, corpus_fingerprint))?;
+        for (phase_index, (phase, config)) in
+            plan.phases().iter().zip(&self.file.phases).enumerate()
+        {
+            let schemas::run::Schedule::Cosine { warmup_steps, .. } = config.schedule;
+            if phase.steps > 0 && warmup_steps >= phase.steps {
+                return Err(RunError::Warmup { phase_index, steps: phase.steps, warmup_steps });
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// Values that are legal for their type and still make no sense. The plan's and the model's are checked
+/// where those are built.
+fn check_values(file: &RunFile) -> Result<(), RunError> {
+    let RunFile { optimizer, train, loader, .. } = file;
+    let counts = [
+        ("train.micro_batch_windows", train.micro_batch_windows),
+        ("train.checkpoint_every_steps", train.checkpoint_every_steps),
+        ("train.keep_checkpoints", train.keep_checkpoints),
+        ("train.log_every_steps", train.log_every_steps),
+        ("loader.workers", loader.workers as u64),
+    ];
+    for (field, found) in counts {
+        check(field, found >= 1, found, "at least 1")?;
+    }
+    for (index, beta) in optimizer.betas.into_iter().enumerate() {
+        let field = format!("optimizer.betas.{index}");
+        check(&field, (0.0..1.0).contains(&beta), beta, "a number from 0 to below 1")?;
+    }
+    for (field, found) in
+        [("optimizer.eps", optimizer.eps), ("optimizer.clip_norm", optimizer.clip_norm)]
+    {
+        check(field, found > 0.0 && found.is_finite(), found, "a finite number above 0")?;
+    }
+    let decay = optimizer.weight_decay;
+    check("optimizer.weight_decay", decay >= 0.0 && decay.is_finite(), decay, NOT_NEGATIVE)?;
+    for (index, phase) in file.phases.iter().enumerate() {
+        let schemas::run::Schedule::Cosine { peak, end, .. } = phase.schedule;
+        for (name, rate) in [("peak", peak), ("final", end)] {
+            let field = format!("phases.{index}.schedule.{name}");
+            check(&field, rate >= 0.0 && rate.is_finite(), rate, NOT_NEGATIVE)?;
+        }
+    }
+    Ok(())
+}
+
+const NOT_NEGATIVE: &str = "a finite number from 0 on";
+
+fn check(
+    field: &str,
+    fits: bool,
+    found: impl std::fmt::Display,
+    expected: &'static str,
+) -> Result<(), RunError> {
+    if fits {
+        return Ok(());
+    }
+    Err(RunError::Value { field: field.to_owned(), found: found.to_string(), expected })
+}
+
+/// What a run file says about the order, for a corpus of `corpus_tokens`.
+pub fn plan_spec(
+    run: &RunFile,
+    corpus_tokens: u64,
+    corpus_fingerprint: Option<String>,
+) -> PlanSpec {
+    let phases = run.phases.iter().map(|phase| PhaseSpec {
+        patch_size: phase.patch_size,
+        window_units: phase.window_units.unwrap_or(run.plan.window_units),
+        share: phase.share,
+    });
+    PlanSpec {
+        corpus_tokens,
+        corpus_fingerprint,
+        subset_tokens: run.data.subset_tokens,
+        step_tokens: run.plan.step_tokens,
+        epochs: run.plan.epochs,
+        seed: run.plan.seed,
+        shuffle: run.plan.shuffle,
+        phases: phases.collect(),
+    }
+}
