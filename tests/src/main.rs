@@ -7,4 +7,11 @@ mod presets;
 #[cfg(feature = "trainer")]
 mod golden;
 
+#[cfg(feature = "trainer")]
+mod step;
 mod tidy;
+#[cfg(feature = "trainer")]
+mod weights;
+
+#[cfg(feature = "trainer")]
+mod support;
