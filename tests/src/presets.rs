@@ -1,5 +1,7 @@
 //! Run files that ship: the paper's rows and the fixture run.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
+
 use std::path::{Path, PathBuf};
 
 use pipeline::run_file::Run;
