@@ -147,7 +147,10 @@ impl CorpusError {
     /// Whether data differ from what describes them; else the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
         use CorpusError::{Files, Manifest, Mismatch, Shard, Shrunk};
-        matches!(self, Files { .. } | Manifest { .. } | Mismatch { .. } | Shard { .. } | Shrunk { .. })
+        matches!(
+            self,
+            Files { .. } | Manifest { .. } | Mismatch { .. } | Shard { .. } | Shrunk { .. }
+        )
     }
 }
 

@@ -109,14 +109,16 @@ fn write_new(path: &Path, text: &str, overwrite: bool) -> anyhow::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true);
     // `create_new` also holds against a file that appeared since it was looked for.
-    let options = if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
+    let options =
+        if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
     let mut file = options.open(path).with_context(|| format!("create {}", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
 /// `target` as seen from the folder `dir`; both exist.
 fn relative(dir: &Path, target: &Path) -> anyhow::Result<String> {
-    let real = |path: &Path| path.canonicalize().with_context(|| format!("find {}", path.display()));
+    let real =
+        |path: &Path| path.canonicalize().with_context(|| format!("find {}", path.display()));
     let (dir, target) = (real(dir)?, real(target)?);
     let shared = dir.components().zip(target.components()).take_while(|(a, b)| a == b).count();
     let up = dir.components().skip(shared).map(|_| Component::ParentDir);
@@ -195,7 +197,14 @@ impl Sizes {
 }
 
 fn run_file_text(corpus: &str, validation: Option<&str>, sizes: &Sizes) -> String {
-    [data_text(corpus, validation), plan_text(sizes), phases_text(sizes), model_text(sizes), train_text(sizes)].concat()
+    [
+        data_text(corpus, validation),
+        plan_text(sizes),
+        phases_text(sizes),
+        model_text(sizes),
+        train_text(sizes),
+    ]
+    .concat()
 }
 
 /// A TOML string.
@@ -207,7 +216,10 @@ fn data_text(corpus: &str, validation: Option<&str>) -> String {
     let corpus = quoted(corpus);
     let validation = match validation {
         Some(path) => format!("validation = {}\n", quoted(path)),
-        None => "# validation = \"valid\"                 # a second corpus, for the validation loss\n".to_owned(),
+        None => {
+            "# validation = \"valid\"                 # a second corpus, for the validation loss\n"
+                .to_owned()
+        }
     };
     format!(
         "# A run of patch-level training. Everything that changes a result is written out here; unknown keys are refused.\n\

@@ -169,6 +169,19 @@ pub enum LoaderError {
     },
 }
 
+impl LoaderError {
+    /// Whether the plan is of other data.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, LoaderError::OtherCorpus { .. })
+    }
+
+    /// Whether what was asked for is to be changed.
+    pub fn is_usage(&self) -> bool {
+        use LoaderError::{Rank, Ring, Split, Steps, Zero};
+        matches!(self, Rank { .. } | Ring { .. } | Split { .. } | Steps { .. } | Zero { .. })
+    }
+}
+
 /// Threads that read ahead, and the rings that they fill. Dropping it stops and joins them.
 #[derive(Debug)]
 pub struct Loader {
@@ -189,9 +202,10 @@ impl Loader {
         let mut loader = Loader::empty(reader.micro_batch_count());
         for worker in 0..workers {
             let reader = reader.clone();
-            let lane = Lane::spawn(worker, slots, loader.parker.unparker().clone(), move |outlet| {
-                reader.work(outlet);
-            });
+            let lane =
+                Lane::spawn(worker, slots, loader.parker.unparker().clone(), move |outlet| {
+                    reader.work(outlet);
+                });
             // On an error, what has been started is stopped by the drop of `loader`.
             let lane = lane.map_err(|source| LoaderError::Thread { worker, workers, source })?;
             loader.lanes.push(lane);
@@ -290,14 +304,15 @@ impl Lane {
         let parker = Parker::new();
         let unparker = parker.unparker().clone();
         let outlet = Outlet { worker, ring: ring.clone(), parker, reader };
-        let thread = std::thread::Builder::new().name(format!("loader-{worker}")).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&outlet))) {
-                let message = panic_message(panic.as_ref());
-                outlet.push(Err(LoaderError::Panic { worker, message }));
-            }
-            outlet.ring.closed.store(true, Ordering::Release);
-            outlet.reader.unpark();
-        })?;
+        let thread =
+            std::thread::Builder::new().name(format!("loader-{worker}")).spawn(move || {
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&outlet))) {
+                    let message = panic_message(panic.as_ref());
+                    outlet.push(Err(LoaderError::Panic { worker, message }));
+                }
+                outlet.ring.closed.store(true, Ordering::Release);
+                outlet.reader.unpark();
+            })?;
         Ok(Lane { ring, unparker, thread: Some(thread) })
     }
 
@@ -360,7 +375,8 @@ impl Outlet {
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Which windows make up a batch.
@@ -386,7 +402,11 @@ impl Reader {
         self.spec.plan.phases().iter().fold(0, |count, phase| {
             let first = phase.first_step.max(steps.start);
             let end = phase.step_range().end.min(steps.end);
-            if first < end { count + (end - first) * self.micro_batches_of_step(first) } else { count }
+            if first < end {
+                count + (end - first) * self.micro_batches_of_step(first)
+            } else {
+                count
+            }
         })
     }
 

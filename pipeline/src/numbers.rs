@@ -5,7 +5,9 @@
 /// Reads a count such as `60000000000`, `60_000_000_000`, `60e9` or `1.5e6`.
 pub fn parse_count(text: &str) -> Result<u64, String> {
     let refused = || {
-        format!("{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000 or 60e9")
+        format!(
+            "{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000 or 60e9"
+        )
     };
     let plain = text.replace('_', "");
     let (mantissa, exponent) = match plain.split_once(['e', 'E']) {
@@ -19,9 +21,9 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     let digits = format!("{whole}{fraction}");
     let shift = u32::try_from(fraction.len()).ok().and_then(|places| exponent.checked_sub(places));
     let all_digits = !whole.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let count = shift.filter(|_| all_digits).and_then(|shift| {
-        digits.parse::<u64>().ok()?.checked_mul(10u64.checked_pow(shift)?)
-    });
+    let count = shift
+        .filter(|_| all_digits)
+        .and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(10u64.checked_pow(shift)?));
     count.ok_or_else(refused)
 }
 

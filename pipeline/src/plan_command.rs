@@ -57,7 +57,8 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         Some(tokens) => run.plan(tokens, None)?,
         None => plan_of_corpus(&run)?,
     };
-    let needs_corpus = args.assume_tokens.is_none() && !(args.find.is_empty() && args.step.is_empty());
+    let needs_corpus =
+        args.assume_tokens.is_none() && !(args.find.is_empty() && args.step.is_empty());
     let corpus = if needs_corpus {
         Some(Corpus::open(&run.corpus_dir(), ReadBackend::Pread)?)
     } else {
@@ -162,7 +163,22 @@ fn print_plan(out: &mut impl Write, plan: &Plan, path: &Path) -> anyhow::Result<
         "cost     {:.4} of token-level training on the same tokens (units processed / tokens read)\n",
         plan.relative_cost()
     )?;
-    let mut rows = vec![["phase", "K", "window", "share", "steps", "from step", "epochs", "tokens", "windows", "windows/step"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        [
+            "phase",
+            "K",
+            "window",
+            "share",
+            "steps",
+            "from step",
+            "epochs",
+            "tokens",
+            "windows",
+            "windows/step",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     for (index, phase) in plan.phases().iter().enumerate() {
         let (first_epoch, end_epoch) = epochs(plan, phase);
         rows.push(vec![
@@ -205,7 +221,10 @@ struct StepReport {
 
 fn step_report(plan: &Plan, corpus: Option<&Corpus>, step: u64) -> anyhow::Result<StepReport> {
     let step_count = plan.step_count();
-    anyhow::ensure!(step < step_count, "--step {step}: the plan has {step_count} steps, numbered from 0");
+    anyhow::ensure!(
+        step < step_count,
+        "--step {step}: the plan has {step_count} steps, numbered from 0"
+    );
     let documents = |window: Window| match corpus {
         Some(corpus) => {
             let last_token = window.first_token + window.token_count - 1;
@@ -236,7 +255,11 @@ impl StepReport {
         writeln!(out, "\nstep {}, K = {}", format_count(self.step), self.patch_size)?;
         for (slot, (window, documents)) in self.windows.iter().enumerate() {
             let end_token = window.first_token + window.token_count;
-            write!(out, "  window {slot}: epoch {}, tokens {}..{end_token}", window.epoch, window.first_token)?;
+            write!(
+                out,
+                "  window {slot}: epoch {}, tokens {}..{end_token}",
+                window.epoch, window.first_token
+            )?;
             match documents {
                 Some([first, last]) if first == last => writeln!(out, ", document {first}")?,
                 Some([first, last]) => writeln!(out, ", documents {first} to {last}")?,
@@ -267,7 +290,8 @@ fn find_report(plan: &Plan, corpus: Option<&Corpus>, document: u64) -> anyhow::R
         let mut token = tokens.start;
         while token < tokens.end {
             let reading = plan.find(epoch, token);
-            let window = reading.map_or(smallest, |found| plan.phases()[found.phase_index].window_tokens);
+            let window =
+                reading.map_or(smallest, |found| plan.phases()[found.phase_index].window_tokens);
             let entry = (epoch, reading.map(|found| [found.step, found.slot]));
             if entry.1.is_some() || readings.last() != Some(&entry) {
                 readings.push(entry);
@@ -297,7 +321,10 @@ impl FindReport {
         for (epoch, place) in &self.readings {
             match place {
                 Some([step, slot]) => writeln!(out, "  epoch {epoch}: step {step}, window {slot}")?,
-                None => writeln!(out, "  epoch {epoch}: (a part is outside the subset, or in the unread rest)")?,
+                None => writeln!(
+                    out,
+                    "  epoch {epoch}: (a part is outside the subset, or in the unread rest)"
+                )?,
             }
         }
         Ok(())

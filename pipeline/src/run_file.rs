@@ -89,6 +89,11 @@ impl RunError {
     pub fn is_mismatch(&self) -> bool {
         matches!(self, RunError::Vocabulary { .. } | RunError::Tokenizers { .. })
     }
+
+    /// Whether the run file is to be changed.
+    pub fn is_usage(&self) -> bool {
+        !self.is_mismatch() && !matches!(self, RunError::Read { .. })
+    }
 }
 
 impl Run {

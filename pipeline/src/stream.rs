@@ -63,7 +63,8 @@ impl Sink {
             ["digest"] => Ok(Sink::Digest(Digest::default())),
             ["file", path] => {
                 let path = PathBuf::from(path);
-                let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+                let file =
+                    File::create(&path).with_context(|| format!("create {}", path.display()))?;
                 Ok(Sink::File { path, out: BufWriter::with_capacity(1 << 20, file) })
             }
             _ => Err(SinkError { found: words.join(" ") }.into()),
