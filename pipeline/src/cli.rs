@@ -16,6 +16,7 @@ use crate::plan_command::{self, PlanArgs};
 use crate::run_file::RunError;
 use crate::shell::{self, CompletionsArgs, ManArgs};
 use crate::stream::{self, SinkError, StreamArgs};
+use crate::train_tokenizer::{self, TrainTokenizerArgs};
 
 /// Arguments of `patchmill`.
 #[derive(clap::Parser)]
@@ -46,6 +47,8 @@ enum Command {
     Completions(CompletionsArgs),
     /// Write man pages.
     Man(ManArgs),
+    /// Train a small LLaMA-style tokenizer on texts.
+    TrainTokenizer(TrainTokenizerArgs),
 }
 
 /// Runs the command.
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Config(command) => init::config(&command),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),
+        Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
 //! - [`tokenize`]: a document's text to ids.
+//! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
 //! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes.
@@ -22,6 +23,7 @@ mod json;
 pub mod rows;
 
 pub mod tokenize;
+pub mod train_tokenizer;
 
 pub mod publish;
 
