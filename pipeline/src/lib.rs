@@ -4,6 +4,7 @@
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
 //! - [`tokenize`]: a document's text to ids.
+//! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
 //! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes.
@@ -11,9 +12,9 @@
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads.
-//! - [`loader`]: the plan's windows as batches, read ahead by threads.
 //! - [`run_file`]: run files from disk.
-//! - [`cli`]: the commands of `patchmill`.
+//! - [`loader`]: the plan's windows as batches, read ahead by threads.
+//! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some of them.
 
 pub mod inputs;
 
@@ -22,6 +23,7 @@ mod json;
 pub mod rows;
 
 pub mod tokenize;
+pub mod train_tokenizer;
 
 pub mod publish;
 
@@ -41,8 +43,13 @@ pub mod permute;
 
 pub mod plan;
 
-pub mod loader;
-
 pub mod run_file;
 
+pub mod loader;
+
 pub mod cli;
+pub mod init;
+pub mod numbers;
+pub mod plan_command;
+pub mod shell;
+pub mod stream;

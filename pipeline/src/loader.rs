@@ -169,6 +169,19 @@ pub enum LoaderError {
     },
 }
 
+impl LoaderError {
+    /// Whether the plan is of other data.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, LoaderError::OtherCorpus { .. })
+    }
+
+    /// Whether what was asked for is to be changed.
+    pub fn is_usage(&self) -> bool {
+        use LoaderError::{Rank, Ring, Split, Steps, Zero};
+        matches!(self, Rank { .. } | Ring { .. } | Split { .. } | Steps { .. } | Zero { .. })
+    }
+}
+
 /// Threads that read ahead, and the rings that they fill. Dropping it stops and joins them.
 #[derive(Debug)]
 pub struct Loader {
