@@ -1,4 +1,5 @@
-//! Cross-crate tests, in the order of the data's path.
+//! The laws of Patchmill, its goldens and its breakage, one module a subject, in the order of the data's path.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod small_corpus;
 
@@ -8,3 +9,9 @@ mod plan;
 
 mod loader;
 mod run_file;
+
+mod presets;
+mod tidy;
+
+#[cfg(feature = "trainer")]
+mod golden;

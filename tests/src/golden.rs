@@ -1,0 +1,227 @@
+//! The model, the loss, the gradients and the training step against `fixtures/golden`, which agrees with the authors'
+//! code (see its README for how it was made and where the tolerances come from).
+
+use std::path::PathBuf;
+
+use schemas::run::{Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind, Schedule};
+use tch::{Device, Kind, Tensor};
+use trainer::model::{Compute, Llama};
+use trainer::optim::AdamW;
+use trainer::patch;
+use trainer::schedule::PhaseSchedule;
+use trainer::shim::ShimError;
+use trainer::step::{StepReport, train_step};
+use trainer::tensor_file::TensorFile;
+
+/// The named tensors of one golden file.
+struct Golden(Vec<(String, Tensor)>);
+
+impl Golden {
+    fn open(name: &str) -> Golden {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden").join(name);
+        Golden(TensorFile::open(&path).unwrap().read_all().unwrap())
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        let found = self.0.iter().find(|(other, _)| other == name);
+        &found.unwrap_or_else(|| panic!("no golden tensor {name}")).1
+    }
+}
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 256,
+        hidden_size: 64,
+        intermediate_size: 172,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10000.0,
+        tie_word_embeddings: false,
+        initializer_range: 0.02,
+    }
+}
+
+/// The golden model: weights of `weights.safetensors`.
+fn model(dtype: Dtype) -> Llama {
+    let compute = Compute { dtype, device: Device::Cpu, position_count: 16 };
+    let model = Llama::zeroed(&config(), compute).unwrap();
+    let weights = Golden::open("weights.safetensors");
+    assert_eq!(weights.0.len(), model.parameters().iter().count());
+    let _no_grad = tch::no_grad_guard();
+    for parameter in model.parameters().iter() {
+        parameter.leaf().shallow_clone().copy_(weights.get(parameter.name()));
+    }
+    model
+}
+
+fn tokens_btk(ids: &Tensor, patch_size: i64) -> Tensor {
+    ids.view([2, -1, patch_size])
+}
+
+fn max_difference(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.size(), expected.size());
+    let difference = found.to_kind(Kind::Double) - expected.to_kind(Kind::Double);
+    difference.abs().max().double_value(&[])
+}
+
+fn max_abs(tensor: &Tensor) -> f64 {
+    tensor.abs().max().double_value(&[])
+}
+
+#[track_caller]
+fn assert_close(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    let difference = max_difference(found, expected);
+    assert!(difference <= tolerance, "{name} differs by {difference:e}, tolerance {tolerance:e}");
+}
+
+fn forward_agrees(patch_size: i64) {
+    let golden = Golden::open(&format!("k{patch_size}_io.safetensors"));
+    let model = model(Dtype::Fp32);
+    let tokens_btk = tokens_btk(golden.get("input_ids"), patch_size);
+    let _no_grad = tch::no_grad_guard();
+    assert_close(
+        "patch_embeds",
+        &model.embed_patches(&tokens_btk),
+        golden.get("patch_embeds"),
+        1e-6,
+    );
+    let hidden_btd = model.forward_hidden(&tokens_btk);
+    assert_close("hidden", &hidden_btd, golden.get("hidden"), 2e-5);
+    let logits_btv = model.logits(&hidden_btd);
+    assert_close("logits", &logits_btv, golden.get("logits"), 2e-5);
+    let nll_btk = patch::patch_nll(&logits_btv, &tokens_btk);
+    assert_close("nll", &nll_btk, golden.get("nll"), 2e-5);
+    assert_close(
+        "plain loss",
+        &patch::patch_loss(&logits_btv, &tokens_btk),
+        golden.get("loss"),
+        1e-5,
+    );
+    assert_close("loss", &model.loss(&tokens_btk), golden.get("loss"), 1e-5);
+}
+
+#[test]
+fn forward_pass_agrees_for_every_patch_size() {
+    for patch_size in [1, 2, 4, 8] {
+        forward_agrees(patch_size);
+    }
+}
+
+fn gradients_agree(patch_size: i64) {
+    let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
+    let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
+    let model = model(Dtype::Fp32);
+    let loss = model.loss(&tokens_btk(io.get("input_ids"), patch_size));
+    loss.backward();
+    assert_close("loss", &loss, io.get("loss"), 1e-5);
+    assert_eq!(golden.0.len(), model.parameters().iter().count());
+    for parameter in model.parameters().iter() {
+        let expected = golden.get(parameter.name());
+        let found = parameter.view_of(model.parameters().gradients());
+        assert_close(parameter.name(), &found, expected, 1e-5 * max_abs(expected) + 1e-7);
+    }
+}
+
+#[test]
+fn all_gradients_agree_for_every_patch_size() {
+    for patch_size in [1, 2, 4, 8] {
+        gradients_agree(patch_size);
+    }
+}
+
+#[test]
+fn rotary_tables_agree() {
+    let golden = Golden::open("rope.safetensors");
+    let model = model(Dtype::Fp32);
+    let (cos_te, sin_te) = model.rotary_tables();
+    let both_halves = |table_te: &Tensor| Tensor::cat(&[table_te, table_te], 1);
+    assert_close("cos", &both_halves(cos_te), golden.get("cos"), 1e-6);
+    assert_close("sin", &both_halves(sin_te), golden.get("sin"), 1e-6);
+}
+
+/// Five steps of one phase of the golden run through the real training step, with fresh moments.
+fn train_phase(model: &Llama, phase: usize, patch_size: i64) -> AdamW {
+    let batches = Golden::open("train_batches.safetensors");
+    let log = Golden::open("train_log.safetensors");
+    let logged =
+        |what: &str, step: i64| log.get(&format!("phase{phase}.{what}")).double_value(&[step]);
+    let schedule = Schedule::Cosine { peak: 3e-3, warmup_steps: 2, end: 0.0 };
+    let schedule = PhaseSchedule::new(schedule, 5).unwrap();
+    let optimizer = OptimizerConfig {
+        kind: OptimizerKind::Adamw,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip_norm: 1.0,
+        nonfinite: Nonfinite::Stop,
+    };
+    let mut optimizer = AdamW::new(model.parameters(), &optimizer).unwrap();
+    for step in 0..5 {
+        let rate = schedule.rate(step as u64);
+        assert!((rate - logged("lr", step)).abs() <= 1e-12, "rate of step {step}: {rate}");
+        let ids = batches.get(&format!("phase{phase}.step{step}"));
+        let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk(ids, patch_size)));
+        let StepReport { loss, grad_norm, updated } =
+            train_step(model, &mut optimizer, batch, 1, rate).unwrap().read();
+        assert!(updated);
+        assert!((loss - logged("loss", step)).abs() <= 1e-5, "loss of step {step}: {loss}");
+        let norm = logged("grad_norm", step);
+        assert!((grad_norm - norm).abs() <= 1e-5 * norm, "norm of step {step}: {grad_norm}");
+        let weight_l2 = model.parameters().masters().to_kind(Kind::Double).norm().double_value(&[]);
+        assert!((weight_l2 - logged("weight_l2", step)).abs() <= 1e-5, "weights of step {step}");
+    }
+    optimizer
+}
+
+fn assert_phase_end(model: &Llama, optimizer: &AdamW, phase: usize) {
+    let weights = Golden::open(&format!("train_phase{phase}_final.safetensors"));
+    for parameter in model.parameters().iter() {
+        assert_close(parameter.name(), parameter.leaf(), weights.get(parameter.name()), 3e-6);
+    }
+    let moments = Golden::open("train_moments.safetensors");
+    let state = optimizer.export(model.parameters());
+    let mut compared = 0;
+    for (name, found) in &state {
+        let golden = format!("phase{phase}.{name}");
+        if let Some((_, expected)) = moments.0.iter().find(|(other, _)| *other == golden) {
+            assert_close(name, found, expected, 1e-5 * max_abs(expected) + 1e-9);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 4);
+    let step_count = state.iter().find(|(name, _)| name == "step").unwrap();
+    assert_eq!(step_count.1.double_value(&[]), 5.0);
+}
+
+#[test]
+fn two_phases_of_five_steps_agree_through_the_real_training_step() {
+    let model = model(Dtype::Fp32);
+    let optimizer = train_phase(&model, 1, 4);
+    assert_phase_end(&model, &optimizer, 1);
+    let optimizer = train_phase(&model, 2, 1);
+    assert_phase_end(&model, &optimizer, 2);
+}
+
+#[test]
+fn bf16_tracks_fp32_within_the_measured_spread() {
+    for patch_size in [1, 4] {
+        let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
+        let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
+        let tokens_btk = tokens_btk(io.get("input_ids"), patch_size);
+        let model = model(Dtype::Bf16);
+        let loss = model.loss(&tokens_btk);
+        loss.backward();
+        assert_close("loss", &loss, io.get("loss"), 5e-3);
+        let logits_btv = tch::no_grad(|| model.logits(&model.forward_hidden(&tokens_btk)));
+        assert_eq!(logits_btv.kind(), Kind::Float);
+        assert_close("logits", &logits_btv, io.get("logits"), 1e-1);
+        for parameter in model.parameters().iter() {
+            let found = parameter.view_of(model.parameters().gradients()).flatten(0, -1);
+            let expected = golden.get(parameter.name()).flatten(0, -1);
+            let cosine = found.dot(&expected) / (found.norm() * expected.norm());
+            assert!(cosine.double_value(&[]) >= 0.999, "{}: {cosine}", parameter.name());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+#include "error.h"
+
+namespace {
+thread_local std::string last_error;
+}
+
+namespace patchmill {
+void set_last_error(std::string text) noexcept { last_error = std::move(text); }
+}  // namespace patchmill
+
+extern "C" {
+
+// Text of the last failure on this thread. Valid until the next failure on it.
+const char* pm_last_error() { return last_error.c_str(); }
+
+}

@@ -1,0 +1,542 @@
+//! LLaMA over units, which are patches or tokens: token-level training is K = 1, and nothing here asks which it is.
+//!
+//! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Masters are fp32; matrices
+//! are cast to the compute kind in each forward pass, and the residual stream has that kind. RMSNorm, patch embedding,
+//! logits and loss are made in fp32.
+//!
+//! **Invariant:** the names of the parameters are those of Hugging Face's `LlamaForCausalLM`, and so is what they mean.
+
+// Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, h query heads, g key and value heads,
+// e width of a head, f width of the MLP.
+
+use schemas::run::{Dtype, ModelConfig};
+use tch::{Device, Kind, Tensor};
+
+use crate::device;
+use crate::params::{ParameterSpec, Parameters};
+use crate::patch;
+use crate::shim::{self, ShimError};
+
+/// Why a model can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A size that must be at least 1 is 0, or is too large to index.
+    #[error("model.{field} is {found}; expected 1 to {}", u32::MAX)]
+    Size {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+    },
+    /// One size must divide another.
+    #[error("model.{field} is {found}, which model.{divisor_field} = {divisor} does not divide")]
+    Divide {
+        /// Field that must be a multiple.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// Field that must divide it.
+        divisor_field: &'static str,
+        /// Its value.
+        divisor: u64,
+    },
+    /// Rotary embedding rotates pairs.
+    #[error(
+        "a head is hidden_size / num_attention_heads = {found} wide; rotary embedding needs an even width"
+    )]
+    OddHead {
+        /// Width of a head.
+        found: u64,
+    },
+    /// A number that must be finite and positive (or not negative) isn't.
+    #[error("model.{field} is {found}; expected a finite number {expected}")]
+    Number {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: f64,
+        /// What is legal.
+        expected: &'static str,
+    },
+    /// libtorch failed, for instance for want of memory.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+}
+
+/// How a model computes: what may change between runs without changing what the model is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Compute {
+    /// Kind of activations and of the matrices as they are multiplied.
+    pub dtype: Dtype,
+    /// Where all tensors live.
+    pub device: Device,
+    /// Largest T, the size of the rotary tables: `max_position_embeddings`.
+    pub position_count: u64,
+}
+
+/// A LLaMA with its fp32 masters and gradients.
+#[derive(Debug)]
+pub struct Llama {
+    config: ModelConfig,
+    compute: Compute,
+    parameters: Parameters,
+    embed_tokens_vd: Tensor,
+    layers: Vec<Layer>,
+    norm_d: Tensor,
+    lm_head_vd: Tensor,
+    rotary: Rotary,
+}
+
+impl Llama {
+    /// A model with matrices and embeddings from N(0, `initializer_range`) and gains of 1.
+    ///
+    /// The values depend on the configuration and `seed` alone: each parameter has a generator of its own, keyed by its
+    /// name, and draws on the CPU whatever the device.
+    pub fn new(config: &ModelConfig, compute: Compute, seed: u64) -> Result<Llama, ModelError> {
+        let model = Llama::zeroed(config, compute)?;
+        let _no_grad = tch::no_grad_guard();
+        for parameter in model.parameters.iter() {
+            let mut leaf = parameter.leaf().shallow_clone();
+            if parameter.shape().len() == 1 {
+                let _ = leaf.fill_(1.0);
+            } else {
+                let mut values = Tensor::empty(parameter.shape(), (Kind::Double, Device::Cpu));
+                let seed = parameter_seed(seed, parameter.name());
+                shim::fill_normal(&mut values, config.initializer_range, seed)?;
+                leaf.copy_(&values);
+            }
+        }
+        Ok(model)
+    }
+
+    /// A model whose parameters are all zero, for weights that are read from a file.
+    pub fn zeroed(config: &ModelConfig, compute: Compute) -> Result<Llama, ModelError> {
+        check_config(config)?;
+        let parameters = Parameters::new(parameter_specs(config), compute.device)?;
+        let leaf = |name: String| {
+            let parameter = parameters.get(&name).expect("parameter_specs names every parameter");
+            parameter.leaf().shallow_clone()
+        };
+        let kind = device::kind(compute.dtype);
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| {
+                Layer::new(config, kind, |name| leaf(format!("model.layers.{index}.{name}")))
+            })
+            .collect();
+        let embed_tokens_vd = leaf(EMBEDDING.to_owned());
+        let lm_head_vd = if config.tie_word_embeddings {
+            embed_tokens_vd.shallow_clone()
+        } else {
+            leaf(HEAD.to_owned())
+        };
+        let norm_d = leaf(FINAL_NORM.to_owned());
+        let rotary = Rotary::new(
+            compute.position_count,
+            config.hidden_size / config.num_attention_heads,
+            config.rope_theta,
+            (kind, compute.device),
+        );
+        Ok(Llama {
+            config: config.clone(),
+            compute,
+            embed_tokens_vd,
+            layers,
+            norm_d,
+            lm_head_vd,
+            rotary,
+            parameters,
+        })
+    }
+
+    /// Training loss, `[]` in fp32: mean cross-entropy of each position against the K tokens of the next patch.
+    pub fn loss(&self, tokens_btk: &Tensor) -> Tensor {
+        let hidden_btd = self.forward_hidden(tokens_btk);
+        patch::chunked_patch_loss(&hidden_btd, &self.lm_head_vd, tokens_btk)
+    }
+
+    /// Hidden states after the last norm, in the compute kind. K and T come from the shape of `tokens_btk` (int64).
+    pub fn forward_hidden(&self, tokens_btk: &Tensor) -> Tensor {
+        self.backbone(&self.embed_patches(tokens_btk), None)
+    }
+
+    /// Mean of the K token embeddings of each patch, in the compute kind; K = 1 is the embedding itself.
+    pub fn embed_patches(&self, tokens_btk: &Tensor) -> Tensor {
+        patch::embed_patches(&self.embed_tokens_vd, tokens_btk).to_kind(self.kind())
+    }
+
+    /// Logits in fp32 of hidden states in the compute kind: `[.., d]` to `[.., v]`.
+    pub fn logits(&self, hidden_btd: &Tensor) -> Tensor {
+        linear(hidden_btd, &self.lm_head_vd, self.kind()).to_kind(Kind::Float)
+    }
+
+    /// Hidden states of the next units of a sequence whose earlier units lie in `cache`, which grows by them.
+    pub fn forward_cached(&self, tokens_btk: &Tensor, cache: &mut KeyValueCache) -> Tensor {
+        self.backbone(&self.embed_patches(tokens_btk), Some(cache))
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// How it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// Masters and gradients.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Rotary tables `(cos_te, sin_te)`, each half of a head wide, in the compute kind.
+    pub fn rotary_tables(&self) -> (&Tensor, &Tensor) {
+        (&self.rotary.cos_te, &self.rotary.sin_te)
+    }
+
+    fn kind(&self) -> Kind {
+        device::kind(self.compute.dtype)
+    }
+
+    fn backbone(&self, emb_btd: &Tensor, mut cache: Option<&mut KeyValueCache>) -> Tensor {
+        let first_position = cache.as_ref().map_or(0, |cache| cache.position_count());
+        let (cos_te, sin_te) = self.rotary.slice(first_position, emb_btd.size()[1]);
+        let mut x_btd = emb_btd.shallow_clone();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let past = cache.as_mut().map(|cache| &mut cache.layers[index]);
+            x_btd = layer.forward(&x_btd, &cos_te, &sin_te, past);
+        }
+        rms_norm(&x_btd, &self.norm_d, self.config.rms_norm_eps)
+    }
+}
+
+/// Keys and values of the units that a model has seen, for generation.
+#[derive(Debug)]
+pub struct KeyValueCache {
+    layers: Vec<Option<(Tensor, Tensor)>>, // keys and values, [b, g, t, e]
+}
+
+impl KeyValueCache {
+    /// An empty cache for `model`.
+    pub fn new(model: &Llama) -> KeyValueCache {
+        KeyValueCache { layers: model.layers.iter().map(|_| None).collect() }
+    }
+
+    /// Units seen.
+    pub fn position_count(&self) -> i64 {
+        self.layers.first().and_then(Option::as_ref).map_or(0, |(keys_bgte, _)| keys_bgte.size()[2])
+    }
+}
+
+/// One transformer block.
+#[derive(Debug)]
+struct Layer {
+    input_layernorm_d: Tensor,
+    q_proj: Tensor,
+    k_proj: Tensor,
+    v_proj: Tensor,
+    o_proj: Tensor,
+    post_attention_layernorm_d: Tensor,
+    gate_proj_fd: Tensor,
+    up_proj_fd: Tensor,
+    down_proj_df: Tensor,
+    head_width: i64,
+    rms_norm_eps: f64,
+    kind: Kind,
+}
+
+impl Layer {
+    fn new(config: &ModelConfig, kind: Kind, leaf: impl Fn(&str) -> Tensor) -> Layer {
+        Layer {
+            input_layernorm_d: leaf("input_layernorm.weight"),
+            q_proj: leaf("self_attn.q_proj.weight"),
+            k_proj: leaf("self_attn.k_proj.weight"),
+            v_proj: leaf("self_attn.v_proj.weight"),
+            o_proj: leaf("self_attn.o_proj.weight"),
+            post_attention_layernorm_d: leaf("post_attention_layernorm.weight"),
+            gate_proj_fd: leaf("mlp.gate_proj.weight"),
+            up_proj_fd: leaf("mlp.up_proj.weight"),
+            down_proj_df: leaf("mlp.down_proj.weight"),
+            head_width: extent(config.hidden_size / config.num_attention_heads),
+            rms_norm_eps: config.rms_norm_eps,
+            kind,
+        }
+    }
+
+    fn forward(
+        &self,
+        x_btd: &Tensor,
+        cos_te: &Tensor,
+        sin_te: &Tensor,
+        past: Option<&mut Past>,
+    ) -> Tensor {
+        let normed_btd = rms_norm(x_btd, &self.input_layernorm_d, self.rms_norm_eps);
+        let x_btd = x_btd + self.attention(&normed_btd, cos_te, sin_te, past);
+        let normed_btd = rms_norm(&x_btd, &self.post_attention_layernorm_d, self.rms_norm_eps);
+        &x_btd + self.mlp(&normed_btd)
+    }
+
+    fn attention(
+        &self,
+        x_btd: &Tensor,
+        cos_te: &Tensor,
+        sin_te: &Tensor,
+        past: Option<&mut Past>,
+    ) -> Tensor {
+        let heads = |weight: &Tensor| {
+            linear(x_btd, weight, self.kind).unflatten(2, [-1, self.head_width]).transpose(1, 2)
+        };
+        let q_bhte = rotate(&heads(&self.q_proj), cos_te, sin_te);
+        let mut k_bgte = rotate(&heads(&self.k_proj), cos_te, sin_te);
+        let mut v_bgte = heads(&self.v_proj);
+        let mut causal = true;
+        if let Some(past) = past {
+            if let Some((past_k_bgte, past_v_bgte)) = past.as_ref() {
+                assert!(
+                    x_btd.size()[1] == 1,
+                    "after the first call a cache grows by one unit a time"
+                );
+                causal = false; // the one query is the last position: it sees all keys
+                k_bgte = Tensor::cat(&[past_k_bgte, &k_bgte], 2);
+                v_bgte = Tensor::cat(&[past_v_bgte, &v_bgte], 2);
+            }
+            *past = Some((k_bgte.shallow_clone(), v_bgte.shallow_clone()));
+        }
+        let grouped = k_bgte.size()[1] != q_bhte.size()[1];
+        let out_bhte = Tensor::scaled_dot_product_attention::<&Tensor>(
+            &q_bhte, &k_bgte, &v_bgte, None, 0.0, causal, None, grouped,
+        );
+        linear(&out_bhte.transpose(1, 2).flatten(2, 3), &self.o_proj, self.kind)
+    }
+
+    fn mlp(&self, x_btd: &Tensor) -> Tensor {
+        let gate_btf = linear(x_btd, &self.gate_proj_fd, self.kind).silu();
+        let up_btf = linear(x_btd, &self.up_proj_fd, self.kind);
+        linear(&(gate_btf * up_btf), &self.down_proj_df, self.kind)
+    }
+}
+
+type Past = Option<(Tensor, Tensor)>;
+
+/// Tables of the rotary position embedding. A head's two halves turn by the same angles, so the tables hold one half.
+#[derive(Debug)]
+struct Rotary {
+    cos_te: Tensor,
+    sin_te: Tensor,
+}
+
+impl Rotary {
+    /// Frequencies and angles in fp32, as Hugging Face makes them, then cast.
+    fn new(
+        position_count: u64,
+        head_width: u64,
+        theta: f64,
+        (kind, device): (Kind, Device),
+    ) -> Rotary {
+        let options = (Kind::Float, device);
+        let exponents_e = Tensor::arange_start_step(0, extent(head_width), 2, options)
+            / extent(head_width) as f64;
+        let frequencies_e = Tensor::pow_scalar(theta, &exponents_e).reciprocal();
+        let angles_te = Tensor::arange(extent(position_count), options).outer(&frequencies_e);
+        Rotary { cos_te: angles_te.cos().to_kind(kind), sin_te: angles_te.sin().to_kind(kind) }
+    }
+
+    fn slice(&self, first_position: i64, count: i64) -> (Tensor, Tensor) {
+        let positions = self.cos_te.size()[0];
+        let end = first_position + count;
+        assert!(end <= positions, "position {end} of a model built for {positions}");
+        let part = |table_te: &Tensor| table_te.narrow(0, first_position, count);
+        (part(&self.cos_te), part(&self.sin_te))
+    }
+}
+
+/// Turns each pair (i, i + e/2) of a head by its position's angle.
+fn rotate(x_bhte: &Tensor, cos_te: &Tensor, sin_te: &Tensor) -> Tensor {
+    let halves = x_bhte.chunk(2, 3);
+    let (low, high) = (&halves[0], &halves[1]);
+    Tensor::cat(&[low * cos_te - high * sin_te, high * cos_te + low * sin_te], 3)
+}
+
+/// Scale to unit root mean square and multiply by the gain, in fp32, then back to the kind of `x_btd`.
+fn rms_norm(x_btd: &Tensor, gain_d: &Tensor, eps: f64) -> Tensor {
+    x_btd.to_kind(Kind::Float).rms_norm(gain_d.size(), Some(gain_d), eps).to_kind(x_btd.kind())
+}
+
+/// `x · weightᵀ` in `kind`; `weight` is an fp32 master.
+fn linear(x: &Tensor, weight: &Tensor, kind: Kind) -> Tensor {
+    x.linear::<&Tensor>(&weight.to_kind(kind), None)
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const FINAL_NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+
+fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
+    let [v, d, f] = [config.vocab_size, config.hidden_size, config.intermediate_size].map(extent);
+    let head_width = d / extent(config.num_attention_heads);
+    let kv = extent(config.num_key_value_heads) * head_width;
+    let spec = |name: String, shape: &[i64]| ParameterSpec {
+        name,
+        shape: shape.to_vec(),
+        decayed: shape.len() > 1,
+    };
+    let mut specs = vec![spec(EMBEDDING.to_owned(), &[v, d])];
+    for index in 0..config.num_hidden_layers {
+        let parts: [(&str, &[i64]); 9] = [
+            ("input_layernorm", &[d]),
+            ("self_attn.q_proj", &[d, d]),
+            ("self_attn.k_proj", &[kv, d]),
+            ("self_attn.v_proj", &[kv, d]),
+            ("self_attn.o_proj", &[d, d]),
+            ("post_attention_layernorm", &[d]),
+            ("mlp.gate_proj", &[f, d]),
+            ("mlp.up_proj", &[f, d]),
+            ("mlp.down_proj", &[d, f]),
+        ];
+        specs.extend(
+            parts.map(|(name, shape)| spec(format!("model.layers.{index}.{name}.weight"), shape)),
+        );
+    }
+    specs.push(spec(FINAL_NORM.to_owned(), &[d]));
+    if !config.tie_word_embeddings {
+        specs.push(spec(HEAD.to_owned(), &[v, d]));
+    }
+    specs
+}
+
+/// Checks what [`Llama::new`] demands of a configuration, without building anything.
+pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
+    let sizes = [
+        ("vocab_size", config.vocab_size),
+        ("hidden_size", config.hidden_size),
+        ("intermediate_size", config.intermediate_size),
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("num_attention_heads", config.num_attention_heads),
+        ("num_key_value_heads", config.num_key_value_heads),
+    ];
+    if let Some(&(field, found)) =
+        sizes.iter().find(|(_, size)| *size == 0 || u64::from(u32::MAX) < *size)
+    {
+        return Err(ModelError::Size { field, found });
+    }
+    let heads = config.num_attention_heads;
+    let divide = |field, found: u64, divisor_field, divisor: u64| {
+        if found.is_multiple_of(divisor) {
+            Ok(())
+        } else {
+            Err(ModelError::Divide { field, found, divisor_field, divisor })
+        }
+    };
+    divide("hidden_size", config.hidden_size, "num_attention_heads", heads)?;
+    divide("num_attention_heads", heads, "num_key_value_heads", config.num_key_value_heads)?;
+    if !(config.hidden_size / heads).is_multiple_of(2) {
+        return Err(ModelError::OddHead { found: config.hidden_size / heads });
+    }
+    let positive = "above 0";
+    let numbers = [
+        ("rms_norm_eps", config.rms_norm_eps, 0.0 < config.rms_norm_eps, positive),
+        ("rope_theta", config.rope_theta, 0.0 < config.rope_theta, positive),
+        (
+            "initializer_range",
+            config.initializer_range,
+            0.0 <= config.initializer_range,
+            "of 0 or more",
+        ),
+    ];
+    match numbers.into_iter().find(|(_, found, legal, _)| !(found.is_finite() && *legal)) {
+        Some((field, found, _, expected)) => Err(ModelError::Number { field, found, expected }),
+        None => Ok(()),
+    }
+}
+
+/// A checked size as a tensor extent.
+fn extent(size: u64) -> i64 {
+    i64::try_from(size).expect("sizes are checked to fit u32")
+}
+
+/// Seed of one parameter's generator.
+fn parameter_seed(seed: u64, name: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
+    let mut bytes = [0; 8];
+    hasher.finalize_xof().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 64,
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000.0,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+        }
+    }
+
+    fn compute() -> Compute {
+        Compute { dtype: Dtype::Fp32, device: Device::Cpu, position_count: 8 }
+    }
+
+    #[test]
+    fn initial_weights_depend_on_seed_and_name_alone() {
+        let first = Llama::new(&small(), compute(), 7).unwrap();
+        tch::manual_seed(99); // ambient state takes no part
+        let mut deeper = small();
+        deeper.num_hidden_layers = 3;
+        let second = Llama::new(&deeper, compute(), 7).unwrap();
+        for parameter in first.parameters().iter() {
+            let other = second.parameters().get(parameter.name()).unwrap();
+            assert!(parameter.leaf().equal(other.leaf()), "{}", parameter.name());
+        }
+        let third = Llama::new(&small(), compute(), 8).unwrap();
+        assert!(!first.parameters().masters().equal(third.parameters().masters()));
+    }
+
+    #[test]
+    fn initial_weights_have_the_configured_spread_and_unit_gains() {
+        let mut config = small();
+        config.vocab_size = 4096;
+        let model = Llama::new(&config, compute(), 1).unwrap();
+        let embedding = model.parameters().get("model.embed_tokens.weight").unwrap().leaf();
+        assert!((embedding.std(true).double_value(&[]) - 0.02).abs() < 2e-4);
+        assert!(embedding.mean(Kind::Double).double_value(&[]).abs() < 2e-4);
+        let gain = model.parameters().get("model.norm.weight").unwrap().leaf();
+        assert!(gain.equal(&gain.ones_like()));
+    }
+
+    #[test]
+    fn a_wrong_configuration_names_the_field() {
+        let check = |change: fn(&mut ModelConfig), expected: &str| {
+            let mut config = small();
+            change(&mut config);
+            assert_eq!(check_config(&config).unwrap_err().to_string(), expected);
+        };
+        check(|c| c.vocab_size = 0, "model.vocab_size is 0; expected 1 to 4294967295");
+        check(
+            |c| c.hidden_size = 33,
+            "model.hidden_size is 33, which model.num_attention_heads = 4 does not divide",
+        );
+        check(
+            |c| c.num_key_value_heads = 3,
+            "model.num_attention_heads is 4, which model.num_key_value_heads = 3 does not divide",
+        );
+        check(
+            |c| c.hidden_size = 12,
+            "a head is hidden_size / num_attention_heads = 3 wide; rotary embedding needs an even width",
+        );
+        check(|c| c.rope_theta = 0.0, "model.rope_theta is 0; expected a finite number above 0");
+        check(
+            |c| c.initializer_range = f64::NAN,
+            "model.initializer_range is NaN; expected a finite number of 0 or more",
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! AdamW over flat storage: two fused calls a step, one for what is decayed and one for the rest.
+//!
+//! **Invariant:** nothing here waits for the device. Moments and step count move only in an update that is applied.
+
+use schemas::run::OptimizerConfig;
+use tch::{Kind, Tensor};
+
+use crate::params::Parameters;
+use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
+
+/// Elements of a part of the gradient whose norm is summed in fp32 at once.
+const NORM_PART_ELEMENTS: i64 = 1 << 20;
+/// Added to the norm before the division, as `clip_grad_norm_` of torch does.
+const CLIP_EPS: f64 = 1e-6;
+/// Name of the step count among the exported tensors.
+const STEP: &str = "step";
+/// Leading parts of the names of the exported moments.
+const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+
+/// Why an optimizer can't be built, or its state can't be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum OptimizerError {
+    /// A number out of its range.
+    #[error("optimizer.{field} is {found}; expected {expected}")]
+    Number {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: f64,
+        /// What is legal.
+        expected: &'static str,
+    },
+    /// State that does not belong to the model's parameters.
+    #[error("optimizer state does not fit the model: {message}")]
+    State {
+        /// Every tensor that is missing, unexpected or of another form.
+        message: String,
+    },
+    /// libtorch failed.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+}
+
+/// AdamW with decoupled weight decay and clipping by the global norm.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimizerConfig,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step_count: Tensor, // fp32, [], on the device: exact below 2^24 steps
+}
+
+impl AdamW {
+    /// An optimizer that has seen no step.
+    pub fn new(parameters: &Parameters, config: &OptimizerConfig) -> Result<AdamW, OptimizerError> {
+        check_config(config)?;
+        let masters = parameters.masters();
+        Ok(AdamW {
+            config: config.clone(),
+            exp_avg: masters.zeros_like(),
+            exp_avg_sq: masters.zeros_like(),
+            step_count: Tensor::zeros([], (Kind::Float, masters.device())),
+        })
+    }
+
+    /// Forgets moments and step count, as at the switch of phases.
+    pub fn reset(&mut self) {
+        for tensor in [&mut self.exp_avg, &mut self.exp_avg_sq, &mut self.step_count] {
+            let _ = tensor.zero_();
+        }
+    }
+
+    /// Multiplies the gradients by min(1, `clip_norm` / (norm + 1e-6)). Returns the norm before, `[]` on the device.
+    pub fn clip_gradients(&self, parameters: &Parameters) -> Result<Tensor, ShimError> {
+        let _no_grad = tch::no_grad_guard();
+        let norm = shim::norm(parameters.gradients(), NORM_PART_ELEMENTS)?;
+        let factor = ((&norm + CLIP_EPS).reciprocal() * self.config.clip_norm).clamp_max(1.0);
+        let _ = parameters.gradients().shallow_clone().g_mul_(&factor);
+        Ok(norm)
+    }
+
+    /// One update from the gradients at `rate`. Where `finite` (fp32, `[]`) is 0, nothing changes.
+    pub fn update(
+        &mut self,
+        parameters: &Parameters,
+        rate: f64,
+        finite: &Tensor,
+    ) -> Result<(), ShimError> {
+        let _no_grad = tch::no_grad_guard();
+        let found_inf = finite.ones_like() - finite;
+        self.step_count += finite;
+        let flat_elements = parameters.masters().size()[0];
+        let decayed_elements = parameters.decayed_elements();
+        let groups = [
+            (0, decayed_elements, self.config.weight_decay),
+            (decayed_elements, flat_elements - decayed_elements, 0.0),
+        ];
+        for (first, elements, weight_decay) in groups {
+            let part = |flat: &Tensor| flat.narrow(0, first, elements);
+            shim::adamw(
+                AdamWOperands {
+                    param: &mut part(parameters.masters()),
+                    grad: &mut part(parameters.gradients()),
+                    exp_avg: &mut part(&self.exp_avg),
+                    exp_avg_sq: &mut part(&self.exp_avg_sq),
+                    step: &mut self.step_count,
+                    found_inf: &found_inf,
+                },
+                AdamWNumbers { rate, betas: self.config.betas, weight_decay, eps: self.config.eps },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live storage, and `step`.
+    pub fn export(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
+        let mut tensors = vec![(STEP.to_owned(), self.step_count.shallow_clone())];
+        for (moment, flat) in MOMENTS.iter().zip([&self.exp_avg, &self.exp_avg_sq]) {
+            for parameter in parameters.iter() {
+                tensors.push((format!("{moment}.{}", parameter.name()), parameter.view_of(flat)));
+            }
+        }
+        tensors
+    }
+
+    /// Takes over a state that [`AdamW::export`] gave, bit for bit. On an error nothing has changed.
+    pub fn import(
+        &mut self,
+        parameters: &Parameters,
+        tensors: &[(String, Tensor)],
+    ) -> Result<(), OptimizerError> {
+        let _no_grad = tch::no_grad_guard();
+        let own = self.export(parameters);
+        let find = |list: &'_ [(String, Tensor)], name: &str| {
+            list.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor.shallow_clone())
+        };
+        let mut problems = Vec::new();
+        for (name, target) in &own {
+            match find(tensors, name) {
+                None => problems.push(format!("{name} is missing")),
+                Some(source) if source.size() != target.size() || source.kind() != Kind::Float => {
+                    problems.push(format!(
+                        "{name} is {:?} of shape {:?}, expected Float of shape {:?}",
+                        source.kind(),
+                        source.size(),
+                        target.size()
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let unexpected = tensors.iter().filter(|(name, _)| find(&own, name).is_none());
+        problems.extend(unexpected.map(|(name, _)| format!("{name} is unexpected")));
+        if !problems.is_empty() {
+            return Err(OptimizerError::State { message: problems.join("; ") });
+        }
+        for (name, mut target) in own {
+            target.copy_(&find(tensors, &name).expect("checked above"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks what [`AdamW::new`] demands of a configuration.
+pub fn check_config(config: &OptimizerConfig) -> Result<(), OptimizerError> {
+    let beta = |beta: f64| (0.0..1.0).contains(&beta);
+    let positive = |number: f64| number.is_finite() && 0.0 < number;
+    let numbers = [
+        ("betas[0]", config.betas[0], beta(config.betas[0]), "0 <= beta < 1"),
+        ("betas[1]", config.betas[1], beta(config.betas[1]), "0 <= beta < 1"),
+        ("eps", config.eps, positive(config.eps), "a finite number above 0"),
+        (
+            "weight_decay",
+            config.weight_decay,
+            config.weight_decay == 0.0 || positive(config.weight_decay),
+            "a finite number of 0 or more",
+        ),
+        ("clip_norm", config.clip_norm, positive(config.clip_norm), "a finite number above 0"),
+    ];
+    match numbers.into_iter().find(|(_, _, legal, _)| !legal) {
+        Some((field, found, _, expected)) => Err(OptimizerError::Number { field, found, expected }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,70 @@
+//! Folding tokens into patches, and the loss of predicting the next patch.
+//!
+//! Each exists twice: in plain tensor operations, which say what is meant, and in the form that training uses, which is
+//! tested against it.
+//!
+//! **Invariant:** K = 1 is token-level training: the fold is the embedding, the loss is next-token cross-entropy.
+
+// Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, n = b * (t - 1).
+
+use tch::{Kind, Tensor};
+
+use crate::shim;
+
+/// Logits that live at a time in the chunked loss: 64 MiB in fp32.
+const CHUNK_LOGITS: i64 = 1 << 24;
+/// Fewest rows of a chunk, however large the vocabulary: below it the products get slow.
+const CHUNK_ROWS_MIN: i64 = 128;
+/// `mode` of libtorch's `embedding_bag`.
+const MEAN_MODE: i64 = 1;
+
+/// Average of the K token embeddings of each patch; K = 1 is the identity. The plain form of [`embed_patches`].
+pub fn fold_patches(emb_btkd: &Tensor) -> Tensor {
+    emb_btkd.mean_dim(2, false, None) // [B, T, D]
+}
+
+/// Mean embedding of each patch, `[b, t, d]` in the kind of `weight_vd`; never holds a `[b, t, k, d]` tensor.
+pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
+    let (b, t, k) = tokens_btk.size3().expect("tokens are [b, t, k]");
+    if k == 1 {
+        return Tensor::embedding(weight_vd, &tokens_btk.squeeze_dim(2), -1, false, false);
+    }
+    let offsets = Tensor::arange_start_step(0, b * t * k, k, (Kind::Int64, tokens_btk.device()));
+    let (bags_nd, _, _, _) = Tensor::embedding_bag::<&Tensor>(
+        weight_vd,
+        &tokens_btk.flatten(0, 2),
+        &offsets,
+        false,
+        MEAN_MODE,
+        false,
+        None,
+        false,
+    );
+    bags_nd.view([b, t, -1])
+}
+
+/// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1 is next-token loss.
+/// The plain form of [`chunked_patch_loss`].
+pub fn patch_loss(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
+    patch_nll(logits_btv, tokens_btk).mean(Kind::Float)
+}
+
+/// Negative log-likelihood of each token of the next patch, `[b, t - 1, k]` in fp32.
+pub fn patch_nll(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
+    let last = tokens_btk.size()[1] - 1; // the last position has no next patch
+    let logp_btv = logits_btv.narrow(1, 0, last).log_softmax(-1, Kind::Float);
+    -logp_btv.gather(2, &tokens_btk.narrow(1, 1, last), false)
+}
+
+/// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor ever lives.
+///
+/// Products run in the kind of `hidden_btd`; loss and the sum of the head's gradient are fp32. Panics unless T ≥ 2.
+pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
+    let last = tokens_btk.size()[1] - 1; // the last position has no next patch
+    assert!(0 < last, "a window of one unit has nothing to predict");
+    let hidden_nd = hidden_btd.narrow(1, 0, last).flatten(0, 1);
+    let targets_nk = tokens_btk.narrow(1, 1, last).flatten(0, 1);
+    let chunk_rows = (CHUNK_LOGITS / head_vd.size()[0]).max(CHUNK_ROWS_MIN);
+    shim::linear_cross_entropy(&hidden_nd, head_vd, &targets_nk, chunk_rows)
+        .expect("shapes and kinds are the model's own")
+}

@@ -1,0 +1,169 @@
+//! The C++ shim: what tch does not bind of libtorch. The crate's only FFI.
+//!
+//! **Invariant:** every call either succeeds or returns the text of the C++ exception; none unwinds into Rust.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// A failure inside libtorch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("libtorch: {operation}: {message}")]
+pub struct ShimError {
+    /// The function that failed.
+    pub operation: &'static str,
+    /// What libtorch says.
+    pub message: String,
+}
+
+#[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
+// SAFETY: the signatures are those of shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a `const Tensor*` is
+// never written through, and tensors are interior-mutable handles on the C++ side in any case.
+unsafe extern "C" {
+    fn pm_last_error() -> *const c_char;
+    fn pm_linear_cross_entropy(
+        x: *const C_tensor,
+        w: *const C_tensor,
+        y: *const C_tensor,
+        chunk_rows: i64,
+        loss: *mut *mut C_tensor,
+    ) -> c_int;
+    fn pm_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> c_int;
+    fn pm_adamw(
+        param: *mut C_tensor,
+        grad: *mut C_tensor,
+        exp_avg: *mut C_tensor,
+        exp_avg_sq: *mut C_tensor,
+        step: *mut C_tensor,
+        found_inf: *const C_tensor,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> c_int;
+    fn pm_norm(flat: *const C_tensor, part_elements: i64, norm: *mut *mut C_tensor) -> c_int;
+    fn pm_fill_normal(out: *mut C_tensor, std: f64, seed: u64) -> c_int;
+}
+
+/// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
+pub struct AdamWOperands<'a> {
+    /// Updated.
+    pub param: &'a mut Tensor,
+    /// Gradient of `param`.
+    pub grad: &'a mut Tensor,
+    /// Updated: first moment.
+    pub exp_avg: &'a mut Tensor,
+    /// Updated: second moment.
+    pub exp_avg_sq: &'a mut Tensor,
+    /// Number of this update, from 1; fp32, `[]`.
+    pub step: &'a mut Tensor,
+    /// 1 if nothing may change, else 0; fp32, `[]`.
+    pub found_inf: &'a Tensor,
+}
+
+/// The numbers of one AdamW update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWNumbers {
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay rates of the moments.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// Updates `operands.param` and the moments in place, by libtorch's fused kernel.
+pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), ShimError> {
+    let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, found_inf } = operands;
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: all handles are alive for the call; shapes and kinds are checked on the other side.
+    let status = unsafe {
+        pm_adamw(
+            param.as_mut_ptr(),
+            grad.as_mut_ptr(),
+            exp_avg.as_mut_ptr(),
+            exp_avg_sq.as_mut_ptr(),
+            step.as_mut_ptr(),
+            found_inf.as_ptr(),
+            numbers.rate,
+            numbers.betas[0],
+            numbers.betas[1],
+            numbers.weight_decay,
+            numbers.eps,
+        )
+    };
+    check(status, "fused AdamW")
+}
+
+/// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, made `chunk_rows` rows at a time;
+/// fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the compute kind, `w_vd` in fp32, `y_nk` int64.
+pub fn linear_cross_entropy(
+    x_nd: &Tensor,
+    w_vd: &Tensor,
+    y_nk: &Tensor,
+    chunk_rows: i64,
+) -> Result<Tensor, ShimError> {
+    let mut loss = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `loss` is written on success alone.
+    let status = unsafe {
+        pm_linear_cross_entropy(
+            x_nd.as_ptr(),
+            w_vd.as_ptr(),
+            y_nk.as_ptr(),
+            chunk_rows,
+            &raw mut loss,
+        )
+    };
+    check(status, "linear cross-entropy")?;
+    Ok(adopt(loss))
+}
+
+/// Makes `grad` the gradient of `leaf`; backward passes add to it in place.
+pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<(), ShimError> {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: both handles are alive for the call; the leaf keeps its own reference to the gradient.
+    let status = unsafe { pm_set_grad(leaf.as_ptr(), grad.as_ptr()) };
+    check(status, "set gradient")
+}
+
+/// L2 norm of a flat tensor, as the norm of the norms of parts of `part_elements`; `[]`, on the tensor's device.
+pub fn norm(flat: &Tensor, part_elements: i64) -> Result<Tensor, ShimError> {
+    let mut norm = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handle is alive for the call; `norm` is written on success alone.
+    let status = unsafe { pm_norm(flat.as_ptr(), part_elements, &raw mut norm) };
+    check(status, "norm")?;
+    Ok(adopt(norm))
+}
+
+/// Fills an fp64 tensor on the CPU from N(0, `std`), by a generator of its own.
+pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimError> {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handle is alive for the call.
+    let status = unsafe { pm_fill_normal(out.as_mut_ptr(), std, seed) };
+    check(status, "normal fill")
+}
+
+fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {
+    if status == 0 {
+        return Ok(());
+    }
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a failed call has just set this thread's text, which lives until the next failure on it.
+    let message = unsafe { CStr::from_ptr(pm_last_error()) }.to_string_lossy().into_owned();
+    Err(ShimError { operation, message })
+}
+
+fn adopt(tensor: *mut C_tensor) -> Tensor {
+    assert!(!tensor.is_null(), "a shim call that succeeds hands out a tensor");
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a new C++ handle that nobody else owns.
+    unsafe {
+        Tensor::from_ptr(tensor)
+    }
+}

@@ -1,0 +1,77 @@
+//! One training step: rate, zero, micro-batches, clip, update. The run loop and the parity test call this one.
+//!
+//! **Invariant:** no host-device synchronisation inside a step; what the host wants to know it reads from
+//! [`StepOutput`], as late as it can.
+
+use tch::{Kind, Tensor};
+
+use crate::model::Llama;
+use crate::optim::AdamW;
+use crate::shim::ShimError;
+
+/// What a step came to, still on the device.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// Mean loss over the step's micro-batches, before the update; fp32, `[]`.
+    pub loss: Tensor,
+    /// Global L2 norm of the gradient, before clipping; fp32, `[]`.
+    pub grad_norm: Tensor,
+    /// 1 if loss and norm are finite and the update was applied, else 0 and nothing changed; fp32, `[]`.
+    pub finite: Tensor,
+}
+
+/// What a step came to, on the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean loss over the step's micro-batches, before the update.
+    pub loss: f64,
+    /// Global L2 norm of the gradient, before clipping.
+    pub grad_norm: f64,
+    /// Whether the update was applied.
+    pub updated: bool,
+}
+
+impl StepOutput {
+    /// Waits for the device (host-device synchronisation) and reads the three numbers.
+    pub fn read(&self) -> StepReport {
+        let numbers = Tensor::stack(&[&self.loss, &self.grad_norm, &self.finite], 0)
+            .to_device(tch::Device::Cpu);
+        StepReport {
+            loss: numbers.double_value(&[0]),
+            grad_norm: numbers.double_value(&[1]),
+            updated: numbers.double_value(&[2]) == 1.0,
+        }
+    }
+}
+
+/// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of one size.
+///
+/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A loss or gradient norm
+/// that is not finite leaves weights, moments and step count as they were, decided on the device; whether to stop
+/// is the caller's choice, before anything is saved. An error of the iterator ends the step before its update.
+pub fn train_step<E: From<ShimError>>(
+    model: &Llama,
+    optimizer: &mut AdamW,
+    micro_batches: impl Iterator<Item = Result<Tensor, E>>,
+    micro_batch_count: u64,
+    rate: f64,
+) -> Result<StepOutput, E> {
+    let parameters = model.parameters();
+    parameters.zero_gradients();
+    let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
+    let mut seen_count = 0;
+    for tokens_btk in micro_batches {
+        let loss = model.loss(&tokens_btk?) / micro_batch_count as f64;
+        loss.backward();
+        loss_sum += loss.detach();
+        seen_count += 1;
+    }
+    assert!(
+        seen_count == micro_batch_count,
+        "{seen_count} micro-batches, {micro_batch_count} promised"
+    );
+    let grad_norm = optimizer.clip_gradients(parameters)?;
+    let finite = loss_sum.isfinite().logical_and(&grad_norm.isfinite()).to_kind(Kind::Float);
+    optimizer.update(parameters, rate, &finite)?;
+    Ok(StepOutput { loss: loss_sum, grad_norm, finite })
+}
