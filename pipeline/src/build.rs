@@ -131,21 +131,27 @@ impl TokenizeArgs {
 
 /// Runs `patchmill tokenize`.
 pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
+    if args.dry_run {
+        let encoder = Encoder::load(&args.tokenizer, args.policy())?;
+        let inputs = inputs::find(&args.inputs)?;
+        return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
+    }
+    build(args)?.print(args.json)
+}
+
+/// Writes the corpus that `args` ask for. `dry_run` and `json` are for [`tokenize`].
+pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
     let started = Instant::now();
     let encoder = Encoder::load(&args.tokenizer, args.policy())?;
     let inputs = inputs::find(&args.inputs)?;
-    if args.dry_run {
-        return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
-    }
     let folder = Folder::take(&args.out, &args.options(&encoder), args.force)?;
     check_space(&args.out, &inputs, &encoder)?;
-    let finished = folder.finished_series(&inputs)?;
-    let job = Job { args, encoder: &encoder, inputs: &inputs, columns: args.columns() };
+    let mut records = folder.finished_series(&inputs)?;
+    let kept_series = records.len() as u64;
     let todo: Vec<u64> =
-        (0..inputs.len() as u64).filter(|index| !finished.contains_key(index)).collect();
+        (0..inputs.len() as u64).filter(|index| !records.contains_key(index)).collect();
     let progress = Progress::start(todo.iter().map(|&index| inputs[index as usize].bytes).sum());
-    let mut records = finished;
-    let kept_count = records.len() as u64;
+    let job = Job { args, encoder: &encoder, inputs: &inputs, columns: args.columns() };
     job.run(&todo, &progress, |index, record| {
         records.insert(index, record);
     })?;
@@ -154,8 +160,7 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     let manifest = write_manifest(&args.out, &encoder, &records)?;
     folder.finish()?;
     let seconds = started.elapsed().as_secs_f64();
-    Report { manifest: &manifest, encoder: encoder.name(), seconds, kept_series: kept_count }
-        .print(args.json)
+    Ok(Report { manifest, encoder: encoder.name(), seconds, kept_series })
 }
 
 /// What a run reads and how.

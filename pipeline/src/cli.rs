@@ -9,7 +9,9 @@ use clap::CommandFactory as _;
 use crate::build::{self, TokenizeArgs};
 use crate::corpus::CorpusError;
 use crate::folder::UsageError;
+use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
+use crate::inspect::{self, InspectArgs};
 use crate::loader::LoaderError;
 use crate::plan::PlanError;
 use crate::plan_command::{self, PlanArgs};
@@ -17,6 +19,7 @@ use crate::run_file::RunError;
 use crate::shell::{self, CompletionsArgs, ManArgs};
 use crate::stream::{self, SinkError, StreamArgs};
 use crate::train_tokenizer::{self, TrainTokenizerArgs};
+use crate::verify::{self, VerifyArgs, VerifyError};
 
 /// Arguments of `patchmill`.
 #[derive(clap::Parser)]
@@ -34,6 +37,12 @@ pub struct Args {
 enum Command {
     /// Turn texts into a corpus: shards of token ids, a document index, a manifest.
     Tokenize(TokenizeArgs),
+    /// Check every byte of a corpus against what it says about itself.
+    Verify(VerifyArgs),
+    /// Show a corpus' totals, a shard's header or a document's text.
+    Inspect(InspectArgs),
+    /// Train a small LLaMA-style tokenizer on texts.
+    TrainTokenizer(TrainTokenizerArgs),
     /// Say what a run file comes to: phases, epochs, steps, tokens, cost, fingerprint.
     Plan(PlanArgs),
     /// Read a run's windows as a trainer would, and measure it.
@@ -47,21 +56,21 @@ enum Command {
     Completions(CompletionsArgs),
     /// Write man pages.
     Man(ManArgs),
-    /// Train a small LLaMA-style tokenizer on texts.
-    TrainTokenizer(TrainTokenizerArgs),
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Tokenize(args) => build::tokenize(&args),
+        Command::Verify(args) => verify::verify(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
         Command::Plan(args) => plan_command::plan(&args),
         Command::Stream(args) => stream::stream(&args),
         Command::Init(args) => init::init(&args),
         Command::Config(command) => init::config(&command),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),
-        Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
     }
 }
 
@@ -70,8 +79,13 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code of data that does not match what describes it.
 pub const EXIT_MISMATCH: u8 = 4;
 
-/// 2 usage or configuration, 4 data does not match, else 1.
+/// What the process ends with: [`exit_status`].
 pub fn exit_code(err: &anyhow::Error) -> ExitCode {
+    ExitCode::from(exit_status(err))
+}
+
+/// 2 usage or configuration, 4 data does not match, else 1.
+pub fn exit_status(err: &anyhow::Error) -> u8 {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<UsageError>()
             || cause.is::<crate::inputs::InputsError>()
@@ -82,18 +96,20 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_usage)
     };
     let is_mismatch = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<schemas::shard::ShardError>()
+        cause.is::<VerifyError>()
+            || cause.is::<schemas::shard::ShardError>()
+            || cause.downcast_ref::<IndexError>().is_some_and(IndexError::is_mismatch)
             || cause.is::<schemas::manifest::ManifestError>()
             || cause.downcast_ref::<CorpusError>().is_some_and(CorpusError::is_mismatch)
             || cause.downcast_ref::<RunError>().is_some_and(RunError::is_mismatch)
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)
     };
     if err.chain().any(is_mismatch) {
-        ExitCode::from(EXIT_MISMATCH)
+        EXIT_MISMATCH
     } else if err.chain().any(is_usage) {
-        ExitCode::from(EXIT_USAGE)
+        EXIT_USAGE
     } else {
-        ExitCode::FAILURE
+        1
     }
 }
 
@@ -103,19 +119,4 @@ pub fn is_closed_pipe(err: &anyhow::Error) -> bool {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
     })
-}
-
-/// The error with its causes, each said once: a message that already quotes its cause is not followed by it again.
-pub fn describe(err: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in err.chain() {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&cause);
-        }
-    }
-    text
 }

@@ -376,11 +376,13 @@ fn check_lengths(dir: &Path, manifest: &Manifest) -> Result<(), CorpusError> {
 }
 
 /// Where the manifest puts a shard.
-struct ShardPlace {
-    series_index: u64,
-    shard_index: u64,
-    first_token: u64,
-    first_document: u64,
+pub(crate) struct ShardPlace {
+    pub(crate) series_index: u64,
+    pub(crate) shard_index: u64,
+    /// Tokens of the corpus before it.
+    pub(crate) first_token: u64,
+    /// Documents of the corpus before it.
+    pub(crate) first_document: u64,
 }
 
 impl OpenShard {
@@ -561,7 +563,8 @@ fn copy_ids<T: TokenId, const N: usize>(
     max
 }
 
-fn check_header(
+/// Compares a shard's header with what the manifest says.
+pub(crate) fn check_header(
     path: &Path,
     header: &ShardHeader,
     manifest: &Manifest,

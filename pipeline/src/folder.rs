@@ -43,6 +43,15 @@ impl Folder {
         let foreign = folder.foreign_files()?;
         let has_manifest = folder.has_own_manifest()?;
         let before = folder.build_record()?;
+        if let Some(before) = &before
+            && has_manifest
+            && before.options == *options
+        {
+            // Cut off between the manifest and the removal of these records: all series stand, and the same run
+            // writes the same manifest again.
+            remove(&path.join(manifest::FILE_NAME))?;
+            return Ok(folder);
+        }
         if !force {
             if let Some(foreign) = foreign.first() {
                 return Err(UsageError(format!(

@@ -7,9 +7,12 @@
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`report`]
+//!   what is said about it.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
+//! - [`index`]: which document a row of the document index describes.
+//! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads.
 //! - [`run_file`]: run files from disk.
@@ -32,12 +35,15 @@ pub mod shard;
 pub mod build;
 mod estimate;
 pub mod folder;
-mod report;
+pub mod report;
 mod series;
 
 pub mod source;
 
 pub mod corpus;
+pub mod index;
+pub mod inspect;
+pub mod verify;
 
 pub mod permute;
 

@@ -71,15 +71,19 @@ impl Progress {
 }
 
 /// What came out.
-pub(crate) struct Report<'a> {
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) encoder: &'static str,
-    pub(crate) seconds: f64,
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// As published.
+    pub manifest: Manifest,
+    /// Which encoder made the ids.
+    pub encoder: &'static str,
+    /// From the start of the command.
+    pub seconds: f64,
     /// Series that an interrupted run had completed.
-    pub(crate) kept_series: u64,
+    pub kept_series: u64,
 }
 
-impl Report<'_> {
+impl Report {
     /// Prints for people, or as one line for machines.
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
@@ -101,7 +105,7 @@ impl Report<'_> {
             writeln!(out, "{json}")?;
             return Ok(());
         }
-        write_totals(&mut out, self.manifest)?;
+        write_totals(&mut out, &self.manifest)?;
         let totals = self.manifest.totals;
         writeln!(
             out,

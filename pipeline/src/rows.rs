@@ -137,7 +137,9 @@ impl Rows {
 }
 
 /// The reader's panics on crafted files become errors.
-fn guarded<T, E: std::fmt::Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(crate) fn guarded<T, E: std::fmt::Display>(
+    read: impl FnOnce() -> Result<T, E>,
+) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read))
         .map_err(|panic| panic_text(&*panic))?
         .map_err(|err| err.to_string())

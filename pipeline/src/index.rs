@@ -1,0 +1,147 @@
+//! Reads document indexes.
+//!
+//! **Invariant:** a row that comes out has every column of `schemas::index`, with its type.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use schemas::index::{self, CONTENT_HASH_BYTES};
+
+use crate::rows::guarded;
+
+/// A document's entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexRow {
+    /// Shard within the series.
+    pub shard: u64,
+    /// Document within the series.
+    pub document: u64,
+    /// First token, within the shard.
+    pub first_token: u64,
+    /// Tokens, BOS and EOS included.
+    pub token_count: u64,
+    /// The set's name.
+    pub set_name: Option<String>,
+    /// Input file.
+    pub input: String,
+    /// 1-based line or row of the input.
+    pub row: u64,
+    /// Bytes of the text in UTF-8.
+    pub text_bytes: u64,
+    /// First bytes of the text's BLAKE3.
+    pub content_hash: [u8; CONTENT_HASH_BYTES],
+}
+
+/// Why an index was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// A file that cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not Parquet, or damaged.
+    #[error("{}: not a readable index: {reason}", path.display())]
+    Form {
+        /// Which file.
+        path: PathBuf,
+        /// What the Parquet reader said.
+        reason: String,
+    },
+    /// Parquet of another kind.
+    #[error("{}: columns are {found}; an index has {expected}", path.display())]
+    Schema {
+        /// Which file.
+        path: PathBuf,
+        /// As it is.
+        found: String,
+        /// As written.
+        expected: String,
+    },
+}
+
+impl IndexError {
+    /// Whether data differ from what describes them; else the system is at fault.
+    pub fn is_mismatch(&self) -> bool {
+        !matches!(self, IndexError::Open { .. })
+    }
+}
+
+/// The rows of an index from `first_document` (within the series) on, at most `document_count_max`.
+pub fn read(
+    path: &Path,
+    first_document: u64,
+    document_count_max: u64,
+) -> Result<impl Iterator<Item = Result<IndexRow, IndexError>>, IndexError> {
+    let file =
+        File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
+    let form = |reason| IndexError::Form { path: path.to_owned(), reason };
+    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(form)?;
+    let (found, expected) = (builder.schema().fields(), index::schema());
+    if found != expected.fields() {
+        let names = |fields: &arrow::datatypes::Fields| {
+            let named =
+                fields.iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
+            named.collect::<Vec<_>>().join(", ")
+        };
+        let (found, expected) = (names(found), names(expected.fields()));
+        return Err(IndexError::Schema { path: path.to_owned(), found, expected });
+    }
+    let builder = builder
+        .with_offset(usize::try_from(first_document).unwrap_or(usize::MAX))
+        .with_limit(usize::try_from(document_count_max).unwrap_or(usize::MAX));
+    let reader = guarded(|| builder.build()).map_err(form)?;
+    Ok(Rows { path: path.to_owned(), reader, batch: None, next: 0 })
+}
+
+struct Rows {
+    path: PathBuf,
+    reader: ParquetRecordBatchReader,
+    batch: Option<RecordBatch>,
+    next: usize,
+}
+
+impl Iterator for Rows {
+    type Item = Result<IndexRow, IndexError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.batch.as_ref().is_none_or(|batch| self.next == batch.num_rows()) {
+            self.next = 0;
+            match guarded(|| self.reader.next().transpose()) {
+                Ok(Some(batch)) => self.batch = Some(batch),
+                Ok(None) => return None,
+                Err(reason) => {
+                    return Some(Err(IndexError::Form { path: self.path.clone(), reason }));
+                }
+            }
+        }
+        let batch = self.batch.as_ref().expect("the loop left a batch with rows");
+        self.next += 1;
+        Some(Ok(row(batch, self.next - 1)))
+    }
+}
+
+/// The columns' names, types and nullability were checked when the file was opened.
+fn row(batch: &RecordBatch, at: usize) -> IndexRow {
+    let column = |name: &str| batch.column_by_name(name).expect("the schema was checked");
+    let number = |name: &str| column(name).as_primitive::<UInt64Type>().value(at);
+    let set_names = column(index::SET_NAME).as_string::<i32>();
+    let hashes = column(index::CONTENT_HASH).as_fixed_size_binary();
+    IndexRow {
+        shard: number(index::SHARD),
+        document: number(index::DOCUMENT),
+        first_token: number(index::FIRST_TOKEN),
+        token_count: number(index::TOKEN_COUNT),
+        set_name: set_names.is_valid(at).then(|| set_names.value(at).to_owned()),
+        input: column(index::INPUT).as_string::<i32>().value(at).to_owned(),
+        row: number(index::ROW),
+        text_bytes: number(index::TEXT_BYTES),
+        content_hash: hashes.value(at).try_into().expect("the schema was checked"),
+    }
+}

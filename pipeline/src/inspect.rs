@@ -1,0 +1,227 @@
+//! `patchmill inspect`: what a corpus, a shard or a document is.
+//!
+//! **Invariant:** nothing is shown that was not checked on the way.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use schemas::index::CONTENT_HASH_BYTES;
+use schemas::manifest::SetTotals;
+use schemas::run::ReadBackend;
+use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
+use serde_json::json;
+
+use crate::corpus::{self, Corpus};
+use crate::index::{self, IndexRow};
+use crate::report::write_totals;
+use crate::tokenize::{Encoder, Policy, TOKENIZER_FOLDER};
+
+/// Options of `patchmill inspect`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct InspectArgs {
+    /// A corpus, or one of its shards (.tok).
+    pub path: PathBuf,
+    /// Show this document's text, counted from 0 within the corpus or the shard.
+    #[arg(long, value_name = "N")]
+    pub doc: Option<u64>,
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `patchmill inspect`.
+pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    match (args.path.is_dir(), args.doc) {
+        (true, None) => corpus_totals(&args.path, args.json),
+        (true, Some(document)) => {
+            let corpus = Corpus::open(&args.path, ReadBackend::Pread)?;
+            show_document(&corpus, document, args.json)
+        }
+        (false, None) => shard_header(&args.path, args.json),
+        (false, Some(document)) => {
+            let corpus = Corpus::open(parent(&args.path), ReadBackend::Pread)?;
+            let document = document_of_shard(&corpus, &args.path, document)?;
+            show_document(&corpus, document, args.json)
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
+    let manifest = corpus::read_manifest(dir)?;
+    let tokenizer = &manifest.tokenizer;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let bytes_per_token =
+            |text_bytes: u64, tokens: u64| text_bytes as f64 / tokens.max(1) as f64;
+        let set = |set: &SetTotals| {
+            json!({
+                "set_name": set.set_name,
+                "documents": set.documents,
+                "text_bytes": set.text_bytes,
+                "tokens": set.tokens,
+                "bytes_per_token": bytes_per_token(set.text_bytes, set.tokens),
+            })
+        };
+        let totals = manifest.totals;
+        let json = json!({
+            "fingerprint": manifest.fingerprint,
+            "documents_read": totals.documents_read,
+            "documents_written": totals.documents_written,
+            "documents_skipped": totals.documents_skipped,
+            "text_bytes": totals.text_bytes,
+            "tokens": totals.tokens,
+            "bytes_per_token": bytes_per_token(totals.text_bytes, totals.tokens),
+            "token_bytes": manifest.token_bytes,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": tokenizer.fingerprint,
+            "bos": tokenizer.bos,
+            "eos": tokenizer.eos,
+            "special_tokens": tokenizer.special_tokens,
+            "series": manifest.series.len(),
+            "shards": manifest.shards().count(),
+            "sets": manifest.sets.iter().map(set).collect::<Vec<_>>(),
+        });
+        writeln!(out, "{json}")?;
+        return Ok(());
+    }
+    let token = |token: &Option<schemas::manifest::SpecialToken>| match token {
+        Some(token) => format!("{} ({})", token.token, token.id),
+        None => "none".to_owned(),
+    };
+    writeln!(out, "corpus {}, fingerprint {}", dir.display(), manifest.fingerprint)?;
+    writeln!(
+        out,
+        "tokenizer {}, {} entries, BOS {}, EOS {}, special tokens in texts are {}",
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        token(&tokenizer.bos),
+        token(&tokenizer.eos),
+        match tokenizer.special_tokens {
+            schemas::manifest::SpecialTokens::Text => "text",
+            schemas::manifest::SpecialTokens::Hf => "control ids",
+        }
+    )?;
+    write_totals(&mut out, &manifest)?;
+    Ok(())
+}
+
+fn shard_header(path: &Path, as_json: bool) -> anyhow::Result<()> {
+    let context = || format!("read shard {}", path.display());
+    let file = File::open(path).with_context(context)?;
+    let file_bytes = file.metadata().with_context(context)?.len();
+    let mut head = Vec::new();
+    file.take(HEADER_BYTES).read_to_end(&mut head).with_context(context)?;
+    let header = ShardHeader::decode(&head, file_bytes).with_context(context)?;
+    let tokenizer = blake3::Hash::from_bytes(header.tokenizer).to_hex();
+    let json = json!({
+        "version": VERSION,
+        "token_bytes": header.token_bytes.get(),
+        "token_count": header.token_count,
+        "document_count": header.document_count,
+        "payload_offset": HEADER_BYTES,
+        "vocab_size": header.vocab_size,
+        "tokenizer": tokenizer.as_str(),
+        "series_index": header.series_index,
+        "shard_index": header.shard_index,
+        "block_count": header.block_count(),
+        "footer_offset": header.footer_offset(),
+        "file_bytes": file_bytes,
+    });
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{json}")?;
+        return Ok(());
+    }
+    for (key, value) in json.as_object().expect("it was made as an object") {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        writeln!(out, "{key:15} {value}")?;
+    }
+    Ok(())
+}
+
+/// The number within the corpus of a document that is counted within a shard.
+fn document_of_shard(corpus: &Corpus, shard: &Path, document: u64) -> anyhow::Result<u64> {
+    let name = shard.file_name().context("a shard has a name")?.to_string_lossy();
+    let mut first_document = 0;
+    for record in corpus.manifest().shards() {
+        if record.file.path == name {
+            ensure!(
+                document < record.document_count,
+                "document {document} is wanted; {} has {}, numbered from 0",
+                shard.display(),
+                record.document_count
+            );
+            return Ok(first_document + document);
+        }
+        first_document += record.document_count;
+    }
+    anyhow::bail!("{} is no part of the corpus {}", shard.display(), corpus.dir().display())
+}
+
+fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Result<()> {
+    let record = &corpus.manifest().tokenizer;
+    let encoder = Encoder::load(&corpus.dir().join(TOKENIZER_FOLDER), Policy::of(record))?;
+    let tokens = corpus.document_tokens(document)?;
+    let mut ids = vec![0; usize::try_from(tokens.end - tokens.start).context("document")?];
+    corpus.read::<u32>(tokens.start, &mut ids)?;
+    let row = index_row(corpus, document)?;
+    let text = encoder.decode_document(&ids)?;
+    // A tokenizer may normalize, so that the text cannot be had back; the hash tells.
+    let is_exact =
+        blake3::hash(text.as_bytes()).as_bytes()[..CONTENT_HASH_BYTES] == row.content_hash;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let json = json!({
+            "document": document,
+            "input": row.input,
+            "row": row.row,
+            "set_name": row.set_name,
+            "first_token": tokens.start,
+            "token_count": ids.len(),
+            "text_bytes": row.text_bytes,
+            "is_exact": is_exact,
+            "text": text,
+        });
+        writeln!(out, "{json}")?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "document {document}: {} row {}, set {}, tokens {}..{} of the corpus, {} bytes of text{}\n",
+        row.input,
+        row.row,
+        row.set_name.as_deref().unwrap_or("(none)"),
+        tokens.start,
+        tokens.end,
+        row.text_bytes,
+        if is_exact { "" } else { " (decoded: not exactly the original text)" }
+    )?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// The index entry of a document of the corpus.
+fn index_row(corpus: &Corpus, document: u64) -> anyhow::Result<IndexRow> {
+    let mut first_document = 0;
+    for series in &corpus.manifest().series {
+        let end_document = first_document + series.totals.documents_written;
+        if document < end_document {
+            let index = series.index.as_ref();
+            let index = index.with_context(|| format!("{} has no index", series.input))?;
+            let path = corpus.dir().join(&index.path);
+            let mut rows = index::read(&path, document - first_document, 1)?;
+            let row = rows.next().with_context(|| {
+                format!("{} has no row for document {document}", path.display())
+            })?;
+            return Ok(row?);
+        }
+        first_document = end_document;
+    }
+    unreachable!("the corpus has the document")
+}
