@@ -9,6 +9,8 @@
 // Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, h query heads, g key and value heads,
 // e width of a head, f width of the MLP.
 
+use std::sync::Mutex;
+
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -17,16 +19,33 @@ use crate::params::{ParameterSpec, Parameters};
 use crate::patch;
 use crate::shim::{self, ShimError};
 
+/// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust anything.
+const SIZE_MAX: u64 = 1 << 24;
+/// Most layers.
+const LAYERS_MAX: u64 = 4096;
+/// Most positions: the rotary tables are made for all of them.
+const POSITIONS_MAX: u64 = 1 << 20;
+/// Most parameters: 4 TiB of masters.
+const PARAMETERS_MAX: u128 = 1 << 40;
+
 /// Why a model can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A size that must be at least 1 is 0, or is too large to index.
-    #[error("model.{field} is {found}; expected 1 to {}", u32::MAX)]
+    /// A size that is 0, or beyond what any model has.
+    #[error("model.{field} is {found}; expected 1 to {max}")]
     Size {
         /// Field of the configuration.
         field: &'static str,
         /// Its value.
         found: u64,
+        /// Largest legal value.
+        max: u64,
+    },
+    /// Sizes that are legal one by one make a model that nothing holds.
+    #[error("the model has {found} parameters; at most {PARAMETERS_MAX} are supported")]
+    TooLarge {
+        /// Scalars of all matrices.
+        found: u128,
     },
     /// One size must divide another.
     #[error("model.{field} is {found}, which model.{divisor_field} = {divisor} does not divide")]
@@ -94,24 +113,29 @@ impl Llama {
     /// name, and draws on the CPU whatever the device.
     pub fn new(config: &ModelConfig, compute: Compute, seed: u64) -> Result<Llama, ModelError> {
         let model = Llama::zeroed(config, compute)?;
-        let _no_grad = tch::no_grad_guard();
-        for parameter in model.parameters.iter() {
-            let mut leaf = parameter.leaf().shallow_clone();
-            if parameter.shape().len() == 1 {
-                let _ = leaf.fill_(1.0);
-            } else {
-                let mut values = Tensor::empty(parameter.shape(), (Kind::Double, Device::Cpu));
-                let seed = parameter_seed(seed, parameter.name());
-                shim::fill_normal(&mut values, config.initializer_range, seed)?;
-                leaf.copy_(&values);
-            }
-        }
+        let jobs: Vec<(Tensor, u64)> = model
+            .parameters
+            .iter()
+            .map(|parameter| {
+                (parameter.leaf().shallow_clone(), parameter_seed(seed, parameter.name()))
+            })
+            .collect();
+        let thread_count = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = Mutex::new(jobs.into_iter());
+        std::thread::scope(|scope| {
+            let work = || initialize(&jobs, config.initializer_range);
+            let threads: Vec<_> = (0..thread_count).map(|_| scope.spawn(work)).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("an initializer does not panic"))
+        })?;
         Ok(model)
     }
 
     /// A model whose parameters are all zero, for weights that are read from a file.
     pub fn zeroed(config: &ModelConfig, compute: Compute) -> Result<Llama, ModelError> {
         check_config(config)?;
+        check_size("max_position_embeddings", compute.position_count, POSITIONS_MAX)?;
         let parameters = Parameters::new(parameter_specs(config), compute.device)?;
         let leaf = |name: String| {
             let parameter = parameters.get(&name).expect("parameter_specs names every parameter");
@@ -367,6 +391,23 @@ fn linear(x: &Tensor, weight: &Tensor, kind: Kind) -> Tensor {
     x.linear::<&Tensor>(&weight.to_kind(kind), None)
 }
 
+/// Sets gains to 1 and matrices to draws from N(0, `std`), parameter after parameter until `jobs` is empty. Which thread
+/// takes which parameter makes no difference: each has its own seed.
+fn initialize(jobs: &Mutex<std::vec::IntoIter<(Tensor, u64)>>, std: f64) -> Result<(), ShimError> {
+    let _no_grad = tch::no_grad_guard();
+    let next = || jobs.lock().expect("no initializer panics").next();
+    while let Some((mut leaf, seed)) = next() {
+        if leaf.dim() == 1 {
+            let _ = leaf.fill_(1.0);
+        } else {
+            let mut values = Tensor::empty(leaf.size(), (Kind::Double, Device::Cpu));
+            shim::fill_normal(&mut values, std, seed)?;
+            leaf.copy_(&values);
+        }
+    }
+    Ok(())
+}
+
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
@@ -407,18 +448,14 @@ fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
 /// Checks what [`Llama::new`] demands of a configuration, without building anything.
 pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
     let sizes = [
-        ("vocab_size", config.vocab_size),
-        ("hidden_size", config.hidden_size),
-        ("intermediate_size", config.intermediate_size),
-        ("num_hidden_layers", config.num_hidden_layers),
-        ("num_attention_heads", config.num_attention_heads),
-        ("num_key_value_heads", config.num_key_value_heads),
+        ("vocab_size", config.vocab_size, SIZE_MAX),
+        ("hidden_size", config.hidden_size, SIZE_MAX),
+        ("intermediate_size", config.intermediate_size, SIZE_MAX),
+        ("num_hidden_layers", config.num_hidden_layers, LAYERS_MAX),
+        ("num_attention_heads", config.num_attention_heads, SIZE_MAX),
+        ("num_key_value_heads", config.num_key_value_heads, SIZE_MAX),
     ];
-    if let Some(&(field, found)) =
-        sizes.iter().find(|(_, size)| *size == 0 || u64::from(u32::MAX) < *size)
-    {
-        return Err(ModelError::Size { field, found });
-    }
+    sizes.into_iter().try_for_each(|(field, found, max)| check_size(field, found, max))?;
     let heads = config.num_attention_heads;
     let divide = |field, found: u64, divisor_field, divisor: u64| {
         if found.is_multiple_of(divisor) {
@@ -432,6 +469,7 @@ pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
     if !(config.hidden_size / heads).is_multiple_of(2) {
         return Err(ModelError::OddHead { found: config.hidden_size / heads });
     }
+    check_parameter_count(config)?;
     let positive = "above 0";
     let numbers = [
         ("rms_norm_eps", config.rms_norm_eps, 0.0 < config.rms_norm_eps, positive),
@@ -449,9 +487,21 @@ pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
     }
 }
 
+fn check_size(field: &'static str, found: u64, max: u64) -> Result<(), ModelError> {
+    if 0 < found && found <= max { Ok(()) } else { Err(ModelError::Size { field, found, max }) }
+}
+
+fn check_parameter_count(config: &ModelConfig) -> Result<(), ModelError> {
+    let [v, d, f, layers] =
+        [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers]
+            .map(u128::from);
+    let found = 2 * v * d + layers * (4 * d * d + 3 * d * f); // as if nothing were tied or grouped
+    if found <= PARAMETERS_MAX { Ok(()) } else { Err(ModelError::TooLarge { found }) }
+}
+
 /// A checked size as a tensor extent.
 fn extent(size: u64) -> i64 {
-    i64::try_from(size).expect("sizes are checked to fit u32")
+    i64::try_from(size).expect("sizes are checked to be small")
 }
 
 /// Seed of one parameter's generator.
@@ -520,7 +570,11 @@ mod tests {
             change(&mut config);
             assert_eq!(check_config(&config).unwrap_err().to_string(), expected);
         };
-        check(|c| c.vocab_size = 0, "model.vocab_size is 0; expected 1 to 4294967295");
+        check(|c| c.vocab_size = 0, "model.vocab_size is 0; expected 1 to 16777216");
+        check(
+            |c| (c.hidden_size, c.intermediate_size) = (1 << 20, 1 << 20),
+            "the model has 15393297006592 parameters; at most 1099511627776 are supported",
+        );
         check(
             |c| c.hidden_size = 33,
             "model.hidden_size is 33, which model.num_attention_heads = 4 does not divide",
