@@ -10,6 +10,9 @@
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
+//! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
+//! - [`prepare`], [`validation`], [`train`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -37,5 +40,31 @@ pub mod weights;
 pub mod eval;
 
 pub mod generate;
+
+pub mod checkpoint;
+
+pub mod metrics;
+
+pub mod resume;
+
+pub mod folder;
+
+pub mod prepare;
+
+pub mod validation;
+
+pub mod train;
+
+pub mod report;
+
+pub mod stop;
+
+pub mod progress;
+
+pub mod doctor;
+
+pub mod commands;
+
+pub mod cli;
 
 pub mod shim;

@@ -1,0 +1,321 @@
+//! Whole runs of `patchmill-train pretrain` as a user starts them: killed, stopped, damaged, changed, resumed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use crate::support::{binary, repository};
+
+/// Steps of the test run: 20 of K = 4, then 10 of K = 1.
+const SWITCH_STEP: u64 = 20;
+const STEP_COUNT: u64 = 30;
+
+/// Corpora that all tests here share, made once by `patchmill tokenize`.
+fn corpora() -> &'static Path {
+    static CORPORA: OnceLock<tempfile::TempDir> = OnceLock::new();
+    CORPORA
+        .get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let valid = dir.path().join("valid.jsonl");
+            let text = "The Bennets had five daughters, and a neighbour with four thousand a year. ";
+            fs::write(&valid, format!("{{\"text\": {:?}}}\n", text.repeat(30))).unwrap();
+            let train = repository().join("fixtures/text/train/train-01.jsonl.zst");
+            for (input, name) in [(train, "train"), (valid, "valid")] {
+                let status = Command::new(binary("patchmill"))
+                    .arg("tokenize")
+                    .arg("--tokenizer")
+                    .arg(repository().join("fixtures/tokenizer"))
+                    .arg("--out")
+                    .arg(dir.path().join(name))
+                    .arg(input)
+                    .output()
+                    .unwrap();
+                assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+            }
+            dir
+        })
+        .path()
+}
+
+/// A run of its own, in a folder of its own.
+struct TestRun {
+    dir: tempfile::TempDir,
+}
+
+impl TestRun {
+    fn new() -> TestRun {
+        let dir = tempfile::tempdir().unwrap();
+        let corpora = corpora().display();
+        let text = format!(
+            r#"
+[data]
+corpus = "{corpora}/train"
+validation = "{corpora}/valid"
+subset_tokens = 15_360
+
+[plan]
+window_units = 16
+step_tokens = 512
+epochs = 1
+seed = 1
+shuffle = "global"
+
+[[phases]]
+patch_size = 4
+share = "2/3"
+schedule = {{ kind = "cosine", peak = 3e-3, warmup_steps = 2, final = 0.0 }}
+carry = "weights"
+
+[[phases]]
+patch_size = 1
+share = "1/3"
+schedule = {{ kind = "cosine", peak = 3e-3, warmup_steps = 2, final = 0.0 }}
+carry = "weights"
+
+[model]
+vocab_size = 4096
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+rms_norm_eps = 1e-6
+rope_theta = 10000.0
+tie_word_embeddings = false
+initializer_range = 0.02
+
+[optimizer]
+kind = "adamw"
+betas = [0.9, 0.95]
+eps = 1e-8
+weight_decay = 0.1
+clip_norm = 1.0
+nonfinite = "stop"
+
+[train]
+init_seed = 1
+device = "cpu"
+activation_checkpointing = "none"
+dtype = "fp32"
+micro_batch_windows = 4
+output = "out"
+checkpoint_every_steps = 4
+keep_checkpoints = 2
+keep_every_steps = 0
+eval_every_steps = 5
+log_every_steps = 1
+
+[loader]
+workers = 2
+io = "mmap"
+ring_bytes = 1_048_576
+"#
+        );
+        fs::write(dir.path().join("run.toml"), text).unwrap();
+        TestRun { dir }
+    }
+
+    fn output(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("patchmill-train"));
+        command.arg("pretrain").arg(self.dir.path().join("run.toml")).args(args);
+        command.env("OMP_NUM_THREADS", "1");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn run_to_the_end(&self) {
+        let output = self.run(&[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Starts the run, sends `signal` once its log says that `step` is done, and waits for its end.
+    fn signal_after(&self, step: u64, signal: i32) -> Option<i32> {
+        let mut child = self.command(&[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let wanted = format!("step {step}/{STEP_COUNT} phase");
+        let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(&wanted));
+        assert!(met.is_some(), "the run ended before step {step}");
+        send(&child, signal);
+        lines.map_while(Result::ok).for_each(drop); // so that the child can't block on a full pipe
+        child.wait().unwrap().code()
+    }
+
+    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics but times.
+    fn curves(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.output().join("metrics.jsonl")).unwrap();
+        let timeless = |line: &str| {
+            let mut point: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            point.retain(|tag, _| !tag.starts_with("throughput/") && !tag.starts_with("time/"));
+            serde_json::to_string(&point).unwrap()
+        };
+        text.lines().map(timeless).collect()
+    }
+
+    fn final_bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.output().join(format!("checkpoint-{STEP_COUNT}")).join(name)).unwrap()
+    }
+}
+
+#[expect(unsafe_code, reason = "the standard library can send no signal but SIGKILL")]
+fn send(child: &Child, signal: i32) {
+    // SAFETY: kill(2) touches no memory of ours, and the child has not been waited for, so the id is its own.
+    let sent = unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) };
+    assert_eq!(sent, 0);
+}
+
+/// The run that was never interrupted.
+fn reference() -> &'static TestRun {
+    static REFERENCE: OnceLock<TestRun> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let run = TestRun::new();
+        run.run_to_the_end();
+        run
+    })
+}
+
+/// Losses, weights and optimizer state are bitwise those of the uninterrupted run.
+fn assert_same_as_reference(run: &TestRun, what: &str) {
+    assert_eq!(run.curves(), reference().curves(), "{what}");
+    for name in ["model.safetensors", "optim-00000-of-00001.safetensors", "config.json"] {
+        assert!(run.final_bytes(name) == reference().final_bytes(name), "{name} differs: {what}");
+    }
+}
+
+#[test]
+fn the_run_logs_every_step_of_both_phases() {
+    let curves = reference().curves();
+    let count = |tag: &str| curves.iter().filter(|line| line.contains(tag)).count() as u64;
+    assert_eq!(count("\"train/loss\""), STEP_COUNT);
+    assert_eq!(count("\"patch/size\":4.0"), SWITCH_STEP);
+    assert_eq!(count("\"eval/loss\""), 7); // before step 0, then every fifth
+}
+
+#[test]
+fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
+    // Early in both phases, beside a save (a multiple of 4), just before, at and after the switch, at the last step.
+    for step in [1, 4, 7, SWITCH_STEP - 1, SWITCH_STEP, SWITCH_STEP + 1, 27, STEP_COUNT] {
+        let run = TestRun::new();
+        assert_eq!(run.signal_after(step, libc::SIGKILL), None);
+        run.run_to_the_end();
+        assert_same_as_reference(&run, &format!("killed after step {step}"));
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_still_arrives() {
+    let run = TestRun::new();
+    for step in [5, 9, 13, 18, 22, 26] {
+        assert_eq!(run.signal_after(step, libc::SIGKILL), None);
+    }
+    run.run_to_the_end();
+    assert_same_as_reference(&run, "killed six times");
+}
+
+#[test]
+fn a_signal_finishes_the_step_saves_and_exits_75() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
+        let run = TestRun::new();
+        assert_eq!(run.signal_after(6, signal), Some(75));
+        let latest = fs::read_link(run.output().join("latest")).unwrap();
+        let step: u64 = latest.to_str().unwrap().strip_prefix("checkpoint-").unwrap().parse().unwrap();
+        assert!((6..STEP_COUNT).contains(&step), "{latest:?}");
+        run.run_to_the_end();
+        assert_same_as_reference(&run, &format!("signal {signal}"));
+    }
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_named_and_the_one_before_used() {
+    let run = TestRun::new();
+    assert_eq!(run.signal_after(14, libc::SIGKILL), None);
+    let path = run.output().join("checkpoint-12/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let output = run.run(&[]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("a newer checkpoint is damaged and not used"), "{stderr}");
+    assert!(stderr.contains("checkpoint-12/model.safetensors has BLAKE3"), "{stderr}");
+    assert!(stderr.contains("checkpoint-8 at step 8"), "{stderr}");
+    assert_same_as_reference(&run, "checkpoint-12 damaged");
+}
+
+#[test]
+fn a_finished_run_reports_again_and_trains_no_more() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let before = run.curves();
+    let output = run.run(&["--json"]);
+    assert!(output.status.success());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(report["phases"][0]["steps"], SWITCH_STEP);
+    assert_eq!(report["phases"][1]["steps"], STEP_COUNT - SWITCH_STEP);
+    assert!(report["validation"]["perplexity"].as_f64().unwrap() > 1.0);
+    let trained = |curves: &[String]| curves.iter().filter(|l| l.contains("train/loss")).count();
+    assert_eq!(trained(&run.curves()), trained(&before));
+}
+
+/// This run with these arguments ends with `code`, and stderr holds each of `expected`.
+fn check_refusal(run: &TestRun, args: &[&str], code: i32, expected: &[&str]) {
+    let output = run.run(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    for part in expected {
+        assert!(stderr.contains(part), "{args:?}: {part:?} is not in {stderr}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    check_refusal(
+        &run,
+        &["--set", "plan.seed=2"],
+        4,
+        &["belongs to another run: its plan is", "plan.seed: 1 → 2"],
+    );
+    check_refusal(&run, &["--set", "optimizer.weight_decay=0.2"], 4, &["optimizer.weight_decay: 0.1 → 0.2"]);
+    check_refusal(&run, &["--set", "phases.0.schedule.peak=1e-3"], 4, &["phases.0.schedule.peak: 0.003 → 0.001"]);
+    check_refusal(&run, &["--set", "model.rope_theta=5e5"], 4, &["model.rope_theta: 10000.0 → 500000.0"]);
+    check_refusal(&run, &["--resume", "never"], 1, &["already holds checkpoints", "--resume auto"]);
+    // Kind, micro-batch, workers and paths may change.
+    let output = run.run(&["--set", "train.micro_batch_windows=8", "--set", "loader.workers=1"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("train.micro_batch_windows: 4 → 8"), "{stderr}");
+}
+
+#[test]
+fn a_run_file_that_cannot_be_run_is_refused_before_any_work() {
+    let run = TestRun::new();
+    for (setting, code, expected) in [
+        ("train.dtyp=fp32", 2, "did you mean `dtype`?"),
+        ("plan.step_tokens=500", 2, "step_tokens"),
+        ("phases.0.share=\"1/2\"", 2, "5/6"),
+        ("data.subset_tokens=100000000", 2, "subset_tokens"),
+        ("train.micro_batch_windows=3", 2, "micro_batch_windows"),
+        ("phases.0.schedule.warmup_steps=20", 2, "warmup_steps"),
+        ("model.num_attention_heads=5", 2, "num_attention_heads"),
+        ("model.vocab_size=4095", 4, "model.vocab_size is 4095"),
+        ("data.corpus=\"absent\"", 4, "absent"),
+        ("train.device=cuda:7", 2, "cuda:7"),
+        ("train", 2, "section.key=value"),
+    ] {
+        check_refusal(&run, &["--set", setting], code, &[expected]);
+    }
+    assert!(!run.output().join("metrics.jsonl").exists());
+}

@@ -1,0 +1,114 @@
+//! The commands of `patchmill-train`: one line a command, and what their errors mean to the caller.
+//!
+//! **Invariant:** results go to stdout, everything else to stderr.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
+use crate::doctor;
+
+/// Exit code of a run whose loss or gradient was not finite.
+pub const EXIT_DIVERGED: u8 = 3;
+/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
+pub const EXIT_STOPPED: u8 = 75;
+
+/// Patch-level training of LLaMA models.
+#[derive(Parser)]
+#[command(name = "patchmill-train", version, about)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train by a run file; goes on where a run was stopped.
+    Pretrain(PretrainArgs),
+    /// Print loss and perplexity of a model on a text or a corpus.
+    Eval(EvalArgs),
+    /// Let a model continue a text.
+    Generate(GenerateArgs),
+    /// Say what libtorch, devices, kinds, shared memory and limits this machine has, and what is wrong with them.
+    Doctor,
+    /// Print a shell's completion script.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder.
+    Man {
+        /// Where to; made if it is not there.
+        folder: PathBuf,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode> {
+    match args.command {
+        Command::Pretrain(args) => commands::pretrain(&args),
+        Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => commands::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor => print(&doctor::examine()?.text()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "patchmill-train", &mut script);
+            print(&String::from_utf8(script).context("completion script")?)
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("create {}", folder.display()))?;
+            clap_mangen::generate_to(Args::command(), &folder)
+                .with_context(|| format!("write man pages into {}", folder.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes a result to stdout.
+pub fn print(text: &str) -> Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// 2 usage or configuration, 3 diverged, 4 data does not match, else 1.
+pub fn exit_code(err: &anyhow::Error) -> ExitCode {
+    type Cause = dyn std::error::Error + 'static;
+    let is_usage = |cause: &Cause| {
+        cause.is::<crate::schedule::ScheduleError>()
+            || cause.is::<crate::model::ModelError>()
+            || cause.is::<crate::optim::OptimizerError>()
+            || cause.is::<crate::device::DeviceError>()
+            || cause.is::<crate::generate::GenerateError>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(
+                    pipeline::loader::LoaderError::Split { .. }
+                        | pipeline::loader::LoaderError::Ring { .. }
+                        | pipeline::loader::LoaderError::Zero { .. }
+                )
+            )
+    };
+    let is_mismatch = |cause: &Cause| {
+        cause.is::<crate::prepare::DataMismatch>()
+            || cause.is::<crate::batch::BatchError>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(crate::resume::ResumeError::OtherRun { .. })
+            )
+    };
+    if err.chain().any(|cause| cause.is::<crate::train::Diverged>()) {
+        ExitCode::from(EXIT_DIVERGED)
+    } else if err.chain().any(is_mismatch) {
+        ExitCode::from(pipeline::cli::EXIT_MISMATCH)
+    } else if err.chain().any(is_usage) {
+        ExitCode::from(pipeline::cli::EXIT_USAGE)
+    } else {
+        pipeline::cli::exit_code(err)
+    }
+}

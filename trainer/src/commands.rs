@@ -1,0 +1,275 @@
+//! What each command of `patchmill-train` does, above the library.
+//!
+//! **Invariant:** with `--json` the last line of stdout is one JSON object.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use pipeline::corpus::Corpus;
+use pipeline::docs::{self, Columns};
+use pipeline::inputs;
+use pipeline::run_file;
+use pipeline::tokenize::{Encoder, Policy};
+use schemas::manifest::SpecialTokens;
+use schemas::run::{Device, Dtype, ReadBackend};
+use serde_json::json;
+
+use crate::cli::{EXIT_STOPPED, print};
+use crate::device;
+use crate::eval::{EvalShape, Evaluation, Evaluator};
+use crate::generate::{Sampling, Stop, generate as continue_ids};
+use crate::model::Llama;
+use crate::progress::progress;
+use crate::resume::Resume;
+use crate::stop::StopFlag;
+use crate::train::{Ending, Run};
+use crate::validation::evaluate_corpus;
+use crate::weights;
+
+/// Arguments of `pretrain`.
+#[derive(Args)]
+pub struct PretrainArgs {
+    /// The run file.
+    run: PathBuf,
+    /// Replaces a value of the run file, such as train.dtype=fp32 or phases.0.share="1/2".
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a checkpoint's folder.
+    #[arg(long, default_value = "auto", value_name = "auto|never|PATH")]
+    resume: Resume,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Kind of the compute, on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum DtypeArg {
+    Fp32,
+    Bf16,
+}
+
+/// The model and where it computes.
+#[derive(Args)]
+struct ModelArgs {
+    /// Folder of the model: a checkpoint, or any Hugging Face directory of a LLaMA.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// auto, cpu, cuda or cuda:INDEX.
+    #[arg(long, default_value = "auto", value_parser = |text: &str| Device::try_from(text.to_owned()))]
+    device: Device,
+    /// Kind of the compute.
+    #[arg(long, default_value = "fp32")]
+    dtype: DtypeArg,
+}
+
+impl ModelArgs {
+    fn load(&self) -> Result<(Llama, crate::hf_config::ModelNotes)> {
+        let dtype = match self.dtype {
+            DtypeArg::Fp32 => Dtype::Fp32,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        };
+        Ok(weights::load_model(&self.model, dtype, device::resolve(self.device)?)?)
+    }
+}
+
+/// Arguments of `eval`.
+#[derive(Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A corpus folder, or a text file (.jsonl, .jsonl.zst, .jsonl.gz, .parquet) to tokenize with the model's tokenizer.
+    #[arg(long, value_name = "FILE|CORPUS")]
+    data: PathBuf,
+    /// Tokens of a window [default: the model's positions].
+    #[arg(long, value_name = "T")]
+    window_units: Option<u64>,
+    /// K above 1 gives the patch loss, which is no token-level loss.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    patch_size: u64,
+    /// Windows that are computed at once; says nothing about the result.
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    micro_batch_windows: u64,
+    /// A text file's tokenizer.json or the folder with it [default: that of the model].
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// A text file's key or column of the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_column: String,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `generate`.
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to go on from.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Tokens to generate, at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    max_tokens: u64,
+    /// Always take the most likely token.
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "seed"])]
+    greedy: bool,
+    /// Divides the logits: below 1 is safer, above 1 is wilder.
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Draw from the most likely tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Key of the random numbers.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// tokenizer.json or the folder with it [default: that of the model].
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
+pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
+    let stop = StopFlag::install()?;
+    let file = run_file::Run::load(&args.run, &args.overrides)?;
+    let mut run = Run::prepare(&file, &args.resume)?;
+    match run.execute(&stop)? {
+        Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
+        Ending::Done(summary) => print(&format!("\n{}", summary.text())),
+        Ending::Stopped { next_step, checkpoint } => {
+            progress(&format!(
+                "stopped on request after step {next_step}; the same command goes on from {}",
+                checkpoint.display()
+            ));
+            Ok(ExitCode::from(EXIT_STOPPED))
+        }
+    }
+}
+
+/// `eval`: loss and perplexity by the definition of `crate::eval`.
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let (model, _) = args.model.load()?;
+    let shape = EvalShape {
+        window_units: args.window_units.unwrap_or(model.compute().position_count),
+        patch_size: args.patch_size,
+        micro_batch_windows: args.micro_batch_windows,
+    };
+    let found = if args.data.is_dir() {
+        let corpus = Corpus::open(&args.data, ReadBackend::Mmap)?;
+        crate::prepare::check_vocabulary(&corpus, model.config())?;
+        let text_bytes = corpus.manifest().totals.text_bytes;
+        evaluate_corpus(&model, &corpus, shape, text_bytes)?
+    } else {
+        evaluate_text(&model, shape, args)?
+    };
+    let text = if args.json {
+        json!({
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+            "tokens": found.tokens,
+            "predicted_tokens": found.predicted_tokens,
+            "windows": found.windows,
+            "dropped_tokens": found.dropped_tokens,
+            "bits_per_byte": found.bits_per_byte,
+            "window_units": shape.window_units,
+            "patch_size": shape.patch_size,
+        })
+        .to_string()
+    } else {
+        describe(&found, shape)
+    };
+    print(&format!("{text}\n")).map(|_| ())
+}
+
+fn describe(found: &Evaluation, shape: EvalShape) -> String {
+    let level = if shape.patch_size == 1 { "token level" } else { "patch level" };
+    let bits = found.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits/byte"));
+    format!(
+        "loss {:.6}, perplexity {:.4}{bits} ({level}, K = {})\n\
+         {} tokens in {} windows of {} that do not overlap, {} of them predicted; {} tokens of the tail dropped",
+        found.loss,
+        found.perplexity,
+        shape.patch_size,
+        found.tokens,
+        found.windows,
+        shape.window_units * shape.patch_size,
+        found.predicted_tokens,
+        found.dropped_tokens,
+    )
+}
+
+/// Tokenizes the documents of a file, each with its BOS, as one stream.
+fn evaluate_text(model: &Llama, shape: EvalShape, args: &EvalArgs) -> Result<Evaluation> {
+    let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.model.model);
+    let encoder = load_encoder(tokenizer, model)?;
+    let found = inputs::find(std::slice::from_ref(&args.data))?;
+    let columns = Columns { text: args.text_column.clone(), ..Columns::default() };
+    let mut evaluator = Evaluator::new(model, shape)?;
+    let mut text_bytes = 0;
+    let mut ids = Vec::new();
+    for input in &found {
+        docs::for_each(input, &columns, |doc| -> Result<()> {
+            ids.clear();
+            encoder.encode(&doc.text, &mut ids)?;
+            text_bytes += doc.text.len() as u64;
+            Ok(evaluator.push(&ids)?)
+        })?;
+    }
+    Ok(evaluator.finish(Some(text_bytes))?)
+}
+
+/// A tokenizer that fits the model, with BOS before each document and special tokens as text.
+fn load_encoder(path: &Path, model: &Llama) -> Result<Encoder> {
+    let policy = Policy { bos: true, eos: false, special_tokens: SpecialTokens::Text };
+    let encoder = Encoder::load(path, policy)
+        .with_context(|| "load the tokenizer; --tokenizer names another one".to_owned())?;
+    if encoder.vocab_size() > model.config().vocab_size {
+        bail!(
+            "{} has {} entries; the model's vocab_size is {}: it is not this model's tokenizer",
+            encoder.path().display(),
+            encoder.vocab_size(),
+            model.config().vocab_size
+        );
+    }
+    Ok(encoder)
+}
+
+/// `generate`: the prompt's continuation on stdout.
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    let (model, notes) = args.model.load()?;
+    let encoder = load_encoder(args.tokenizer.as_deref().unwrap_or(&args.model.model), &model)?;
+    let mut prompt = Vec::new();
+    encoder.encode(&args.prompt, &mut prompt)?;
+    let sampling = if args.greedy {
+        Sampling::Greedy
+    } else {
+        Sampling::TopP { temperature: args.temperature, top_p: args.top_p, seed: args.seed }
+    };
+    let found = continue_ids(&model, &prompt, args.max_tokens, &notes.eos_token_ids, sampling)?;
+    let text = encoder.decode_document(&[prompt.as_slice(), &found.token_ids].concat())?;
+    if found.stop == Stop::ContextLimit {
+        progress(&format!(
+            "notice: stopped at the model's context of {} tokens",
+            model.compute().position_count
+        ));
+    }
+    let text = if args.json {
+        let stop = match found.stop {
+            Stop::EndOfText => "end of text",
+            Stop::TokenLimit => "token limit",
+            Stop::ContextLimit => "context limit",
+        };
+        let (prompt_tokens, token_ids) = (prompt.len(), &found.token_ids);
+        json!({ "text": text, "prompt_tokens": prompt_tokens, "token_ids": token_ids, "stop": stop })
+            .to_string()
+    } else {
+        text
+    };
+    print(&format!("{text}\n")).map(|_| ())
+}

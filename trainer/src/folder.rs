@@ -1,0 +1,54 @@
+//! A run's output folder: locked while the run goes on, with the resolved run file beside the results.
+//!
+//! **Invariant:** at most one process writes into the folder; the kernel frees the lock of one that died.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use schemas::run::RunFile;
+
+use crate::checkpoint;
+
+/// Name of the resolved run file.
+pub const RUN_FILE: &str = "run.toml";
+const LOCK_FILE: &str = ".lock";
+
+/// A locked output folder.
+pub struct RunFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates and locks the folder, and removes what a killed run left under temporary names.
+    pub fn lock(path: &Path) -> Result<RunFolder> {
+        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = File::options().create(true).truncate(false).read(true).write(true).open(&lock_path);
+        let lock = lock.with_context(|| format!("open {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+                bail!("{} is in use by another run ({})", path.display(), holder.trim());
+            }
+            Err(TryLockError::Error(err)) => {
+                return Err(err).with_context(|| format!("lock {}", lock_path.display()));
+            }
+        }
+        fs::write(&lock_path, format!("process {}\n", std::process::id()))
+            .with_context(|| format!("write {}", lock_path.display()))?;
+        checkpoint::remove_leftovers(path)?;
+        Ok(RunFolder { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Writes the run file as it is in force.
+    pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
+        let text = toml::to_string_pretty(run).context("encode the run file")?;
+        let path = self.path.join(RUN_FILE);
+        pipeline::publish::write_atomic(&path, text.as_bytes())
+            .with_context(|| format!("write {}", path.display()))
+    }
+}

@@ -1,0 +1,189 @@
+//! What a run must have alike to go on from a checkpoint, and where it goes on.
+//!
+//! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
+//! names field and values. Kind of compute, device, threads and micro-batch are *recorded*: they may change, with a notice,
+//! because they change rounding alone. Loader, logging and paths are neither.
+//!
+//! **Invariant:** two runs of equal identity read the same windows in every step and apply the same update rule.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use pipeline::plan::Plan;
+use schemas::record::TrainerState;
+use schemas::run::RunFile;
+use serde_json::Value;
+
+use crate::checkpoint::{self, Checkpoint, CheckpointError};
+
+/// Where a run starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// At the newest whole checkpoint of its output folder, else at the beginning.
+    Auto,
+    /// At the beginning; an output folder with checkpoints is refused.
+    Never,
+    /// At the checkpoint in this folder.
+    Path(PathBuf),
+}
+
+impl std::str::FromStr for Resume {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Resume, Self::Err> {
+        Ok(match text {
+            "auto" => Resume::Auto,
+            "never" => Resume::Never,
+            path => Resume::Path(PathBuf::from(path)),
+        })
+    }
+}
+
+/// Why a run does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The output folder belongs to a run already.
+    #[error(
+        "{path} already holds checkpoints; --resume auto goes on from the newest, \
+         or choose another folder with --set train.output=…"
+    )]
+    NotEmpty {
+        /// The output folder.
+        path: PathBuf,
+    },
+    /// The checkpoint belongs to a run of other data, plan, model or optimizer.
+    #[error(
+        "{path} belongs to another run: its plan is {found_plan}, the run file's is {expected_plan}\n\
+         what differs (checkpoint → run file):\n{differences}\n\
+         restore these values, or start a new run in another folder with --set train.output=…"
+    )]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Fingerprint of its plan.
+        found_plan: String,
+        /// Fingerprint of the run file's plan.
+        expected_plan: String,
+        /// A line for each field that differs.
+        differences: String,
+    },
+    /// No whole checkpoint, or one that cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// Everything that a resumed run must have alike, by name. `init_hash` is the BLAKE3 of the weights of `train.init_from`:
+/// what they are, not where they lie.
+pub fn identity(
+    run: &RunFile,
+    plan: &Plan,
+    init_hash: Option<String>,
+) -> BTreeMap<String, Value> {
+    let mut identity: BTreeMap<String, Value> =
+        plan.identity().into_iter().map(|(name, value)| (format!("plan.{name}"), value)).collect();
+    for (index, phase) in run.phases.iter().enumerate() {
+        flatten(&mut identity, &format!("phases.{index}.schedule"), &phase.schedule);
+        flatten(&mut identity, &format!("phases.{index}.carry"), &phase.carry);
+    }
+    flatten(&mut identity, "model", &run.model);
+    flatten(&mut identity, "optimizer", &run.optimizer);
+    flatten(&mut identity, "train.init_seed", &run.train.init_seed);
+    flatten(&mut identity, "train.init_from", &init_hash);
+    identity
+}
+
+/// What may change between two starts of a run, with a notice.
+pub fn recorded(run: &RunFile, device: &str, threads: u64) -> BTreeMap<String, Value> {
+    let mut recorded = BTreeMap::new();
+    flatten(&mut recorded, "train.dtype", &run.train.dtype);
+    flatten(&mut recorded, "train.micro_batch_windows", &run.train.micro_batch_windows);
+    flatten(&mut recorded, "train.activation_checkpointing", &run.train.activation_checkpointing);
+    recorded.insert("device".to_owned(), device.into());
+    recorded.insert("threads".to_owned(), threads.into());
+    recorded.insert("ranks".to_owned(), 1.into());
+    recorded
+}
+
+/// Adds the leaves of `value` under dotted names.
+fn flatten(into: &mut BTreeMap<String, Value>, name: &str, value: &impl serde::Serialize) {
+    fn leaves(into: &mut BTreeMap<String, Value>, name: String, value: Value) {
+        match value {
+            Value::Object(fields) => {
+                for (field, value) in fields {
+                    leaves(into, format!("{name}.{field}"), value);
+                }
+            }
+            leaf => {
+                into.insert(name, leaf);
+            }
+        }
+    }
+    let value = serde_json::to_value(value).expect("a run file is plain data");
+    leaves(into, name.to_owned(), value);
+}
+
+/// A line for each name whose values differ: `name: before → now`.
+pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<String> {
+    let mut names: Vec<&String> = before.keys().chain(now.keys()).collect();
+    names.sort();
+    names.dedup();
+    let text = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
+    names
+        .into_iter()
+        .filter(|name| before.get(*name) != now.get(*name))
+        .map(|name| format!("  {name}: {} → {}", text(before.get(name)), text(now.get(name))))
+        .collect()
+}
+
+/// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the beginning.
+pub fn find(
+    output: &Path,
+    resume: &Resume,
+) -> Result<Option<(Checkpoint, Vec<String>)>, ResumeError> {
+    match resume {
+        Resume::Auto => Ok(checkpoint::newest(output)?),
+        Resume::Never if checkpoint::any(output)? => {
+            Err(ResumeError::NotEmpty { path: output.to_owned() })
+        }
+        Resume::Never => Ok(None),
+        Resume::Path(path) => Ok(Some((checkpoint::verify(path)?, Vec::new()))),
+    }
+}
+
+/// Refuses a checkpoint of another identity.
+pub fn check(
+    path: &Path,
+    state: &TrainerState,
+    plan: &Plan,
+    identity: &BTreeMap<String, Value>,
+) -> Result<(), ResumeError> {
+    let differences = differences(&state.identity, identity);
+    if differences.is_empty() && state.plan_fingerprint == plan.fingerprint() {
+        return Ok(());
+    }
+    Err(ResumeError::OtherRun {
+        path: path.to_owned(),
+        found_plan: state.plan_fingerprint.clone(),
+        expected_plan: plan.fingerprint().to_owned(),
+        differences: differences.join("\n"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_name_field_and_values() {
+        let map = |pairs: &[(&str, i64)]| {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), Value::from(value))).collect()
+        };
+        let before = map(&[("a", 1), ("b", 2), ("c", 3)]);
+        let now = map(&[("a", 1), ("b", 5), ("d", 4)]);
+        assert_eq!(
+            differences(&before, &now),
+            ["  b: 2 → 5", "  c: 3 → absent", "  d: absent → 4"]
+        );
+        assert!(differences(&now, &now).is_empty());
+    }
+}

@@ -1,0 +1,409 @@
+//! The run: phases of the plan, one after the other, from wherever the run stands.
+//!
+//! **Invariant:** the state after step s is a function of run file, data and s alone (for one device and number of
+//! threads), however often the run was stopped in between.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pipeline::corpus::Corpus;
+use pipeline::loader::{Loader, LoaderSpec};
+use pipeline::plan::{Phase, Plan};
+use pipeline::run_file;
+use schemas::record::TrainerState;
+use schemas::run::{Nonfinite, RunFile};
+
+use crate::batch::{BatchShape, tokens_btk};
+use crate::checkpoint::{self, Retention};
+use crate::device;
+use crate::folder::RunFolder;
+use crate::hf_config::ModelNotes;
+use crate::metrics::{MetricsLog, Point};
+use crate::model::{Compute, Llama};
+use crate::optim::AdamW;
+use crate::prepare;
+use crate::progress::{clock, progress, si};
+use crate::report::{PhaseSummary, Sample, Summary, Validation};
+use crate::resume::{self, Resume};
+use crate::schedule::PhaseSchedule;
+use crate::step::{StepReport, train_step};
+use crate::stop::StopFlag;
+use crate::validation::ValidationSet;
+use crate::tensor_file;
+use crate::weights;
+
+/// How a run ended that did not fail.
+pub enum Ending {
+    /// Every step is done.
+    Done(Box<Summary>),
+    /// Somebody asked; the checkpoint is saved.
+    Stopped {
+        /// Steps done.
+        next_step: u64,
+        /// Where the run can go on.
+        checkpoint: PathBuf,
+    },
+}
+
+/// The loss or the gradient was not finite, and the run file says "stop".
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "step {step} diverged: loss {loss}, gradient norm {grad_norm}; no update was made. \
+     The last checkpoint is {checkpoint}; a lower peak rate, a longer warm-up or \
+     optimizer.nonfinite = \"skip\" are what usually helps"
+)]
+pub struct Diverged {
+    /// Which step, 0-based.
+    pub step: u64,
+    /// Of the step's windows.
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Path of the last checkpoint, or "none".
+    pub checkpoint: String,
+}
+
+/// A run between two steps.
+pub struct Run {
+    config: RunFile,
+    plan: Arc<Plan>,
+    /// By phase; `None` for a phase without steps.
+    schedules: Vec<Option<PhaseSchedule>>,
+    corpus: Arc<Corpus>,
+    validation: Option<ValidationSet>,
+    folder: RunFolder,
+    model: Llama,
+    optimizer: AdamW,
+    state: TrainerState,
+    metrics: MetricsLog,
+    last_checkpoint: Option<PathBuf>,
+    /// With the steps done when it was made.
+    last_validation: Option<(u64, Validation)>,
+}
+
+/// What was measured since the last line of the log; evaluating and saving are not in it.
+#[derive(Default)]
+struct Interval {
+    steps: u64,
+    busy: Duration,
+    /// The loader's waiting time at the start of the interval.
+    waited_before: Duration,
+}
+
+impl Run {
+    /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
+    /// reported here, before any training.
+    pub fn prepare(file: &run_file::Run, resume: &Resume) -> Result<Run> {
+        let config = file.file.clone();
+        let corpus = Corpus::open(&file.corpus_dir(), config.loader.io)?;
+        prepare::check_vocabulary(&corpus, &config.model)?;
+        let plan = file.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
+        let schedules = prepare::schedules(&config, &plan)?;
+        let validation = file
+            .validation_dir()
+            .map(|dir| ValidationSet::open(&dir, &corpus, &config))
+            .transpose()?;
+        let compute = Compute {
+            dtype: config.train.dtype,
+            device: device::resolve(config.train.device)?,
+            position_count: prepare::max_window_units(&plan),
+        };
+        let init_from = config.train.init_from.as_deref().map(|path| file.resolve(path));
+
+        let folder = RunFolder::lock(&file.output_dir())?;
+        let identity = resume::identity(&config, &plan, prepare::init_hash(init_from.as_deref())?);
+        let recorded = resume::recorded(&config, &prepare::device_name(compute.device), prepare::thread_count());
+        let found = resume::find(&folder.path, resume)?;
+        let (model, optimizer, state) = match &found {
+            Some((checkpoint, damaged)) => {
+                resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
+                prepare::notice_resume(checkpoint, damaged, &recorded);
+                let (model, optimizer) = prepare::load(&config, compute, &checkpoint.path)?;
+                (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
+            }
+            None => {
+                let model = prepare::initial_model(&config, compute, init_from.as_deref())?;
+                let optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
+                (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
+            }
+        };
+        let metrics = MetricsLog::open(&folder.path, state.next_step)?;
+        folder.write_run_file(&config)?;
+        Ok(Run {
+            config,
+            plan: Arc::new(plan),
+            schedules,
+            corpus: Arc::new(corpus),
+            validation,
+            folder,
+            model,
+            optimizer,
+            state,
+            metrics,
+            last_checkpoint: found.map(|(checkpoint, _)| checkpoint.path),
+            last_validation: None,
+        })
+    }
+
+    /// Trains until the plan's last step, or until somebody asks to stop.
+    pub fn execute(&mut self, stop: &StopFlag) -> Result<Ending> {
+        if self.state.next_step == 0 {
+            self.evaluate(1)?; // the fresh model, which the patch phase's weights are compared with
+        }
+        while self.state.next_step < self.plan.step_count() {
+            if !self.run_phase(stop)? {
+                let checkpoint = self.save()?;
+                return Ok(Ending::Stopped { next_step: self.state.next_step, checkpoint });
+            }
+        }
+        Ok(Ending::Done(Box::new(self.summarize()?)))
+    }
+
+    /// Trains to the end of the phase in which the next step lies; false if somebody asked to stop before.
+    fn run_phase(&mut self, stop: &StopFlag) -> Result<bool> {
+        let phase_index = self.plan.phase_index_of(self.state.next_step);
+        let phase = self.plan.phases()[phase_index];
+        if self.state.next_step == phase.first_step {
+            self.optimizer.reset(); // carry = "weights": moments and step count start afresh
+            self.state.phase_index = phase_index as u64;
+            self.state.phase_steps_done = 0;
+        }
+        let mut loader = self.start_loader(&phase)?;
+        let mut interval = Interval::default();
+        let end = phase.step_range().end;
+        while self.state.next_step < end {
+            if stop.asked() {
+                return Ok(false);
+            }
+            let started = Instant::now();
+            let rate = self.rate(phase_index);
+            let report = self.step(&phase, &mut loader, rate)?;
+            self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
+            let step = self.state.next_step;
+            let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
+            if due(self.config.train.log_every_steps) {
+                self.log(phase_index, report, rate, &interval, loader.waited())?;
+                interval = Interval { waited_before: loader.waited(), ..Interval::default() };
+            }
+            if due(self.config.train.eval_every_steps) {
+                self.evaluate(phase.patch_size)?;
+            }
+            if due(self.config.train.checkpoint_every_steps) {
+                self.save()?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn start_loader(&self, phase: &Phase) -> Result<Loader> {
+        Ok(Loader::start(LoaderSpec {
+            corpus: Arc::clone(&self.corpus),
+            plan: Arc::clone(&self.plan),
+            from_step: self.state.next_step,
+            end_step: phase.step_range().end,
+            rank: 0,
+            world_size: 1,
+            micro_batch_windows: self.config.train.micro_batch_windows,
+            workers: self.config.loader.workers,
+            ring_bytes: self.config.loader.ring_bytes,
+        })?)
+    }
+
+    /// The learning rate of the next step.
+    fn rate(&self, phase_index: usize) -> f64 {
+        let schedule = self.schedules[phase_index].as_ref();
+        schedule.expect("a phase with steps has a schedule").rate(self.state.phase_steps_done)
+    }
+
+    /// Reads the next step's windows and trains on them.
+    fn step(&mut self, phase: &Phase, loader: &mut Loader, rate: f64) -> Result<StepReport> {
+        let shape = BatchShape {
+            window_units: phase.window_units,
+            patch_size: phase.patch_size,
+            vocab_size: self.config.model.vocab_size,
+        };
+        let step = self.state.next_step;
+        let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
+        let compute_device = self.model.compute().device;
+        let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
+            let batch = loader.next_batch()?;
+            let batch = batch.context("the loader ended before the phase")?;
+            assert_eq!((batch.step, batch.micro_index), (step, micro_index), "plan order");
+            let tokens = tokens_btk(&batch.ids, shape, compute_device)?;
+            loader.recycle(batch);
+            Ok(tokens)
+        });
+        let output =
+            train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)?;
+        let report = output.read(); // one host-device synchronisation a step
+        if !report.updated && self.config.optimizer.nonfinite == Nonfinite::Stop {
+            let checkpoint = self.last_checkpoint.as_ref();
+            return Err(Diverged {
+                step,
+                loss: report.loss,
+                grad_norm: report.grad_norm,
+                checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
+            }
+            .into());
+        }
+        Ok(report)
+    }
+
+    fn count_step(
+        &mut self,
+        phase_index: usize,
+        phase: &Phase,
+        elapsed: Duration,
+        interval: &mut Interval,
+    ) {
+        interval.steps += 1;
+        interval.busy += elapsed;
+        let tokens = self.config.plan.step_tokens;
+        let state = &mut self.state;
+        state.next_step += 1;
+        state.phase_steps_done += 1;
+        state.tokens_read += tokens;
+        state.units_processed += tokens / phase.patch_size;
+        state.phases[phase_index].steps += 1;
+        state.phases[phase_index].seconds += elapsed.as_secs_f64();
+    }
+
+    /// Writes a point of the curves, and a line on stderr.
+    fn log(
+        &mut self,
+        phase_index: usize,
+        report: StepReport,
+        rate: f64,
+        interval: &Interval,
+        waited: Duration,
+    ) -> Result<()> {
+        let phase = self.plan.phases()[phase_index];
+        let state = &mut self.state;
+        state.phases[phase_index].loss = Some(report.loss);
+        let seconds = interval.busy.as_secs_f64();
+        let tokens_per_sec = (interval.steps * self.config.plan.step_tokens) as f64 / seconds;
+        let step_ms = 1e3 * seconds / interval.steps as f64;
+        let wait_pct = 100.0 * (waited - interval.waited_before).as_secs_f64() / seconds;
+        let epoch = state.tokens_read as f64 / self.plan.subset_tokens() as f64;
+        self.metrics.write(&Point {
+            step: state.next_step,
+            values: vec![
+                ("train/loss", report.loss),
+                ("train/grad_norm", report.grad_norm),
+                ("train/learning_rate", rate),
+                ("train/epoch", epoch),
+                ("train/updated", f64::from(u8::from(report.updated))),
+                ("patch/size", phase.patch_size as f64),
+                ("phase/index", phase_index as f64),
+                ("data/tokens_seen", state.tokens_read as f64),
+                ("cost/units", state.units_processed as f64),
+                ("throughput/tokens_per_sec", tokens_per_sec),
+                ("throughput/data_wait_pct", wait_pct),
+                ("time/step_ms", step_ms),
+            ],
+        })?;
+        let left = (phase.step_range().end - state.next_step) as f64 * step_ms / 1e3;
+        let kind = if phase.patch_size == 1 { "token" } else { "patch" };
+        progress(&format!(
+            "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {rate:.2e} | {step_ms:.0} ms | \
+             {} tok/s | data {wait_pct:.1}% | phase eta {}",
+            state.next_step,
+            self.plan.step_count(),
+            phase.patch_size,
+            report.loss,
+            if report.updated { "" } else { " (not finite: skipped)" },
+            report.grad_norm,
+            si(tokens_per_sec),
+            clock(left),
+        ));
+        Ok(())
+    }
+
+    /// Token-level validation, and the patch loss beside it in a patch phase.
+    fn evaluate(&mut self, patch_size: u64) -> Result<()> {
+        let Some(validation) = &self.validation else { return Ok(()) };
+        let figures = validation.evaluate(&self.model)?;
+        let step = self.state.next_step;
+        let mut values = vec![
+            ("eval/loss", figures.loss),
+            ("eval/perplexity", figures.perplexity),
+            ("eval/bits_per_byte", figures.bits_per_byte),
+        ];
+        let mut line = format!(
+            "step {step}/{} eval loss {:.4} | perplexity {:.2} (unigram {:.2}) | {:.4} bits/byte",
+            self.plan.step_count(),
+            figures.loss,
+            figures.perplexity,
+            figures.unigram_perplexity,
+            figures.bits_per_byte
+        );
+        if patch_size > 1 {
+            if let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)? {
+                values.push(("eval/patch_loss", patch_loss));
+                line.push_str(&format!(" | patch loss {patch_loss:.4}"));
+            }
+        }
+        values.push(("data/tokens_seen", self.state.tokens_read as f64));
+        values.push(("cost/units", self.state.units_processed as f64));
+        self.metrics.write(&Point { step, values })?;
+        progress(&line);
+        for (phase, record) in self.plan.phases().iter().zip(&mut self.state.phases) {
+            if phase.steps > 0 && phase.first_step == step {
+                record.first_eval_loss = Some(figures.loss);
+            }
+        }
+        self.last_validation = Some((step, figures));
+        Ok(())
+    }
+
+    /// Saves a checkpoint of the state between two steps.
+    fn save(&mut self) -> Result<PathBuf> {
+        let train = &self.config.train;
+        let retention =
+            Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
+        let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
+        let tokenizer = self.corpus.dir().join("tokenizer");
+        let record = &self.corpus.manifest().tokenizer;
+        let notes = ModelNotes {
+            position_count: self.model.compute().position_count,
+            patch_size: phase.patch_size,
+            bos_token_id: record.bos.as_ref().map(|token| token.id),
+            eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
+        };
+        let (model, optimizer) = (&self.model, &self.optimizer);
+        let path = checkpoint::save(&self.folder.path, &self.state, retention, |into| {
+            weights::save_model(into, model, &notes)?;
+            let path = into.join(prepare::OPTIMIZER_FILE);
+            tensor_file::write(&path, &optimizer.export(model.parameters()))
+                .with_context(|| format!("write {}", path.display()))?;
+            prepare::copy_files(&tokenizer, into)
+        })?;
+        progress(&format!("saved {}", path.display()));
+        self.last_checkpoint = Some(path.clone());
+        Ok(path)
+    }
+
+    fn summarize(&mut self) -> Result<Summary> {
+        if self.last_validation.as_ref().is_none_or(|(step, _)| *step != self.state.next_step) {
+            self.evaluate(1)?;
+        }
+        let phases = self.plan.phases().iter().zip(&self.state.phases);
+        let phases = phases.filter(|(phase, _)| phase.steps > 0);
+        Ok(Summary {
+            phases: phases
+                .map(|(phase, record)| PhaseSummary { record: record.clone(), tokens: phase.tokens })
+                .collect(),
+            validation: self.last_validation.map(|(_, figures)| figures),
+            relative_cost: self.plan.relative_cost(),
+            checkpoint: self.last_checkpoint.clone(),
+            sample: self.sample()?,
+        })
+    }
+
+    /// The final weights' continuation of the validation corpus' first tokens.
+    fn sample(&self) -> Result<Option<Sample>> {
+        self.validation.as_ref().map(|validation| validation.sample(&self.model)).transpose()
+    }
+}

@@ -1,0 +1,131 @@
+//! The validation corpus of a run: loss, perplexity and a sample of text.
+//!
+//! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it compares across phases and runs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use pipeline::corpus::Corpus;
+use pipeline::tokenize::{Encoder, Policy};
+use schemas::run::RunFile;
+
+use crate::eval::{EvalShape, Evaluation, Evaluator};
+use crate::generate::{self, Sampling};
+use crate::model::Llama;
+use crate::prepare::DataMismatch;
+use crate::report::{Sample, Validation, unigram_perplexity};
+
+/// Tokens that are read at once.
+const READ_TOKENS: usize = 1 << 16;
+/// Tokens of a sample's prompt, at most.
+const PROMPT_TOKENS: u64 = 16;
+/// Tokens of a sample's continuation, at most.
+const SAMPLE_TOKENS: u64 = 96;
+
+/// An open validation corpus.
+pub struct ValidationSet {
+    corpus: Corpus,
+    window_units: u64,
+    micro_batch_windows: u64,
+    unigram_perplexity: f64,
+}
+
+impl ValidationSet {
+    /// Opens the corpus in `dir`, which must have the tokenizer of the training corpus and at least one window.
+    pub fn open(dir: &Path, training: &Corpus, config: &RunFile) -> Result<ValidationSet> {
+        let corpus = Corpus::open(dir, config.loader.io)?;
+        let found = &corpus.manifest().tokenizer.fingerprint;
+        let expected = &training.manifest().tokenizer.fingerprint;
+        if found != expected {
+            let (found, expected) = (found.clone(), expected.clone());
+            bail!(DataMismatch::Tokenizer { path: dir.to_owned(), found, expected });
+        }
+        let window_units = config.plan.window_units;
+        if corpus.token_count() < window_units {
+            let (tokens, window_tokens) = (corpus.token_count(), window_units);
+            bail!(DataMismatch::ValidationTooShort { path: dir.to_owned(), tokens, window_tokens });
+        }
+        let vocab_size = usize::try_from(corpus.vocab_size()).context("vocabulary size")?;
+        let mut counts = vec![0; vocab_size];
+        for_each_piece(&corpus, |ids| {
+            ids.iter().for_each(|&id| counts[id as usize] += 1);
+            Ok(())
+        })?;
+        Ok(ValidationSet {
+            corpus,
+            window_units,
+            micro_batch_windows: config.train.micro_batch_windows,
+            unigram_perplexity: unigram_perplexity(&counts),
+        })
+    }
+
+    /// Token-level figures of `model`.
+    pub fn evaluate(&self, model: &Llama) -> Result<Validation> {
+        let text_bytes = self.corpus.manifest().totals.text_bytes;
+        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes)?;
+        Ok(Validation {
+            loss: found.loss,
+            perplexity: found.perplexity,
+            unigram_perplexity: self.unigram_perplexity,
+            bits_per_byte: found.bits_per_byte.unwrap_or(f64::NAN),
+        })
+    }
+
+    /// Loss of predicting the next patch of `patch_size` tokens; `None` if the corpus does not fill one window of patches.
+    pub fn patch_loss(&self, model: &Llama, patch_size: u64) -> Result<Option<f64>> {
+        if self.corpus.token_count() < self.window_units * patch_size {
+            return Ok(None);
+        }
+        Ok(Some(evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0)?.loss))
+    }
+
+    fn shape(&self, patch_size: u64) -> EvalShape {
+        let (window_units, micro_batch_windows) = (self.window_units, self.micro_batch_windows);
+        EvalShape { window_units, patch_size, micro_batch_windows }
+    }
+
+    /// A continuation of the corpus' first tokens.
+    pub fn sample(&self, model: &Llama) -> Result<Sample> {
+        let first = self.corpus.document_tokens(0)?;
+        let prompt_tokens = (first.end - first.start)
+            .min(PROMPT_TOKENS)
+            .min(model.compute().position_count.saturating_sub(1).max(1));
+        let mut prompt = vec![0u32; usize::try_from(prompt_tokens)?];
+        self.corpus.read(first.start, &mut prompt)?;
+        let record = &self.corpus.manifest().tokenizer;
+        let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
+        let end_ids: Vec<u32> = record.eos.iter().map(|token| token.id).collect();
+        let sampling = Sampling::TopP { temperature: 0.7, top_p: 0.9, seed: 1 };
+        let found = generate::generate(model, &prompt, SAMPLE_TOKENS, &end_ids, sampling)?;
+        let whole = encoder.decode_document(&[prompt.as_slice(), &found.token_ids].concat())?;
+        let prompt = encoder.decode_document(&prompt)?;
+        let continuation = whole.strip_prefix(&prompt).unwrap_or(&whole).to_owned();
+        Ok(Sample { prompt, continuation })
+    }
+}
+
+/// Evaluates `model` on a whole corpus; `text_bytes` is 0 where bits per byte make no sense.
+pub fn evaluate_corpus(
+    model: &Llama,
+    corpus: &Corpus,
+    shape: EvalShape,
+    text_bytes: u64,
+) -> Result<Evaluation> {
+    let mut evaluator = Evaluator::new(model, shape)?;
+    for_each_piece(corpus, |ids| Ok(evaluator.push(ids)?))?;
+    Ok(evaluator.finish(Some(text_bytes))?)
+}
+
+/// Reads the whole corpus, a piece at a time.
+fn for_each_piece(corpus: &Corpus, mut take: impl FnMut(&[u32]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0u32; READ_TOKENS];
+    let mut next = 0;
+    while next < corpus.token_count() {
+        let length = (corpus.token_count() - next).min(READ_TOKENS as u64);
+        let piece = &mut buffer[..usize::try_from(length)?];
+        corpus.read(next, piece)?;
+        take(piece)?;
+        next += length;
+    }
+    Ok(())
+}
