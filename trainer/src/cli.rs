@@ -81,7 +81,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     type Cause = dyn std::error::Error + 'static;
     let is_usage = |cause: &Cause| {
         cause.is::<crate::schedule::ScheduleError>()
-            || cause.is::<crate::model::ModelError>()
+            || cause.is::<crate::architecture::ModelError>()
             || cause.is::<crate::optim::OptimizerError>()
             || cause.is::<crate::device::DeviceError>()
             || cause.is::<crate::generate::GenerateError>()
@@ -97,10 +97,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     let is_mismatch = |cause: &Cause| {
         cause.is::<crate::prepare::DataMismatch>()
             || cause.is::<crate::batch::BatchError>()
-            || matches!(
-                cause.downcast_ref(),
-                Some(crate::resume::ResumeError::OtherRun { .. })
-            )
+            || matches!(cause.downcast_ref(), Some(crate::resume::ResumeError::OtherRun { .. }))
     };
     if err.chain().any(|cause| cause.is::<crate::train::Diverged>()) {
         ExitCode::from(EXIT_DIVERGED)

@@ -55,7 +55,8 @@ fn libtorch(report: &mut Report) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for library in ["libtorch_cpu.so", "libtorch_cuda.so"] {
         let path = maps.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| path);
-        let path = path.filter(|path| path.ends_with(library)).map(|path| format!("/{path}")).next();
+        let path =
+            path.filter(|path| path.ends_with(library)).map(|path| format!("/{path}")).next();
         report.fact(
             if library == "libtorch_cpu.so" { "libtorch_cpu" } else { "libtorch_cuda" },
             path.unwrap_or_else(|| "not loaded (this build computes on the CPU)".to_owned()),
@@ -100,7 +101,8 @@ fn kinds(report: &mut Report) -> Result<()> {
     let a = Tensor::arange(64 * 64, (Kind::Float, Device::Cpu)).sin().view([64, 64]);
     let expected = a.matmul(&a);
     for device in devices {
-        for (name, kind, tolerance) in [("fp32", Kind::Float, 1e-2), ("bf16", Kind::BFloat16, 1.0)] {
+        for (name, kind, tolerance) in [("fp32", Kind::Float, 1e-2), ("bf16", Kind::BFloat16, 1.0)]
+        {
             let result = a
                 .f_to_device(device)
                 .and_then(|a| a.f_to_kind(kind))

@@ -26,7 +26,8 @@ impl RunFolder {
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         let lock_path = path.join(LOCK_FILE);
-        let lock = File::options().create(true).truncate(false).read(true).write(true).open(&lock_path);
+        let lock =
+            File::options().create(true).truncate(false).read(true).write(true).open(&lock_path);
         let lock = lock.with_context(|| format!("open {}", lock_path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}

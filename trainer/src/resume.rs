@@ -74,11 +74,7 @@ pub enum ResumeError {
 
 /// Everything that a resumed run must have alike, by name. `init_hash` is the BLAKE3 of the weights of `train.init_from`:
 /// what they are, not where they lie.
-pub fn identity(
-    run: &RunFile,
-    plan: &Plan,
-    init_hash: Option<String>,
-) -> BTreeMap<String, Value> {
+pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeMap<String, Value> {
     let mut identity: BTreeMap<String, Value> =
         plan.identity().into_iter().map(|(name, value)| (format!("plan.{name}"), value)).collect();
     for (index, phase) in run.phases.iter().enumerate() {

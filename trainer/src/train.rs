@@ -30,8 +30,8 @@ use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::step::{StepReport, train_step};
 use crate::stop::StopFlag;
-use crate::validation::ValidationSet;
 use crate::tensor_file;
+use crate::validation::ValidationSet;
 use crate::weights;
 
 /// How a run ended that did not fail.
@@ -114,7 +114,11 @@ impl Run {
 
         let folder = RunFolder::lock(&file.output_dir())?;
         let identity = resume::identity(&config, &plan, prepare::init_hash(init_from.as_deref())?);
-        let recorded = resume::recorded(&config, &prepare::device_name(compute.device), prepare::thread_count());
+        let recorded = resume::recorded(
+            &config,
+            &prepare::device_name(compute.device),
+            prepare::thread_count(),
+        );
         let found = resume::find(&folder.path, resume)?;
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
@@ -393,7 +397,10 @@ impl Run {
         let phases = phases.filter(|(phase, _)| phase.steps > 0);
         Ok(Summary {
             phases: phases
-                .map(|(phase, record)| PhaseSummary { record: record.clone(), tokens: phase.tokens })
+                .map(|(phase, record)| PhaseSummary {
+                    record: record.clone(),
+                    tokens: phase.tokens,
+                })
                 .collect(),
             validation: self.last_validation.map(|(_, figures)| figures),
             relative_cost: self.plan.relative_cost(),
