@@ -143,6 +143,17 @@ pub enum CorpusError {
     },
 }
 
+impl CorpusError {
+    /// Whether data differ from what describes them; else the system or the caller is at fault.
+    pub fn is_mismatch(&self) -> bool {
+        use CorpusError::{Files, Manifest, Mismatch, Shard, Shrunk};
+        matches!(
+            self,
+            Files { .. } | Manifest { .. } | Mismatch { .. } | Shard { .. } | Shrunk { .. }
+        )
+    }
+}
+
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EMFILE) => " (each shard stays open: raise `ulimit -n`)",

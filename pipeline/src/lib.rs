@@ -1,13 +1,39 @@
-//! Patchmill's data side, in the order of the data's path.
+//! Patchmill's data side: text to shards to plan to batches. Never depends on libtorch.
 //!
-//! Documents become token ids in shards, a corpus of shards is read through a [`plan`] that says which
-//! windows each optimizer step reads, and a loader delivers those windows as batches.
-//!
+//! In the order of the data's path:
+//! - [`inputs`]: arguments to a sorted list of files.
+//! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
+//! - [`tokenize`]: a document's text to ids.
+//! - [`train_tokenizer`]: a tokenizer for those who have none.
+//! - [`publish`]: files that are complete or absent.
+//! - [`shard`]: ids to shards.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads.
 //! - [`run_file`]: run files from disk.
+//! - [`loader`]: the plan's windows as batches, read ahead by threads.
+//! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some of them.
+
+pub mod inputs;
+
+pub mod docs;
+mod json;
+pub mod rows;
+
+pub mod tokenize;
+pub mod train_tokenizer;
+
+pub mod publish;
+
+pub mod shard;
+
+pub mod build;
+mod estimate;
+pub mod folder;
+mod report;
+mod series;
 
 pub mod source;
 
@@ -18,3 +44,12 @@ pub mod permute;
 pub mod plan;
 
 pub mod run_file;
+
+pub mod loader;
+
+pub mod cli;
+pub mod init;
+pub mod numbers;
+pub mod plan_command;
+pub mod shell;
+pub mod stream;

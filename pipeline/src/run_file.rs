@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemas::manifest::Manifest;
 use schemas::run::{RunFile, RunFileError};
 
 use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec};
@@ -51,6 +52,26 @@ pub enum RunError {
         /// As written.
         warmup_steps: u64,
     },
+    /// A model that is too small for the corpus' tokenizer.
+    #[error(
+        "model.vocab_size is {model_entries}; the corpus was made with a vocabulary of {corpus_entries}: raise it, or take another corpus"
+    )]
+    Vocabulary {
+        /// Of the run file.
+        model_entries: u64,
+        /// Of the manifest.
+        corpus_entries: u64,
+    },
+    /// Corpora whose ids mean different texts.
+    #[error(
+        "the validation corpus was made with another tokenizer: its fingerprint is {validation}, that of the training corpus {train}"
+    )]
+    Tokenizers {
+        /// BLAKE3 of tokenizer.json.
+        train: String,
+        /// BLAKE3 of tokenizer.json.
+        validation: String,
+    },
     /// A value that is legal for its type and still makes no sense.
     #[error("{field} is {found}; expected {expected}")]
     Value {
@@ -61,6 +82,18 @@ pub enum RunError {
         /// What it may be.
         expected: &'static str,
     },
+}
+
+impl RunError {
+    /// Whether the run file is in order and the data are others than it wants.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, RunError::Vocabulary { .. } | RunError::Tokenizers { .. })
+    }
+
+    /// Whether the run file is to be changed.
+    pub fn is_usage(&self) -> bool {
+        !self.is_mismatch() && !matches!(self, RunError::Read { .. })
+    }
 }
 
 impl Run {
@@ -94,6 +127,16 @@ impl Run {
         self.resolve(&self.file.train.output)
     }
 
+    /// Whether the model has an entry for every id of a corpus.
+    pub fn check_vocabulary(&self, manifest: &Manifest) -> Result<(), RunError> {
+        let model_entries = self.file.model.vocab_size;
+        let corpus_entries = manifest.tokenizer.vocab_size;
+        if corpus_entries <= model_entries {
+            return Ok(());
+        }
+        Err(RunError::Vocabulary { model_entries, corpus_entries })
+    }
+
     /// The plan of the run over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None`
     /// for a corpus that is only assumed. What depends on file and plan at once is checked here.
     pub fn plan(
@@ -112,6 +155,15 @@ impl Run {
         }
         Ok(plan)
     }
+}
+
+/// Whether ids mean the same texts in both corpora.
+pub fn check_same_tokenizer(train: &Manifest, validation: &Manifest) -> Result<(), RunError> {
+    let (train, validation) = (&train.tokenizer.fingerprint, &validation.tokenizer.fingerprint);
+    if train == validation {
+        return Ok(());
+    }
+    Err(RunError::Tokenizers { train: train.clone(), validation: validation.clone() })
 }
 
 /// Values that are legal for their type and still make no sense. The plan's and the model's are checked

@@ -7,6 +7,7 @@
 //! - [`shard`]: token ids of whole documents, memory-mappable.
 //! - [`index`]: one row a document, as Parquet.
 //! - [`manifest`]: what a corpus holds; written last.
+//! - [`build`]: what a corpus folder says while it is being written, and its list of skipped documents.
 //! - [`run`]: the run file that both binaries read.
 //! - [`record`]: what a checkpoint says about itself.
 
@@ -15,6 +16,8 @@ pub mod shard;
 pub mod index;
 
 pub mod manifest;
+
+pub mod build;
 
 pub mod run;
 

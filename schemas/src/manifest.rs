@@ -330,6 +330,12 @@ fn overflow(what: &str) -> ManifestError {
     ManifestError::Sum { what: format!("{what} (overflow)"), found: 0, expected: u64::MAX }
 }
 
+/// The JSON Schema of a manifest, pretty-printed, with a final newline.
+pub fn json_schema() -> String {
+    let schema = schemars::schema_for!(Manifest);
+    serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
+
 /// Relative, with no part that leads out of the folder.
 pub fn check_path(path: &str) -> Result<(), ManifestError> {
     let inside = !path.is_empty()

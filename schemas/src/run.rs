@@ -407,6 +407,12 @@ pub fn parse(text: &str, overrides: &[String]) -> Result<RunFile, RunFileError> 
     RunFile::deserialize(root).map_err(form)
 }
 
+/// The JSON Schema of a run file, pretty-printed, with a final newline.
+pub fn json_schema() -> String {
+    let schema = schemars::schema_for!(RunFile);
+    serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
+
 /// Lays one `path.to.key=value` over `root`. The value is TOML if it parses as TOML, else a string.
 fn set(root: &mut toml::Value, found: &str) -> Result<(), RunFileError> {
     let bad = || RunFileError::Override { found: found.to_owned() };

@@ -1,12 +1,15 @@
-//! The laws of Patchmill, its goldens and its breakage, one module a subject.
+//! Cross-crate tests, in the order of the data's path.
 
+mod permute;
+mod plan;
 mod presets;
-mod tidy;
 
 #[cfg(feature = "trainer")]
 mod golden;
+
 #[cfg(feature = "trainer")]
 mod step;
+mod tidy;
 #[cfg(feature = "trainer")]
 mod weights;
 

@@ -1,0 +1,106 @@
+//! The commands of `patchmill`: one line a command, and what their errors mean to the caller.
+//!
+//! **Invariant:** results go to stdout, everything else to stderr.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use crate::build::{self, TokenizeArgs};
+use crate::corpus::CorpusError;
+use crate::folder::UsageError;
+use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
+use crate::loader::LoaderError;
+use crate::plan::PlanError;
+use crate::plan_command::{self, PlanArgs};
+use crate::run_file::RunError;
+use crate::shell::{self, CompletionsArgs, ManArgs};
+use crate::stream::{self, SinkError, StreamArgs};
+use crate::train_tokenizer::{self, TrainTokenizerArgs};
+
+/// Arguments of `patchmill`.
+#[derive(clap::Parser)]
+#[command(
+    name = "patchmill",
+    version,
+    about = "Text to shards to plan to batches, for patch-level training"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Turn texts into a corpus: shards of token ids, a document index, a manifest.
+    Tokenize(TokenizeArgs),
+    /// Say what a run file comes to: phases, epochs, steps, tokens, cost, fingerprint.
+    Plan(PlanArgs),
+    /// Read a run's windows as a trainer would, and measure it.
+    Stream(StreamArgs),
+    /// Write a commented run file to start from.
+    Init(InitArgs),
+    /// Show run files and their schema.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Write man pages.
+    Man(ManArgs),
+    /// Train a small LLaMA-style tokenizer on texts.
+    TrainTokenizer(TrainTokenizerArgs),
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Tokenize(args) => build::tokenize(&args),
+        Command::Plan(args) => plan_command::plan(&args),
+        Command::Stream(args) => stream::stream(&args),
+        Command::Init(args) => init::init(&args),
+        Command::Config(command) => init::config(&command),
+        Command::Completions(args) => shell::completions(&args, Args::command()),
+        Command::Man(args) => shell::man(&args, Args::command()),
+        Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
+    }
+}
+
+/// Exit code of a wrong use of the command line or of a wrong run file.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of data that does not match what describes it.
+pub const EXIT_MISMATCH: u8 = 4;
+
+/// 2 usage or configuration, 4 data does not match, else 1.
+pub fn exit_code(err: &anyhow::Error) -> ExitCode {
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<UsageError>()
+            || cause.is::<crate::inputs::InputsError>()
+            || cause.is::<PlanError>()
+            || cause.is::<SinkError>()
+            || cause.is::<RunFileExists>()
+            || cause.downcast_ref::<RunError>().is_some_and(RunError::is_usage)
+            || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_usage)
+    };
+    let is_mismatch = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<schemas::shard::ShardError>()
+            || cause.is::<schemas::manifest::ManifestError>()
+            || cause.downcast_ref::<CorpusError>().is_some_and(CorpusError::is_mismatch)
+            || cause.downcast_ref::<RunError>().is_some_and(RunError::is_mismatch)
+            || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)
+    };
+    if err.chain().any(is_mismatch) {
+        ExitCode::from(EXIT_MISMATCH)
+    } else if err.chain().any(is_usage) {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Whether the reader of stdout went away, as `head` does: no error of ours.
+pub fn is_closed_pipe(err: &anyhow::Error) -> bool {
+    err.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

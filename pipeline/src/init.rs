@@ -1,0 +1,333 @@
+//! `patchmill init` and `patchmill config`: run files to start from, and what they may hold.
+//!
+//! **Invariant:** a run file that `init` writes passes `patchmill plan` on the corpus it was written for.
+
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::corpus::read_manifest;
+use crate::numbers::format_count;
+use crate::plan_command::RunArgs;
+use crate::run_file::Run;
+
+/// The file that `init` writes.
+pub const RUN_FILE_NAME: &str = "run.toml";
+
+/// Arguments of `patchmill init`.
+#[derive(clap::Args, Debug)]
+pub struct InitArgs {
+    /// Folder for the run file; made if it is not there.
+    dir: PathBuf,
+    /// Training corpus to take vocabulary and sizes from.
+    #[arg(long)]
+    corpus: Option<PathBuf>,
+    /// Validation corpus.
+    #[arg(long)]
+    validation: Option<PathBuf>,
+    /// Overwrite a run file that is there.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `patchmill config`.
+#[derive(clap::Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Print a run file with its overrides laid over, as TOML.
+    Show(RunArgs),
+    /// Print the JSON Schema of run files.
+    Schema,
+}
+
+/// A run file is there already.
+#[derive(Debug, thiserror::Error)]
+#[error("{} exists; give --force to overwrite it", path.display())]
+pub struct RunFileExists {
+    path: PathBuf,
+}
+
+/// `patchmill init`.
+pub fn init(args: &InitArgs) -> anyhow::Result<()> {
+    let path = args.dir.join(RUN_FILE_NAME);
+    if path.exists() && !args.force {
+        return Err(RunFileExists { path }.into());
+    }
+    let manifest = args.corpus.as_deref().map(read_manifest).transpose()?;
+    if let Some(validation) = args.validation.as_deref() {
+        let validation = read_manifest(validation)?;
+        if let Some(train) = &manifest {
+            crate::run_file::check_same_tokenizer(train, &validation)?;
+        }
+    }
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
+    let corpus = match &args.corpus {
+        Some(corpus) => relative(&args.dir, corpus)?,
+        None => "corpus".to_owned(),
+    };
+    let validation = match &args.validation {
+        Some(validation) => Some(relative(&args.dir, validation)?),
+        None => None,
+    };
+    let sizes = match &manifest {
+        Some(manifest) => Sizes::new(manifest.totals.tokens, manifest.tokenizer.vocab_size),
+        None => Sizes::new(360_000_000_000, 32_000), // the paper's
+    };
+    let text = run_file_text(&corpus, validation.as_deref(), &sizes);
+    write_new(&path, &text, args.force)?;
+    let run = Run::load(&path, &[])?;
+    let mut out = std::io::stdout().lock();
+    match &manifest {
+        Some(manifest) => {
+            let plan = run.plan(manifest.totals.tokens, Some(manifest.fingerprint.clone()))?;
+            let steps = format_count(plan.step_count());
+            writeln!(out, "wrote {}: {steps} steps; see `patchmill plan {0}`", path.display())?;
+        }
+        None => writeln!(
+            out,
+            "wrote {}; set data.corpus and model.vocab_size, then see `patchmill plan {0}`",
+            path.display()
+        )?,
+    }
+    Ok(())
+}
+
+/// `patchmill config`.
+pub fn config(command: &ConfigCommand) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        ConfigCommand::Show(args) => {
+            let run = args.load()?;
+            write!(out, "{}", toml::to_string(&run.file).context("write a run file as TOML")?)?;
+        }
+        ConfigCommand::Schema => write!(out, "{}", schemas::run::json_schema())?,
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str, overwrite: bool) -> anyhow::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true);
+    // `create_new` also holds against a file that appeared since it was looked for.
+    let options =
+        if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
+    let mut file = options.open(path).with_context(|| format!("create {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
+}
+
+/// `target` as seen from the folder `dir`; both exist.
+fn relative(dir: &Path, target: &Path) -> anyhow::Result<String> {
+    let real =
+        |path: &Path| path.canonicalize().with_context(|| format!("find {}", path.display()));
+    let (dir, target) = (real(dir)?, real(target)?);
+    let shared = dir.components().zip(target.components()).take_while(|(a, b)| a == b).count();
+    let up = dir.components().skip(shared).map(|_| Component::ParentDir);
+    let path: PathBuf = up.chain(target.components().skip(shared)).collect();
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(if text.is_empty() { ".".to_owned() } else { text.to_owned() })
+}
+
+/// The numbers of a run file that depend on the corpus.
+struct Sizes {
+    vocab_size: u64,
+    window_units: u64,
+    step_tokens: u64,
+    warmup_steps: u64,
+    micro_batch_windows: u64,
+    shape: Shape,
+}
+
+/// Sizes of a model.
+struct Shape {
+    name: &'static str,
+    hidden_size: u64,
+    intermediate_size: u64,
+    layers: u64,
+    heads: u64,
+    dtype: &'static str,
+    peak: &'static str,
+    every_steps: u64,
+}
+
+const PATCH_SIZE: u64 = 4;
+
+const TINY: Shape = Shape {
+    name: "a tiny model, for a corpus of less than a billion tokens",
+    hidden_size: 192,
+    intermediate_size: 512,
+    layers: 4,
+    heads: 4,
+    dtype: "fp32",
+    peak: "2e-3",
+    every_steps: 100,
+};
+
+const PAPER_370M: Shape = Shape {
+    name: "the paper's 370M",
+    hidden_size: 1024,
+    intermediate_size: 2752,
+    layers: 24,
+    heads: 16,
+    dtype: "bf16",
+    peak: "3e-4",
+    every_steps: 1000,
+};
+
+impl Sizes {
+    /// The paper's sizes, made smaller until a small corpus has some hundred steps.
+    fn new(corpus_tokens: u64, vocab_size: u64) -> Sizes {
+        let (mut window_units, mut step_windows) = (2048, 256);
+        while window_units > 1 && corpus_tokens / (PATCH_SIZE * window_units) < 4000 {
+            window_units /= 2;
+        }
+        while step_windows > 1 && corpus_tokens / (PATCH_SIZE * window_units * step_windows) < 300 {
+            step_windows /= 2;
+        }
+        let step_tokens = PATCH_SIZE * window_units * step_windows;
+        let token_phase_steps = corpus_tokens / step_tokens / 3;
+        Sizes {
+            vocab_size,
+            window_units,
+            step_tokens,
+            warmup_steps: (token_phase_steps / 10).min(2000),
+            micro_batch_windows: step_windows.min(4),
+            shape: if corpus_tokens < 1_000_000_000 { TINY } else { PAPER_370M },
+        }
+    }
+}
+
+fn run_file_text(corpus: &str, validation: Option<&str>, sizes: &Sizes) -> String {
+    [
+        data_text(corpus, validation),
+        plan_text(sizes),
+        phases_text(sizes),
+        model_text(sizes),
+        train_text(sizes),
+    ]
+    .concat()
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn data_text(corpus: &str, validation: Option<&str>) -> String {
+    let corpus = quoted(corpus);
+    let validation = match validation {
+        Some(path) => format!("validation = {}\n", quoted(path)),
+        None => {
+            "# validation = \"valid\"                 # a second corpus, for the validation loss\n"
+                .to_owned()
+        }
+    };
+    format!(
+        "# A run of patch-level training. Everything that changes a result is written out here; unknown keys are refused.\n\
+         # Paths are relative to this file. `patchmill plan` says what it comes to; `--set section.key=value` lays a value over it.\n\
+         \n\
+         [data]\n\
+         corpus = {corpus}  # folder with manifest.json\n\
+         {validation}\
+         # subset_tokens = 60_000_000_000       # read only a random subset of this size; the whole corpus when absent\n\n"
+    )
+}
+
+fn plan_text(sizes: &Sizes) -> String {
+    let Sizes { window_units, step_tokens, .. } = sizes;
+    let step_tokens = format_count(*step_tokens);
+    format!(
+        "[plan]\n\
+         window_units = {window_units}  # T: positions a model sees at once, patches or tokens\n\
+         step_tokens = {step_tokens}  # tokens read per optimizer step, in every phase\n\
+         epochs = 1  # passes over the corpus or its subset\n\
+         seed = 1  # of the reading order\n\
+         shuffle = \"global\"  # or \"none\": file order\n\n"
+    )
+}
+
+fn phases_text(sizes: &Sizes) -> String {
+    let Sizes { warmup_steps, shape: Shape { peak, .. }, .. } = sizes;
+    let schedule = format!(
+        "schedule = {{ kind = \"cosine\", peak = {peak}, warmup_steps = {warmup_steps}, final = 0.0 }}\n\
+         carry = \"weights\"  # optimizer and schedule start afresh\n\n"
+    );
+    format!(
+        "[[phases]]  # in order; shares are exact fractions and add up to 1\n\
+         patch_size = {PATCH_SIZE}  # K: windows of K*T tokens, regrouped as T patches\n\
+         share = \"2/3\"  # lambda\n\
+         {schedule}\
+         [[phases]]\n\
+         patch_size = 1  # token-level training\n\
+         share = \"1/3\"\n\
+         {schedule}"
+    )
+}
+
+fn model_text(sizes: &Sizes) -> String {
+    let Sizes { vocab_size, shape, .. } = sizes;
+    let Shape { name, hidden_size, intermediate_size, layers, heads, .. } = shape;
+    format!(
+        "[model]  # {name}; Hugging Face names\n\
+         vocab_size = {vocab_size}  # at least the tokenizer's\n\
+         hidden_size = {hidden_size}\n\
+         intermediate_size = {intermediate_size}\n\
+         num_hidden_layers = {layers}\n\
+         num_attention_heads = {heads}\n\
+         num_key_value_heads = {heads}\n\
+         rms_norm_eps = 1e-6\n\
+         rope_theta = 10000.0\n\
+         tie_word_embeddings = false\n\
+         initializer_range = 0.02\n\n\
+         [optimizer]\n\
+         kind = \"adamw\"\n\
+         betas = [0.9, 0.95]\n\
+         eps = 1e-8\n\
+         weight_decay = 0.1  # matrices and embeddings; not norm gains\n\
+         clip_norm = 1.0\n\
+         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\n"
+    )
+}
+
+fn train_text(sizes: &Sizes) -> String {
+    let Sizes { micro_batch_windows, shape: Shape { dtype, every_steps, .. }, .. } = sizes;
+    format!(
+        "[train]\n\
+         init_seed = 1  # of the initial weights\n\
+         # init_from = \"checkpoint-100\"         # start from these weights (a Hugging Face directory)\n\
+         device = \"auto\"  # or \"cpu\", \"cuda\", \"cuda:1\"\n\
+         activation_checkpointing = \"none\"\n\
+         dtype = \"{dtype}\"  # compute; masters and moments stay fp32\n\
+         micro_batch_windows = {micro_batch_windows}  # per rank and micro-step; a step must split evenly\n\
+         output = \"output\"  # checkpoints, metrics, the resolved run file\n\
+         checkpoint_every_steps = {every_steps}\n\
+         keep_checkpoints = 3\n\
+         keep_every_steps = 0  # multiples of this many steps are kept for good; 0 for none\n\
+         eval_every_steps = {every_steps}\n\
+         log_every_steps = 10\n\n\
+         [loader]  # never changes what is read\n\
+         workers = 2\n\
+         io = \"mmap\"  # or \"pread\": for network file systems and files that may shrink\n\
+         ring_bytes = 67_108_864\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::run::RunFile;
+
+    use super::*;
+
+    #[test]
+    fn what_init_writes_is_a_run_file_and_plans() {
+        for tokens in [500, 10_000, 1_234_567, 900_000_000, 60_000_000_001, 360_000_000_000] {
+            let sizes = Sizes::new(tokens, 4096);
+            let text = run_file_text("../a \"b\"", Some("c"), &sizes);
+            let file: RunFile = schemas::run::parse(&text, &[]).unwrap();
+            assert_eq!(file.data.corpus, "../a \"b\"");
+            let spec = crate::run_file::plan_spec(&file, tokens, None);
+            let plan = crate::plan::Plan::new(&spec).unwrap();
+            crate::loader::check_split(&plan, file.train.micro_batch_windows, 1).unwrap();
+            assert!(plan.phases().iter().all(|phase| sizes.warmup_steps < phase.steps));
+        }
+    }
+}

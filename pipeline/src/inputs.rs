@@ -1,0 +1,232 @@
+//! Which files a command reads: files, folders and globs become a list in a stated order.
+//!
+//! **Invariant:** inputs stand in the byte order of their relative paths, and no path stands twice.
+
+use std::path::{Component, Path, PathBuf};
+
+use globset::{GlobBuilder, GlobMatcher};
+use walkdir::WalkDir;
+
+/// An input file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Relative to the folder it was found in (the file's name if it was given itself), with `/` between the parts.
+    pub name: String,
+    /// Length on disk.
+    pub bytes: u64,
+    /// Time of the last change in nanoseconds since 1970.
+    pub modified_nanoseconds: u64,
+    /// By its name.
+    pub format: Format,
+}
+
+/// The form of an input, by the end of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// .jsonl, .json, .ndjson: an object a line.
+    JsonLines,
+    /// The same, and .zst.
+    JsonLinesZstd,
+    /// The same, and .gz.
+    JsonLinesGzip,
+    /// .parquet
+    Parquet,
+}
+
+impl Format {
+    /// The form that a name promises; `None` for the name of something else.
+    pub fn of(name: &str) -> Option<Format> {
+        let name = name.to_ascii_lowercase();
+        let is_lines = |stem: &str| {
+            [".jsonl", ".json", ".ndjson"].iter().any(|extension| stem.ends_with(extension))
+        };
+        if let Some(stem) = name.strip_suffix(".zst") {
+            return is_lines(stem).then_some(Format::JsonLinesZstd);
+        }
+        if let Some(stem) = name.strip_suffix(".gz") {
+            return is_lines(stem).then_some(Format::JsonLinesGzip);
+        }
+        if name.ends_with(".parquet") {
+            return Some(Format::Parquet);
+        }
+        is_lines(&name).then_some(Format::JsonLines)
+    }
+
+    /// What it is called in messages.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Format::JsonLines => "JSON lines",
+            Format::JsonLinesZstd => "zstd",
+            Format::JsonLinesGzip => "gzip",
+            Format::Parquet => "Parquet",
+        }
+    }
+}
+
+/// Why inputs were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InputsError {
+    /// An argument that is no file, folder or glob that matches.
+    #[error("{argument}: no such file or folder, and no file matches it as a glob")]
+    Missing {
+        /// As given.
+        argument: String,
+    },
+    /// A folder without input files.
+    #[error(
+        "{argument} holds no input; inputs end in .jsonl, .json or .ndjson (plain, .zst or .gz) or .parquet"
+    )]
+    NoneInFolder {
+        /// As given.
+        argument: String,
+    },
+    /// A file of an unknown kind.
+    #[error(
+        "{} has a name of an unknown kind; \
+         inputs end in .jsonl, .json or .ndjson (plain, .zst or .gz) or .parquet", path.display()
+    )]
+    Kind {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Two inputs that a corpus could not tell apart.
+    #[error(
+        "{} and {} are both input {name:?}; give a folder above both, or leave one out",
+        first.display(),
+        second.display()
+    )]
+    Duplicate {
+        /// Their relative path.
+        name: String,
+        /// Where one lies.
+        first: PathBuf,
+        /// Where the other lies.
+        second: PathBuf,
+    },
+    /// A name that is no Unicode.
+    #[error("{} has a name that is not UTF-8; rename it", path.display())]
+    Name {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A glob that cannot be parsed.
+    #[error("{argument} is no valid glob")]
+    Glob {
+        /// As given.
+        argument: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+    /// A folder that cannot be walked.
+    #[error("cannot list {argument}")]
+    Walk {
+        /// As given.
+        argument: String,
+        /// What the system said.
+        source: walkdir::Error,
+    },
+    /// A file that cannot be looked at.
+    #[error("cannot read {}", path.display())]
+    Stat {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The inputs that `arguments` name: files, folders (with all that is below) and globs (`*`, `?`, `[ab]`, `{a,b}`, `**`).
+///
+/// A name that exists is taken as it is, even with glob characters in it. Hidden files and files of other kinds in
+/// folders are no inputs; a file that is given itself must be one.
+pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
+    let mut inputs = Vec::new();
+    for path in arguments {
+        let argument = path.display().to_string();
+        if path.is_dir() {
+            let found = walk(path, &argument, |relative| Format::of(relative).is_some())?;
+            if found.is_empty() {
+                return Err(InputsError::NoneInFolder { argument });
+            }
+            inputs.extend(found);
+        } else if path.exists() {
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            inputs.push(input(path.clone(), &name)?);
+        } else {
+            let (root, matcher) = glob(path, &argument)?;
+            let is_match = |relative: &str| matcher.as_ref().is_some_and(|m| m.is_match(relative));
+            let found = if root.is_dir() { walk(&root, &argument, is_match)? } else { Vec::new() };
+            if found.is_empty() {
+                return Err(InputsError::Missing { argument });
+            }
+            inputs.extend(found);
+        }
+    }
+    inputs.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    if let Some(pair) = inputs.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(InputsError::Duplicate {
+            name: pair[0].name.clone(),
+            first: pair[0].path.clone(),
+            second: pair[1].path.clone(),
+        });
+    }
+    Ok(inputs)
+}
+
+fn walk(
+    root: &Path,
+    argument: &str,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Input>, InputsError> {
+    let is_hidden = |entry: &walkdir::DirEntry| {
+        entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
+    };
+    let mut inputs = Vec::new();
+    for entry in WalkDir::new(root).follow_links(true).into_iter().filter_entry(|e| !is_hidden(e)) {
+        let entry =
+            entry.map_err(|source| InputsError::Walk { argument: argument.to_owned(), source })?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let relative = entry.path().strip_prefix(root).expect("the walk stays below its root");
+        if is_wanted(&relative.to_string_lossy()) {
+            let relative = relative.to_owned();
+            inputs.push(input(entry.into_path(), &relative)?);
+        }
+    }
+    Ok(inputs)
+}
+
+/// A glob's folder without wildcards, and what the rest must match.
+fn glob(path: &Path, argument: &str) -> Result<(PathBuf, Option<GlobMatcher>), InputsError> {
+    let is_literal =
+        |part: &Component| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']);
+    let root: PathBuf = path.components().take_while(is_literal).collect();
+    let rest: PathBuf = path.components().skip_while(is_literal).collect();
+    if rest.as_os_str().is_empty() {
+        return Ok((root, None));
+    }
+    let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
+    let glob = GlobBuilder::new(&rest.to_string_lossy()).literal_separator(true).build();
+    let glob =
+        glob.map_err(|source| InputsError::Glob { argument: argument.to_owned(), source })?;
+    Ok((root, Some(glob.compile_matcher())))
+}
+
+fn input(path: PathBuf, relative: &Path) -> Result<Input, InputsError> {
+    let parts: Option<Vec<&str>> = relative.components().map(|p| p.as_os_str().to_str()).collect();
+    let Some(parts) = parts else { return Err(InputsError::Name { path }) };
+    let name = parts.join("/");
+    let Some(format) = Format::of(&name) else { return Err(InputsError::Kind { path }) };
+    let stat = || {
+        let metadata = std::fs::metadata(&path)?;
+        let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
+        Ok((metadata.len(), modified.unwrap_or_default().as_nanos()))
+    };
+    let (bytes, modified) =
+        stat().map_err(|source| InputsError::Stat { path: path.clone(), source })?;
+    let modified_nanoseconds = u64::try_from(modified).unwrap_or(u64::MAX);
+    Ok(Input { path, name, bytes, modified_nanoseconds, format })
+}

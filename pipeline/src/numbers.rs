@@ -1,0 +1,82 @@
+//! Numbers as people write and read them: `60_000_000_000`, `60e9`, `1.5e6`.
+//!
+//! **Invariant:** a number is read exactly or refused; nothing is rounded.
+
+/// Reads a count such as `60000000000`, `60_000_000_000`, `60e9` or `1.5e6`.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let refused = || {
+        format!(
+            "{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000 or 60e9"
+        )
+    };
+    let plain = text.replace('_', "");
+    let (mantissa, exponent) = match plain.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => {
+            (mantissa, exponent.parse::<u32>().map_err(|err| format!("{}: {err}", refused()))?)
+        }
+        None => (plain.as_str(), 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let digits = format!("{whole}{fraction}");
+    let shift = u32::try_from(fraction.len()).ok().and_then(|places| exponent.checked_sub(places));
+    let all_digits = !whole.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count = shift
+        .filter(|_| all_digits)
+        .and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(10u64.checked_pow(shift)?));
+    count.ok_or_else(refused)
+}
+
+/// Writes a count as a run file may hold it: `60_000_000_000`.
+pub fn format_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('_');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_exactly_or_refused() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("60e9", Some(60_000_000_000)),
+            ("60_000_000_000", Some(60_000_000_000)),
+            ("1.5e6", Some(1_500_000)),
+            ("1.50e1", Some(15)),
+            ("3.0", Some(3)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("2e19", None),
+            ("1.25e1", None),
+            ("0.5", None),
+            ("", None),
+            ("e9", None),
+            (".5e1", None),
+            ("-1", None),
+            ("+1", None),
+            ("1e-3", None),
+            ("many", None),
+        ] {
+            assert_eq!(parse_count(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn counts_are_written_in_groups_of_three() {
+        for (count, expected) in
+            [(0, "0"), (999, "999"), (1000, "1_000"), (60_000_000_000, "60_000_000_000")]
+        {
+            assert_eq!(format_count(count), expected);
+            assert_eq!(parse_count(expected), Ok(count));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Files that are complete or absent: a temporary file in the same folder, fsync, rename, fsync of the folder.
+//!
+//! A crash can leave a temporary file (`.NAME.tmp`), never half a file under its final name.
+//!
+//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct PublishError {
+    /// What was being done.
+    pub action: &'static str,
+    /// To which file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl PublishError {
+    fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError {
+        move |source| PublishError { action, path: path.to_owned(), source }
+    }
+}
+
+/// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl AtomicFile {
+    /// Opens the temporary file beside `path`, replacing what a crash may have left of it.
+    ///
+    /// The caller sees to it that nobody else writes `path` at the same time.
+    pub fn create(path: &Path) -> Result<AtomicFile, PublishError> {
+        let temporary = temporary_path(path);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&temporary).map_err(PublishError::at("create", &temporary))?;
+        let writer = BufWriter::with_capacity(1 << 18, file);
+        Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
+    }
+
+    /// Appends `bytes`, with an error that names the file.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+        self.writer.write_all(bytes).map_err(PublishError::at("write", &self.path))
+    }
+
+    /// Replaces the first bytes of the file, which were written before.
+    pub fn rewrite_start(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+        let mut rewrite = || {
+            self.writer.seek(SeekFrom::Start(0))?;
+            self.writer.write_all(bytes)?;
+            self.writer.seek(SeekFrom::End(0))
+        };
+        rewrite().map(|_| ()).map_err(PublishError::at("write", &self.path))
+    }
+
+    /// Length and BLAKE3 of what was written so far, read back from the file.
+    pub fn hash(&mut self) -> Result<(u64, blake3::Hash), PublishError> {
+        let mut hash = || {
+            self.writer.flush()?;
+            let file = self.writer.get_mut();
+            file.seek(SeekFrom::Start(0))?;
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(&mut *file)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok((hasher.count(), hasher.finalize()))
+        };
+        hash().map_err(PublishError::at("read back", &self.path))
+    }
+
+    /// Makes the file durable under its name.
+    pub fn publish(mut self) -> Result<(), PublishError> {
+        self.writer.flush().map_err(PublishError::at("write", &self.path))?;
+        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))?;
+        let temporary = self.temporary.as_ref().expect("only publishing takes it");
+        std::fs::rename(temporary, &self.path).map_err(PublishError::at("publish", &self.path))?;
+        self.temporary = None;
+        sync_dir(parent(&self.path))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Writes a whole file, complete or not at all.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
+    let mut file = AtomicFile::create(path)?;
+    file.append(bytes)?;
+    file.publish()
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(dir: &Path) -> Result<(), PublishError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(PublishError::at("sync folder", dir))
+}
+
+/// Whether a file name is that of a temporary file of this module.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
+/// Length and BLAKE3 of a file.
+pub fn hash_file(path: &Path) -> Result<(u64, blake3::Hash), PublishError> {
+    let hash = || {
+        let mut hasher = blake3::Hasher::new();
+        let mut file = File::open(path)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(err),
+            };
+        }
+        Ok((hasher.count(), hasher.finalize()))
+    };
+    hash().map_err(PublishError::at("read", path))
+}
+
+fn temporary_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().expect("a path of a file"));
+    name.push(".tmp");
+    parent(path).join(name)
+}
+
+/// The folder of `path`; `.` for a bare name.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

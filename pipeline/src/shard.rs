@@ -1,0 +1,117 @@
+//! Writes shards: token ids of whole documents, in the form that `schemas::shard` lays down.
+//!
+//! **Invariant:** a shard is complete under its name or absent, and it never changes after that.
+
+use std::path::Path;
+
+use schemas::manifest::FileRecord;
+use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenBytes};
+
+use crate::publish::{AtomicFile, PublishError};
+
+/// What a shard says about itself beyond its ids.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardSpec {
+    /// Every id is below it.
+    pub vocab_size: u64,
+    /// BLAKE3 of the tokenizer.json that made the ids.
+    pub tokenizer: [u8; 32],
+    /// Position of the series in the corpus.
+    pub series_index: u64,
+    /// Position of the shard in the series.
+    pub shard_index: u64,
+}
+
+/// A shard in the making.
+pub struct ShardWriter {
+    file: AtomicFile,
+    name: String,
+    spec: ShardSpec,
+    token_bytes: TokenBytes,
+    block: Vec<u8>,
+    block_crcs: Vec<u32>,
+    document_ends: Vec<u64>,
+    token_count: u64,
+}
+
+impl ShardWriter {
+    /// Begins the shard `name` in the folder `dir`.
+    pub fn create(dir: &Path, name: String, spec: ShardSpec) -> Result<ShardWriter, PublishError> {
+        let mut file = AtomicFile::create(&dir.join(&name))?;
+        file.append(&[0; HEADER_BYTES as usize])?; // the counts are known in the end
+        Ok(ShardWriter {
+            file,
+            name,
+            spec,
+            token_bytes: TokenBytes::for_vocabulary(spec.vocab_size),
+            block: Vec::with_capacity(BLOCK_BYTES as usize),
+            block_crcs: Vec::new(),
+            document_ends: Vec::new(),
+            token_count: 0,
+        })
+    }
+
+    /// Appends a document and returns its first token's position in the shard.
+    ///
+    /// # Panics
+    /// If the document has no tokens or an id that the vocabulary does not have, which the encoder rules out.
+    pub fn push(&mut self, ids: &[u32]) -> Result<u64, PublishError> {
+        assert!(!ids.is_empty(), "a document without tokens has no place in a shard");
+        let first_token = self.token_count;
+        for &id in ids {
+            assert!(u64::from(id) < self.spec.vocab_size, "id {id} of {}", self.spec.vocab_size);
+            match self.token_bytes {
+                TokenBytes::Two => {
+                    let id = u16::try_from(id).expect("the vocabulary fits 2 bytes");
+                    self.block.extend_from_slice(&id.to_le_bytes());
+                }
+                TokenBytes::Four => self.block.extend_from_slice(&id.to_le_bytes()),
+            }
+            if self.block.len() as u64 == BLOCK_BYTES {
+                self.write_block()?;
+            }
+        }
+        self.token_count += ids.len() as u64;
+        self.document_ends.push(self.token_count);
+        Ok(first_token)
+    }
+
+    /// Bytes of ids so far.
+    pub fn payload_bytes(&self) -> u64 {
+        self.token_count * u64::from(self.token_bytes.get())
+    }
+
+    /// Completes the shard and puts it under its name.
+    pub fn finish(mut self) -> Result<schemas::manifest::Shard, PublishError> {
+        if !self.block.is_empty() {
+            self.write_block()?;
+        }
+        let header = ShardHeader {
+            token_bytes: self.token_bytes,
+            token_count: self.token_count,
+            document_count: self.document_ends.len() as u64,
+            vocab_size: self.spec.vocab_size,
+            tokenizer: self.spec.tokenizer,
+            series_index: self.spec.series_index,
+            shard_index: self.spec.shard_index,
+        };
+        let footer = ShardFooter { document_ends: self.document_ends, block_crcs: self.block_crcs };
+        self.file.append(&footer.encode(&header))?;
+        self.file.rewrite_start(&header.encode())?;
+        let (bytes, hash) = self.file.hash()?;
+        assert_eq!(Some(bytes), header.file_bytes(), "bytes of shard {}", self.name);
+        self.file.publish()?;
+        Ok(schemas::manifest::Shard {
+            file: FileRecord { path: self.name, bytes, blake3: hash.to_hex().to_string() },
+            token_count: header.token_count,
+            document_count: header.document_count,
+        })
+    }
+
+    fn write_block(&mut self) -> Result<(), PublishError> {
+        self.block_crcs.push(crc32c::crc32c(&self.block));
+        self.file.append(&self.block)?;
+        self.block.clear();
+        Ok(())
+    }
+}

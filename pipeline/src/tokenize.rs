@@ -1,0 +1,270 @@
+//! Text to token ids: the boundary behind which the encoder may change and the ids may not.
+//!
+//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS as the [`Policy`] says.
+//!
+//! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
+use tokenizers::Tokenizer;
+
+/// The tokenizer itself.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What Hugging Face tools read beside it; it names BOS and EOS.
+pub const CONFIG_FILE: &str = "tokenizer_config.json";
+/// The folder of the tokenizer's files inside a corpus.
+pub const TOKENIZER_FOLDER: &str = "tokenizer";
+/// The tokenizer's files, as far as they exist, in the order in which a manifest lists them.
+pub const TOKENIZER_FILES: [&str; 4] =
+    [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
+
+/// What stands around a document's ids, and what special tokens in its text become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The beginning-of-sequence token before each document.
+    pub bos: bool,
+    /// The end-of-sequence token after each document.
+    pub eos: bool,
+    /// What special tokens written out in a text are.
+    pub special_tokens: SpecialTokens,
+}
+
+impl Policy {
+    /// The policy that a corpus was made with.
+    pub fn of(record: &TokenizerRecord) -> Policy {
+        Policy {
+            bos: record.bos.is_some(),
+            eos: record.eos.is_some(),
+            special_tokens: record.special_tokens,
+        }
+    }
+}
+
+/// Why a tokenizer or a text was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizeError {
+    /// A file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not what the `tokenizers` crate takes for a tokenizer.
+    #[error("{} is not a tokenizer that can be used: {reason}", path.display())]
+    Form {
+        /// Which file.
+        path: PathBuf,
+        /// What the crate said.
+        reason: String,
+    },
+    /// BOS or EOS that the vocabulary does not have.
+    #[error(
+        "{} has no token {token:?}, which {named_by} names as {role}; \
+         name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
+        path.display()
+    )]
+    NoToken {
+        /// The tokenizer.
+        path: PathBuf,
+        /// The token that is not there.
+        token: String,
+        /// "BOS" or "EOS".
+        role: &'static str,
+        /// The same as an option.
+        flag: &'static str,
+        /// Who says so.
+        named_by: String,
+    },
+    /// A text that the tokenizer fails on.
+    #[error("the tokenizer failed: {reason}")]
+    Encode {
+        /// What the crate said.
+        reason: String,
+    },
+}
+
+/// A tokenizer with a policy. Shared by threads.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    path: PathBuf,
+    fingerprint: blake3::Hash,
+    vocab_size: u64,
+    policy: Policy,
+    bos: Option<SpecialToken>,
+    eos: Option<SpecialToken>,
+}
+
+impl Encoder {
+    /// Loads a tokenizer.json, or the one in a folder.
+    pub fn load(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
+        let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+        let bytes = std::fs::read(&path)
+            .map_err(|source| TokenizeError::Read { path: path.clone(), source })?;
+        let form = |reason| TokenizeError::Form { path: path.clone(), reason };
+        let tokenizer = parse(&bytes, policy).map_err(form)?;
+        let vocab_size = vocab_size(&tokenizer);
+        if !(1..=1 << 32).contains(&vocab_size) {
+            return Err(form(format!("its vocabulary has {vocab_size} entries")));
+        }
+        let mut encoder = Encoder {
+            tokenizer,
+            fingerprint: blake3::hash(&bytes),
+            path: path.clone(),
+            vocab_size,
+            policy,
+            bos: None,
+            eos: None,
+        };
+        let config = read_config(&path)?;
+        if policy.bos {
+            encoder.bos = Some(encoder.special_token(&config, "bos", "BOS", "<s>")?);
+        }
+        if policy.eos {
+            encoder.eos = Some(encoder.special_token(&config, "eos", "EOS", "</s>")?);
+        }
+        Ok(encoder)
+    }
+
+    /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
+    pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        // A crafted tokenizer.json can make the crate panic; that must not take the run down without a word.
+        let encoding = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, false)))
+            .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
+            .map_err(|err| TokenizeError::Encode { reason: err.to_string() })?;
+        let text_ids = encoding.get_ids();
+        if let Some(id) = text_ids.iter().find(|&&id| u64::from(id) >= self.vocab_size) {
+            let reason = format!("id {id} is outside the vocabulary of {}", self.vocab_size);
+            return Err(TokenizeError::Encode { reason });
+        }
+        ids.reserve(text_ids.len() + 2);
+        ids.extend(self.bos.iter().map(|token| token.id));
+        ids.extend_from_slice(text_ids);
+        ids.extend(self.eos.iter().map(|token| token.id));
+        Ok(())
+    }
+
+    /// The text of a document's ids, without the BOS and EOS that the policy put around it.
+    pub fn decode_document(&self, ids: &[u32]) -> Result<String, TokenizeError> {
+        let mut ids = ids;
+        if let (Some(bos), Some((first, rest))) = (&self.bos, ids.split_first())
+            && *first == bos.id
+        {
+            ids = rest;
+        }
+        if let (Some(eos), Some((last, rest))) = (&self.eos, ids.split_last())
+            && *last == eos.id
+        {
+            ids = rest;
+        }
+        self.decode(ids)
+    }
+
+    /// The text of any ids; special tokens are written out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
+        catch_unwind(AssertUnwindSafe(|| self.tokenizer.decode(ids, false)))
+            .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
+            .map_err(|err| TokenizeError::Encode { reason: err.to_string() })
+    }
+
+    /// Which encoder makes the ids, as `--json` reports it.
+    pub fn name(&self) -> &'static str {
+        "tokenizers"
+    }
+
+    /// Every id is below it: the number of entries, or the largest id + 1 where ids have gaps.
+    pub fn vocab_size(&self) -> u64 {
+        self.vocab_size
+    }
+
+    /// BLAKE3 of tokenizer.json.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        self.fingerprint
+    }
+
+    /// What stands before each document.
+    pub fn bos(&self) -> Option<&SpecialToken> {
+        self.bos.as_ref()
+    }
+
+    /// What stands after each document.
+    pub fn eos(&self) -> Option<&SpecialToken> {
+        self.eos.as_ref()
+    }
+
+    /// What it was loaded with.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// The tokenizer.json that it was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn special_token(
+        &self,
+        config: &serde_json::Value,
+        flag: &'static str,
+        role: &'static str,
+        default: &str,
+    ) -> Result<SpecialToken, TokenizeError> {
+        let (token, named_by) = match named_token(config, flag) {
+            Some(token) => (token.to_owned(), CONFIG_FILE.to_owned()),
+            None => (default.to_owned(), "Patchmill's default".to_owned()),
+        };
+        match self.tokenizer.token_to_id(&token) {
+            Some(id) => Ok(SpecialToken { token, id }),
+            None => {
+                let path = self.path.clone();
+                Err(TokenizeError::NoToken { path, token, role, flag, named_by })
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
+    let parsed = catch_unwind(|| Tokenizer::from_bytes(bytes));
+    let mut tokenizer =
+        parsed.map_err(|panic| panic_text(&*panic))?.map_err(|err| err.to_string())?;
+    // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
+    tokenizer.with_truncation(None).map_err(|err| err.to_string())?;
+    tokenizer.with_padding(None);
+    tokenizer.set_encode_special_tokens(policy.special_tokens == SpecialTokens::Text);
+    Ok(tokenizer)
+}
+
+fn vocab_size(tokenizer: &Tokenizer) -> u64 {
+    let entries = tokenizer.get_vocab_size(true) as u64;
+    let end = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| u64::from(id) + 1);
+    entries.max(end)
+}
+
+/// tokenizer_config.json beside the tokenizer; null when there is none.
+fn read_config(tokenizer: &Path) -> Result<serde_json::Value, TokenizeError> {
+    let path = tokenizer.with_file_name(CONFIG_FILE);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(serde_json::Value::Null);
+        }
+        Err(source) => return Err(TokenizeError::Read { path, source }),
+    };
+    serde_json::from_str(&text).map_err(|err| TokenizeError::Form { path, reason: err.to_string() })
+}
+
+/// `bos_token` or `eos_token` of a config: a string, or an object with `content`.
+fn named_token<'a>(config: &'a serde_json::Value, flag: &str) -> Option<&'a str> {
+    let token = config.get(format!("{flag}_token"))?;
+    token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .map_or_else(|| "panic".to_owned(), |text| format!("panic: {text}"))
+}
