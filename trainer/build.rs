@@ -32,6 +32,5 @@ fn main() {
         .file("shim/autograd.cpp")
         .file("shim/optimizer.cpp")
         .file("shim/random.cpp")
-        .file("shim/version.cpp")
         .compile("patchmill_shim");
 }

@@ -22,6 +22,7 @@ pub struct ShimError {
 // never written through, and tensors are interior-mutable handles on the C++ side in any case.
 unsafe extern "C" {
     fn pm_last_error() -> *const c_char;
+    fn pm_torch_version() -> *const c_char;
     fn pm_linear_cross_entropy(
         x: *const C_tensor,
         w: *const C_tensor,
@@ -45,7 +46,6 @@ unsafe extern "C" {
     ) -> c_int;
     fn pm_norm(flat: *const C_tensor, part_elements: i64, norm: *mut *mut C_tensor) -> c_int;
     fn pm_fill_normal(out: *mut C_tensor, std: f64, seed: u64) -> c_int;
-    fn pm_torch_version() -> *const c_char;
 }
 
 /// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
@@ -150,10 +150,10 @@ pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimErro
     check(status, "normal fill")
 }
 
-/// Version of the libtorch that this was compiled against.
+/// Version of the libtorch that this program was built against, such as `2.13.0`.
 pub fn torch_version() -> &'static str {
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: a string literal on the C++ side.
+    // SAFETY: a string literal of the shim.
     let version = unsafe { CStr::from_ptr(pm_torch_version()) };
     version.to_str().expect("a version is ASCII")
 }
