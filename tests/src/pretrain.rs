@@ -20,7 +20,8 @@ fn corpora() -> &'static Path {
         .get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
             let valid = dir.path().join("valid.jsonl");
-            let text = "The Bennets had five daughters, and a neighbour with four thousand a year. ";
+            let text =
+                "The Bennets had five daughters, and a neighbour with four thousand a year. ";
             fs::write(&valid, format!("{{\"text\": {:?}}}\n", text.repeat(30))).unwrap();
             let train = repository().join("fixtures/text/train/train-01.jsonl.zst");
             for (input, name) in [(train, "train"), (valid, "valid")] {
@@ -140,7 +141,8 @@ ring_bytes = 1_048_576
 
     /// Starts the run, sends `signal` once its log says that `step` is done, and waits for its end.
     fn signal_after(&self, step: u64, signal: i32) -> Option<i32> {
-        let mut child = self.command(&[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child =
+            self.command(&[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let wanted = format!("step {step}/{STEP_COUNT} phase");
         let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(&wanted));
@@ -154,7 +156,8 @@ ring_bytes = 1_048_576
     fn curves(&self) -> Vec<String> {
         let text = fs::read_to_string(self.output().join("metrics.jsonl")).unwrap();
         let timeless = |line: &str| {
-            let mut point: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            let mut point: BTreeMap<String, serde_json::Value> =
+                serde_json::from_str(line).unwrap();
             point.retain(|tag, _| !tag.starts_with("throughput/") && !tag.starts_with("time/"));
             serde_json::to_string(&point).unwrap()
         };
@@ -227,7 +230,8 @@ fn a_signal_finishes_the_step_saves_and_exits_75() {
         let run = TestRun::new();
         assert_eq!(run.signal_after(6, signal), Some(75));
         let latest = fs::read_link(run.output().join("latest")).unwrap();
-        let step: u64 = latest.to_str().unwrap().strip_prefix("checkpoint-").unwrap().parse().unwrap();
+        let step: u64 =
+            latest.to_str().unwrap().strip_prefix("checkpoint-").unwrap().parse().unwrap();
         assert!((6..STEP_COUNT).contains(&step), "{latest:?}");
         run.run_to_the_end();
         assert_same_as_reference(&run, &format!("signal {signal}"));
@@ -288,9 +292,24 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
         4,
         &["belongs to another run: its plan is", "plan.seed: 1 → 2"],
     );
-    check_refusal(&run, &["--set", "optimizer.weight_decay=0.2"], 4, &["optimizer.weight_decay: 0.1 → 0.2"]);
-    check_refusal(&run, &["--set", "phases.0.schedule.peak=1e-3"], 4, &["phases.0.schedule.peak: 0.003 → 0.001"]);
-    check_refusal(&run, &["--set", "model.rope_theta=5e5"], 4, &["model.rope_theta: 10000.0 → 500000.0"]);
+    check_refusal(
+        &run,
+        &["--set", "optimizer.weight_decay=0.2"],
+        4,
+        &["optimizer.weight_decay: 0.1 → 0.2"],
+    );
+    check_refusal(
+        &run,
+        &["--set", "phases.0.schedule.peak=1e-3"],
+        4,
+        &["phases.0.schedule.peak: 0.003 → 0.001"],
+    );
+    check_refusal(
+        &run,
+        &["--set", "model.rope_theta=5e5"],
+        4,
+        &["model.rope_theta: 10000.0 → 500000.0"],
+    );
     check_refusal(&run, &["--resume", "never"], 1, &["already holds checkpoints", "--resume auto"]);
     // Kind, micro-batch, workers and paths may change.
     let output = run.run(&["--set", "train.micro_batch_windows=8", "--set", "loader.workers=1"]);

@@ -12,6 +12,10 @@ pub(crate) fn repository() -> &'static Path {
 pub(crate) fn binary(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let path = deps.parent().unwrap().parent().unwrap().join(name);
-    assert!(path.exists(), "{} is not built; run `just test`, or `cargo build --bins`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; run `just test`, or `cargo build --bins`",
+        path.display()
+    );
     path
 }
