@@ -52,7 +52,13 @@ fn a_missing_run_file_or_model_is_named() {
 #[test]
 fn doctor_reports_libtorch_and_kinds() {
     let report = text(&command(&["doctor"]).success().get_output().stdout);
-    for part in ["libtorch           2.13.0", "fp32 works on Cpu", "bf16 works on Cpu", "torch threads", "/dev/shm"] {
+    for part in [
+        "libtorch           2.13.0",
+        "fp32 works on Cpu",
+        "bf16 works on Cpu",
+        "torch threads",
+        "/dev/shm",
+    ] {
         assert!(report.contains(part), "{part} is not in {report}");
     }
 }
