@@ -14,4 +14,16 @@ mod presets;
 mod tidy;
 
 #[cfg(feature = "trainer")]
+mod support;
+
+#[cfg(feature = "trainer")]
 mod golden;
+#[cfg(feature = "trainer")]
+mod step;
+#[cfg(feature = "trainer")]
+mod weights;
+
+#[cfg(feature = "trainer")]
+mod pretrain;
+#[cfg(feature = "trainer")]
+mod process;

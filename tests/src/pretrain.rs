@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::{binary, repository};
+use crate::process::{binary, repository};
 
 /// Steps of the test run: 20 of K = 4, then 10 of K = 1.
 const SWITCH_STEP: u64 = 20;
