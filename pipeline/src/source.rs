@@ -96,7 +96,7 @@ impl Source {
 
 /// A shared read-only mapping of the whole file.
 fn map(file: &File) -> io::Result<Mmap> {
-    #[expect(unsafe_code, reason = "zero-copy read path: no system call a block")]
+    #[expect(unsafe_code, reason = "zero-copy read path: no copy into a buffer of ours")]
     // SAFETY: sound while nobody writes or truncates the file. Shards are immutable: their writer
     // renames a complete temporary file into place and never reopens it. The length is checked around
     // each use, and the `pread` back end, which needs no such promise, passes the same tests.
