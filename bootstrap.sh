@@ -45,7 +45,8 @@ echo "$version" | awk -v oldest="$oldest" '{
 command -v "${CXX:-c++}" >/dev/null 2>&1 ||
     fail "no C++ compiler (${CXX:-c++}) was found; install one (Debian: apt install g++; Fedora: dnf install gcc-c++)"
 
-if ! just=$(command -v just); then
+# One that is too old for the justfile is as good as none.
+if ! just=$(command -v just) || ! "$just" --justfile "$root/justfile" --summary >/dev/null 2>&1; then
     just=${XDG_CACHE_HOME:-$HOME/.cache}/patchmill/just-1.59.0/just
     if [ ! -x "$just" ]; then
         command -v python3 >/dev/null 2>&1 ||

@@ -6,7 +6,7 @@
 The folder lies in ${XDG_CACHE_HOME:-~/.cache}/patchmill. It appears by a rename, so it is complete or absent: a run
 that was killed leaves only a `.part` folder, which the next one clears, and runs side by side wait for each other.
 A folder that is there costs no network. pip does the downloading and keeps its configuration (PIP_INDEX_URL,
-PIP_FIND_LINKS, certificates, proxies); any Python from 3.7 with any pip from 20 will do.
+PIP_FIND_LINKS, certificates, proxies); any Python from 3.7 with any pip from 22 will do.
 """
 
 import fcntl

@@ -19,7 +19,7 @@ use schemas::shard::{HEADER_BYTES, TokenBytes};
 use crate::docs::{Chunk, Columns, Docs, DocsError, Refusal};
 use crate::folder::{self, Folder, UsageError};
 use crate::inputs::{self, Format, Input};
-use crate::publish::{AtomicFile, hash_file, write_atomic};
+use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
 use crate::report::{Progress, Report};
 use crate::series::{DocEntry, SeriesSpec, SeriesWriter, Sets};
 use crate::tokenize::{Encoder, Policy, TOKENIZER_FILES, TOKENIZER_FOLDER, panic_text};
@@ -383,8 +383,7 @@ impl Job<'_> {
 
 /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
 fn check_space(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
-    let free = rustix::fs::statvfs(out).with_context(|| format!("look at {}", out.display()))?;
-    let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
+    let free_bytes = free_bytes(out)?;
     let text_bytes: u64 = inputs
         .iter()
         .map(|input| if input.format == Format::JsonLines { 1 } else { 4 } * input.bytes)

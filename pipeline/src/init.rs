@@ -197,14 +197,18 @@ impl Sizes {
 }
 
 fn run_file_text(corpus: &str, validation: Option<&str>, sizes: &Sizes) -> String {
-    [
-        data_text(corpus, validation),
-        plan_text(sizes),
-        phases_text(sizes),
-        model_text(sizes),
-        train_text(sizes),
-    ]
-    .concat()
+    let sized =
+        [plan_text(sizes), phases_text(sizes), model_text(sizes), train_text(sizes)].concat();
+    data_text(corpus, validation) + &align_comments(&sized)
+}
+
+/// Puts the comments behind values, which two spaces set off, into one column.
+fn align_comments(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once("  # ") {
+        Some((value, comment)) => format!("{value:<38} # {comment}\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
 }
 
 /// A TOML string.
@@ -213,7 +217,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn data_text(corpus: &str, validation: Option<&str>) -> String {
-    let corpus = quoted(corpus);
+    let corpus = format!("corpus = {}", quoted(corpus));
     let validation = match validation {
         Some(path) => format!("validation = {}\n", quoted(path)),
         None => {
@@ -226,7 +230,7 @@ fn data_text(corpus: &str, validation: Option<&str>) -> String {
          # Paths are relative to this file. `patchmill plan` says what it comes to; `--set section.key=value` lays a value over it.\n\
          \n\
          [data]\n\
-         corpus = {corpus}  # folder with manifest.json\n\
+         {corpus:<38} # folder with manifest.json\n\
          {validation}\
          # subset_tokens = 60_000_000_000       # read only a random subset of this size; the whole corpus when absent\n\n"
     )

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
             // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "error: {err:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", pipeline::cli::describe(&err));
             pipeline::cli::exit_code(&err)
         }
     }

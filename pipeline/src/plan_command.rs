@@ -188,7 +188,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, path: &Path) -> anyhow::Result<
             phase.share.to_string(),
             count(phase.steps),
             count(phase.first_step),
-            format!("{first_epoch:.3} to {end_epoch:.3}"),
+            format!("{first_epoch:.5} to {end_epoch:.5}"),
             count(phase.tokens),
             count(phase.windows),
             count(phase.windows_per_step),

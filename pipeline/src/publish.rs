@@ -124,6 +124,13 @@ pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
+/// Bytes that an ordinary user may still write on the file system of `path`.
+pub fn free_bytes(path: &Path) -> Result<u64, PublishError> {
+    let found = rustix::fs::statvfs(path).map_err(io::Error::from);
+    let found = found.map_err(PublishError::at("look at", path))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Length and BLAKE3 of a file.
 pub fn hash_file(path: &Path) -> Result<(u64, blake3::Hash), PublishError> {
     let hash = || {

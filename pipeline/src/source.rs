@@ -96,10 +96,7 @@ impl Source {
 
 /// A shared read-only mapping of the whole file.
 fn map(file: &File) -> io::Result<Mmap> {
-    #[expect(
-        unsafe_code,
-        reason = "zero-copy read path: no system call and no second copy a block"
-    )]
+    #[expect(unsafe_code, reason = "zero-copy read path: no copy into a buffer of ours")]
     // SAFETY: sound while nobody writes or truncates the file. Shards are immutable: their writer
     // renames a complete temporary file into place and never reopens it. The length is checked around
     // each use, and the `pread` back end, which needs no such promise, passes the same tests.
@@ -112,10 +109,7 @@ fn advise_file(file: &File, offset: u64, byte_count: u64) {
     let (Ok(offset), Ok(byte_count)) = (i64::try_from(offset), i64::try_from(byte_count)) else {
         return;
     };
-    #[expect(
-        unsafe_code,
-        reason = "read-ahead hides the latency of slow disks; std has no such call"
-    )]
+    #[expect(unsafe_code, reason = "read-ahead by advice, for which std has no call")]
     // SAFETY: the call takes no pointer, and the descriptor is open as long as `file` lives.
     let _hint = unsafe {
         libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, libc::POSIX_FADV_WILLNEED)

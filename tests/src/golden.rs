@@ -1,84 +1,26 @@
 //! The model, the loss, the gradients and the training step against `fixtures/golden`, which agrees with the authors'
 //! code (see its README for how it was made and where the tolerances come from).
 
-use std::path::PathBuf;
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
-use schemas::run::{Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind, Schedule};
-use tch::{Device, Kind, Tensor};
-use trainer::model::{Compute, Llama};
+use schemas::run::{Dtype, Schedule};
+use tch::{Kind, Tensor};
+use trainer::model::Llama;
 use trainer::optim::AdamW;
 use trainer::patch;
 use trainer::schedule::PhaseSchedule;
 use trainer::shim::ShimError;
 use trainer::step::{StepReport, train_step};
-use trainer::tensor_file::TensorFile;
 
-/// The named tensors of one golden file.
-struct Golden(Vec<(String, Tensor)>);
-
-impl Golden {
-    fn open(name: &str) -> Golden {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden").join(name);
-        Golden(TensorFile::open(&path).unwrap().read_all().unwrap())
-    }
-
-    fn get(&self, name: &str) -> &Tensor {
-        let found = self.0.iter().find(|(other, _)| other == name);
-        &found.unwrap_or_else(|| panic!("no golden tensor {name}")).1
-    }
-}
-
-fn config() -> ModelConfig {
-    ModelConfig {
-        vocab_size: 256,
-        hidden_size: 64,
-        intermediate_size: 172,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 4,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10000.0,
-        tie_word_embeddings: false,
-        initializer_range: 0.02,
-    }
-}
-
-/// The golden model: weights of `weights.safetensors`.
-fn model(dtype: Dtype) -> Llama {
-    let compute = Compute { dtype, device: Device::Cpu, position_count: 16 };
-    let model = Llama::zeroed(&config(), compute).unwrap();
-    let weights = Golden::open("weights.safetensors");
-    assert_eq!(weights.0.len(), model.parameters().iter().count());
-    let _no_grad = tch::no_grad_guard();
-    for parameter in model.parameters().iter() {
-        parameter.leaf().shallow_clone().copy_(weights.get(parameter.name()));
-    }
-    model
-}
+use crate::support::{Golden, adamw_config, assert_close, golden_model, max_abs};
 
 fn tokens_btk(ids: &Tensor, patch_size: i64) -> Tensor {
     ids.view([2, -1, patch_size])
 }
 
-fn max_difference(found: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(found.size(), expected.size());
-    let difference = found.to_kind(Kind::Double) - expected.to_kind(Kind::Double);
-    difference.abs().max().double_value(&[])
-}
-
-fn max_abs(tensor: &Tensor) -> f64 {
-    tensor.abs().max().double_value(&[])
-}
-
-#[track_caller]
-fn assert_close(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
-    let difference = max_difference(found, expected);
-    assert!(difference <= tolerance, "{name} differs by {difference:e}, tolerance {tolerance:e}");
-}
-
 fn forward_agrees(patch_size: i64) {
     let golden = Golden::open(&format!("k{patch_size}_io.safetensors"));
-    let model = model(Dtype::Fp32);
+    let model = golden_model(Dtype::Fp32);
     let tokens_btk = tokens_btk(golden.get("input_ids"), patch_size);
     let _no_grad = tch::no_grad_guard();
     assert_close(
@@ -112,7 +54,7 @@ fn forward_pass_agrees_for_every_patch_size() {
 fn gradients_agree(patch_size: i64) {
     let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
     let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
-    let model = model(Dtype::Fp32);
+    let model = golden_model(Dtype::Fp32);
     let loss = model.loss(&tokens_btk(io.get("input_ids"), patch_size));
     loss.backward();
     assert_close("loss", &loss, io.get("loss"), 1e-5);
@@ -134,7 +76,7 @@ fn all_gradients_agree_for_every_patch_size() {
 #[test]
 fn rotary_tables_agree() {
     let golden = Golden::open("rope.safetensors");
-    let model = model(Dtype::Fp32);
+    let model = golden_model(Dtype::Fp32);
     let (cos_te, sin_te) = model.rotary_tables();
     let both_halves = |table_te: &Tensor| Tensor::cat(&[table_te, table_te], 1);
     assert_close("cos", &both_halves(cos_te), golden.get("cos"), 1e-6);
@@ -149,15 +91,7 @@ fn train_phase(model: &Llama, phase: usize, patch_size: i64) -> AdamW {
         |what: &str, step: i64| log.get(&format!("phase{phase}.{what}")).double_value(&[step]);
     let schedule = Schedule::Cosine { peak: 3e-3, warmup_steps: 2, end: 0.0 };
     let schedule = PhaseSchedule::new(schedule, 5).unwrap();
-    let optimizer = OptimizerConfig {
-        kind: OptimizerKind::Adamw,
-        betas: [0.9, 0.95],
-        eps: 1e-8,
-        weight_decay: 0.1,
-        clip_norm: 1.0,
-        nonfinite: Nonfinite::Stop,
-    };
-    let mut optimizer = AdamW::new(model.parameters(), &optimizer).unwrap();
+    let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
     for step in 0..5 {
         let rate = schedule.rate(step as u64);
         assert!((rate - logged("lr", step)).abs() <= 1e-12, "rate of step {step}: {rate}");
@@ -197,7 +131,7 @@ fn assert_phase_end(model: &Llama, optimizer: &AdamW, phase: usize) {
 
 #[test]
 fn two_phases_of_five_steps_agree_through_the_real_training_step() {
-    let model = model(Dtype::Fp32);
+    let model = golden_model(Dtype::Fp32);
     let optimizer = train_phase(&model, 1, 4);
     assert_phase_end(&model, &optimizer, 1);
     let optimizer = train_phase(&model, 2, 1);
@@ -210,7 +144,7 @@ fn bf16_tracks_fp32_within_the_measured_spread() {
         let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
         let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
         let tokens_btk = tokens_btk(io.get("input_ids"), patch_size);
-        let model = model(Dtype::Bf16);
+        let model = golden_model(Dtype::Bf16);
         let loss = model.loss(&tokens_btk);
         loss.backward();
         assert_close("loss", &loss, io.get("loss"), 5e-3);

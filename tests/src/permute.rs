@@ -105,4 +105,4 @@ fn orders_are_the_same_for_ever() {
 }
 
 const ORDER_OF_TEN: [u64; 10] = [0, 5, 9, 1, 4, 2, 8, 6, 3, 7];
-const PLACES_OF_SEVEN_MILLION: [u64; 3] = [0; 3];
+const PLACES_OF_SEVEN_MILLION: [u64; 3] = [254_860, 4_646_908, 5_292_718];

@@ -1,7 +1,10 @@
 //! Run files that ship: the paper's rows and the fixture run.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
+
 use std::path::{Path, PathBuf};
 
+use pipeline::run_file::Run;
 use schemas::run::{self, ModelConfig, RunFile};
 
 /// File, parameters (reference: the paper's Table 1 and its scripts' configurations), epochs, subset.
@@ -87,5 +90,20 @@ fn steps_of_shipped_run_files_split_evenly() {
             let windows = run.plan.step_tokens / window_tokens;
             assert_eq!(windows % run.train.micro_batch_windows, 0, "{}", path.display());
         }
+    }
+}
+
+/// What `patchmill plan PRESET --assume-tokens 360e9` computes: 171,661 whole steps of 360B tokens, two thirds of them
+/// (rounded down) at patch level, for half the cost.
+#[test]
+fn presets_plan_the_papers_budget() {
+    for (name, _, epochs, subset_tokens) in PAPER_ROWS {
+        let run = Run::load(&root().join("trainer/presets").join(name), &[]).unwrap();
+        let plan = run.plan(360_000_000_000, None).unwrap_or_else(|err| panic!("{name}: {err}"));
+        assert_eq!(plan.subset_tokens(), subset_tokens / 8192 * 8192, "{name}");
+        assert_eq!(plan.run_tokens(), epochs * (subset_tokens / 8192 * 8192), "{name}");
+        let steps: Vec<u64> = plan.phases().iter().map(|phase| phase.steps).collect();
+        assert_eq!(steps, [114_440, 57_221], "{name}");
+        assert!((plan.relative_cost() - 0.5).abs() < 1e-5, "{name}: {}", plan.relative_cost());
     }
 }

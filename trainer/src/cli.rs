@@ -81,7 +81,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     type Cause = dyn std::error::Error + 'static;
     let is_usage = |cause: &Cause| {
         cause.is::<crate::schedule::ScheduleError>()
-            || cause.is::<crate::model::ModelError>()
+            || cause.is::<crate::architecture::ModelError>()
             || cause.is::<crate::optim::OptimizerError>()
             || cause.is::<crate::device::DeviceError>()
             || cause.is::<crate::generate::GenerateError>()

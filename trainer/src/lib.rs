@@ -4,7 +4,7 @@
 //! - [`device`]: the run file's devices and kinds as libtorch's.
 //! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
-//! - [`model`]: LLaMA over units, which are patches or tokens.
+//! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`schedule`], [`optim`], [`step`]: one training step.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
@@ -20,6 +20,8 @@ pub mod device;
 pub mod batch;
 
 pub mod params;
+
+pub mod architecture;
 
 pub mod model;
 

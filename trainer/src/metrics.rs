@@ -1,6 +1,6 @@
 //! What a run reports while it goes on: `metrics.jsonl`, TensorBoard event files, and the lines on stderr.
 //!
-//! **Invariant:** after [`MetricsLog::open`] at step s, `metrics.jsonl` holds whole lines of steps up to s alone, so
+//! **Invariant:** after [`MetricsLog::open`] for a run that goes on at step s, `metrics.jsonl` holds whole lines of steps up to s alone, so
 //! a resumed run leaves the same lines as one that never stopped (but for times).
 
 use std::fs::{File, OpenOptions};
@@ -32,13 +32,14 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the logs of the run in `folder`, cutting `metrics.jsonl` back to steps up to `next_step`.
-    pub fn open(folder: &Path, next_step: u64) -> Result<MetricsLog> {
+    /// Opens the logs of the run in `folder`. A run that goes on at `resumed_step` keeps the lines of `metrics.jsonl` up to
+    /// that step; one that begins (`None`) keeps none.
+    pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<MetricsLog> {
         let path = folder.join(METRICS_FILE);
-        cut_back(&path, next_step).with_context(|| format!("cut back {}", path.display()))?;
+        cut_back(&path, resumed_step).with_context(|| format!("cut back {}", path.display()))?;
         let lines = OpenOptions::new().create(true).append(true).open(&path);
         let lines = lines.with_context(|| format!("open {}", path.display()))?;
-        let events = EventFile::create(&folder.join(TENSORBOARD_FOLDER), next_step)?;
+        let events = EventFile::create(&folder.join(TENSORBOARD_FOLDER), resumed_step)?;
         Ok(MetricsLog { lines, events })
     }
 
@@ -56,8 +57,8 @@ impl MetricsLog {
     }
 }
 
-/// Keeps the whole lines of steps up to `next_step`; a torn last line, left by a kill, goes too.
-fn cut_back(path: &Path, next_step: u64) -> Result<()> {
+/// Keeps the whole lines of steps up to `last_step`; a torn last line, left by a kill, goes too.
+fn cut_back(path: &Path, last_step: Option<u64>) -> Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -69,7 +70,8 @@ fn cut_back(path: &Path, next_step: u64) -> Result<()> {
     while reader.read_until(b'\n', &mut line)? > 0 {
         let step = serde_json::from_slice::<Value>(&line).ok();
         let step = step.and_then(|value| value.get("step")?.as_u64());
-        if !line.ends_with(b"\n") || step.is_none_or(|step| step > next_step) {
+        let is_kept = step.zip(last_step).is_some_and(|(step, last_step)| step <= last_step);
+        if !line.ends_with(b"\n") || !is_kept {
             break;
         }
         kept_bytes += line.len() as u64;
@@ -85,17 +87,16 @@ struct EventFile {
 }
 
 impl EventFile {
-    /// Creates a new file in `folder`. It opens with a session start at `next_step`, by which TensorBoard drops
-    /// the points after that step from the files before.
-    fn create(folder: &Path, next_step: u64) -> Result<EventFile> {
+    /// Creates a new file in `folder`. It opens with a session start, by which TensorBoard drops the points after
+    /// `resumed_step` (all of them for `None`) from the files before.
+    fn create(folder: &Path, resumed_step: Option<u64>) -> Result<EventFile> {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let path = free_name(folder)?;
         let file = File::create_new(&path).with_context(|| format!("create {}", path.display()))?;
         let mut events = EventFile { file };
         events.record(&event(0, |event| bytes_field(event, 3, b"brain.Event:2")))?;
-        if next_step > 0 {
-            events.record(&event(next_step + 1, |event| bytes_field(event, 7, &[0x08, 1])))?;
-        }
+        let first_step = resumed_step.map_or(0, |step| step + 1);
+        events.record(&event(first_step, |event| bytes_field(event, 7, &[0x08, 1])))?;
         Ok(events)
     }
 
@@ -181,12 +182,12 @@ mod tests {
     #[test]
     fn reopening_cuts_back_to_whole_lines_of_earlier_steps() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None).unwrap();
         for step in 1..=5 {
             log.write(&point(step)).unwrap();
         }
         log.lines.write_all(b"{\"step\":3,\"tr").unwrap(); // torn by a kill
-        drop(MetricsLog::open(folder.path(), 3).unwrap());
+        drop(MetricsLog::open(folder.path(), Some(3)).unwrap());
         let text = std::fs::read_to_string(folder.path().join(METRICS_FILE)).unwrap();
         let steps: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -200,9 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_begins_again_keeps_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        MetricsLog::open(folder.path(), None).unwrap().write(&point(0)).unwrap();
+        drop(MetricsLog::open(folder.path(), None).unwrap());
+        assert_eq!(std::fs::read(folder.path().join(METRICS_FILE)).unwrap(), b"");
+    }
+
+    #[test]
     fn a_value_that_is_not_finite_is_null() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None).unwrap();
         log.write(&Point { step: 1, values: vec![("train/loss", f64::NAN)] }).unwrap();
         let text = std::fs::read_to_string(folder.path().join(METRICS_FILE)).unwrap();
         assert_eq!(text, "{\"step\":1,\"train/loss\":null}\n");
@@ -212,7 +221,7 @@ mod tests {
     #[test]
     fn event_frames_follow_the_specification() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None).unwrap();
         log.write(&point(300)).unwrap();
         let file = std::fs::read_dir(folder.path().join(TENSORBOARD_FOLDER)).unwrap().next();
         let bytes = std::fs::read(file.unwrap().unwrap().path()).unwrap();
@@ -229,9 +238,10 @@ mod tests {
             rest = &rest[16 + length..];
         }
         assert_eq!(messages[0][9..], *b"\x10\x00\x1a\x0dbrain.Event:2");
+        assert_eq!(messages[1][9..], *b"\x10\x00\x3a\x02\x08\x01"); // session_log { status: START }
         let value = b"\x0a\x11\x0a\x0atrain/loss\x15\x00\x00\x16\x43"; // 150.0
-        assert_eq!(messages[1][9..14], [0x10, 0xac, 0x02, 0x2a, value.len() as u8]);
-        assert_eq!(messages[1][14..], *value);
+        assert_eq!(messages[2][9..14], [0x10, 0xac, 0x02, 0x2a, value.len() as u8]);
+        assert_eq!(messages[2][14..], *value);
     }
 
     /// The mask of TFRecord, on the well-known CRC32C check value of "123456789".

@@ -9,59 +9,16 @@
 // Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, h query heads, g key and value heads,
 // e width of a head, f width of the MLP.
 
+use std::sync::Mutex;
+
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
+use crate::architecture::{self, EMBEDDING, FINAL_NORM, HEAD, ModelError, extent};
 use crate::device;
-use crate::params::{ParameterSpec, Parameters};
+use crate::params::Parameters;
 use crate::patch;
 use crate::shim::{self, ShimError};
-
-/// Why a model can't be built.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// A size that must be at least 1 is 0, or is too large to index.
-    #[error("model.{field} is {found}; expected 1 to {}", u32::MAX)]
-    Size {
-        /// Field of the configuration.
-        field: &'static str,
-        /// Its value.
-        found: u64,
-    },
-    /// One size must divide another.
-    #[error("model.{field} is {found}, which model.{divisor_field} = {divisor} does not divide")]
-    Divide {
-        /// Field that must be a multiple.
-        field: &'static str,
-        /// Its value.
-        found: u64,
-        /// Field that must divide it.
-        divisor_field: &'static str,
-        /// Its value.
-        divisor: u64,
-    },
-    /// Rotary embedding rotates pairs.
-    #[error(
-        "a head is hidden_size / num_attention_heads = {found} wide; rotary embedding needs an even width"
-    )]
-    OddHead {
-        /// Width of a head.
-        found: u64,
-    },
-    /// A number that must be finite and positive (or not negative) isn't.
-    #[error("model.{field} is {found}; expected a finite number {expected}")]
-    Number {
-        /// Field of the configuration.
-        field: &'static str,
-        /// Its value.
-        found: f64,
-        /// What is legal.
-        expected: &'static str,
-    },
-    /// libtorch failed, for instance for want of memory.
-    #[error(transparent)]
-    Shim(#[from] ShimError),
-}
 
 /// How a model computes: what may change between runs without changing what the model is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,25 +51,30 @@ impl Llama {
     /// name, and draws on the CPU whatever the device.
     pub fn new(config: &ModelConfig, compute: Compute, seed: u64) -> Result<Llama, ModelError> {
         let model = Llama::zeroed(config, compute)?;
-        let _no_grad = tch::no_grad_guard();
-        for parameter in model.parameters.iter() {
-            let mut leaf = parameter.leaf().shallow_clone();
-            if parameter.shape().len() == 1 {
-                let _ = leaf.fill_(1.0);
-            } else {
-                let mut values = Tensor::empty(parameter.shape(), (Kind::Double, Device::Cpu));
-                let seed = parameter_seed(seed, parameter.name());
-                shim::fill_normal(&mut values, config.initializer_range, seed)?;
-                leaf.copy_(&values);
-            }
-        }
+        let jobs: Vec<(Tensor, u64)> = model
+            .parameters
+            .iter()
+            .map(|parameter| {
+                (parameter.leaf().shallow_clone(), parameter_seed(seed, parameter.name()))
+            })
+            .collect();
+        let thread_count = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = Mutex::new(jobs.into_iter());
+        std::thread::scope(|scope| {
+            let work = || initialize(&jobs, config.initializer_range);
+            let threads: Vec<_> = (0..thread_count).map(|_| scope.spawn(work)).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("an initializer does not panic"))
+        })?;
         Ok(model)
     }
 
     /// A model whose parameters are all zero, for weights that are read from a file.
     pub fn zeroed(config: &ModelConfig, compute: Compute) -> Result<Llama, ModelError> {
-        check_config(config)?;
-        let parameters = Parameters::new(parameter_specs(config), compute.device)?;
+        architecture::check_config(config)?;
+        architecture::check_position_count(compute.position_count)?;
+        let parameters = Parameters::new(architecture::parameter_specs(config), compute.device)?;
         let leaf = |name: String| {
             let parameter = parameters.get(&name).expect("parameter_specs names every parameter");
             parameter.leaf().shallow_clone()
@@ -367,91 +329,21 @@ fn linear(x: &Tensor, weight: &Tensor, kind: Kind) -> Tensor {
     x.linear::<&Tensor>(&weight.to_kind(kind), None)
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const FINAL_NORM: &str = "model.norm.weight";
-const HEAD: &str = "lm_head.weight";
-
-fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
-    let [v, d, f] = [config.vocab_size, config.hidden_size, config.intermediate_size].map(extent);
-    let head_width = d / extent(config.num_attention_heads);
-    let kv = extent(config.num_key_value_heads) * head_width;
-    let spec = |name: String, shape: &[i64]| ParameterSpec {
-        name,
-        shape: shape.to_vec(),
-        decayed: shape.len() > 1,
-    };
-    let mut specs = vec![spec(EMBEDDING.to_owned(), &[v, d])];
-    for index in 0..config.num_hidden_layers {
-        let parts: [(&str, &[i64]); 9] = [
-            ("input_layernorm", &[d]),
-            ("self_attn.q_proj", &[d, d]),
-            ("self_attn.k_proj", &[kv, d]),
-            ("self_attn.v_proj", &[kv, d]),
-            ("self_attn.o_proj", &[d, d]),
-            ("post_attention_layernorm", &[d]),
-            ("mlp.gate_proj", &[f, d]),
-            ("mlp.up_proj", &[f, d]),
-            ("mlp.down_proj", &[d, f]),
-        ];
-        specs.extend(
-            parts.map(|(name, shape)| spec(format!("model.layers.{index}.{name}.weight"), shape)),
-        );
-    }
-    specs.push(spec(FINAL_NORM.to_owned(), &[d]));
-    if !config.tie_word_embeddings {
-        specs.push(spec(HEAD.to_owned(), &[v, d]));
-    }
-    specs
-}
-
-/// Checks what [`Llama::new`] demands of a configuration, without building anything.
-pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
-    let sizes = [
-        ("vocab_size", config.vocab_size),
-        ("hidden_size", config.hidden_size),
-        ("intermediate_size", config.intermediate_size),
-        ("num_hidden_layers", config.num_hidden_layers),
-        ("num_attention_heads", config.num_attention_heads),
-        ("num_key_value_heads", config.num_key_value_heads),
-    ];
-    if let Some(&(field, found)) =
-        sizes.iter().find(|(_, size)| *size == 0 || u64::from(u32::MAX) < *size)
-    {
-        return Err(ModelError::Size { field, found });
-    }
-    let heads = config.num_attention_heads;
-    let divide = |field, found: u64, divisor_field, divisor: u64| {
-        if found.is_multiple_of(divisor) {
-            Ok(())
+/// Sets gains to 1 and matrices to draws from N(0, `std`), parameter after parameter until `jobs` is empty. Which thread
+/// takes which parameter makes no difference: each has its own seed.
+fn initialize(jobs: &Mutex<std::vec::IntoIter<(Tensor, u64)>>, std: f64) -> Result<(), ShimError> {
+    let _no_grad = tch::no_grad_guard();
+    let next = || jobs.lock().expect("no initializer panics").next();
+    while let Some((mut leaf, seed)) = next() {
+        if leaf.dim() == 1 {
+            let _ = leaf.fill_(1.0);
         } else {
-            Err(ModelError::Divide { field, found, divisor_field, divisor })
+            let mut values = Tensor::empty(leaf.size(), (Kind::Double, Device::Cpu));
+            shim::fill_normal(&mut values, std, seed)?;
+            leaf.copy_(&values);
         }
-    };
-    divide("hidden_size", config.hidden_size, "num_attention_heads", heads)?;
-    divide("num_attention_heads", heads, "num_key_value_heads", config.num_key_value_heads)?;
-    if !(config.hidden_size / heads).is_multiple_of(2) {
-        return Err(ModelError::OddHead { found: config.hidden_size / heads });
     }
-    let positive = "above 0";
-    let numbers = [
-        ("rms_norm_eps", config.rms_norm_eps, 0.0 < config.rms_norm_eps, positive),
-        ("rope_theta", config.rope_theta, 0.0 < config.rope_theta, positive),
-        (
-            "initializer_range",
-            config.initializer_range,
-            0.0 <= config.initializer_range,
-            "of 0 or more",
-        ),
-    ];
-    match numbers.into_iter().find(|(_, found, legal, _)| !(found.is_finite() && *legal)) {
-        Some((field, found, _, expected)) => Err(ModelError::Number { field, found, expected }),
-        None => Ok(()),
-    }
-}
-
-/// A checked size as a tensor extent.
-fn extent(size: u64) -> i64 {
-    i64::try_from(size).expect("sizes are checked to fit u32")
+    Ok(())
 }
 
 /// Seed of one parameter's generator.
@@ -511,32 +403,5 @@ mod tests {
         assert!(embedding.mean(Kind::Double).double_value(&[]).abs() < 2e-4);
         let gain = model.parameters().get("model.norm.weight").unwrap().leaf();
         assert!(gain.equal(&gain.ones_like()));
-    }
-
-    #[test]
-    fn a_wrong_configuration_names_the_field() {
-        let check = |change: fn(&mut ModelConfig), expected: &str| {
-            let mut config = small();
-            change(&mut config);
-            assert_eq!(check_config(&config).unwrap_err().to_string(), expected);
-        };
-        check(|c| c.vocab_size = 0, "model.vocab_size is 0; expected 1 to 4294967295");
-        check(
-            |c| c.hidden_size = 33,
-            "model.hidden_size is 33, which model.num_attention_heads = 4 does not divide",
-        );
-        check(
-            |c| c.num_key_value_heads = 3,
-            "model.num_attention_heads is 4, which model.num_key_value_heads = 3 does not divide",
-        );
-        check(
-            |c| c.hidden_size = 12,
-            "a head is hidden_size / num_attention_heads = 3 wide; rotary embedding needs an even width",
-        );
-        check(|c| c.rope_theta = 0.0, "model.rope_theta is 0; expected a finite number above 0");
-        check(
-            |c| c.initializer_range = f64::NAN,
-            "model.initializer_range is NaN; expected a finite number of 0 or more",
-        );
     }
 }

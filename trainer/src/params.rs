@@ -79,8 +79,13 @@ impl Parameters {
         };
         let decayed_elements = decayed.iter().map(aligned).sum();
         let flat_elements = decayed_elements + others.iter().map(aligned).sum::<i64>();
-        let masters = Tensor::zeros([flat_elements], (Kind::Float, device));
-        let gradients = masters.zeros_like();
+        let zeros = || {
+            Tensor::f_zeros([flat_elements], (Kind::Float, device)).map_err(|err| ShimError {
+                operation: "allocate parameters",
+                message: err.to_string(),
+            })
+        };
+        let (masters, gradients) = (zeros()?, zeros()?);
 
         let mut list = Vec::with_capacity(decayed.len() + others.len());
         let mut first_element = 0;

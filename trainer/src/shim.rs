@@ -22,6 +22,7 @@ pub struct ShimError {
 // never written through, and tensors are interior-mutable handles on the C++ side in any case.
 unsafe extern "C" {
     fn pm_last_error() -> *const c_char;
+    fn pm_torch_version() -> *const c_char;
     fn pm_linear_cross_entropy(
         x: *const C_tensor,
         w: *const C_tensor,
@@ -147,6 +148,14 @@ pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimErro
     // SAFETY: the handle is alive for the call.
     let status = unsafe { pm_fill_normal(out.as_mut_ptr(), std, seed) };
     check(status, "normal fill")
+}
+
+/// Version of the libtorch that this program was built against, such as `2.13.0`.
+pub fn torch_version() -> &'static str {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a string literal of the shim.
+    let version = unsafe { CStr::from_ptr(pm_torch_version()) };
+    version.to_str().expect("a version is ASCII")
 }
 
 fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {

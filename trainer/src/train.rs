@@ -133,7 +133,7 @@ impl Run {
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
             }
         };
-        let metrics = MetricsLog::open(&folder.path, state.next_step)?;
+        let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
         folder.write_run_file(&config)?;
         Ok(Run {
             config,
@@ -390,9 +390,11 @@ impl Run {
     }
 
     fn summarize(&mut self) -> Result<Summary> {
-        if self.last_validation.as_ref().is_none_or(|(step, _)| *step != self.state.next_step) {
-            self.evaluate(1)?;
-        }
+        let validation = match (&self.validation, self.last_validation) {
+            (_, Some((step, figures))) if step == self.state.next_step => Some(figures),
+            (Some(validation), _) => Some(validation.evaluate(&self.model)?), // was done before this start
+            (None, _) => None,
+        };
         let phases = self.plan.phases().iter().zip(&self.state.phases);
         let phases = phases.filter(|(phase, _)| phase.steps > 0);
         Ok(Summary {
@@ -402,7 +404,7 @@ impl Run {
                     tokens: phase.tokens,
                 })
                 .collect(),
-            validation: self.last_validation.map(|(_, figures)| figures),
+            validation,
             relative_cost: self.plan.relative_cost(),
             checkpoint: self.last_checkpoint.clone(),
             sample: self.sample()?,

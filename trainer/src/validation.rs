@@ -86,14 +86,9 @@ impl ValidationSet {
 
     /// A continuation of the corpus' first tokens.
     pub fn sample(&self, model: &Llama) -> Result<Sample> {
-        let first = self.corpus.document_tokens(0)?;
-        let prompt_tokens = (first.end - first.start)
-            .min(PROMPT_TOKENS)
-            .min(model.compute().position_count.saturating_sub(1).max(1));
-        let mut prompt = vec![0u32; usize::try_from(prompt_tokens)?];
-        self.corpus.read(first.start, &mut prompt)?;
         let record = &self.corpus.manifest().tokenizer;
         let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
+        let prompt = self.prompt(&encoder, model.compute().position_count)?;
         let end_ids: Vec<u32> = record.eos.iter().map(|token| token.id).collect();
         let sampling = Sampling::TopP { temperature: 0.7, top_p: 0.9, seed: 1 };
         let found = generate::generate(model, &prompt, SAMPLE_TOKENS, &end_ids, sampling)?;
@@ -101,6 +96,18 @@ impl ValidationSet {
         let prompt = encoder.decode_document(&prompt)?;
         let continuation = whole.strip_prefix(&prompt).unwrap_or(&whole).to_owned();
         Ok(Sample { prompt, continuation })
+    }
+
+    /// The corpus' first tokens, up to one that ends a character.
+    fn prompt(&self, encoder: &Encoder, position_count: u64) -> Result<Vec<u32>> {
+        let first = self.corpus.document_tokens(0)?;
+        let token_count = (first.end - first.start).min(PROMPT_TOKENS).min(position_count / 2);
+        let mut prompt = vec![0u32; usize::try_from(token_count.max(1))?];
+        self.corpus.read(first.start, &mut prompt)?;
+        while prompt.len() > 1 && encoder.decode_document(&prompt)?.ends_with('\u{fffd}') {
+            prompt.pop();
+        }
+        Ok(prompt)
     }
 }
 

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
+use crate::architecture::{EMBEDDING, HEAD, ModelError};
 use crate::hf_config::{self, HfConfigError, ModelNotes};
-use crate::model::{Compute, Llama, ModelError};
+use crate::model::{Compute, Llama};
 use crate::tensor_file::{self, TensorFile, TensorFileError};
 
 /// The architecture.
@@ -26,8 +27,6 @@ pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
 /// The files that [`save_model`] writes, in byte order.
 pub const MODEL_FILES: [&str; 3] = [CONFIG_FILE, GENERATION_CONFIG_FILE, WEIGHTS_FILE];
 
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Tables that old checkpoints store and that are computed here.
 const ROTARY_BUFFER: &str = ".rotary_emb.inv_freq";
 

@@ -1,0 +1,210 @@
+//! Run files: what is refused and how, and the schemas that describe what is accepted.
+
+use std::path::{Path, PathBuf};
+
+use pipeline::run_file::{Run, RunError};
+
+fn write(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Some ten steps of each phase at a million tokens.
+const RUN_FILE: &str = r#"
+[data]
+corpus = "corpora/train"
+validation = "/abs/valid"
+
+[plan]
+window_units = 128
+step_tokens = 65_536
+epochs = 2
+seed = 1
+shuffle = "global"
+
+[[phases]]
+patch_size = 4
+share = "2/3"
+schedule = { kind = "cosine", peak = 3e-4, warmup_steps = 9, final = 0.0 }
+carry = "weights"
+
+[[phases]]
+patch_size = 1
+window_units = 256
+share = "1/3"
+schedule = { kind = "cosine", peak = 3e-4, warmup_steps = 9, final = 0.0 }
+carry = "weights"
+
+[model]
+vocab_size = 4096
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 4
+rms_norm_eps = 1e-6
+rope_theta = 10000.0
+tie_word_embeddings = false
+initializer_range = 0.02
+
+[optimizer]
+kind = "adamw"
+betas = [0.9, 0.95]
+eps = 1e-8
+weight_decay = 0.1
+clip_norm = 1.0
+nonfinite = "stop"
+
+[train]
+init_seed = 1
+device = "cpu"
+activation_checkpointing = "none"
+dtype = "fp32"
+micro_batch_windows = 4
+output = "runs/x"
+checkpoint_every_steps = 10
+keep_checkpoints = 2
+keep_every_steps = 0
+eval_every_steps = 10
+log_every_steps = 1
+
+[loader]
+workers = 2
+io = "mmap"
+ring_bytes = 8_388_608
+"#;
+
+fn load(text: &str, overrides: &[&str]) -> Result<Run, RunError> {
+    let dir = tempfile::tempdir().unwrap();
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    Run::load(&write(dir.path(), text), &overrides)
+}
+
+fn check_refused(text: &str, overrides: &[&str], expected: &[&str]) {
+    let found = load(text, overrides).unwrap_err().to_string();
+    for part in expected {
+        assert!(found.contains(part), "found {found:?}\nexpected {part:?}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_run_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::load(&write(dir.path(), RUN_FILE), &[]).unwrap();
+    assert_eq!(run.corpus_dir(), dir.path().join("corpora/train"));
+    assert_eq!(run.validation_dir().unwrap(), Path::new("/abs/valid"));
+    assert_eq!(run.output_dir(), dir.path().join("runs/x"));
+}
+
+#[test]
+fn overrides_are_laid_over_the_file() {
+    let set =
+        ["plan.epochs=4", "phases.1.share=1/3", "train.dtype=bf16", "data.subset_tokens=600_000"];
+    let run = load(RUN_FILE, &set).unwrap();
+    assert_eq!((run.file.plan.epochs, run.file.data.subset_tokens), (4, Some(600_000)));
+    assert_eq!(run.file.train.dtype, schemas::run::Dtype::Bf16);
+    let plan = run.plan(1_000_000, None).unwrap();
+    // Blocks of 512 tokens; 600,000 / 512 = 1171.9; the second phase has a T of its own.
+    assert_eq!(plan.subset_tokens(), 1171 * 512);
+    assert_eq!(
+        plan.phases().iter().map(|phase| phase.window_tokens).collect::<Vec<_>>(),
+        [512, 256]
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_known_one() {
+    let text = RUN_FILE.replace("seed = 1\nshuffle", "sed = 1\nshuffle");
+    check_refused(
+        &text,
+        &[],
+        &["run.toml", "unknown field `sed`", "did you mean `seed`?", "line 10"],
+    );
+    check_refused(
+        RUN_FILE,
+        &["train.dtyp=fp32"],
+        &["unknown field `dtyp`", "did you mean `dtype`?"],
+    );
+}
+
+#[test]
+fn missing_keys_are_refused_because_nothing_has_a_default() {
+    check_refused(&RUN_FILE.replace("epochs = 2\n", ""), &[], &["missing field `epochs`"]);
+    check_refused(&RUN_FILE.replace("clip_norm = 1.0\n", ""), &[], &["missing field `clip_norm`"]);
+}
+
+#[test]
+fn shares_that_are_no_fraction_are_refused() {
+    for share in ["0.66", "4/3", "1/0", "-1/3", ""] {
+        let text = RUN_FILE.replace("\"2/3\"", &format!("{share:?}"));
+        check_refused(&text, &[], &["share is", "expected a fraction from \"0/1\" to \"1/1\""]);
+    }
+}
+
+#[test]
+fn overrides_that_lead_nowhere_are_refused() {
+    for (set, expected) in [
+        ("train.dtype", "override \"train.dtype\" is not of the form section.key=value"),
+        ("epochs=3", "is not of the form section.key=value"),
+        ("trian.dtype=fp32", "there is no \"trian\" in the run file"),
+        ("phases.7.share=1/2", "there is no \"7\" in the run file"),
+        ("plan.epochs=many", "invalid type: string \"many\""),
+        ("plan.epochs=-1", "invalid value: integer `-1`"),
+    ] {
+        check_refused(RUN_FILE, &[set], &[expected]);
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_by_name() {
+    for (set, expected) in [
+        ("train.micro_batch_windows=0", "train.micro_batch_windows is 0; expected at least 1"),
+        ("train.keep_checkpoints=0", "train.keep_checkpoints is 0"),
+        ("loader.workers=0", "loader.workers is 0"),
+        (
+            "optimizer.betas=[0.9, 1.0]",
+            "optimizer.betas.1 is 1; expected a number from 0 to below 1",
+        ),
+        ("optimizer.eps=0.0", "optimizer.eps is 0; expected a finite number above 0"),
+        ("optimizer.clip_norm=inf", "optimizer.clip_norm is inf"),
+        ("optimizer.weight_decay=nan", "optimizer.weight_decay is NaN"),
+    ] {
+        check_refused(RUN_FILE, &[set], &[expected]);
+    }
+}
+
+/// Two epochs of 1953 blocks of 512 tokens are 1,999,872 tokens: 30 steps, of which 20 are of the first phase.
+#[test]
+fn a_warm_up_as_long_as_its_phase_is_refused() {
+    let warmup = |steps: u64| {
+        let text = RUN_FILE.replacen("warmup_steps = 9", &format!("warmup_steps = {steps}"), 1);
+        load(&text, &[]).unwrap().plan(1_000_000, None)
+    };
+    assert_eq!(warmup(19).unwrap().phases()[0].steps, 20);
+    let err = warmup(20).unwrap_err().to_string();
+    assert!(err.contains("phase 0 has 20 steps; its schedule.warmup_steps is 20"), "{err}");
+}
+
+#[test]
+fn a_missing_run_file_is_named() {
+    let err = Run::load(Path::new("no/such/run.toml"), &[]).unwrap_err().to_string();
+    assert!(err.contains("cannot read run file no/such/run.toml"), "{err}");
+}
+
+/// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` writes them anew.
+#[test]
+fn the_committed_json_schemas_are_those_of_the_types() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/json");
+    for (name, expected) in [
+        ("run.schema.json", schemas::run::json_schema()),
+        ("manifest.schema.json", schemas::manifest::json_schema()),
+    ] {
+        let path = dir.join(name);
+        if std::env::var_os("PATCHMILL_WRITE_SCHEMAS").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap();
+        assert!(found == expected, "{name} is not what the types say; write it anew");
+    }
+}

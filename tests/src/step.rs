@@ -1,0 +1,229 @@
+//! The laws of the loss, the optimizer and the training step.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
+
+use schemas::run::Dtype;
+use tch::{Device, Kind, Tensor};
+use trainer::model::Llama;
+use trainer::optim::AdamW;
+use trainer::shim::{self, ShimError};
+use trainer::step::{StepOutput, train_step};
+use trainer::{patch, weights};
+
+use crate::support::{
+    adamw_config, assert_close, golden_config, golden_model, max_abs, on_cpu, tokens_btk,
+};
+
+fn step_over(model: &Llama, optimizer: &mut AdamW, batches: &[Tensor], rate: f64) -> StepOutput {
+    let batches_in_order =
+        batches.iter().map(|tokens_btk| Ok::<_, ShimError>(tokens_btk.shallow_clone()));
+    train_step(model, optimizer, batches_in_order, batches.len() as u64, rate).unwrap()
+}
+
+fn new_optimizer(model: &Llama) -> AdamW {
+    AdamW::new(model.parameters(), &adamw_config()).unwrap()
+}
+
+fn random_matrix(rows: i64, columns: i64, seed: u64) -> Tensor {
+    let mut values = Tensor::empty([rows, columns], (Kind::Double, Device::Cpu));
+    shim::fill_normal(&mut values, 1.0, seed).unwrap();
+    values.to_kind(Kind::Float)
+}
+
+/// Loss and gradients of the shim's chunked form, with chunks of `chunk_rows`.
+fn chunked(x_nd: &Tensor, w_vd: &Tensor, y_nk: &Tensor, chunk_rows: i64) -> [Tensor; 3] {
+    let [x_nd, w_vd] = [x_nd, w_vd].map(|tensor| tensor.copy().set_requires_grad(true));
+    let loss = shim::linear_cross_entropy(&x_nd, &w_vd, y_nk, chunk_rows).unwrap();
+    (&loss * 3.0).backward(); // a factor that is not 1 reaches the gradients
+    [loss.detach(), x_nd.grad(), w_vd.grad()]
+}
+
+fn plain(x_nd: &Tensor, w_vd: &Tensor, y_nk: &Tensor) -> [Tensor; 3] {
+    let [x_nd, w_vd] = [x_nd, w_vd].map(|tensor| tensor.copy().set_requires_grad(true));
+    let logp_nv = x_nd.matmul(&w_vd.tr()).log_softmax(-1, Kind::Float);
+    let loss = -logp_nv.gather(1, y_nk, false).mean(Kind::Float);
+    (&loss * 3.0).backward();
+    [loss.detach(), x_nd.grad(), w_vd.grad()]
+}
+
+#[test]
+fn chunked_loss_and_gradients_equal_the_plain_form_for_any_chunk() {
+    let (x_nd, w_vd) = (random_matrix(37, 24, 1), random_matrix(256, 24, 2));
+    for k in [1, 4] {
+        let y_nk = tokens_btk(37, k, 5).narrow(1, 0, 1).squeeze_dim(1);
+        let expected = plain(&x_nd, &w_vd, &y_nk);
+        for chunk_rows in [1, 8, 37, 1000] {
+            let found = chunked(&x_nd, &w_vd, &y_nk, chunk_rows);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(
+                    "loss or gradient",
+                    found,
+                    expected,
+                    2e-6 * max_abs(expected).max(1.0),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn targets_that_repeat_within_a_patch_count_each_time() {
+    let (x_nd, w_vd) = (random_matrix(5, 24, 1), random_matrix(256, 24, 2));
+    let y_nk = Tensor::from_slice(&[7_i64, 7, 7, 9]).view([1, 4]).repeat([5, 1]);
+    let (found, expected) = (chunked(&x_nd, &w_vd, &y_nk, 2), plain(&x_nd, &w_vd, &y_nk));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_close("loss or gradient", found, expected, 2e-6 * max_abs(expected).max(1.0));
+    }
+}
+
+#[test]
+fn patch_loss_with_one_token_a_patch_is_cross_entropy() {
+    let model = golden_model(Dtype::Fp32);
+    let tokens_btk = tokens_btk(3, 1, 11);
+    let logits_btv = tch::no_grad(|| model.logits(&model.forward_hidden(&tokens_btk)));
+    let expected = logits_btv
+        .narrow(1, 0, 15)
+        .flatten(0, 1)
+        .cross_entropy_for_logits(&tokens_btk.narrow(1, 1, 15).flatten(0, 2));
+    assert_close("plain", &patch::patch_loss(&logits_btv, &tokens_btk), &expected, 1e-6);
+    assert_close("chunked", &tch::no_grad(|| model.loss(&tokens_btk)), &expected, 1e-6);
+}
+
+#[test]
+fn embedding_a_patch_is_the_mean_of_its_tokens_forward_and_backward() {
+    let tokens_btk = tokens_btk(2, 4, 3);
+    let gradient = |embed: &dyn Fn(&Tensor) -> Tensor| {
+        let weight_vd = random_matrix(256, 24, 9).set_requires_grad(true);
+        let emb_btd = embed(&weight_vd);
+        (emb_btd.square() * random_matrix(16, 24, 4)).sum(Kind::Float).backward();
+        (emb_btd.detach(), weight_vd.grad())
+    };
+    let found = gradient(&|weight_vd| patch::embed_patches(weight_vd, &tokens_btk));
+    let expected = gradient(&|weight_vd| {
+        let emb_btkd = Tensor::embedding(weight_vd, &tokens_btk, -1, false, false);
+        patch::fold_patches(&emb_btkd)
+    });
+    assert_close("embedding", &found.0, &expected.0, 1e-6);
+    assert_close("gradient", &found.1, &expected.1, 1e-5);
+}
+
+#[test]
+fn a_graph_of_the_chunked_loss_runs_backward_once() {
+    let model = golden_model(Dtype::Fp32);
+    let loss = model.loss(&tokens_btk(1, 1, 1));
+    let hidden = model.parameters().get("model.norm.weight").unwrap().leaf();
+    let again = || Tensor::f_run_backward(&[&loss], &[hidden], true, false);
+    assert!(again().is_ok());
+    assert!(again().unwrap_err().to_string().contains("modified by an inplace operation"));
+}
+
+#[test]
+fn micro_batches_add_up_to_the_whole_batch() {
+    let run = |parts: i64| {
+        let model = golden_model(Dtype::Fp32);
+        let mut optimizer = new_optimizer(&model);
+        let batches = tokens_btk(4, 4, 21).chunk(parts, 0);
+        let report = step_over(&model, &mut optimizer, &batches, 1e-3).read();
+        (model.parameters().masters().copy(), report)
+    };
+    let (whole, whole_report) = run(1);
+    let (parts, parts_report) = run(4);
+    assert!((whole_report.loss - parts_report.loss).abs() < 1e-5);
+    assert!((whole_report.grad_norm - parts_report.grad_norm).abs() < 1e-5);
+    assert_close("weights", &parts, &whole, 1e-5);
+}
+
+#[test]
+fn equal_steps_give_equal_bits() {
+    let run = || {
+        let model = Llama::new(&golden_config(), on_cpu(Dtype::Fp32), 5).unwrap();
+        let mut optimizer = new_optimizer(&model);
+        for step in 0..3 {
+            step_over(
+                &model,
+                &mut optimizer,
+                &[tokens_btk(2, 4, step), tokens_btk(2, 4, 100 + step)],
+                1e-2,
+            );
+        }
+        model.parameters().masters().copy()
+    };
+    assert!(run().equal(&run()));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing() {
+    let model = golden_model(Dtype::Fp32);
+    let mut optimizer = new_optimizer(&model);
+    step_over(&model, &mut optimizer, &[tokens_btk(2, 1, 1)], 1e-3);
+    let gain = model.parameters().get("model.norm.weight").unwrap().leaf();
+    tch::no_grad(|| {
+        let _ = gain.shallow_clone().narrow(0, 0, 1).fill_(f64::INFINITY);
+    });
+    let state = |optimizer: &AdamW| -> Vec<Tensor> {
+        let moments = optimizer.export(model.parameters()).into_iter();
+        moments
+            .map(|(_, tensor)| tensor.copy())
+            .chain([model.parameters().masters().copy()])
+            .collect()
+    };
+    let before = state(&optimizer);
+    let report = step_over(&model, &mut optimizer, &[tokens_btk(2, 1, 2)], 1e-3).read();
+    assert!(!report.updated);
+    assert!(!report.loss.is_finite() || !report.grad_norm.is_finite());
+    assert!(before.iter().zip(&state(&optimizer)).all(|(a, b)| a.equal(b)));
+}
+
+#[test]
+fn an_optimizer_taken_over_goes_on_bit_for_bit() {
+    let model = golden_model(Dtype::Fp32);
+    let mut optimizer = new_optimizer(&model);
+    step_over(&model, &mut optimizer, &[tokens_btk(2, 4, 1)], 1e-3);
+    let folder = tempfile::tempdir().unwrap();
+    let notes = trainer::hf_config::ModelNotes {
+        position_count: 16,
+        patch_size: 4,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+    };
+    weights::save_model(folder.path(), &model, &notes).unwrap();
+    let state_path = folder.path().join("optimizer.safetensors");
+    trainer::tensor_file::write(&state_path, &optimizer.export(model.parameters())).unwrap();
+
+    let (resumed, _) = weights::load_model(folder.path(), Dtype::Fp32, Device::Cpu).unwrap();
+    let mut resumed_optimizer = new_optimizer(&resumed);
+    let state = trainer::tensor_file::TensorFile::open(&state_path).unwrap().read_all().unwrap();
+    resumed_optimizer.import(resumed.parameters(), &state).unwrap();
+    for step in 2..5 {
+        let a = step_over(&model, &mut optimizer, &[tokens_btk(2, 4, step)], 1e-3).read();
+        let b = step_over(&resumed, &mut resumed_optimizer, &[tokens_btk(2, 4, step)], 1e-3).read();
+        assert_eq!(a, b);
+    }
+    assert!(model.parameters().masters().equal(resumed.parameters().masters()));
+}
+
+#[test]
+fn an_optimizer_state_of_another_model_is_refused_by_tensor() {
+    let model = golden_model(Dtype::Fp32);
+    let mut optimizer = new_optimizer(&model);
+    let mut state = optimizer.export(model.parameters());
+    let place = state.iter().position(|(name, _)| name == "exp_avg.model.norm.weight").unwrap();
+    state[place].0 = "exp_avg.other".to_owned();
+    let error = optimizer.import(model.parameters(), &state).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "optimizer state does not fit the model: exp_avg.model.norm.weight is missing; exp_avg.other is unexpected"
+    );
+}
+
+#[test]
+fn a_fresh_optimizer_and_a_reset_one_are_alike() {
+    let model = golden_model(Dtype::Fp32);
+    let mut optimizer = new_optimizer(&model);
+    step_over(&model, &mut optimizer, &[tokens_btk(2, 4, 1)], 1e-3);
+    optimizer.reset();
+    let fresh = new_optimizer(&model).export(model.parameters());
+    for ((name, found), (_, expected)) in optimizer.export(model.parameters()).iter().zip(&fresh) {
+        assert!(found.equal(expected), "{name}");
+    }
+}

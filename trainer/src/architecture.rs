@@ -1,0 +1,228 @@
+//! What a LLaMA is made of: its parameters by name and shape, and what a configuration must satisfy.
+//!
+//! **Invariant:** a configuration that passes [`check_config`] makes a model whose sizes divide as they must, fit `i64`
+//! and overflow nothing.
+
+use schemas::run::ModelConfig;
+
+use crate::params::ParameterSpec;
+use crate::shim::ShimError;
+
+/// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust anything.
+const SIZE_MAX: u64 = 1 << 24;
+/// Most layers.
+const LAYERS_MAX: u64 = 4096;
+/// Most positions: the rotary tables are made for all of them.
+const POSITIONS_MAX: u64 = 1 << 20;
+/// Most parameters: 4 TiB of masters.
+const PARAMETERS_MAX: u128 = 1 << 40;
+
+/// Why a model can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A size that is 0, or beyond what any model has.
+    #[error("model.{field} is {found}; expected 1 to {max}")]
+    Size {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// Largest legal value.
+        max: u64,
+    },
+    /// Sizes that are legal one by one make a model that nothing holds.
+    #[error("the model has {found} parameters; at most {PARAMETERS_MAX} are supported")]
+    TooLarge {
+        /// Scalars of all matrices.
+        found: u128,
+    },
+    /// One size must divide another.
+    #[error("model.{field} is {found}, which model.{divisor_field} = {divisor} does not divide")]
+    Divide {
+        /// Field that must be a multiple.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// Field that must divide it.
+        divisor_field: &'static str,
+        /// Its value.
+        divisor: u64,
+    },
+    /// Rotary embedding rotates pairs.
+    #[error(
+        "a head is hidden_size / num_attention_heads = {found} wide; rotary embedding needs an even width"
+    )]
+    OddHead {
+        /// Width of a head.
+        found: u64,
+    },
+    /// A number that must be finite and positive (or not negative) isn't.
+    #[error("model.{field} is {found}; expected a finite number {expected}")]
+    Number {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: f64,
+        /// What is legal.
+        expected: &'static str,
+    },
+    /// libtorch failed, for instance for want of memory.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+}
+
+/// The token embedding.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The gain of the last norm.
+pub(crate) const FINAL_NORM: &str = "model.norm.weight";
+/// The head, where it is not the embedding.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// Every parameter, in the order of the forward pass.
+pub(crate) fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
+    let [v, d, f] = [config.vocab_size, config.hidden_size, config.intermediate_size].map(extent);
+    let head_width = d / extent(config.num_attention_heads);
+    let kv = extent(config.num_key_value_heads) * head_width;
+    let spec = |name: String, shape: &[i64]| ParameterSpec {
+        name,
+        shape: shape.to_vec(),
+        decayed: shape.len() > 1,
+    };
+    let mut specs = vec![spec(EMBEDDING.to_owned(), &[v, d])];
+    for index in 0..config.num_hidden_layers {
+        let parts: [(&str, &[i64]); 9] = [
+            ("input_layernorm", &[d]),
+            ("self_attn.q_proj", &[d, d]),
+            ("self_attn.k_proj", &[kv, d]),
+            ("self_attn.v_proj", &[kv, d]),
+            ("self_attn.o_proj", &[d, d]),
+            ("post_attention_layernorm", &[d]),
+            ("mlp.gate_proj", &[f, d]),
+            ("mlp.up_proj", &[f, d]),
+            ("mlp.down_proj", &[d, f]),
+        ];
+        specs.extend(
+            parts.map(|(name, shape)| spec(format!("model.layers.{index}.{name}.weight"), shape)),
+        );
+    }
+    specs.push(spec(FINAL_NORM.to_owned(), &[d]));
+    if !config.tie_word_embeddings {
+        specs.push(spec(HEAD.to_owned(), &[v, d]));
+    }
+    specs
+}
+
+/// Checks what a model demands of a configuration, without building anything.
+pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
+    let sizes = [
+        ("vocab_size", config.vocab_size, SIZE_MAX),
+        ("hidden_size", config.hidden_size, SIZE_MAX),
+        ("intermediate_size", config.intermediate_size, SIZE_MAX),
+        ("num_hidden_layers", config.num_hidden_layers, LAYERS_MAX),
+        ("num_attention_heads", config.num_attention_heads, SIZE_MAX),
+        ("num_key_value_heads", config.num_key_value_heads, SIZE_MAX),
+    ];
+    sizes.into_iter().try_for_each(|(field, found, max)| check_size(field, found, max))?;
+    let heads = config.num_attention_heads;
+    let divide = |field, found: u64, divisor_field, divisor: u64| {
+        if found.is_multiple_of(divisor) {
+            Ok(())
+        } else {
+            Err(ModelError::Divide { field, found, divisor_field, divisor })
+        }
+    };
+    divide("hidden_size", config.hidden_size, "num_attention_heads", heads)?;
+    divide("num_attention_heads", heads, "num_key_value_heads", config.num_key_value_heads)?;
+    if !(config.hidden_size / heads).is_multiple_of(2) {
+        return Err(ModelError::OddHead { found: config.hidden_size / heads });
+    }
+    check_parameter_count(config)?;
+    let positive = "above 0";
+    let numbers = [
+        ("rms_norm_eps", config.rms_norm_eps, 0.0 < config.rms_norm_eps, positive),
+        ("rope_theta", config.rope_theta, 0.0 < config.rope_theta, positive),
+        (
+            "initializer_range",
+            config.initializer_range,
+            0.0 <= config.initializer_range,
+            "of 0 or more",
+        ),
+    ];
+    match numbers.into_iter().find(|(_, found, legal, _)| !(found.is_finite() && *legal)) {
+        Some((field, found, _, expected)) => Err(ModelError::Number { field, found, expected }),
+        None => Ok(()),
+    }
+}
+
+/// Checks the number of positions that rotary tables are made for.
+pub(crate) fn check_position_count(found: u64) -> Result<(), ModelError> {
+    check_size("max_position_embeddings", found, POSITIONS_MAX)
+}
+
+fn check_size(field: &'static str, found: u64, max: u64) -> Result<(), ModelError> {
+    if 0 < found && found <= max { Ok(()) } else { Err(ModelError::Size { field, found, max }) }
+}
+
+fn check_parameter_count(config: &ModelConfig) -> Result<(), ModelError> {
+    let [v, d, f, layers] =
+        [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers]
+            .map(u128::from);
+    let found = 2 * v * d + layers * (4 * d * d + 3 * d * f); // as if nothing were tied or grouped
+    if found <= PARAMETERS_MAX { Ok(()) } else { Err(ModelError::TooLarge { found }) }
+}
+
+/// A checked size as a tensor extent.
+pub(crate) fn extent(size: u64) -> i64 {
+    i64::try_from(size).expect("sizes are checked to be small")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 64,
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000.0,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+        }
+    }
+
+    #[test]
+    fn a_wrong_configuration_names_the_field() {
+        let check = |change: fn(&mut ModelConfig), expected: &str| {
+            let mut config = small();
+            change(&mut config);
+            assert_eq!(check_config(&config).unwrap_err().to_string(), expected);
+        };
+        check(|c| c.vocab_size = 0, "model.vocab_size is 0; expected 1 to 16777216");
+        check(
+            |c| (c.hidden_size, c.intermediate_size) = (1 << 20, 1 << 20),
+            "the model has 15393297006592 parameters; at most 1099511627776 are supported",
+        );
+        check(
+            |c| c.hidden_size = 33,
+            "model.hidden_size is 33, which model.num_attention_heads = 4 does not divide",
+        );
+        check(
+            |c| c.num_key_value_heads = 3,
+            "model.num_attention_heads is 4, which model.num_key_value_heads = 3 does not divide",
+        );
+        check(
+            |c| c.hidden_size = 12,
+            "a head is hidden_size / num_attention_heads = 3 wide; rotary embedding needs an even width",
+        );
+        check(|c| c.rope_theta = 0.0, "model.rope_theta is 0; expected a finite number above 0");
+        check(
+            |c| c.initializer_range = f64::NAN,
+            "model.initializer_range is NaN; expected a finite number of 0 or more",
+        );
+    }
+}
