@@ -80,7 +80,8 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     }
     let words = Words::read(args)?;
     let vocab_size = usize::try_from(args.vocab_size).context("--vocab-size")?;
-    let alphabet = words.alphabet((vocab_size as f64 * args.alphabet_share) as usize);
+    let characters_max = (vocab_size as f64 * args.alphabet_share) as usize;
+    let alphabet = words.alphabet(characters_max.min(vocab_size - BASE_ENTRIES));
     let tokenizer = train(&words, &alphabet, vocab_size)?;
     write(&args.out, &tokenizer)?;
     let entries = tokenizer.get_vocab_size(true);

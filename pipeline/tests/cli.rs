@@ -1,4 +1,5 @@
 //! `patchmill` as a process: exit codes, output that machines read, and a kill in the middle.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -127,12 +128,9 @@ fn a_killed_run_goes_on_with_the_next_series_and_gives_the_same_bytes() {
     let second = inputs.join("1.jsonl.zst");
     assert!(Command::new("mkfifo").arg(&second).status().unwrap().success());
     let out = dir.path().join("corpus");
-    let list = |command: &mut Command| {
-        // A folder's pipes are no inputs, so both are named.
-        command.arg(&second);
-    };
+    // A folder's pipes are no inputs, so both are named.
     let mut command = tokenize(&out, &inputs.join("0.jsonl.zst"));
-    list(&mut command);
+    command.arg(&second);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !out.join("00000.series.json").exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
