@@ -48,13 +48,13 @@ pub struct TokenizeArgs {
     /// Put the beginning-of-sequence token before each document (the default).
     #[arg(long, overrides_with = "no_bos")]
     pub bos: bool,
-    /// Don't.
+    /// Put nothing before each document.
     #[arg(long, overrides_with = "bos")]
     pub no_bos: bool,
     /// Put the end-of-sequence token after each document.
     #[arg(long, overrides_with = "no_eos")]
     pub eos: bool,
-    /// Don't (the default).
+    /// Put nothing after each document (the default).
     #[arg(long, overrides_with = "eos")]
     pub no_eos: bool,
     /// What special tokens written out in a text are: text, or control ids as Hugging Face's default makes them.

@@ -334,7 +334,10 @@ impl Check<'_> {
             if !is_listed && (name.ends_with(".tok") || name.ends_with(".index.parquet")) {
                 self.fault(&name, "is no part of this corpus; move it away");
             } else if name == BUILD_FILE {
-                self.fault(&name, "a run was interrupted just before its end; remove it");
+                self.fault(
+                    &name,
+                    "a run was cut off just before its end; run the same command again",
+                );
             }
         }
     }
