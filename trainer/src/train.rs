@@ -337,11 +337,11 @@ impl Run {
             figures.unigram_perplexity,
             figures.bits_per_byte
         );
-        if patch_size > 1 {
-            if let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)? {
-                values.push(("eval/patch_loss", patch_loss));
-                line.push_str(&format!(" | patch loss {patch_loss:.4}"));
-            }
+        if patch_size > 1
+            && let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)?
+        {
+            values.push(("eval/patch_loss", patch_loss));
+            line.push_str(&format!(" | patch loss {patch_loss:.4}"));
         }
         values.push(("data/tokens_seen", self.state.tokens_read as f64));
         values.push(("cost/units", self.state.units_processed as f64));
