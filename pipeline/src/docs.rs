@@ -417,12 +417,14 @@ impl Lines {
             self.row = row;
             self.text_offset += count;
             let bom = if row == 1 && chunk.bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-            let line = &chunk.bytes[start + bom..];
-            if line.iter().all(u8::is_ascii_whitespace) {
+            // Without its end: the parser would count a newline as the beginning of another line.
+            let line_bytes = chunk.bytes[start + bom..].trim_ascii_end().len();
+            if line_bytes == 0 {
                 chunk.bytes.truncate(start);
                 continue;
             }
-            chunk.lines.push(Line { row, text_offset, start: start + bom, end: chunk.bytes.len() });
+            let start = start + bom;
+            chunk.lines.push(Line { row, text_offset, start, end: start + line_bytes });
         }
         Ok((!chunk.lines.is_empty()).then_some(chunk))
     }

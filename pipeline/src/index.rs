@@ -78,7 +78,7 @@ pub fn read(
     path: &Path,
     first_document: u64,
     document_count_max: u64,
-) -> Result<impl Iterator<Item = Result<IndexRow, IndexError>>, IndexError> {
+) -> Result<impl Iterator<Item = Result<IndexRow, IndexError>> + use<>, IndexError> {
     let file =
         File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
     let form = |reason| IndexError::Form { path: path.to_owned(), reason };

@@ -293,7 +293,7 @@ mod tests {
         for (line, reason) in [
             (r#"{"text": "a""#, "EOF while parsing an object at byte 12 of the line"),
             (r#"{"text": "a"} x"#, "trailing characters at byte 15 of the line"),
-            (r#"["a"]"#, "invalid type: sequence, expected an object at byte 0 of the line"),
+            (r#"["a"]"#, "invalid type: sequence, expected an object at byte 1 of the line"),
             (r#"{"text": null}"#, r#""text" is null; expected a string"#),
             (r#"{"text": 3}"#, r#""text" is a number; expected a string"#),
             (

@@ -1,9 +1,15 @@
 //! The laws of Patchmill, its goldens and its breakage, one module a subject, in the order of the data's path.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod corpora;
 mod small_corpus;
 
+mod docs;
+mod tokens;
+
 mod corpus;
+mod corrupt;
+
 mod permute;
 mod plan;
 

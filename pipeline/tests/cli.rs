@@ -1,0 +1,165 @@
+//! `patchmill` as a process: exit codes, output that machines read, and a kill in the middle.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+fn patchmill() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_patchmill"))
+}
+
+fn tokenize(out: &Path, inputs: &Path) -> Command {
+    let mut command = patchmill();
+    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.arg("--threads").arg("2").arg("--out").arg(out).arg(inputs);
+    command
+}
+
+fn run(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn last_json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_corpus_is_made_verified_and_inspected() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    let mut command = tokenize(&out, &fixtures().join("text/valid"));
+    command.arg("--json");
+    let made = last_json(&run(command));
+    assert_eq!(made["documents_read"], 75);
+    assert_eq!(made["documents_written"], 75);
+    assert_eq!(made["documents_skipped"], 0);
+    assert_eq!(made["text_bytes"], 375_948);
+    assert_eq!(made["encoder"], "tokenizers");
+    assert!(made["tokens"].as_u64().unwrap() > 75 && made["seconds"].as_f64().unwrap() > 0.0);
+
+    let mut command = patchmill();
+    command.arg("verify").arg(&out).arg("--json");
+    assert_eq!(last_json(&run(command))["faults"], serde_json::json!([]));
+
+    let shard = out.join("00000-00000.tok");
+    let mut command = patchmill();
+    command.arg("inspect").arg(&shard).arg("--json");
+    let header = last_json(&run(command));
+    assert_eq!((&header["token_bytes"], &header["payload_offset"]), (&2.into(), &4096.into()));
+    assert_eq!((&header["token_count"], &header["document_count"]), (&made["tokens"], &75.into()));
+
+    for path in [&out, &shard] {
+        let mut command = patchmill();
+        command.arg("inspect").arg(path).arg("--json").args(["--doc", "74"]);
+        let document = last_json(&run(command));
+        assert_eq!((&document["row"], &document["is_exact"]), (&75.into(), &true.into()));
+    }
+}
+
+#[test]
+fn exit_codes_tell_usage_from_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    assert!(run(tokenize(&out, &fixtures().join("text/valid"))).status.success());
+    let again = run(tokenize(&out, &fixtures().join("text/valid")));
+    assert_eq!(again.status.code(), Some(2), "{}", stderr(&again));
+    assert!(stderr(&again).starts_with("error: "), "{}", stderr(&again));
+    let mut unknown = patchmill();
+    unknown.arg("no-such-command");
+    assert_eq!(run(unknown).status.code(), Some(2));
+    let missing = run(tokenize(&dir.path().join("x"), &dir.path().join("none.jsonl")));
+    assert_eq!(missing.status.code(), Some(2), "{}", stderr(&missing));
+
+    let shard = out.join("00000-00000.tok");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let mut command = patchmill();
+    command.arg("verify").arg(&out);
+    let damaged = run(command);
+    assert_eq!(damaged.status.code(), Some(4), "{}", stderr(&damaged));
+    assert!(stderr(&damaged).contains("block 0"), "{}", stderr(&damaged));
+}
+
+#[test]
+fn a_closed_stdout_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    assert!(run(tokenize(&out, &fixtures().join("text/valid"))).status.success());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = patchmill();
+    command.arg("inspect").arg(&out).args(["--doc", "0"]).stdout(writer);
+    let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    let mut command = tokenize(&out, &fixtures().join("text/valid"));
+    command.args(["--dry-run", "--json"]);
+    let estimate = last_json(&run(command));
+    assert_eq!(estimate["documents"], 75);
+    assert!(!out.exists());
+}
+
+/// The second input is a pipe that nobody writes: the run waits there, with the first series complete, and is killed.
+#[test]
+fn a_killed_run_goes_on_with_the_next_series_and_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    fs::create_dir(&inputs).unwrap();
+    let train = fixtures().join("text/train");
+    fs::copy(train.join("train-00.jsonl.zst"), inputs.join("0.jsonl.zst")).unwrap();
+    let second = inputs.join("1.jsonl.zst");
+    assert!(Command::new("mkfifo").arg(&second).status().unwrap().success());
+    let out = dir.path().join("corpus");
+    let list = |command: &mut Command| {
+        // A folder's pipes are no inputs, so both are named.
+        command.arg(&second);
+    };
+    let mut command = tokenize(&out, &inputs.join("0.jsonl.zst"));
+    list(&mut command);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !out.join("00000.series.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!out.join("manifest.json").exists());
+
+    fs::remove_file(&second).unwrap();
+    fs::copy(train.join("train-01.jsonl.zst"), &second).unwrap();
+    let mut command = tokenize(&out, &inputs);
+    command.arg("--json");
+    assert_eq!(last_json(&run(command))["series_kept"], 1);
+    let fresh = dir.path().join("fresh");
+    assert!(run(tokenize(&fresh, &inputs)).status.success());
+    let names = |dir: &Path| {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&out), names(&fresh));
+    for name in names(&fresh).iter().filter(|name| *name != "tokenizer") {
+        assert!(
+            fs::read(out.join(name)).unwrap() == fs::read(fresh.join(name)).unwrap(),
+            "{name:?}"
+        );
+    }
+}
