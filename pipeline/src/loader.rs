@@ -52,6 +52,13 @@ pub struct LoaderSpec {
     pub ring_bytes: u64,
 }
 
+impl LoaderSpec {
+    /// What [`Loader::start`] would refuse; starts nothing.
+    pub fn check(&self) -> Result<(), LoaderError> {
+        check(self).map(|_slots| ())
+    }
+}
+
 /// One micro-batch.
 #[derive(Debug)]
 pub struct Batch {

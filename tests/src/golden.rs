@@ -1,8 +1,6 @@
 //! The model, the loss, the gradients and the training step against `fixtures/golden`, which agrees with the authors'
 //! code (see its README for how it was made and where the tolerances come from).
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
-
 use schemas::run::{Dtype, Schedule};
 use tch::{Kind, Tensor};
 use trainer::model::Llama;

@@ -1,7 +1,5 @@
 //! The laws of the loss, the optimizer and the training step.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
-
 use schemas::run::Dtype;
 use tch::{Device, Kind, Tensor};
 use trainer::model::Llama;

@@ -1,7 +1,5 @@
 //! What several test modules need.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
-
 use std::path::{Path, PathBuf};
 
 use schemas::run::{Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind};

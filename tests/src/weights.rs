@@ -1,7 +1,5 @@
 //! Hugging Face directories: ours read back, a foreign one reproduced, damaged ones refused.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
-
 use std::fs;
 use std::path::Path;
 

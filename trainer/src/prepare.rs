@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
+use pipeline::loader::LoaderSpec;
 use pipeline::plan::Plan;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{ModelConfig, RunFile};
@@ -79,6 +82,26 @@ pub fn check_vocabulary(corpus: &Corpus, model: &ModelConfig) -> Result<(), Data
         corpus_vocab_size: corpus.vocab_size(),
         vocab_size: model.vocab_size,
     })
+}
+
+/// What the loader reads for these steps of the run, on its one rank.
+pub fn loader_spec(
+    config: &RunFile,
+    corpus: &Arc<Corpus>,
+    plan: &Arc<Plan>,
+    steps: Range<u64>,
+) -> LoaderSpec {
+    LoaderSpec {
+        corpus: Arc::clone(corpus),
+        plan: Arc::clone(plan),
+        from_step: steps.start,
+        end_step: steps.end,
+        rank: 0,
+        world_size: 1,
+        micro_batch_windows: config.train.micro_batch_windows,
+        workers: config.loader.workers,
+        ring_bytes: config.loader.ring_bytes,
+    }
 }
 
 /// The schedule of each phase that has steps.

@@ -97,9 +97,11 @@ impl Run {
     /// reported here, before any training.
     pub fn prepare(file: &run_file::Run, resume: &Resume) -> Result<Run> {
         let config = file.file.clone();
-        let corpus = Corpus::open(&file.corpus_dir(), config.loader.io)?;
+        let corpus = Arc::new(Corpus::open(&file.corpus_dir(), config.loader.io)?);
         prepare::check_vocabulary(&corpus, &config.model)?;
         let plan = file.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
+        let plan = Arc::new(plan);
+        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check()?;
         let schedules = prepare::schedules(&config, &plan)?;
         let validation = file
             .validation_dir()
@@ -137,9 +139,9 @@ impl Run {
         folder.write_run_file(&config)?;
         Ok(Run {
             config,
-            plan: Arc::new(plan),
+            plan,
             schedules,
-            corpus: Arc::new(corpus),
+            corpus,
             validation,
             folder,
             model,
@@ -174,7 +176,7 @@ impl Run {
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
-        let mut loader = self.start_loader(&phase)?;
+        let mut loader = Loader::start(self.loader_spec(&phase))?;
         let mut interval = Interval::default();
         let end = phase.step_range().end;
         while self.state.next_step < end {
@@ -201,18 +203,10 @@ impl Run {
         Ok(true)
     }
 
-    fn start_loader(&self, phase: &Phase) -> Result<Loader> {
-        Ok(Loader::start(LoaderSpec {
-            corpus: Arc::clone(&self.corpus),
-            plan: Arc::clone(&self.plan),
-            from_step: self.state.next_step,
-            end_step: phase.step_range().end,
-            rank: 0,
-            world_size: 1,
-            micro_batch_windows: self.config.train.micro_batch_windows,
-            workers: self.config.loader.workers,
-            ring_bytes: self.config.loader.ring_bytes,
-        })?)
+    /// What the loader reads for the steps from the next one to the end of `phase`.
+    fn loader_spec(&self, phase: &Phase) -> LoaderSpec {
+        let steps = self.state.next_step..phase.step_range().end;
+        prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps)
     }
 
     /// The learning rate of the next step.
@@ -343,11 +337,11 @@ impl Run {
             figures.unigram_perplexity,
             figures.bits_per_byte
         );
-        if patch_size > 1 {
-            if let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)? {
-                values.push(("eval/patch_loss", patch_loss));
-                line.push_str(&format!(" | patch loss {patch_loss:.4}"));
-            }
+        if patch_size > 1
+            && let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)?
+        {
+            values.push(("eval/patch_loss", patch_loss));
+            line.push_str(&format!(" | patch loss {patch_loss:.4}"));
         }
         values.push(("data/tokens_seen", self.state.tokens_read as f64));
         values.push(("cost/units", self.state.units_processed as f64));

@@ -1,5 +1,5 @@
 //! `patchmill-train` on the command line: help, exit codes, what goes to stdout and what to stderr.
-
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 use std::path::Path;
 
 use assert_cmd::Command;
