@@ -45,6 +45,20 @@ tokenize-fixture split:
     cargo build --release --package pipeline --bins
     "{{ patchmill }}" tokenize --force --tokenizer fixtures/tokenizer --out "$out" "fixtures/text/$1"
 
+# Check that the run on the fixtures learned: validation perplexity at most a quarter of the unigram model's
+check-learned: build
+    #!/bin/sh
+    set -eu
+    "{{ patchmill_train }}" pretrain fixtures/pretrain.toml --json | tail -n 1 | python3 -c '
+    import json, sys
+    report = json.load(sys.stdin)
+    found, unigram = report["validation"]["perplexity"], report["unigram_perplexity"]
+    fresh, carried = (phase["first_eval_loss"] for phase in report["phases"])
+    print(f"perplexity {found:.2f}, unigram {unigram:.2f}, ratio {found / unigram:.3f}")
+    print(f"token-level loss at the switch {carried:.4f}, of a fresh model {fresh:.4f}")
+    sys.exit(not (found <= unigram / 4 and carried < fresh))
+    '
+
 # All tests, those that train included
 test *arguments: setup
     cargo test --workspace --features tests/trainer "$@"

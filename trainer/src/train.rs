@@ -405,7 +405,7 @@ impl Run {
         })
     }
 
-    /// The final weights' continuation of the validation corpus' first tokens.
+    /// The final weights' continuation of the beginning of a validation document.
     fn sample(&self) -> Result<Option<Sample>> {
         self.validation.as_ref().map(|validation| validation.sample(&self.model)).transpose()
     }

@@ -84,7 +84,7 @@ impl ValidationSet {
         EvalShape { window_units, patch_size, micro_batch_windows }
     }
 
-    /// A continuation of the corpus' first tokens.
+    /// A continuation of the first tokens of one of the corpus' documents.
     pub fn sample(&self, model: &Llama) -> Result<Sample> {
         let record = &self.corpus.manifest().tokenizer;
         let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
@@ -98,12 +98,14 @@ impl ValidationSet {
         Ok(Sample { prompt, continuation })
     }
 
-    /// The corpus' first tokens, up to one that ends a character.
+    /// The first tokens of the document in the corpus' middle, up to one that ends a character.
     fn prompt(&self, encoder: &Encoder, position_count: u64) -> Result<Vec<u32>> {
-        let first = self.corpus.document_tokens(0)?;
-        let token_count = (first.end - first.start).min(PROMPT_TOKENS).min(position_count / 2);
+        let middle = self.corpus.document_at(self.corpus.token_count() / 2)?;
+        let document = self.corpus.document_tokens(middle)?;
+        let token_count =
+            (document.end - document.start).min(PROMPT_TOKENS).min(position_count / 2);
         let mut prompt = vec![0u32; usize::try_from(token_count.max(1))?];
-        self.corpus.read(first.start, &mut prompt)?;
+        self.corpus.read(document.start, &mut prompt)?;
         while prompt.len() > 1 && encoder.decode_document(&prompt)?.ends_with('\u{fffd}') {
             prompt.pop();
         }
