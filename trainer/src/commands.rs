@@ -251,8 +251,8 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     } else {
         Sampling::TopP { temperature: args.temperature, top_p: args.top_p, seed: args.seed }
     };
-    let found = continue_ids(&model, &prompt, args.max_tokens, &notes.eos_token_ids, sampling)?;
-    let text = encoder.decode_document(&[prompt.as_slice(), &found.token_ids].concat())?;
+    let found = continue_ids(&model, &prompt, args.max_tokens, &notes.end_ids(), sampling)?;
+    let text = encoder.decode_document(&[prompt.as_slice(), found.text_ids()].concat())?;
     if found.stop == Stop::ContextLimit {
         progress(&format!(
             "notice: stopped at the model's context of {} tokens",

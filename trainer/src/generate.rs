@@ -43,6 +43,14 @@ pub struct Generation {
     pub stop: Stop,
 }
 
+impl Generation {
+    /// The new ids without the one that ended the text.
+    pub fn text_ids(&self) -> &[u32] {
+        let end_count = usize::from(self.stop == Stop::EndOfText);
+        &self.token_ids[..self.token_ids.len() - end_count]
+    }
+}
+
 /// Why nothing can be generated.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum GenerateError {

@@ -19,6 +19,14 @@ pub struct ModelNotes {
     pub eos_token_ids: Vec<u32>,
 }
 
+impl ModelNotes {
+    /// Tokens at which a generated document ends: those that end one, and the one that opens the next, because a
+    /// corpus without EOS has no other sign.
+    pub fn end_ids(&self) -> Vec<u32> {
+        self.eos_token_ids.iter().copied().chain(self.bos_token_id).collect()
+    }
+}
+
 /// Why a `config.json` is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HfConfigError {

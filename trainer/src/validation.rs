@@ -89,10 +89,11 @@ impl ValidationSet {
         let record = &self.corpus.manifest().tokenizer;
         let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
         let prompt = self.prompt(&encoder, model.compute().position_count)?;
-        let end_ids: Vec<u32> = record.eos.iter().map(|token| token.id).collect();
+        let end_ids: Vec<u32> =
+            record.eos.iter().chain(&record.bos).map(|token| token.id).collect();
         let sampling = Sampling::TopP { temperature: 0.7, top_p: 0.9, seed: 1 };
         let found = generate::generate(model, &prompt, SAMPLE_TOKENS, &end_ids, sampling)?;
-        let whole = encoder.decode_document(&[prompt.as_slice(), &found.token_ids].concat())?;
+        let whole = encoder.decode_document(&[prompt.as_slice(), found.text_ids()].concat())?;
         let prompt = encoder.decode_document(&prompt)?;
         let continuation = whole.strip_prefix(&prompt).unwrap_or(&whole).to_owned();
         Ok(Sample { prompt, continuation })
