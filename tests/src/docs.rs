@@ -12,7 +12,9 @@ use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use pipeline::docs::Columns;
 
-use crate::corpora::{file, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst};
+use crate::corpora::{
+    file, fixtures, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst,
+};
 
 const TEXTS: [&str; 4] = ["one", "", "drei\n\u{1F600}\0", "quatre"];
 
@@ -261,6 +263,19 @@ fn a_parquet_file_cut_or_damaged_is_an_error() {
     damaged[at] ^= 0xff;
     damaged[at - 30] ^= 0xff;
     assert!(read(&file(dir.path(), "damaged.parquet", damaged)).is_err());
+}
+
+/// The fixture is uncompressed, so that nothing but the pages' checksums can tell.
+#[test]
+fn a_flipped_bit_in_a_parquet_page_with_a_checksum_is_an_error() {
+    let path = fixtures().join("parquet/checksums.parquet");
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(read(&path).unwrap().len(), 40);
+    let text = b"row 25 of a file";
+    let at = bytes.windows(text.len()).rposition(|window| window == text).unwrap();
+    bytes[at + 4] ^= 1; // row 35
+    let found = ["a.parquet as Parquet: row groups 0 to 1", "CRC"];
+    check_error("a.parquet", &bytes, &found);
 }
 
 #[test]
