@@ -123,6 +123,24 @@ fn a_corpus_is_not_read_with_another_tokenizer() {
 }
 
 #[test]
+fn a_document_is_not_described_by_a_changed_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    assert!(run(tokenize(&out, &fixtures().join("text/valid"))).status.success());
+    let name = "00000.index.parquet";
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let (mut before, mut after) = (String::new(), String::new());
+    let (message, code) = inspect_with(&out, name, |bytes| {
+        before = hash(bytes);
+        bytes[100] ^= 1;
+        after = hash(bytes);
+    });
+    assert_eq!(code, Some(4), "{message}");
+    let said = format!("{name} has BLAKE3 {after}; the manifest says {before}");
+    assert!(message.contains(&said), "{message}");
+}
+
+#[test]
 fn a_closed_stdout_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("corpus");
