@@ -144,6 +144,8 @@ pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
     let started = Instant::now();
     let encoder = Encoder::load(&args.tokenizer, args.policy())?;
     let inputs = inputs::find(&args.inputs)?;
+    check_outside(&args.out, &inputs, &encoder)?;
+    check_readable(&inputs, &args.columns())?;
     let folder = Folder::take(&args.out, &args.options(&encoder), args.force)?;
     check_space(&args.out, &inputs, &encoder)?;
     let mut records = folder.finished_series(&inputs)?;
@@ -379,6 +381,31 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
+fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
+    for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
+        let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+        if real.starts_with(&out) {
+            return Err(UsageError(format!(
+                "{} lies inside --out {}, where files may be removed or replaced; move it, or name another folder",
+                path.display(),
+                out.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Opens every input once, so that a file that cannot be an input is found before anything is written or removed.
+fn check_readable(inputs: &[Input], columns: &Columns) -> Result<(), DocsError> {
+    // Only files: to open a pipe is to wait for its writer.
+    let is_file =
+        |input: &&Input| std::fs::metadata(&input.path).is_ok_and(|found| found.is_file());
+    inputs.iter().filter(is_file).try_for_each(|input| Docs::open(input, columns).map(|_| ()))
 }
 
 /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.

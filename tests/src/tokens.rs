@@ -305,6 +305,32 @@ fn a_corpus_is_replaced_only_by_force() {
 }
 
 #[test]
+fn force_removes_nothing_for_a_run_that_cannot_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.jsonl", lines(&["one"]));
+    let out = dir.path().join("out");
+    tokenize(&out, &[&good], &[]).unwrap();
+    let before = tree(&out);
+    let empty = file(dir.path(), "empty.jsonl", "");
+    let mislabelled = file(dir.path(), "wrong.parquet", "text");
+    for (bad, said) in [(&empty, "is empty"), (&mislabelled, "promises Parquet")] {
+        let (error, _) = tokenize_error(&out, &[&good, bad], &["--force"]);
+        assert!(error.contains(said), "{error}");
+        assert!(tree(&out) == before, "{said}");
+    }
+    let own_tokenizer = out.join("tokenizer").display().to_string();
+    let (error, status) =
+        tokenize_error(&out, &[&good], &["--force", "--tokenizer", &own_tokenizer]);
+    assert!(error.contains("tokenizer.json lies inside --out"), "{error}");
+    assert_eq!(status, 2);
+    assert!(tree(&out) == before);
+    let inside = file(&out, "inside.jsonl", lines(&["two"]));
+    let (error, status) = tokenize_error(&out, &[&inside], &["--force"]);
+    assert!(error.contains("inside.jsonl lies inside --out"), "{error}");
+    assert_eq!(status, 2);
+}
+
+#[test]
 fn a_folder_that_is_being_written_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let input = file(dir.path(), "in.jsonl", lines(&["one"]));
@@ -388,6 +414,21 @@ fn truncation_and_padding_of_a_tokenizer_do_not_apply() {
         ids
     };
     assert_eq!(ids(dir.path()), ids(&fixtures().join("tokenizer")));
+}
+
+#[test]
+fn a_tokenizer_that_draws_lots_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(fixtures().join("tokenizer/tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let policy = Policy { bos: true, eos: false, special_tokens: SpecialTokens::Text };
+    let mut load = |dropout: f64| {
+        json["model"]["dropout"] = dropout.into();
+        Encoder::load(&file(dir.path(), "tokenizer.json", json.to_string()), policy)
+    };
+    let error = load(0.5).err().unwrap().to_string();
+    assert!(error.contains("at random (dropout 0.5)"), "{error}");
+    load(0.0).unwrap();
 }
 
 #[test]
