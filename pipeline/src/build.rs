@@ -17,7 +17,7 @@ use schemas::manifest::{self, FileRecord, Manifest, SpecialTokens, TokenizerReco
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
 use crate::docs::{Chunk, Columns, Docs, DocsError, Refusal};
-use crate::folder::{self, Folder, UsageError};
+use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
 use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
 use crate::report::{Progress, Report};
@@ -497,17 +497,17 @@ fn copy_tokenizer(out: &Path, encoder: &Encoder) -> anyhow::Result<Vec<FileRecor
 
 /// The lists of the series, one after the other; `None` when nothing was skipped.
 fn join_skipped(out: &Path, records: &[SeriesRecord]) -> anyhow::Result<Option<FileRecord>> {
-    if !records.iter().any(|record| record.has_skipped) {
+    let parts: Vec<&FileRecord> =
+        records.iter().filter_map(|record| record.skipped.as_ref()).collect();
+    if parts.is_empty() {
         return Ok(None);
     }
     let path = out.join(SKIPPED_FILE);
     let mut joined = AtomicFile::create(&path)?;
-    for (series_index, record) in (0..).zip(records) {
-        if record.has_skipped {
-            let part = out.join(folder::skipped_name(series_index));
-            let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
-            copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
-        }
+    for part in parts {
+        let part = out.join(&part.path);
+        let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
+        copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
     }
     joined.flush().with_context(|| format!("write {}", path.display()))?;
     joined.publish()?;

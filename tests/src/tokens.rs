@@ -16,7 +16,7 @@ use tokenizers::Tokenizer;
 
 use crate::corpora::{
     OwnedDoc, arguments, assert_same_tree, file, fixtures, line, lines, shared, tokenize,
-    tokenize_error, tree,
+    tokenize_error, tree, zst,
 };
 
 /// The documents of an input, read without any of our code.
@@ -250,6 +250,34 @@ fn a_stopped_run_goes_on_with_the_next_series() {
     let fresh = dir.path().join("fresh");
     tokenize(&fresh, &[&inputs], &["--threads", "1"]).unwrap();
     assert_same_tree(&fresh, &out);
+}
+
+/// What changed on disk since a run was stopped does not come into the corpus.
+#[test]
+fn a_finished_series_that_was_damaged_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    file(&inputs, "0.jsonl", [&*lines(&["one", "two"]), "no document\n"].concat());
+    let second = zst(lines(&["three"]).as_bytes());
+    let skip = ["--on-error", "skip"];
+    for name in
+        ["00000-00000.tok", "00000.index.parquet", "00000.skipped.jsonl", "00000.series.json"]
+    {
+        let out = dir.path().join("out");
+        file(&inputs, "1.jsonl.zst", &second[..second.len() - 2]);
+        tokenize_error(&out, &[&inputs], &skip);
+        let mut bytes = fs::read(out.join(name)).unwrap();
+        let digit = bytes.iter().rposition(|&byte| byte == b'1').unwrap_or(bytes.len() - 1);
+        bytes[digit] ^= 2;
+        fs::write(out.join(name), bytes).unwrap();
+        file(&inputs, "1.jsonl.zst", &second);
+        assert_eq!(tokenize(&out, &[&inputs], &skip).unwrap().kept_series, 0, "{name}");
+        let fresh = dir.path().join("fresh");
+        tokenize(&fresh, &[&inputs], &skip).unwrap();
+        assert_same_tree(&fresh, &out);
+        fs::remove_dir_all(&out).unwrap();
+        fs::remove_dir_all(&fresh).unwrap();
+    }
 }
 
 #[test]
