@@ -16,7 +16,7 @@ use schemas::index::CONTENT_HASH_BYTES;
 use schemas::manifest::{self, FileRecord, Manifest, SpecialTokens, TokenizerRecord, Totals};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
-use crate::docs::{Chunk, Columns, Docs, DocsError, Refusal};
+use crate::docs::{Chunk, Columns, DOCUMENT_BYTES_MAX, Docs, DocsError, Refusal};
 use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
 use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
@@ -69,6 +69,9 @@ pub struct TokenizeArgs {
     /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
     #[arg(long)]
     pub set_column: Option<String>,
+    /// Bytes of the longest document's text; a longer one is refused. Each thread may need 160 times as much memory.
+    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_document_bytes: u64,
     /// Replace a corpus that the folder holds, and write beside files of others; those are never removed.
     #[arg(long)]
     pub force: bool,
@@ -108,7 +111,11 @@ impl TokenizeArgs {
     }
 
     fn columns(&self) -> Columns {
-        Columns { text: self.text_column.clone(), set: self.set_column.clone() }
+        Columns {
+            text: self.text_column.clone(),
+            set: self.set_column.clone(),
+            document_bytes_max: self.max_document_bytes,
+        }
     }
 
     fn options(&self, encoder: &Encoder) -> BuildOptions {
@@ -125,6 +132,7 @@ impl TokenizeArgs {
             text_column: self.text_column.clone(),
             set_column: self.set_column.clone(),
             on_error: on_error.to_owned(),
+            max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
         }
     }
 }

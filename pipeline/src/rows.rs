@@ -30,13 +30,17 @@ pub struct RowChunk {
 }
 
 impl RowChunk {
-    pub(crate) fn docs(&self) -> impl Iterator<Item = Result<Doc<'_>, Refusal>> {
-        (0..self.texts.len()).map(|at| {
+    pub(crate) fn docs<'a>(
+        &'a self,
+        columns: &'a Columns,
+    ) -> impl Iterator<Item = Result<Doc<'a>, Refusal>> + 'a {
+        (0..self.texts.len()).map(move |at| {
             let row = self.first_row + at as u64;
+            let refusal = |reason| Refusal { row, byte_offset: None, reason };
             if self.texts.is_null(at) {
-                let reason = "the text is null; expected a string".to_owned();
-                return Err(Refusal { row, byte_offset: None, reason });
+                return Err(refusal("the text is null; expected a string".to_owned()));
             }
+            columns.check_length(self.texts.value(at)).map_err(refusal)?;
             let set_name = self.set_names.as_ref().filter(|names| names.is_valid(at));
             let set_name = set_name.map(|names| Cow::Borrowed(names.value(at)));
             Ok(Doc { text: Cow::Borrowed(self.texts.value(at)), set_name, row })

@@ -26,7 +26,7 @@ use tokenizers::normalizers::{
 use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, ProgressFormat, Tokenizer};
 
-use crate::docs::{self, Columns};
+use crate::docs::{self, Columns, DOCUMENT_BYTES_MAX};
 use crate::folder::UsageError;
 use crate::inputs;
 use crate::publish::write_atomic;
@@ -57,6 +57,9 @@ pub struct TrainTokenizerArgs {
     /// Key or column of the text.
     #[arg(long, default_value = "text")]
     pub text_column: String,
+    /// Bytes of the longest document's text; a longer one stops the command.
+    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_document_bytes: u64,
     /// Files, folders or globs, as for `patchmill tokenize`.
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
@@ -105,7 +108,11 @@ struct Words {
 
 impl Words {
     fn read(args: &TrainTokenizerArgs) -> anyhow::Result<Words> {
-        let columns = Columns { text: args.text_column.clone(), set: None };
+        let columns = Columns {
+            text: args.text_column.clone(),
+            set: None,
+            document_bytes_max: args.max_document_bytes,
+        };
         let mut counted = Words::default();
         for input in inputs::find(&args.inputs)? {
             docs::for_each(&input, &columns, |doc| {

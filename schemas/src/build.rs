@@ -49,6 +49,8 @@ pub struct BuildOptions {
     pub set_column: Option<String>,
     /// What a document that cannot be read does: "stop" or "skip".
     pub on_error: String,
+    /// Bytes of the longest document; null where a longer one stops the run, so that it decides no byte.
+    pub max_document_bytes: Option<u64>,
 }
 
 /// A finished series of a corpus that is not finished.
