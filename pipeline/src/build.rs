@@ -20,7 +20,7 @@ use crate::docs::{Chunk, Columns, DOCUMENT_BYTES_MAX, Docs, DocsError, Refusal};
 use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
 use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
-use crate::report::{Progress, Report};
+use crate::report::{Progress, Report, notice};
 use crate::series::{DocEntry, SeriesSpec, SeriesWriter, Sets};
 use crate::tokenize::{Encoder, Policy, TOKENIZER_FILES, TOKENIZER_FOLDER, panic_text};
 
@@ -141,7 +141,7 @@ impl TokenizeArgs {
 pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     if args.dry_run {
         let encoder = Encoder::load(&args.tokenizer, args.policy())?;
-        let inputs = inputs::find(&args.inputs)?;
+        let inputs = find_inputs(args)?;
         return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
     }
     build(args)?.print(args.json)
@@ -151,7 +151,7 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
     let started = Instant::now();
     let encoder = Encoder::load(&args.tokenizer, args.policy())?;
-    let inputs = inputs::find(&args.inputs)?;
+    let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
     let folder = Folder::take(&args.out, &args.options(&encoder), args.force)?;
@@ -391,6 +391,16 @@ impl Job<'_> {
     }
 }
 
+/// The inputs, and a word on stderr about files that are none.
+fn find_inputs(args: &TokenizeArgs) -> anyhow::Result<Vec<Input>> {
+    let found = inputs::find_counted(&args.inputs)?;
+    if found.ignored_files > 0 {
+        let count = found.ignored_files;
+        notice(&format!("{count} files of other kinds in the folders of inputs were left out"));
+    }
+    Ok(found.inputs)
+}
+
 /// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
 fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
     let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
@@ -447,7 +457,10 @@ fn write_manifest(
     }
     if totals.documents_written == 0 {
         let what = format!("{} read, {} skipped", totals.documents_read, totals.documents_skipped);
-        return Err(UsageError(format!("the inputs hold no document ({what})")).into());
+        let list = join_skipped(out, records)?;
+        let list = list.map(|list| format!("; {} says why", out.join(list.path).display()));
+        let list = list.unwrap_or_default();
+        return Err(UsageError(format!("the inputs hold no document ({what}){list}")).into());
     }
     let tokenizer = TokenizerRecord {
         fingerprint: encoder.fingerprint().to_hex().to_string(),

@@ -466,6 +466,15 @@ impl Lines {
         let file_offset = self.file_offset.load(Ordering::Relaxed);
         let (text_offset, row) = (self.text_offset, self.row + 1);
         let format = self.format.describe();
+        // The first member's header was seen when the file was opened.
+        let is_bad_member = self.format == Format::JsonLinesGzip
+            && file_offset > 0
+            && source.kind() == io::ErrorKind::InvalidInput;
+        if is_bad_member {
+            let what = "its gzip data have ended there, and what follows is no gzip member";
+            let source = io::Error::new(source.kind(), format!("{what} ({source})"));
+            return DocsError::Read { path, file_offset, text_offset, row, source };
+        }
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return DocsError::Truncated { path, format, file_offset, text_offset, row };
         }

@@ -16,6 +16,7 @@ use schemas::manifest;
 
 use crate::inputs::Input;
 use crate::publish::{self, write_atomic};
+use crate::report::notice;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
 const LOCK_FILE: &str = ".lock";
@@ -143,13 +144,8 @@ impl Folder {
         }
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let again = |path: &Path, what: &dyn std::fmt::Display| {
-            // Nobody can be told when stderr is gone.
-            let _ = writeln!(
-                std::io::stderr(),
-                "notice: {}: {what}; series {index} ({}) is made again",
-                path.display(),
-                input.name
-            );
+            let name = &input.name;
+            notice(&format!("{}: {what}; series {index} ({name}) is made again", path.display()));
             Ok(None)
         };
         let record = match SeriesRecord::parse(&text) {

@@ -30,6 +30,7 @@ use crate::docs::{self, Columns, DOCUMENT_BYTES_MAX};
 use crate::folder::UsageError;
 use crate::inputs;
 use crate::publish::write_atomic;
+use crate::report::notice;
 use crate::tokenize::{CONFIG_FILE, TOKENIZER_FILE};
 
 /// SentencePiece's sign for a space.
@@ -88,6 +89,16 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     let tokenizer = train(&words, &alphabet, vocab_size)?;
     write(&args.out, &tokenizer)?;
     let entries = tokenizer.get_vocab_size(true);
+    if entries != vocab_size {
+        let why = if entries < vocab_size {
+            "the texts hold no further pair of tokens that stands twice"
+        } else {
+            "special tokens, bytes and characters alone come to more"
+        };
+        notice(&format!(
+            "the vocabulary has {entries} entries, not the {vocab_size} asked for: {why}"
+        ));
+    }
     let mut out = std::io::stdout().lock();
     writeln!(
         out,

@@ -81,6 +81,11 @@ fn exit_codes_tell_usage_from_damage() {
     let missing = run(tokenize(&dir.path().join("x"), &dir.path().join("none.jsonl")));
     assert_eq!(missing.status.code(), Some(2), "{}", stderr(&missing));
 
+    let mut command = patchmill();
+    command.arg("verify").arg(dir.path());
+    let no_corpus = run(command);
+    assert_eq!(no_corpus.status.code(), Some(4), "{}", stderr(&no_corpus));
+
     let shard = out.join("00000-00000.tok");
     let mut bytes = fs::read(&shard).unwrap();
     bytes[5000] ^= 1;

@@ -381,6 +381,16 @@ fn inputs_without_a_document_make_no_corpus() {
     assert!(error.contains("hold no document (0 read, 0 skipped)"), "{error}");
     assert_eq!(status, 2);
     assert!(!out.join("manifest.json").exists());
+
+    let input = file(dir.path(), "bad.jsonl", "no document\n");
+    let out = dir.path().join("skipped");
+    let (error, _) = tokenize_error(&out, &[&input], &["--on-error", "skip"]);
+    assert!(
+        error.contains("(1 read, 1 skipped); ") && error.contains("skipped.jsonl says why"),
+        "{error}"
+    );
+    let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    assert!(list.contains("bad.jsonl"), "{list}");
 }
 
 #[test]
