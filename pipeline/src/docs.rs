@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flate2::bufread::GzDecoder;
+
 use crate::inputs::{Format, Input};
 use crate::json;
 use crate::rows::{RowChunk, Rows};
@@ -25,6 +27,8 @@ pub const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
 const ESCAPED_BYTES: u64 = 6;
 /// What a line may hold beside its text.
 const LINE_REST_BYTES: u64 = 1 << 20;
+/// The first bytes of a gzip member.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// The log of the largest zstd window, 2 GiB, as `zstd --long=31` writes.
 const WINDOW_LOG_MAX: u32 = 31;
 
@@ -342,7 +346,7 @@ fn check_magic(file: &mut File, path: &Path, format: Format) -> Result<(), DocsE
     let found_format = match found.as_slice() {
         [] => return Err(DocsError::Empty { path: path.to_owned() }),
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Format::JsonLinesZstd),
-        [0x1f, 0x8b, ..] => Some(Format::JsonLinesGzip),
+        found if found.starts_with(&GZIP_MAGIC) => Some(Format::JsonLinesGzip),
         b"PAR1" => Some(Format::Parquet),
         _ => None,
     };
@@ -380,6 +384,32 @@ impl Read for Counted {
     }
 }
 
+/// The members of a gzip file, one after the other; `None` only within a call.
+///
+/// Unlike flate2's decoder of several members it tells bytes that are no member from a member that was cut off.
+struct GzipMembers<R: BufRead>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let member = self.0.as_mut().expect("each call leaves a member");
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let next = member.get_mut().fill_buf()?;
+            if next.is_empty() {
+                return Ok(0);
+            }
+            if !GZIP_MAGIC.starts_with(&next[..next.len().min(GZIP_MAGIC.len())]) {
+                let what = "its gzip data have ended, and what follows is no gzip member";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+    }
+}
+
 struct Lines {
     path: PathBuf,
     format: Format,
@@ -414,7 +444,7 @@ impl Lines {
                 Box::new(BufReader::with_capacity(1 << 17, decoder.map_err(open)?))
             }
             Format::JsonLinesGzip => {
-                let decoder = flate2::bufread::MultiGzDecoder::new(compressed);
+                let decoder = GzipMembers(Some(GzDecoder::new(compressed)));
                 Box::new(BufReader::with_capacity(1 << 17, decoder))
             }
             Format::JsonLines => Box::new(compressed),
@@ -466,15 +496,6 @@ impl Lines {
         let file_offset = self.file_offset.load(Ordering::Relaxed);
         let (text_offset, row) = (self.text_offset, self.row + 1);
         let format = self.format.describe();
-        // The first member's header was seen when the file was opened.
-        let is_bad_member = self.format == Format::JsonLinesGzip
-            && file_offset > 0
-            && source.kind() == io::ErrorKind::InvalidInput;
-        if is_bad_member {
-            let what = "its gzip data have ended there, and what follows is no gzip member";
-            let source = io::Error::new(source.kind(), format!("{what} ({source})"));
-            return DocsError::Read { path, file_offset, text_offset, row, source };
-        }
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return DocsError::Truncated { path, format, file_offset, text_offset, row };
         }

@@ -129,6 +129,12 @@ fn check_stream(dir: &Path) {
     assert_eq!(ids.len() as u64, 4 * 2 * plan["step_tokens"].as_u64().unwrap());
     fail(dir, &["stream", "run/run.toml", "--sink", "tape"], 2, "--sink tape; expected none");
     fail(dir, &["stream", "run/run.toml", "--steps", "100000"], 2, "are wanted; the plan has");
+    fail(
+        dir,
+        &["stream", "run/run.toml", "--from-step", "100000"],
+        2,
+        "--from-step is 100000; the plan has",
+    );
 }
 
 #[test]
