@@ -18,6 +18,7 @@ use crate::plan_command::{self, PlanArgs};
 use crate::run_file::RunError;
 use crate::shell::{self, CompletionsArgs, ManArgs};
 use crate::stream::{self, SinkError, StreamArgs};
+use crate::tokenize::TokenizeError;
 use crate::train_tokenizer::{self, TrainTokenizerArgs};
 use crate::verify::{self, VerifyArgs, VerifyError};
 
@@ -98,6 +99,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
     let is_mismatch = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<VerifyError>()
             || cause.is::<schemas::shard::ShardError>()
+            || cause.downcast_ref::<TokenizeError>().is_some_and(TokenizeError::is_mismatch)
             || cause.downcast_ref::<IndexError>().is_some_and(IndexError::is_mismatch)
             || cause.is::<schemas::manifest::ManifestError>()
             || cause.downcast_ref::<CorpusError>().is_some_and(CorpusError::is_mismatch)

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::corpus::{self, Corpus};
 use crate::index::{self, IndexRow};
 use crate::report::write_totals;
-use crate::tokenize::{Encoder, Policy, TOKENIZER_FOLDER};
+use crate::tokenize::{self, Encoder};
 
 /// Options of `patchmill inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -90,18 +90,14 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
         writeln!(out, "{json}")?;
         return Ok(());
     }
-    let token = |token: &Option<schemas::manifest::SpecialToken>| match token {
-        Some(token) => format!("{} ({})", token.token, token.id),
-        None => "none".to_owned(),
-    };
     writeln!(out, "corpus {}, fingerprint {}", dir.display(), manifest.fingerprint)?;
     writeln!(
         out,
         "tokenizer {}, {} entries, BOS {}, EOS {}, special tokens in texts are {}",
         tokenizer.fingerprint,
         tokenizer.vocab_size,
-        token(&tokenizer.bos),
-        token(&tokenizer.eos),
+        tokenize::describe(tokenizer.bos.as_ref()),
+        tokenize::describe(tokenizer.eos.as_ref()),
         match tokenizer.special_tokens {
             schemas::manifest::SpecialTokens::Text => "text",
             schemas::manifest::SpecialTokens::Hf => "control ids",
@@ -166,7 +162,7 @@ fn document_of_shard(corpus: &Corpus, shard: &Path, document: u64) -> anyhow::Re
 
 fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Result<()> {
     let record = &corpus.manifest().tokenizer;
-    let encoder = Encoder::load(&corpus.dir().join(TOKENIZER_FOLDER), Policy::of(record))?;
+    let encoder = Encoder::of_corpus(corpus.dir(), record)?;
     let tokens = corpus.document_tokens(document)?;
     let mut ids = vec![0; usize::try_from(tokens.end - tokens.start).context("document")?];
     corpus.read::<u32>(tokens.start, &mut ids)?;

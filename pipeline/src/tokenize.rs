@@ -79,12 +79,35 @@ pub enum TokenizeError {
         /// Who says so.
         named_by: String,
     },
+    /// A tokenizer that is not the one that a corpus was made with.
+    #[error(
+        "{}: {what} is {found}; the corpus was made with {expected}: \
+         put the corpus' own tokenizer back, or make the corpus again",
+        path.display()
+    )]
+    Differs {
+        /// Which file.
+        path: PathBuf,
+        /// What of it: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
+        what: &'static str,
+        /// As it is.
+        found: String,
+        /// As the manifest says.
+        expected: String,
+    },
     /// A text that the tokenizer fails on.
     #[error("the tokenizer failed: {reason}")]
     Encode {
         /// What the crate said.
         reason: String,
     },
+}
+
+impl TokenizeError {
+    /// Whether data differ from what describes them; else the tokenizer itself or the system is at fault.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, TokenizeError::Differs { .. })
+    }
 }
 
 /// A tokenizer with a policy. Shared by threads.
@@ -102,8 +125,7 @@ impl Encoder {
     /// Loads a tokenizer.json, or the one in a folder.
     pub fn load(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
         let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
-        let bytes = std::fs::read(&path)
-            .map_err(|source| TokenizeError::Read { path: path.clone(), source })?;
+        let bytes = read(&path)?;
         let form = |reason| TokenizeError::Form { path: path.clone(), reason };
         let tokenizer = parse(&bytes, policy).map_err(form)?;
         let vocab_size = vocab_size(&tokenizer);
@@ -126,6 +148,28 @@ impl Encoder {
         if policy.eos {
             encoder.eos = Some(encoder.special_token(&config, "eos", "EOS", "</s>")?);
         }
+        Ok(encoder)
+    }
+
+    /// Loads the tokenizer that lies in the corpus folder `dir`, with the corpus' policy.
+    ///
+    /// A file, a vocabulary or a special token that is not the one of `record` is [`TokenizeError::Differs`].
+    pub fn of_corpus(dir: &Path, record: &TokenizerRecord) -> Result<Encoder, TokenizeError> {
+        let folder = dir.join(TOKENIZER_FOLDER);
+        for file in &record.files {
+            let path = dir.join(&file.path);
+            compare(&path, "its BLAKE3", hex(blake3::hash(&read(&path)?)), file.blake3.clone())?;
+        }
+        let encoder = Encoder::load(&folder, Policy::of(record))?;
+        let check = |what, found, expected| compare(&encoder.path, what, found, expected);
+        check("its BLAKE3", hex(encoder.fingerprint), record.fingerprint.clone())?;
+        check(
+            "the size of its vocabulary",
+            encoder.vocab_size.to_string(),
+            record.vocab_size.to_string(),
+        )?;
+        check("its BOS", describe(encoder.bos()), describe(record.bos.as_ref()))?;
+        check("its EOS", describe(encoder.eos()), describe(record.eos.as_ref()))?;
         Ok(encoder)
     }
 
@@ -224,6 +268,31 @@ impl Encoder {
             }
         }
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenizeError> {
+    std::fs::read(path).map_err(|source| TokenizeError::Read { path: path.to_owned(), source })
+}
+
+fn hex(hash: blake3::Hash) -> String {
+    hash.to_hex().to_string()
+}
+
+fn compare(
+    path: &Path,
+    what: &'static str,
+    found: String,
+    expected: String,
+) -> Result<(), TokenizeError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(TokenizeError::Differs { path: path.to_owned(), what, found, expected })
+}
+
+/// A special token as messages show it.
+pub(crate) fn describe(token: Option<&SpecialToken>) -> String {
+    token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
 }
 
 fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {

@@ -92,6 +92,36 @@ fn exit_codes_tell_usage_from_damage() {
     assert!(stderr(&damaged).contains("block 0"), "{}", stderr(&damaged));
 }
 
+/// Bytes in place of a file's; the message of `inspect --doc 0` that follows, and its exit code.
+fn inspect_with(
+    out: &Path,
+    name: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> (String, Option<i32>) {
+    let path = out.join(name);
+    let before = fs::read(&path).unwrap();
+    let mut bytes = before.clone();
+    change(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    let mut command = patchmill();
+    command.arg("inspect").arg(out).args(["--doc", "0"]);
+    let output = run(command);
+    fs::write(&path, before).unwrap();
+    (stderr(&output), output.status.code())
+}
+
+#[test]
+fn a_corpus_is_not_read_with_another_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    assert!(run(tokenize(&out, &fixtures().join("text/valid"))).status.success());
+    for name in ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"] {
+        let (message, code) = inspect_with(&out, name, |bytes| bytes.push(b'\n'));
+        assert_eq!(code, Some(4), "{message}");
+        assert!(message.contains(name) && message.contains("its BLAKE3 is "), "{message}");
+    }
+}
+
 #[test]
 fn a_closed_stdout_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
