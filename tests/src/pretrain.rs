@@ -361,6 +361,27 @@ fn a_damaged_checkpoint_is_neither_evaluated_nor_started_from() {
     check_refusal(&TestRun::new(), &["--set", &setting], 1, &["train.init_from", "has BLAKE3"]);
 }
 
+/// A tokenizer that has other ids would go into every checkpoint and make its text gibberish.
+#[test]
+fn a_corpus_whose_tokenizer_was_exchanged_is_refused() {
+    let run = TestRun::new();
+    let corpus = run.dir.path().join("corpus");
+    fs::create_dir_all(corpus.join("tokenizer")).unwrap();
+    for below in ["", "tokenizer"] {
+        for entry in fs::read_dir(corpora().join("train").join(below)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), corpus.join(below).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let path = corpus.join("tokenizer/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("the", "teh", 1)).unwrap();
+    let expected = ["tokenizer.json", "BLAKE3"];
+    check_refusal(&run, &["--set", "data.corpus=corpus"], 4, &expected);
+}
+
 /// This run with these arguments ends with `code`, and stderr holds each of `expected`.
 fn check_refusal(run: &TestRun, args: &[&str], code: i32, expected: &[&str]) {
     let output = run.run(args);

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
 use pipeline::loader::LoaderSpec;
 use pipeline::plan::Plan;
+use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::RunFile;
 use serde_json::Value;
@@ -173,15 +174,21 @@ pub fn notice_resume(
     }
 }
 
-/// Copies the files of a folder, such as the tokenizer's into a checkpoint.
-pub fn copy_files(from: &Path, into: &Path) -> Result<()> {
-    let entries = fs::read_dir(from).with_context(|| format!("list {}", from.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", from.display()))?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), into.join(entry.file_name()))
-                .with_context(|| format!("copy {}", entry.path().display()))?;
-        }
+/// The tokenizer's files in the corpus folder, which go into every checkpoint, must be the ones that made its ids.
+pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
+    let record = &corpus.manifest().tokenizer;
+    if !record.files.is_empty() {
+        Encoder::of_corpus(corpus.dir(), record)?;
+    }
+    Ok(())
+}
+
+/// Copies the tokenizer's files of a corpus into a checkpoint.
+pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
+    for file in &corpus.manifest().tokenizer.files {
+        let from = corpus.dir().join(&file.path);
+        let name = from.file_name().expect("a manifest's paths name files");
+        fs::copy(&from, into.join(name)).with_context(|| format!("copy {}", from.display()))?;
     }
     Ok(())
 }

@@ -100,6 +100,7 @@ impl Run {
         let config = file.file.clone();
         let corpus = Arc::new(Corpus::open(&file.corpus_dir(), config.loader.io)?);
         file.check_vocabulary(corpus.manifest())?;
+        prepare::check_tokenizer(&corpus)?;
         let plan = file.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
         let plan = Arc::new(plan);
         prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check()?;
@@ -395,7 +396,6 @@ impl Run {
         let retention =
             Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
         let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
-        let tokenizer = self.corpus.dir().join("tokenizer");
         let record = &self.corpus.manifest().tokenizer;
         let notes = ModelNotes {
             position_count: self.model.compute().position_count,
@@ -403,13 +403,13 @@ impl Run {
             bos_token_id: record.bos.as_ref().map(|token| token.id),
             eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
         };
-        let (model, optimizer) = (&self.model, &self.optimizer);
+        let (corpus, model, optimizer) = (&self.corpus, &self.model, &self.optimizer);
         let path = checkpoint::save(&self.folder.path, &self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
             let path = into.join(prepare::OPTIMIZER_FILE);
             tensor_file::write(&path, &optimizer.export(model.parameters()))
                 .with_context(|| format!("write {}", path.display()))?;
-            prepare::copy_files(&tokenizer, into)
+            prepare::copy_tokenizer(corpus, into)
         })?;
         progress(&format!("saved {}", path.display()));
         self.last_checkpoint = Some(path.clone());

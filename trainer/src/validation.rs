@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use pipeline::corpus::Corpus;
 use pipeline::run_file::check_same_tokenizer;
-use pipeline::tokenize::{Encoder, Policy};
+use pipeline::tokenize::Encoder;
 use schemas::run::RunFile;
 
 use crate::eval::{EvalShape, Evaluation, Evaluator};
@@ -91,7 +91,7 @@ impl ValidationSet {
     /// A continuation of the first tokens of one of the corpus' documents.
     pub fn sample(&self, model: &Llama) -> Result<Sample> {
         let record = &self.corpus.manifest().tokenizer;
-        let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
+        let encoder = Encoder::of_corpus(self.corpus.dir(), record)?;
         let prompt = self.prompt(&encoder, model.compute().position_count)?;
         let end_ids: Vec<u32> =
             record.eos.iter().chain(&record.bos).map(|token| token.id).collect();
