@@ -16,11 +16,11 @@ use schemas::index::CONTENT_HASH_BYTES;
 use schemas::manifest::{self, FileRecord, Manifest, SpecialTokens, TokenizerRecord, Totals};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
-use crate::docs::{Chunk, Columns, Docs, DocsError, Refusal};
-use crate::folder::{self, Folder, UsageError};
+use crate::docs::{Chunk, Columns, DOCUMENT_BYTES_MAX, Docs, DocsError, Refusal};
+use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
 use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
-use crate::report::{Progress, Report};
+use crate::report::{Progress, Report, notice};
 use crate::series::{DocEntry, SeriesSpec, SeriesWriter, Sets};
 use crate::tokenize::{Encoder, Policy, TOKENIZER_FILES, TOKENIZER_FOLDER, panic_text};
 
@@ -69,6 +69,9 @@ pub struct TokenizeArgs {
     /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
     #[arg(long)]
     pub set_column: Option<String>,
+    /// Bytes of the longest document's text; a longer one is refused. Each thread may need 160 times as much memory.
+    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_document_bytes: u64,
     /// Replace a corpus that the folder holds, and write beside files of others; those are never removed.
     #[arg(long)]
     pub force: bool,
@@ -108,7 +111,11 @@ impl TokenizeArgs {
     }
 
     fn columns(&self) -> Columns {
-        Columns { text: self.text_column.clone(), set: self.set_column.clone() }
+        Columns {
+            text: self.text_column.clone(),
+            set: self.set_column.clone(),
+            document_bytes_max: self.max_document_bytes,
+        }
     }
 
     fn options(&self, encoder: &Encoder) -> BuildOptions {
@@ -125,6 +132,7 @@ impl TokenizeArgs {
             text_column: self.text_column.clone(),
             set_column: self.set_column.clone(),
             on_error: on_error.to_owned(),
+            max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
         }
     }
 }
@@ -133,7 +141,7 @@ impl TokenizeArgs {
 pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     if args.dry_run {
         let encoder = Encoder::load(&args.tokenizer, args.policy())?;
-        let inputs = inputs::find(&args.inputs)?;
+        let inputs = find_inputs(args)?;
         return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
     }
     build(args)?.print(args.json)
@@ -143,7 +151,9 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
     let started = Instant::now();
     let encoder = Encoder::load(&args.tokenizer, args.policy())?;
-    let inputs = inputs::find(&args.inputs)?;
+    let inputs = find_inputs(args)?;
+    check_outside(&args.out, &inputs, &encoder)?;
+    check_readable(&inputs, &args.columns())?;
     let folder = Folder::take(&args.out, &args.options(&encoder), args.force)?;
     check_space(&args.out, &inputs, &encoder)?;
     let mut records = folder.finished_series(&inputs)?;
@@ -381,6 +391,41 @@ impl Job<'_> {
     }
 }
 
+/// The inputs, and a word on stderr about files that are none.
+fn find_inputs(args: &TokenizeArgs) -> anyhow::Result<Vec<Input>> {
+    let found = inputs::find_counted(&args.inputs)?;
+    if found.ignored_files > 0 {
+        let count = found.ignored_files;
+        notice(&format!("{count} files of other kinds in the folders of inputs were left out"));
+    }
+    Ok(found.inputs)
+}
+
+/// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
+fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
+    for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
+        let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+        if real.starts_with(&out) {
+            return Err(UsageError(format!(
+                "{} lies inside --out {}, where files may be removed or replaced; move it, or name another folder",
+                path.display(),
+                out.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Opens every input once, so that a file that cannot be an input is found before anything is written or removed.
+fn check_readable(inputs: &[Input], columns: &Columns) -> Result<(), DocsError> {
+    // Only files: to open a pipe is to wait for its writer.
+    let is_file =
+        |input: &&Input| std::fs::metadata(&input.path).is_ok_and(|found| found.is_file());
+    inputs.iter().filter(is_file).try_for_each(|input| Docs::open(input, columns).map(|_| ()))
+}
+
 /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
 fn check_space(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
     let free_bytes = free_bytes(out)?;
@@ -412,7 +457,10 @@ fn write_manifest(
     }
     if totals.documents_written == 0 {
         let what = format!("{} read, {} skipped", totals.documents_read, totals.documents_skipped);
-        return Err(UsageError(format!("the inputs hold no document ({what})")).into());
+        let list = join_skipped(out, records)?;
+        let list = list.map(|list| format!("; {} says why", out.join(list.path).display()));
+        let list = list.unwrap_or_default();
+        return Err(UsageError(format!("the inputs hold no document ({what}){list}")).into());
     }
     let tokenizer = TokenizerRecord {
         fingerprint: encoder.fingerprint().to_hex().to_string(),
@@ -470,17 +518,17 @@ fn copy_tokenizer(out: &Path, encoder: &Encoder) -> anyhow::Result<Vec<FileRecor
 
 /// The lists of the series, one after the other; `None` when nothing was skipped.
 fn join_skipped(out: &Path, records: &[SeriesRecord]) -> anyhow::Result<Option<FileRecord>> {
-    if !records.iter().any(|record| record.has_skipped) {
+    let parts: Vec<&FileRecord> =
+        records.iter().filter_map(|record| record.skipped.as_ref()).collect();
+    if parts.is_empty() {
         return Ok(None);
     }
     let path = out.join(SKIPPED_FILE);
     let mut joined = AtomicFile::create(&path)?;
-    for (series_index, record) in (0..).zip(records) {
-        if record.has_skipped {
-            let part = out.join(folder::skipped_name(series_index));
-            let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
-            copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
-        }
+    for part in parts {
+        let part = out.join(&part.path);
+        let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
+        copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
     }
     joined.flush().with_context(|| format!("write {}", path.display()))?;
     joined.publish()?;

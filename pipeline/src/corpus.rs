@@ -146,10 +146,15 @@ pub enum CorpusError {
 impl CorpusError {
     /// Whether data differ from what describes them; else the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
-        use CorpusError::{Files, Manifest, Mismatch, Shard, Shrunk};
+        use CorpusError::{Files, Manifest, Mismatch, NoManifest, Shard, Shrunk};
         matches!(
             self,
-            Files { .. } | Manifest { .. } | Mismatch { .. } | Shard { .. } | Shrunk { .. }
+            Files { .. }
+                | Manifest { .. }
+                | Mismatch { .. }
+                | NoManifest { .. }
+                | Shard { .. }
+                | Shrunk { .. }
         )
     }
 }

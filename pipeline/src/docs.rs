@@ -19,8 +19,12 @@ use crate::rows::{RowChunk, Rows};
 
 /// Bytes of text after which a chunk is complete; one document can exceed it.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// A longer line is refused: it is no document, and it would have to fit into memory.
-pub const LINE_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of the longest document, unless something else is asked for: encoding takes some 160 bytes of memory a byte.
+pub const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of JSON that a byte of text takes at most: `\u0001`.
+const ESCAPED_BYTES: u64 = 6;
+/// What a line may hold beside its text.
+const LINE_REST_BYTES: u64 = 1 << 20;
 /// The log of the largest zstd window, 2 GiB, as `zstd --long=31` writes.
 const WINDOW_LOG_MAX: u32 = 31;
 
@@ -57,7 +61,7 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Where text and set name stand.
+/// Where text and set name stand, and how long a text may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
     /// Key or column of the text.
@@ -65,6 +69,24 @@ pub struct Columns {
     /// Key, column or dotted path of the set name, which then must be a string wherever it is present;
     /// `None` is [`DEFAULT_SET_COLUMN`], taken where it is a string.
     pub set: Option<String>,
+    /// Bytes of the longest text in UTF-8; a longer one is refused.
+    pub document_bytes_max: u64,
+}
+
+impl Columns {
+    /// What a text of this length is refused for.
+    pub(crate) fn check_length(&self, text: &str) -> Result<(), String> {
+        let (bytes, max) = (text.len() as u64, self.document_bytes_max);
+        if bytes <= max {
+            return Ok(());
+        }
+        Err(format!("the text is {bytes} bytes; a document may have {max} (--max-document-bytes)"))
+    }
+
+    /// Bytes of the longest line that can hold a text that is not refused.
+    fn line_bytes_max(&self) -> u64 {
+        self.document_bytes_max.saturating_mul(ESCAPED_BYTES).saturating_add(LINE_REST_BYTES)
+    }
 }
 
 /// Where the Pile has the set name.
@@ -73,7 +95,7 @@ pub const DEFAULT_SET_COLUMN: &str = "meta.pile_set_name";
 impl Default for Columns {
     /// Those of the Pile.
     fn default() -> Columns {
-        Columns { text: "text".to_owned(), set: None }
+        Columns { text: "text".to_owned(), set: None, document_bytes_max: DOCUMENT_BYTES_MAX }
     }
 }
 
@@ -144,19 +166,6 @@ pub enum DocsError {
         /// What the decoder or the system said.
         source: io::Error,
     },
-    /// A line beyond [`LINE_BYTES_MAX`].
-    #[error(
-        "{}: line {row} (from byte {text_offset} of the text) is longer than {LINE_BYTES_MAX} bytes: is it JSON lines?",
-        path.display()
-    )]
-    LongLine {
-        /// Which file.
-        path: PathBuf,
-        /// Which line.
-        row: u64,
-        /// Where it begins in the decompressed file.
-        text_offset: u64,
-    },
     /// Parquet that cannot be read.
     #[error("cannot read {} as Parquet{}: {reason}", path.display(), after(*row))]
     Parquet {
@@ -219,7 +228,7 @@ impl Chunk {
     ) -> Box<dyn Iterator<Item = Result<Doc<'a>, Refusal>> + 'a> {
         match self {
             Chunk::Lines(chunk) => Box::new(chunk.docs(columns)),
-            Chunk::Rows(chunk) => Box::new(chunk.docs()),
+            Chunk::Rows(chunk) => Box::new(chunk.docs(columns)),
         }
     }
 
@@ -242,6 +251,8 @@ struct Line {
     text_offset: u64,
     start: usize,
     end: usize,
+    /// Length of a line that was too long to be kept.
+    dropped_bytes: Option<u64>,
 }
 
 impl LineChunk {
@@ -251,13 +262,18 @@ impl LineChunk {
     ) -> impl Iterator<Item = Result<Doc<'a>, Refusal>> + 'a {
         let parser = json::Parser::new(columns);
         self.lines.iter().map(move |line| {
-            let parsed = parser.parse(&self.bytes[line.start..line.end]);
-            match parsed {
-                Ok((text, set_name)) => Ok(Doc { text, set_name, row: line.row }),
-                Err(reason) => {
-                    Err(Refusal { row: line.row, byte_offset: Some(line.text_offset), reason })
-                }
+            let refusal =
+                |reason| Refusal { row: line.row, byte_offset: Some(line.text_offset), reason };
+            if let Some(bytes) = line.dropped_bytes {
+                let max = columns.document_bytes_max;
+                return Err(refusal(format!(
+                    "the line is {bytes} bytes, too long for a document of {max} (--max-document-bytes)"
+                )));
             }
+            let parsed = parser.parse(&self.bytes[line.start..line.end]);
+            let (text, set_name) = parsed.map_err(refusal)?;
+            columns.check_length(&text).map_err(refusal)?;
+            Ok(Doc { text, set_name, row: line.row })
         })
     }
 }
@@ -279,7 +295,7 @@ impl Docs {
         check_magic(&mut file, path, input.format)?;
         let reader = match input.format {
             Format::Parquet => Reader::Rows(Rows::open(file, path, columns)?),
-            format => Reader::Lines(Lines::open(file, path, format)?),
+            format => Reader::Lines(Lines::open(file, path, format, columns.line_bytes_max())?),
         };
         Ok(Docs(reader))
     }
@@ -369,6 +385,8 @@ struct Lines {
     format: Format,
     reader: Box<dyn BufRead + Send>,
     file_offset: Arc<AtomicU64>,
+    /// A longer line is not held in memory.
+    line_bytes_max: u64,
     /// Bytes of text before the next line.
     text_offset: u64,
     /// Lines before the next one.
@@ -376,7 +394,12 @@ struct Lines {
 }
 
 impl Lines {
-    fn open(file: File, path: &Path, format: Format) -> Result<Lines, DocsError> {
+    fn open(
+        file: File,
+        path: &Path,
+        format: Format,
+        line_bytes_max: u64,
+    ) -> Result<Lines, DocsError> {
         let file_offset = Arc::new(AtomicU64::new(0));
         let counted = Counted { file, count: Arc::clone(&file_offset) };
         let compressed = BufReader::with_capacity(1 << 17, counted);
@@ -397,34 +420,43 @@ impl Lines {
             Format::JsonLines => Box::new(compressed),
             Format::Parquet => unreachable!("rows are read by `Rows`"),
         };
-        Ok(Lines { path: path.to_owned(), format, reader, file_offset, text_offset: 0, row: 0 })
+        let (path, text_offset, row) = (path.to_owned(), 0, 0);
+        Ok(Lines { path, format, reader, file_offset, line_bytes_max, text_offset, row })
     }
 
     fn next_chunk(&mut self) -> Result<Option<LineChunk>, DocsError> {
         let mut chunk = LineChunk { bytes: Vec::with_capacity(CHUNK_BYTES), lines: Vec::new() };
         while chunk.bytes.len() < CHUNK_BYTES {
             let start = chunk.bytes.len();
-            let mut limited = Read::take(&mut self.reader, LINE_BYTES_MAX + 1);
-            let count = limited.read_until(b'\n', &mut chunk.bytes);
-            let count = count.map_err(|source| self.read_error(source))? as u64;
+            let limit = self.line_bytes_max.saturating_add(1);
+            let count = Read::take(&mut self.reader, limit).read_until(b'\n', &mut chunk.bytes);
+            let mut count = count.map_err(|source| self.read_error(source))? as u64;
             if count == 0 {
                 break;
             }
             let (row, text_offset) = (self.row + 1, self.text_offset);
-            if count > LINE_BYTES_MAX {
-                return Err(DocsError::LongLine { path: self.path.clone(), row, text_offset });
+            let mut dropped_bytes = None;
+            if count > self.line_bytes_max {
+                if chunk.bytes.last() != Some(&b'\n') {
+                    let skipped = self.reader.skip_until(b'\n');
+                    count += skipped.map_err(|source| self.read_error(source))? as u64;
+                }
+                chunk.bytes.truncate(start);
+                chunk.bytes.shrink_to(CHUNK_BYTES);
+                dropped_bytes = Some(count);
             }
             self.row = row;
             self.text_offset += count;
             let bom = if row == 1 && chunk.bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
             // Without its end: the parser would count a newline as the beginning of another line.
             let line_bytes = chunk.bytes[start + bom..].trim_ascii_end().len();
-            if line_bytes == 0 {
+            if line_bytes == 0 && dropped_bytes.is_none() {
                 chunk.bytes.truncate(start);
                 continue;
             }
             let start = start + bom;
-            chunk.lines.push(Line { row, text_offset, start, end: start + line_bytes });
+            let end = start + line_bytes;
+            chunk.lines.push(Line { row, text_offset, start, end, dropped_bytes });
         }
         Ok((!chunk.lines.is_empty()).then_some(chunk))
     }
@@ -434,6 +466,15 @@ impl Lines {
         let file_offset = self.file_offset.load(Ordering::Relaxed);
         let (text_offset, row) = (self.text_offset, self.row + 1);
         let format = self.format.describe();
+        // The first member's header was seen when the file was opened.
+        let is_bad_member = self.format == Format::JsonLinesGzip
+            && file_offset > 0
+            && source.kind() == io::ErrorKind::InvalidInput;
+        if is_bad_member {
+            let what = "its gzip data have ended there, and what follows is no gzip member";
+            let source = io::Error::new(source.kind(), format!("{what} ({source})"));
+            return DocsError::Read { path, file_offset, text_offset, row, source };
+        }
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return DocsError::Truncated { path, format, file_offset, text_offset, row };
         }

@@ -16,6 +16,7 @@ use schemas::manifest;
 
 use crate::inputs::Input;
 use crate::publish::{self, write_atomic};
+use crate::report::notice;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
 const LOCK_FILE: &str = ".lock";
@@ -123,12 +124,8 @@ impl Folder {
         }
         for name in self.own_files()? {
             let kept = match series_of(&name) {
-                Some(index) => finished.get(&index).is_some_and(|record| {
-                    let shards = record.series.shards.iter().map(|shard| &shard.file);
-                    let mut files = shards.chain(&record.series.index).map(|file| &file.path);
-                    name == record_name(index)
-                        || (record.has_skipped && name == skipped_name(index))
-                        || files.any(|path| *path == name)
+                Some(index) => finished.get(&index).is_some_and(|record: &SeriesRecord| {
+                    name == record_name(index) || record.files().any(|file| file.path == name)
                 }),
                 None => name == BUILD_FILE,
             };
@@ -139,24 +136,44 @@ impl Folder {
         Ok(finished)
     }
 
-    /// The record of a series, if it is of this input and its files are all there.
+    /// The record of a series, if it is of this input and its files are what it says.
     fn finished(&self, index: u64, input: &Input) -> anyhow::Result<Option<SeriesRecord>> {
         let path = self.path.join(record_name(index));
         if !path.exists() {
             return Ok(None);
         }
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let Ok(record) = serde_json::from_slice::<SeriesRecord>(&text) else { return Ok(None) };
-        let series = &record.series;
-        let is_same_input = series.input == input.name
-            && series.input_bytes == input.bytes
+        let again = |path: &Path, what: &dyn std::fmt::Display| {
+            let name = &input.name;
+            notice(&format!("{}: {what}; series {index} ({name}) is made again", path.display()));
+            Ok(None)
+        };
+        let record = match SeriesRecord::parse(&text) {
+            Ok(record) => record,
+            Err(err) => return again(&path, &err),
+        };
+        let is_same_input = record.series.input == input.name
+            && record.series.input_bytes == input.bytes
             && record.modified_nanoseconds == input.modified_nanoseconds;
-        let mut files = series.shards.iter().map(|shard| &shard.file).chain(&series.index);
-        let is_complete = files.all(|file| {
-            std::fs::metadata(self.path.join(&file.path)).is_ok_and(|m| m.len() == file.bytes)
-        }) && (!record.has_skipped
-            || self.path.join(skipped_name(index)).exists());
-        Ok((is_same_input && is_complete).then_some(record))
+        if !is_same_input {
+            return Ok(None);
+        }
+        for file in record.files() {
+            let path = self.path.join(&file.path);
+            let (bytes, hash) = match publish::hash_file(&path) {
+                Ok(found) => found,
+                Err(err) => return again(&path, &format!("{:#}", anyhow::Error::new(err))),
+            };
+            let (found, expected) = (hash.to_hex(), &file.blake3);
+            if found.as_str() != expected {
+                let what = format!(
+                    "is {bytes} bytes with BLAKE3 {found}; its record says {} with {expected}",
+                    file.bytes
+                );
+                return again(&path, &what);
+            }
+        }
+        Ok(Some(record))
     }
 
     /// Removes what only unfinished corpora have, and gives the folder back.

@@ -54,6 +54,16 @@ pub enum IndexError {
         /// What the Parquet reader said.
         reason: String,
     },
+    /// Changed since it was written.
+    #[error("{} has BLAKE3 {found}; the manifest says {expected}", path.display())]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+        /// Of the file as it is.
+        found: String,
+        /// As written.
+        expected: String,
+    },
     /// Parquet of another kind.
     #[error("{}: columns are {found}; an index has {expected}", path.display())]
     Schema {

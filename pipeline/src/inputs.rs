@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** inputs stand in the byte order of their relative paths, and no path stands twice.
 
+use std::cell::Cell;
 use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -142,11 +143,30 @@ pub enum InputsError {
 /// A name that exists is taken as it is, even with glob characters in it. Hidden files and files of other kinds in
 /// folders are no inputs; a file that is given itself must be one.
 pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
+    Ok(find_counted(arguments)?.inputs)
+}
+
+/// What [`find_counted`] finds.
+pub struct Found {
+    /// As of [`find`].
+    pub inputs: Vec<Input>,
+    /// Files of other kinds in the folders that were named, hidden ones left out.
+    pub ignored_files: u64,
+}
+
+/// The same as [`find`], with the number of files in folders that are no inputs.
+pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     let mut inputs = Vec::new();
+    let ignored_files = Cell::new(0);
     for path in arguments {
         let argument = path.display().to_string();
         if path.is_dir() {
-            let found = walk(path, &argument, |relative| Format::of(relative).is_some())?;
+            let is_input = |relative: &str| {
+                let is_input = Format::of(relative).is_some();
+                ignored_files.set(ignored_files.get() + u64::from(!is_input));
+                is_input
+            };
+            let found = walk(path, &argument, is_input)?;
             if found.is_empty() {
                 return Err(InputsError::NoneInFolder { argument });
             }
@@ -172,7 +192,7 @@ pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
             second: pair[1].path.clone(),
         });
     }
-    Ok(inputs)
+    Ok(Found { inputs, ignored_files: ignored_files.get() })
 }
 
 fn walk(

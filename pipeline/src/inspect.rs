@@ -14,7 +14,8 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::corpus::{self, Corpus};
-use crate::index::{self, IndexRow};
+use crate::index::{self, IndexError, IndexRow};
+use crate::publish::hash_file;
 use crate::report::write_totals;
 use crate::tokenize::{self, Encoder};
 
@@ -211,6 +212,11 @@ fn index_row(corpus: &Corpus, document: u64) -> anyhow::Result<IndexRow> {
             let index = series.index.as_ref();
             let index = index.with_context(|| format!("{} has no index", series.input))?;
             let path = corpus.dir().join(&index.path);
+            let found = hash_file(&path)?.1.to_hex();
+            if found.as_str() != index.blake3 {
+                let (found, expected) = (found.to_string(), index.blake3.clone());
+                return Err(IndexError::Changed { path, found, expected }.into());
+            }
             let mut rows = index::read(&path, document - first_document, 1)?;
             let row = rows.next().with_context(|| {
                 format!("{} has no row for document {document}", path.display())

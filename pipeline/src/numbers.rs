@@ -27,6 +27,14 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     count.ok_or_else(refused)
 }
 
+/// The same for a count of which there must be one.
+pub fn parse_positive_count(text: &str) -> Result<u64, String> {
+    match parse_count(text)? {
+        0 => Err("it is 0; expected at least 1".to_owned()),
+        count => Ok(count),
+    }
+}
+
 /// Writes a count as a run file may hold it: `60_000_000_000`.
 pub fn format_count(count: u64) -> String {
     let digits = count.to_string();

@@ -10,7 +10,7 @@ use schemas::run::ReadBackend;
 use serde_json::{Value, json};
 
 use crate::corpus::{Corpus, read_manifest};
-use crate::numbers::{format_count, parse_count};
+use crate::numbers::{format_count, parse_count, parse_positive_count};
 use crate::plan::{Phase, Plan, Window};
 use crate::run_file::Run;
 
@@ -37,7 +37,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     run: RunArgs,
     /// Plan for a corpus of this many tokens, whether there is one or not; 60e9 and 60_000 are numbers too.
-    #[arg(long, value_name = "TOKENS", value_parser = parse_count)]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count)]
     assume_tokens: Option<u64>,
     /// Say at which steps a document of the corpus is read (may be repeated).
     #[arg(long, value_name = "DOCUMENT", value_parser = parse_count, conflicts_with = "assume_tokens")]

@@ -70,6 +70,12 @@ impl Progress {
     }
 }
 
+/// Says on stderr what a user may want to know and need not act on.
+pub(crate) fn notice(what: &str) {
+    // Nobody can be told when stderr is gone.
+    let _ = writeln!(std::io::stderr(), "notice: {what}");
+}
+
 /// What came out.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -30,13 +30,17 @@ pub struct RowChunk {
 }
 
 impl RowChunk {
-    pub(crate) fn docs(&self) -> impl Iterator<Item = Result<Doc<'_>, Refusal>> {
-        (0..self.texts.len()).map(|at| {
+    pub(crate) fn docs<'a>(
+        &'a self,
+        columns: &'a Columns,
+    ) -> impl Iterator<Item = Result<Doc<'a>, Refusal>> + 'a {
+        (0..self.texts.len()).map(move |at| {
             let row = self.first_row + at as u64;
+            let refusal = |reason| Refusal { row, byte_offset: None, reason };
             if self.texts.is_null(at) {
-                let reason = "the text is null; expected a string".to_owned();
-                return Err(Refusal { row, byte_offset: None, reason });
+                return Err(refusal("the text is null; expected a string".to_owned()));
             }
+            columns.check_length(self.texts.value(at)).map_err(refusal)?;
             let set_name = self.set_names.as_ref().filter(|names| names.is_valid(at));
             let set_name = set_name.map(|names| Cow::Borrowed(names.value(at)));
             Ok(Doc { text: Cow::Borrowed(self.texts.value(at)), set_name, row })
@@ -52,6 +56,9 @@ pub(crate) struct Rows {
     set_path: Option<Vec<String>>,
     rows_read: u64,
     rows: u64,
+    batch_rows: u64,
+    /// Of each row group, the number of its last row.
+    group_ends: Vec<u64>,
     file_bytes: u64,
 }
 
@@ -86,11 +93,30 @@ impl Rows {
         let set_path = set.map(|leaf| schema.column(leaf).path().parts().to_vec());
         let mask = ProjectionMask::leaves(schema, [text].into_iter().chain(set));
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let batch_rows = batch_rows(builder.metadata().row_groups());
-        let builder = builder.with_projection(mask).with_batch_size(batch_rows);
+        let groups = builder.metadata().row_groups();
+        let batch_rows = batch_rows(groups);
+        let group_ends = groups.iter().scan(0, |end, group| {
+            *end += u64::try_from(group.num_rows()).unwrap_or(0);
+            Some(*end)
+        });
+        let group_ends = group_ends.collect();
+        let builder = builder
+            .with_projection(mask)
+            .with_batch_size(usize::try_from(batch_rows).expect("at most 8192"));
         let reader = guarded(|| builder.build()).map_err(error)?;
         let (path, text) = (path.to_owned(), columns.text.clone());
-        let rows = Rows { path, reader, text, set_path, rows_read: 0, rows, file_bytes };
+        let rows_read = 0;
+        let rows = Rows {
+            path,
+            reader,
+            text,
+            set_path,
+            rows_read,
+            rows,
+            batch_rows,
+            group_ends,
+            file_bytes,
+        };
         rows.check_types(columns.set.is_some())
     }
 
@@ -116,7 +142,8 @@ impl Rows {
     pub(crate) fn next_chunk(&mut self) -> Result<Option<RowChunk>, DocsError> {
         let row = self.rows_read;
         let error = |reason| DocsError::Parquet { path: self.path.clone(), row, reason };
-        let batch = guarded(|| self.reader.next().transpose()).map_err(error)?;
+        let batch = guarded(|| self.reader.next().transpose());
+        let batch = batch.map_err(|reason| error(format!("{}: {reason}", self.next_groups())))?;
         let Some(batch) = batch else {
             if self.rows_read == self.rows {
                 return Ok(None);
@@ -128,6 +155,18 @@ impl Rows {
         let set_names = set_names.transpose().map_err(error)?;
         self.rows_read += batch.num_rows() as u64;
         Ok(Some(RowChunk { texts, set_names, first_row: row + 1 }))
+    }
+
+    /// The row groups that the next batch reads, counted from 0.
+    fn next_groups(&self) -> String {
+        let group_of = |row| self.group_ends.partition_point(|&end| end < row);
+        let last_row = (self.rows_read + self.batch_rows).min(self.rows);
+        let (first, last) = (group_of(self.rows_read + 1), group_of(last_row));
+        if first >= last {
+            format!("row group {first}")
+        } else {
+            format!("row groups {first} to {last}")
+        }
     }
 
     pub(crate) fn file_offset(&self) -> u64 {
@@ -146,14 +185,13 @@ pub(crate) fn guarded<T, E: std::fmt::Display>(
 }
 
 /// As many rows as make a chunk, by the mean size of the row group with the largest rows.
-fn batch_rows(groups: &[parquet::file::metadata::RowGroupMetaData]) -> usize {
+fn batch_rows(groups: &[parquet::file::metadata::RowGroupMetaData]) -> u64 {
     let row_bytes = |group: &parquet::file::metadata::RowGroupMetaData| {
         let bytes = u64::try_from(group.total_byte_size()).unwrap_or(0);
         bytes / u64::try_from(group.num_rows()).unwrap_or(1).max(1)
     };
     let row_bytes = groups.iter().map(row_bytes).max().unwrap_or(1).max(1);
-    let rows = (CHUNK_BYTES as u64 / row_bytes).clamp(1, BATCH_ROWS_MAX);
-    usize::try_from(rows).expect("at most 8192")
+    (CHUNK_BYTES as u64 / row_bytes).clamp(1, BATCH_ROWS_MAX)
 }
 
 /// The column at a path of a batch as strings, null where a struct on the way is; or the type that is no string.

@@ -19,7 +19,7 @@ use schemas::manifest::{FileRecord, Series, SetTotals, Shard, Totals};
 use crate::docs::Refusal;
 use crate::folder;
 use crate::inputs::Input;
-use crate::publish::{AtomicFile, write_atomic};
+use crate::publish::{AtomicFile, PublishError, write_atomic};
 use crate::shard::{ShardSpec, ShardWriter};
 
 /// Rows of the document index that are compressed together.
@@ -135,13 +135,16 @@ impl SeriesWriter {
     pub(crate) fn finish(mut self) -> anyhow::Result<SeriesRecord> {
         self.close_shard()?;
         let index = self.index.map(IndexWriter::finish).transpose()?;
-        let has_skipped = self.skipped.is_some();
-        if let Some(skipped) = self.skipped {
-            skipped.publish()?;
-        }
+        let skipped = self.skipped.map(|mut list| {
+            let (bytes, hash) = list.hash()?;
+            list.publish()?;
+            let path = folder::skipped_name(self.spec.series_index);
+            Ok::<_, PublishError>(FileRecord { path, bytes, blake3: hash.to_hex().to_string() })
+        });
         let record = SeriesRecord {
+            blake3: String::new(),
             modified_nanoseconds: self.input.modified_nanoseconds,
-            has_skipped,
+            skipped: skipped.transpose()?,
             series: Series {
                 input: self.input.name,
                 input_bytes: self.input.bytes,
@@ -151,7 +154,7 @@ impl SeriesWriter {
                 shards: self.shards,
             },
         };
-        let text = serde_json::to_string(&record).expect("a record is plain data");
+        let (record, text) = record.seal();
         let path = self.dir.join(folder::record_name(self.spec.series_index));
         write_atomic(&path, text.as_bytes())?;
         Ok(record)

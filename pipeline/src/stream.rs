@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::corpus::Corpus;
+use crate::folder::UsageError;
 use crate::loader::{Batch, Digest, Loader, LoaderSpec};
 use crate::numbers::{format_count, parse_count};
 use crate::plan::Plan;
@@ -117,6 +118,14 @@ pub fn stream(args: &StreamArgs) -> anyhow::Result<()> {
     let corpus = Arc::new(Corpus::open(&run.corpus_dir(), run.file.loader.io)?);
     run.check_vocabulary(corpus.manifest())?;
     let plan = run.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
+    if args.from_step >= plan.step_count() {
+        return Err(UsageError(format!(
+            "--from-step is {}; the plan has {} steps, numbered from 0",
+            args.from_step,
+            plan.step_count()
+        ))
+        .into());
+    }
     let plan = Arc::new(plan);
     let spec = loader_spec(args, &run, corpus, plan.clone());
     let steps = spec.end_step.saturating_sub(spec.from_step);

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
-use tokenizers::Tokenizer;
+use tokenizers::{ModelWrapper, Tokenizer};
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -299,11 +299,25 @@ fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
     let parsed = catch_unwind(|| Tokenizer::from_bytes(bytes));
     let mut tokenizer =
         parsed.map_err(|panic| panic_text(&*panic))?.map_err(|err| err.to_string())?;
+    if let Some(what) = randomness(tokenizer.get_model()) {
+        return Err(format!("{what}, so that equal texts would get different ids; set it to null"));
+    }
     // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
     tokenizer.with_truncation(None).map_err(|err| err.to_string())?;
     tokenizer.with_padding(None);
     tokenizer.set_encode_special_tokens(policy.special_tokens == SpecialTokens::Text);
     Ok(tokenizer)
+}
+
+/// What makes a model's ids a matter of chance.
+fn randomness(model: &ModelWrapper) -> Option<String> {
+    match model {
+        ModelWrapper::BPE(bpe) => {
+            let dropout = bpe.dropout.filter(|&dropout| dropout != 0.0)?;
+            Some(format!("its model leaves out merges at random (dropout {dropout})"))
+        }
+        _ => None,
+    }
 }
 
 fn vocab_size(tokenizer: &Tokenizer) -> u64 {

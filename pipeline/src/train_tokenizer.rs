@@ -26,10 +26,11 @@ use tokenizers::normalizers::{
 use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, ProgressFormat, Tokenizer};
 
-use crate::docs::{self, Columns};
+use crate::docs::{self, Columns, DOCUMENT_BYTES_MAX};
 use crate::folder::UsageError;
 use crate::inputs;
 use crate::publish::write_atomic;
+use crate::report::notice;
 use crate::tokenize::{CONFIG_FILE, TOKENIZER_FILE};
 
 /// SentencePiece's sign for a space.
@@ -57,6 +58,9 @@ pub struct TrainTokenizerArgs {
     /// Key or column of the text.
     #[arg(long, default_value = "text")]
     pub text_column: String,
+    /// Bytes of the longest document's text; a longer one stops the command.
+    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_document_bytes: u64,
     /// Files, folders or globs, as for `patchmill tokenize`.
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
@@ -85,6 +89,16 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     let tokenizer = train(&words, &alphabet, vocab_size)?;
     write(&args.out, &tokenizer)?;
     let entries = tokenizer.get_vocab_size(true);
+    if entries != vocab_size {
+        let why = if entries < vocab_size {
+            "the texts hold no further pair of tokens that stands twice"
+        } else {
+            "special tokens, bytes and characters alone come to more"
+        };
+        notice(&format!(
+            "the vocabulary has {entries} entries, not the {vocab_size} asked for: {why}"
+        ));
+    }
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -105,7 +119,11 @@ struct Words {
 
 impl Words {
     fn read(args: &TrainTokenizerArgs) -> anyhow::Result<Words> {
-        let columns = Columns { text: args.text_column.clone(), set: None };
+        let columns = Columns {
+            text: args.text_column.clone(),
+            set: None,
+            document_bytes_max: args.max_document_bytes,
+        };
         let mut counted = Words::default();
         for input in inputs::find(&args.inputs)? {
             docs::for_each(&input, &columns, |doc| {

@@ -81,6 +81,11 @@ fn exit_codes_tell_usage_from_damage() {
     let missing = run(tokenize(&dir.path().join("x"), &dir.path().join("none.jsonl")));
     assert_eq!(missing.status.code(), Some(2), "{}", stderr(&missing));
 
+    let mut command = patchmill();
+    command.arg("verify").arg(dir.path());
+    let no_corpus = run(command);
+    assert_eq!(no_corpus.status.code(), Some(4), "{}", stderr(&no_corpus));
+
     let shard = out.join("00000-00000.tok");
     let mut bytes = fs::read(&shard).unwrap();
     bytes[5000] ^= 1;
@@ -120,6 +125,24 @@ fn a_corpus_is_not_read_with_another_tokenizer() {
         assert_eq!(code, Some(4), "{message}");
         assert!(message.contains(name) && message.contains("its BLAKE3 is "), "{message}");
     }
+}
+
+#[test]
+fn a_document_is_not_described_by_a_changed_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    assert!(run(tokenize(&out, &fixtures().join("text/valid"))).status.success());
+    let name = "00000.index.parquet";
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let (mut before, mut after) = (String::new(), String::new());
+    let (message, code) = inspect_with(&out, name, |bytes| {
+        before = hash(bytes);
+        bytes[100] ^= 1;
+        after = hash(bytes);
+    });
+    assert_eq!(code, Some(4), "{message}");
+    let said = format!("{name} has BLAKE3 {after}; the manifest says {before}");
+    assert!(message.contains(&said), "{message}");
 }
 
 #[test]

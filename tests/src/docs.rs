@@ -12,7 +12,9 @@ use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use pipeline::docs::Columns;
 
-use crate::corpora::{file, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst};
+use crate::corpora::{
+    file, fixtures, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst,
+};
 
 const TEXTS: [&str; 4] = ["one", "", "drei\n\u{1F600}\0", "quatre"];
 
@@ -97,15 +99,16 @@ fn a_compressed_file_cut_anywhere_is_an_error() {
 #[test]
 fn a_damaged_compressed_file_is_an_error() {
     let text = lines(&["some text that is long enough to be compressed"; 50]);
-    for (name, mut bytes) in
-        [("a.jsonl.zst", zst(text.as_bytes())), ("a.jsonl.gz", gz(text.as_bytes()))]
-    {
+    for (name, mut bytes, after) in [
+        ("a.jsonl.zst", zst(text.as_bytes()), "Unknown frame descriptor"),
+        ("a.jsonl.gz", gz(text.as_bytes()), "what follows is no gzip member"),
+    ] {
         let at = bytes.len() - 6; // within the data or its checksum
         bytes[at] ^= 0x10;
         check_error(name, &bytes, &["cannot read", "of the file"]);
         bytes[at] ^= 0x10;
         bytes.extend(b"rubbish after the end");
-        check_error(name, &bytes, &["cannot read"]);
+        check_error(name, &bytes, &["cannot read", after]);
     }
 }
 
@@ -214,7 +217,7 @@ fn a_set_name_comes_from_a_struct_or_from_a_column() {
         docs.into_iter().map(|(_, _, set)| set.unwrap_or_default()).collect::<Vec<_>>()
     };
     assert_eq!(sets(&Columns::default()), ["S", "", ""]);
-    let source = Columns { text: "text".to_owned(), set: Some("source".to_owned()) };
+    let source = Columns { set: Some("source".to_owned()), ..Columns::default() };
     assert_eq!(sets(&source), ["S", "", "T"]);
 }
 
@@ -227,7 +230,8 @@ fn a_column_that_is_missing_or_no_string_is_named() {
     let error = read(&path).unwrap_err();
     assert!(error.contains("has no column \"text\"; it has content, n: --text-column"), "{error}");
     let error = |text: &str, set: Option<&str>| {
-        let columns = Columns { text: text.to_owned(), set: set.map(str::to_owned) };
+        let (text, set) = (text.to_owned(), set.map(str::to_owned));
+        let columns = Columns { text, set, ..Columns::default() };
         read_columns(&path, &columns).unwrap_err()
     };
     assert!(error("n", None).contains("\"n\" of"), "{}", error("n", None));
@@ -261,6 +265,46 @@ fn a_parquet_file_cut_or_damaged_is_an_error() {
     damaged[at] ^= 0xff;
     damaged[at - 30] ^= 0xff;
     assert!(read(&file(dir.path(), "damaged.parquet", damaged)).is_err());
+}
+
+/// A line that cannot hold a short enough text is not kept; its neighbours are.
+#[test]
+fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (long, huge) = ("x".repeat(11), "y".repeat(2 << 20));
+    let text = lines(&["0123456789", &long, "two", &huge, "\u{1}\u{1}\u{1}"]);
+    let input = file(dir.path(), "in.jsonl", &text);
+    let out = dir.path().join("out");
+    let limit = ["--max-document-bytes", "10"];
+    let (error, _) = tokenize_error(&out, &[&input], &limit);
+    let said = "line 2 (from byte 22 of the text): the text is 11 bytes; a document may have 10 (--max-document-bytes)";
+    assert!(error.contains(said), "{error}");
+    let options = [&limit[..], &["--on-error", "skip", "--force"]].concat();
+    let report = tokenize(&out, &[&input], &options).unwrap();
+    assert_eq!(report.manifest.totals.documents_written, 3);
+    let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    assert_eq!(list.lines().count(), 2);
+    let said = format!("the line is {} bytes, too long for a document of 10", huge.len() + 12);
+    assert!(list.contains(&said), "{list}");
+    assert_eq!(read(&input).unwrap().len(), 5);
+
+    let path = dir.path().join("a.parquet");
+    parquet(&path, vec![("text", Arc::new(StringArray::from(vec!["0123456789", &long])))]);
+    let (error, _) = tokenize_error(&dir.path().join("rows"), &[&path], &limit);
+    assert!(error.contains("row 2: the text is 11 bytes"), "{error}");
+}
+
+/// The fixture is uncompressed, so that nothing but the pages' checksums can tell.
+#[test]
+fn a_flipped_bit_in_a_parquet_page_with_a_checksum_is_an_error() {
+    let path = fixtures().join("parquet/checksums.parquet");
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(read(&path).unwrap().len(), 40);
+    let text = b"row 25 of a file";
+    let at = bytes.windows(text.len()).rposition(|window| window == text).unwrap();
+    bytes[at + 4] ^= 1; // row 35
+    let found = ["a.parquet as Parquet: row groups 0 to 1", "CRC"];
+    check_error("a.parquet", &bytes, &found);
 }
 
 #[test]

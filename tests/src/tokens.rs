@@ -16,7 +16,7 @@ use tokenizers::Tokenizer;
 
 use crate::corpora::{
     OwnedDoc, arguments, assert_same_tree, file, fixtures, line, lines, shared, tokenize,
-    tokenize_error, tree,
+    tokenize_error, tree, zst,
 };
 
 /// The documents of an input, read without any of our code.
@@ -252,6 +252,34 @@ fn a_stopped_run_goes_on_with_the_next_series() {
     assert_same_tree(&fresh, &out);
 }
 
+/// What changed on disk since a run was stopped does not come into the corpus.
+#[test]
+fn a_finished_series_that_was_damaged_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    file(&inputs, "0.jsonl", [&*lines(&["one", "two"]), "no document\n"].concat());
+    let second = zst(lines(&["three"]).as_bytes());
+    let skip = ["--on-error", "skip"];
+    for name in
+        ["00000-00000.tok", "00000.index.parquet", "00000.skipped.jsonl", "00000.series.json"]
+    {
+        let out = dir.path().join("out");
+        file(&inputs, "1.jsonl.zst", &second[..second.len() - 2]);
+        tokenize_error(&out, &[&inputs], &skip);
+        let mut bytes = fs::read(out.join(name)).unwrap();
+        let digit = bytes.iter().rposition(|&byte| byte == b'1').unwrap_or(bytes.len() - 1);
+        bytes[digit] ^= 2;
+        fs::write(out.join(name), bytes).unwrap();
+        file(&inputs, "1.jsonl.zst", &second);
+        assert_eq!(tokenize(&out, &[&inputs], &skip).unwrap().kept_series, 0, "{name}");
+        let fresh = dir.path().join("fresh");
+        tokenize(&fresh, &[&inputs], &skip).unwrap();
+        assert_same_tree(&fresh, &out);
+        fs::remove_dir_all(&out).unwrap();
+        fs::remove_dir_all(&fresh).unwrap();
+    }
+}
+
 #[test]
 fn an_input_that_changed_since_a_stopped_run_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -305,6 +333,32 @@ fn a_corpus_is_replaced_only_by_force() {
 }
 
 #[test]
+fn force_removes_nothing_for_a_run_that_cannot_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.jsonl", lines(&["one"]));
+    let out = dir.path().join("out");
+    tokenize(&out, &[&good], &[]).unwrap();
+    let before = tree(&out);
+    let empty = file(dir.path(), "empty.jsonl", "");
+    let mislabelled = file(dir.path(), "wrong.parquet", "text");
+    for (bad, said) in [(&empty, "is empty"), (&mislabelled, "promises Parquet")] {
+        let (error, _) = tokenize_error(&out, &[&good, bad], &["--force"]);
+        assert!(error.contains(said), "{error}");
+        assert!(tree(&out) == before, "{said}");
+    }
+    let own_tokenizer = out.join("tokenizer").display().to_string();
+    let (error, status) =
+        tokenize_error(&out, &[&good], &["--force", "--tokenizer", &own_tokenizer]);
+    assert!(error.contains("tokenizer.json lies inside --out"), "{error}");
+    assert_eq!(status, 2);
+    assert!(tree(&out) == before);
+    let inside = file(&out, "inside.jsonl", lines(&["two"]));
+    let (error, status) = tokenize_error(&out, &[&inside], &["--force"]);
+    assert!(error.contains("inside.jsonl lies inside --out"), "{error}");
+    assert_eq!(status, 2);
+}
+
+#[test]
 fn a_folder_that_is_being_written_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let input = file(dir.path(), "in.jsonl", lines(&["one"]));
@@ -327,6 +381,16 @@ fn inputs_without_a_document_make_no_corpus() {
     assert!(error.contains("hold no document (0 read, 0 skipped)"), "{error}");
     assert_eq!(status, 2);
     assert!(!out.join("manifest.json").exists());
+
+    let input = file(dir.path(), "bad.jsonl", "no document\n");
+    let out = dir.path().join("skipped");
+    let (error, _) = tokenize_error(&out, &[&input], &["--on-error", "skip"]);
+    assert!(
+        error.contains("(1 read, 1 skipped); ") && error.contains("skipped.jsonl says why"),
+        "{error}"
+    );
+    let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    assert!(list.contains("bad.jsonl"), "{list}");
 }
 
 #[test]
@@ -388,6 +452,21 @@ fn truncation_and_padding_of_a_tokenizer_do_not_apply() {
         ids
     };
     assert_eq!(ids(dir.path()), ids(&fixtures().join("tokenizer")));
+}
+
+#[test]
+fn a_tokenizer_that_draws_lots_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(fixtures().join("tokenizer/tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let policy = Policy { bos: true, eos: false, special_tokens: SpecialTokens::Text };
+    let mut load = |dropout: f64| {
+        json["model"]["dropout"] = dropout.into();
+        Encoder::load(&file(dir.path(), "tokenizer.json", json.to_string()), policy)
+    };
+    let error = load(0.5).err().unwrap().to_string();
+    assert!(error.contains("at random (dropout 0.5)"), "{error}");
+    load(0.0).unwrap();
 }
 
 #[test]
