@@ -112,6 +112,23 @@ impl Run {
         self.dir.join(path)
     }
 
+    /// The run file as it is in force, with absolute paths: it says the same wherever it lies.
+    pub fn resolved(&self) -> std::io::Result<RunFile> {
+        let absolute = |path: &str| -> std::io::Result<String> {
+            let path = std::path::absolute(self.resolve(path))?;
+            path.into_os_string().into_string().map_err(|path| {
+                let reason = format!("path {} is not UTF-8", path.display());
+                std::io::Error::new(std::io::ErrorKind::InvalidData, reason)
+            })
+        };
+        let mut file = self.file.clone();
+        file.data.corpus = absolute(&file.data.corpus)?;
+        file.data.validation = file.data.validation.as_deref().map(absolute).transpose()?;
+        file.train.init_from = file.train.init_from.as_deref().map(absolute).transpose()?;
+        file.train.output = absolute(&file.train.output)?;
+        Ok(file)
+    }
+
     /// Folder of the training corpus.
     pub fn corpus_dir(&self) -> PathBuf {
         self.resolve(&self.file.data.corpus)
@@ -180,6 +197,10 @@ fn check_values(file: &RunFile) -> Result<(), RunError> {
     for (field, found) in counts {
         check(field, found >= 1, found, "at least 1")?;
     }
+    for (field, path) in [("data.corpus", &file.data.corpus), ("train.output", &train.output)] {
+        check(field, !path.is_empty(), "\"\"", "the path of a folder")?;
+    }
+    check_windows(file)?;
     for (index, beta) in optimizer.betas.into_iter().enumerate() {
         let field = format!("optimizer.betas.{index}");
         check(&field, (0.0..1.0).contains(&beta), beta, "a number from 0 to below 1")?;
@@ -196,6 +217,19 @@ fn check_values(file: &RunFile) -> Result<(), RunError> {
         for (name, rate) in [("peak", peak), ("final", end)] {
             let field = format!("phases.{index}.schedule.{name}");
             check(&field, rate >= 0.0 && rate.is_finite(), rate, NOT_NEGATIVE)?;
+        }
+    }
+    Ok(())
+}
+
+/// A window of one unit has no next unit to predict. (A window of 0 is the plan's to refuse.)
+fn check_windows(file: &RunFile) -> Result<(), RunError> {
+    const EXPECTED: &str = "at least 2: a unit and the next one";
+    let units = file.plan.window_units;
+    check("plan.window_units", units != 1, units, EXPECTED)?;
+    for (index, phase) in file.phases.iter().enumerate() {
+        if let Some(units) = phase.window_units {
+            check(&format!("phases.{index}.window_units"), units != 1, units, EXPECTED)?;
         }
     }
     Ok(())

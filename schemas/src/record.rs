@@ -46,6 +46,8 @@ pub struct TrainerState {
     pub identity: BTreeMap<String, serde_json::Value>,
     /// What may change with a notice, by name.
     pub recorded: BTreeMap<String, serde_json::Value>,
+    /// The step before which the last evaluation was made and logged.
+    pub evaluated_step: Option<u64>,
     /// The run's results so far, phase by phase, for its closing table.
     pub phases: Vec<PhaseRecord>,
 }
@@ -58,6 +60,8 @@ pub struct PhaseRecord {
     pub patch_size: u64,
     /// Steps done.
     pub steps: u64,
+    /// Steps whose loss or gradient was not finite, and which made no update.
+    pub skipped_steps: u64,
     /// Training loss at the last logged step.
     pub loss: Option<f64>,
     /// Token-level validation loss before the first step.

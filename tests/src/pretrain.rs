@@ -234,11 +234,11 @@ fn a_run_that_is_killed_again_and_again_still_arrives() {
 fn a_signal_finishes_the_step_saves_and_exits_75() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
         let run = TestRun::new();
-        assert_eq!(run.signal_after(6, signal), Some(75));
+        assert_eq!(run.signal_after(5, signal), Some(75)); // where an evaluation is due
         let latest = fs::read_link(run.output().join("latest")).unwrap();
         let step: u64 =
             latest.to_str().unwrap().strip_prefix("checkpoint-").unwrap().parse().unwrap();
-        assert!((6..STEP_COUNT).contains(&step), "{latest:?}");
+        assert!((5..STEP_COUNT).contains(&step), "{latest:?}");
         run.run_to_the_end();
         assert_same_as_reference(&run, &format!("signal {signal}"));
     }
@@ -275,6 +275,111 @@ fn a_finished_run_reports_again_and_trains_no_more() {
     assert_eq!(report["phases"][1]["steps"], STEP_COUNT - SWITCH_STEP);
     assert!(report["validation"]["perplexity"].as_f64().unwrap() > 1.0);
     assert_eq!(run.curves(), before);
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_left_alone() {
+    let run = TestRun::new();
+    fs::create_dir(run.output()).unwrap();
+    fs::write(run.output().join("metrics.jsonl"), "mine").unwrap();
+    check_refusal(&run, &[], 2, &["holds other files (such as metrics.jsonl) and no run"]);
+    check_refusal(&run, &["--set", "train.output=."], 2, &["holds other files"]);
+    assert_eq!(fs::read(run.output().join("metrics.jsonl")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(run.output()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_checkpoint_is_not_mixed_into_a_run_that_went_further() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let earlier = run.output().join("checkpoint-28");
+    let expected = ["holds checkpoints up to step 30", "checkpoint-28", "--set train.output="];
+    check_refusal(&run, &["--resume", earlier.to_str().unwrap()], 1, &expected);
+    let elsewhere = TestRun::new();
+    elsewhere.run_to_the_end();
+    check_refusal(&elsewhere, &["--resume", earlier.to_str().unwrap()], 1, &expected);
+    let fresh = TestRun::new();
+    let output = fresh.run(&["--resume", earlier.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fresh.final_bytes("model.safetensors") == reference().final_bytes("model.safetensors"));
+    check_refusal(&fresh, &["--resume", "nowhere"], 1, &["nowhere is no checkpoint folder"]);
+}
+
+#[test]
+fn the_resolved_run_file_runs_from_where_it_lies() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let output = Command::new(binary("patchmill-train"))
+        .arg("pretrain")
+        .arg(run.output().join("run.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
+    let run = TestRun::new();
+    let blow_up = ["--set", "phases.1.schedule.peak=1e30"];
+    check_refusal(
+        &run,
+        &blow_up,
+        3,
+        &["diverged: loss", "no update was made", "checkpoint-20", "skip"],
+    );
+    let output =
+        run.run(&[&blow_up[..], &["--set", "optimizer.nonfinite=skip", "--json"]].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("optimizer.nonfinite: \"stop\" → \"skip\""), "{stderr}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["phases"][0]["skipped_steps"], 0);
+    assert!(report["phases"][1]["skipped_steps"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_neither_evaluated_nor_started_from() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let model = run.output().join("checkpoint-30");
+    let path = model.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    fs::write(&path, bytes).unwrap();
+    let output = Command::new(binary("patchmill-train"))
+        .args(["eval", "--data", "x", "--model"])
+        .arg(&model)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && stderr.contains("model.safetensors has BLAKE3"),
+        "{stderr}"
+    );
+    let setting = format!("train.init_from={}", model.display());
+    check_refusal(&TestRun::new(), &["--set", &setting], 1, &["train.init_from", "has BLAKE3"]);
+}
+
+/// A tokenizer that has other ids would go into every checkpoint and make its text gibberish.
+#[test]
+fn a_corpus_whose_tokenizer_was_exchanged_is_refused() {
+    let run = TestRun::new();
+    let corpus = run.dir.path().join("corpus");
+    fs::create_dir_all(corpus.join("tokenizer")).unwrap();
+    for below in ["", "tokenizer"] {
+        for entry in fs::read_dir(corpora().join("train").join(below)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), corpus.join(below).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let path = corpus.join("tokenizer/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("the", "teh", 1)).unwrap();
+    let expected = ["tokenizer.json", "BLAKE3"];
+    check_refusal(&run, &["--set", "data.corpus=corpus"], 4, &expected);
 }
 
 /// This run with these arguments ends with `code`, and stderr holds each of `expected`.
@@ -338,6 +443,9 @@ fn a_run_file_that_cannot_be_run_is_refused_before_any_work() {
         ("data.corpus=\"absent\"", 1, "absent/manifest.json: No such file"),
         ("train.device=cuda:7", 2, "cuda:7"),
         ("train", 2, "section.key=value"),
+        ("plan.window_units=1", 2, "plan.window_units is 1; expected at least 2"),
+        ("phases.1.window_units=1", 2, "phases.1.window_units is 1"),
+        ("train.output=", 2, "train.output is \"\""),
     ] {
         check_refusal(&run, &["--set", setting], code, &[expected]);
     }

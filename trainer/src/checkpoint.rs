@@ -16,6 +16,7 @@ use schemas::record::{
 
 const PREFIX: &str = "checkpoint-";
 const TEMPORARY: &str = ".tmp-checkpoint-";
+const REPLACED: &str = "-replaced";
 const LATEST: &str = "latest";
 
 /// Why a checkpoint was not written or not accepted.
@@ -50,12 +51,18 @@ pub enum CheckpointError {
         expected: String,
     },
     /// The caller could not write its part.
-    #[error("write {path}: {reason:#}")]
+    #[error("no checkpoint was saved, those before it are as they were: write {path}: {reason:#}")]
     Write {
         /// The temporary folder.
         path: PathBuf,
         /// Why.
         reason: anyhow::Error,
+    },
+    /// Nothing that was ever saved.
+    #[error("{path} is no checkpoint folder: it has no {CHECKPOINT_MANIFEST}")]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
     },
     /// There are checkpoints, and none of them is whole.
     #[error("none of the checkpoints in {path} is whole:\n{reasons}")]
@@ -90,7 +97,7 @@ pub struct Retention {
 }
 
 /// Saves `run_folder/checkpoint-<next_step>`: `write_files` puts the caller's files into the folder it is given, flat or
-/// nested. A whole folder of that name and run stays as it is. Then older checkpoints go, by `retention`.
+/// nested. A whole folder of the same state stays as it is. Then older checkpoints go, by `retention`.
 pub fn save(
     run_folder: &Path,
     state: &TrainerState,
@@ -101,8 +108,10 @@ pub fn save(
     let temporary = run_folder.join(format!("{TEMPORARY}{}", state.next_step));
     remove_folder(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io_error("create", &temporary))?;
-    write_files(&temporary)
-        .map_err(|reason| CheckpointError::Write { path: temporary.clone(), reason })?;
+    if let Err(reason) = write_files(&temporary) {
+        remove_folder(&temporary)?; // on a full disk its room is needed
+        return Err(CheckpointError::Write { path: temporary, reason });
+    }
     let text = serde_json::to_vec_pretty(state).expect("a trainer state is plain data");
     write_synced(&temporary.join(TRAINER_STATE), &text)?;
     let manifest = CheckpointManifest { version: VERSION, files: sync_and_hash(&temporary)? };
@@ -112,13 +121,12 @@ pub fn save(
 
     let path = run_folder.join(&name);
     if path.exists() {
-        // Saved before this run was resumed from an earlier step. Whole, it is as good as the new one, and replacing it
-        // would leave a moment with neither; damaged, it is worth nothing.
-        if verify(&path).is_ok_and(|before| before.state.identity == state.identity) {
+        // Of the same state, or damaged: a run never goes back behind a whole checkpoint of its own.
+        if verify(&path).is_ok_and(|before| before.state == *state) {
             remove_folder(&temporary)?;
             return Ok(path);
         }
-        let old = run_folder.join(format!("{TEMPORARY}{}-old", state.next_step));
+        let old = run_folder.join(format!("{TEMPORARY}{}{REPLACED}", state.next_step));
         remove_folder(&old)?;
         fs::rename(&path, &old).map_err(io_error("set aside", &path))?;
     }
@@ -146,8 +154,19 @@ pub fn newest(run_folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>, Ch
     Err(CheckpointError::NoneWhole { path: run_folder.to_owned(), reasons })
 }
 
+/// Checks every byte of a model folder that is a checkpoint; one from elsewhere has no manifest to check it by.
+pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
+    match verify(path) {
+        Ok(_) | Err(CheckpointError::NoCheckpoint { .. }) => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
 /// Checks every byte of the checkpoint in `path`.
 pub fn verify(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    if !path.join(CHECKPOINT_MANIFEST).exists() {
+        return Err(CheckpointError::NoCheckpoint { path: path.to_owned() });
+    }
     let manifest: CheckpointManifest = read_json(&path.join(CHECKPOINT_MANIFEST))?;
     for expected in &manifest.files {
         let form = |reason| CheckpointError::Form { path: path.join(CHECKPOINT_MANIFEST), reason };
@@ -185,9 +204,9 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Checkpoin
     serde_json::from_value(value).map_err(|err| form(format!("not a checkpoint record: {err}")))
 }
 
-/// Whether the run's folder has any checkpoint, whole or damaged.
-pub fn any(run_folder: &Path) -> Result<bool, CheckpointError> {
-    Ok(!steps(run_folder)?.is_empty())
+/// Step of the run's last checkpoint, whole or damaged.
+pub fn last_step(run_folder: &Path) -> Result<Option<u64>, CheckpointError> {
+    Ok(steps(run_folder)?.last().copied())
 }
 
 /// Steps of the checkpoint folders, rising.
@@ -214,11 +233,17 @@ fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(names)
 }
 
-/// Removes what a killed run left under temporary names. The caller holds the run's lock.
+/// Removes what a killed run left under temporary names; a checkpoint that was set aside and not yet replaced gets its
+/// name back. The caller holds the run's lock.
 pub fn remove_leftovers(run_folder: &Path) -> Result<(), CheckpointError> {
     for name in names(run_folder)? {
-        if name.starts_with(TEMPORARY) {
-            remove_folder(&run_folder.join(name))?;
+        let Some(step) = name.strip_prefix(TEMPORARY) else { continue };
+        let leftover = run_folder.join(&name);
+        let path =
+            step.strip_suffix(REPLACED).map(|step| run_folder.join(format!("{PREFIX}{step}")));
+        match path.filter(|path| !path.exists()) {
+            Some(path) => fs::rename(&leftover, &path).map_err(io_error("restore", &path))?,
+            None => remove_folder(&leftover)?,
         }
     }
     Ok(())
@@ -323,6 +348,7 @@ mod tests {
             plan_fingerprint: String::new(),
             identity: Default::default(),
             recorded: Default::default(),
+            evaluated_step: None,
             phases: Vec::new(),
         }
     }
@@ -409,6 +435,18 @@ mod tests {
         let mut left = names(folder.path()).unwrap();
         left.sort();
         assert_eq!(left, ["checkpoint-1", LATEST]);
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_set_aside_and_not_replaced_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = save_one(folder.path(), 1, ALL);
+        let aside = folder.path().join(format!("{TEMPORARY}1{REPLACED}"));
+        fs::rename(&path, &aside).unwrap();
+        fs::create_dir(folder.path().join(format!("{TEMPORARY}1"))).unwrap(); // half of the new one
+        remove_leftovers(folder.path()).unwrap();
+        verify(&path).unwrap();
+        assert_eq!(steps(folder.path()).unwrap(), [1]);
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::optim::OptimizerError>()
             || cause.is::<crate::device::DeviceError>()
             || cause.is::<crate::generate::GenerateError>()
+            || cause.is::<crate::folder::ForeignFolder>()
+            || matches!(cause.downcast_ref(), Some(crate::eval::EvalError::Window { .. }))
             || matches!(
                 cause.downcast_ref(),
                 Some(
@@ -95,7 +97,8 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             )
     };
     let is_mismatch = |cause: &Cause| {
-        cause.is::<crate::prepare::DataMismatch>()
+        cause.is::<crate::prepare::ValidationTooShort>()
+            || cause.is::<crate::commands::CorpusMismatch>()
             || cause.is::<crate::batch::BatchError>()
             || matches!(cause.downcast_ref(), Some(crate::resume::ResumeError::OtherRun { .. }))
     };

@@ -16,6 +16,7 @@ use schemas::manifest::SpecialTokens;
 use schemas::run::{Device, Dtype, ReadBackend};
 use serde_json::json;
 
+use crate::checkpoint;
 use crate::cli::{EXIT_STOPPED, print};
 use crate::device;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
@@ -71,6 +72,7 @@ impl ModelArgs {
             DtypeArg::Fp32 => Dtype::Fp32,
             DtypeArg::Bf16 => Dtype::Bf16,
         };
+        checkpoint::verify_if_ours(&self.model)?;
         Ok(weights::load_model(&self.model, dtype, device::resolve(self.device)?)?)
     }
 }
@@ -162,9 +164,10 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     };
     let found = if args.data.is_dir() {
         let corpus = Corpus::open(&args.data, ReadBackend::Mmap)?;
-        crate::prepare::check_vocabulary(&corpus, model.config())?;
+        check_corpus(&corpus, &model, &args.model.model)?;
         let text_bytes = corpus.manifest().totals.text_bytes;
-        evaluate_corpus(&model, &corpus, shape, text_bytes)?
+        let found = evaluate_corpus(&model, &corpus, shape, text_bytes, &StopFlag::default())?;
+        found.context("nobody can ask this evaluation to stop")?
     } else {
         evaluate_text(&model, shape, args)?
     };
@@ -185,6 +188,50 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         describe(&found, shape)
     };
     print(&format!("{text}\n")).map(|_| ())
+}
+
+/// A corpus whose ids mean something else to the model.
+#[derive(Debug, thiserror::Error)]
+pub enum CorpusMismatch {
+    /// Ids that the model's embedding does not have.
+    #[error("the corpus has a vocabulary of {found}; the model's vocab_size is {expected}")]
+    Vocabulary {
+        /// Of the corpus.
+        found: u64,
+        /// Of the model.
+        expected: u64,
+    },
+    /// Made by another tokenizer than the model's.
+    #[error(
+        "the corpus was made by the tokenizer {found}; the model's tokenizer.json is {expected}: \
+         tokenize the text with that one, or give the text itself as --data"
+    )]
+    Tokenizer {
+        /// BLAKE3 of the corpus' tokenizer.json.
+        found: String,
+        /// BLAKE3 of the one in the model's folder.
+        expected: String,
+    },
+}
+
+fn check_corpus(corpus: &Corpus, model: &Llama, model_folder: &Path) -> Result<()> {
+    let (found, expected) = (corpus.vocab_size(), model.config().vocab_size);
+    if found > expected {
+        bail!(CorpusMismatch::Vocabulary { found, expected });
+    }
+    let path = model_folder.join("tokenizer.json");
+    if !path.exists() {
+        progress(
+            "notice: the model's folder has no tokenizer.json to compare the corpus' tokenizer with",
+        );
+        return Ok(());
+    }
+    let expected = pipeline::publish::hash_file(&path)?.1.to_hex().to_string();
+    let found = corpus.manifest().tokenizer.fingerprint.clone();
+    if found != expected {
+        bail!(CorpusMismatch::Tokenizer { found, expected });
+    }
+    Ok(())
 }
 
 fn describe(found: &Evaluation, shape: EvalShape) -> String {

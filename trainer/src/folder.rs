@@ -14,6 +14,19 @@ use crate::checkpoint;
 pub const RUN_FILE: &str = "run.toml";
 const LOCK_FILE: &str = ".lock";
 
+/// The output folder holds files that are no run's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "train.output is {}, which holds other files (such as {found}) and no run; choose an empty or a new folder",
+    path.display()
+)]
+pub struct ForeignFolder {
+    /// The output folder.
+    pub path: PathBuf,
+    /// The first of them, by name.
+    pub found: String,
+}
+
 /// A locked output folder.
 pub struct RunFolder {
     /// Where it is.
@@ -22,9 +35,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates and locks the folder, and removes what a killed run left under temporary names.
+    /// Creates and locks the folder, and removes what a killed run left under temporary names. A folder that holds
+    /// anything and never held a run is refused.
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        refuse_foreign(path)?;
         let lock_path = path.join(LOCK_FILE);
         let lock =
             File::options().create(true).truncate(false).read(true).write(true).open(&lock_path);
@@ -45,11 +60,28 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_owned(), _lock: lock })
     }
 
-    /// Writes the run file as it is in force.
+    /// Writes the run file as it is in force, with absolute paths.
     pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
         let text = toml::to_string_pretty(run).context("encode the run file")?;
         let path = self.path.join(RUN_FILE);
         pipeline::publish::write_atomic(&path, text.as_bytes())
             .with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// A run's folder has a lock file from its first moment on.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    if path.join(LOCK_FILE).exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", path.display()))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    match names.into_iter().min() {
+        Some(found) => Err(ForeignFolder { path: path.to_owned(), found }.into()),
+        None => Ok(()),
     }
 }

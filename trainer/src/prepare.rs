@@ -12,12 +12,13 @@ use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
 use pipeline::loader::LoaderSpec;
 use pipeline::plan::Plan;
+use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
-use schemas::run::{ModelConfig, RunFile};
+use schemas::run::RunFile;
 use serde_json::Value;
 use tch::Device;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::progress::progress;
@@ -29,59 +30,19 @@ use crate::weights;
 /// Optimizer state in a checkpoint: moments and step count by parameter. The masters are `model.safetensors`.
 pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
 
-/// The data do not fit the model or the run file.
+/// The validation corpus does not fill one window.
 #[derive(Debug, thiserror::Error)]
-pub enum DataMismatch {
-    /// Ids that the model's embedding does not have.
-    #[error(
-        "the corpus in {path} has ids up to {corpus_vocab_size}; model.vocab_size is {vocab_size}: \
-         set it to at least that, or tokenize with another tokenizer"
-    )]
-    Vocabulary {
-        /// The corpus.
-        path: PathBuf,
-        /// Of its tokenizer.
-        corpus_vocab_size: u64,
-        /// Of the run file.
-        vocab_size: u64,
-    },
-    /// Validation tokens that mean something else than training tokens.
-    #[error(
-        "the validation corpus in {path} was made by tokenizer {found}; the training corpus by {expected}: \
-         tokenize both with the same tokenizer.json"
-    )]
-    Tokenizer {
-        /// The validation corpus.
-        path: PathBuf,
-        /// Its tokenizer's fingerprint.
-        found: String,
-        /// That of the training corpus.
-        expected: String,
-    },
-    /// Too short to evaluate on.
-    #[error(
-        "the validation corpus in {path} has {tokens} tokens; a window takes {window_tokens}: give it more text"
-    )]
-    ValidationTooShort {
-        /// The validation corpus.
-        path: PathBuf,
-        /// Its tokens.
-        tokens: u64,
-        /// T tokens.
-        window_tokens: u64,
-    },
-}
-
-/// Every id of the corpus must have a row in the embedding.
-pub fn check_vocabulary(corpus: &Corpus, model: &ModelConfig) -> Result<(), DataMismatch> {
-    if corpus.vocab_size() <= model.vocab_size {
-        return Ok(());
-    }
-    Err(DataMismatch::Vocabulary {
-        path: corpus.dir().to_owned(),
-        corpus_vocab_size: corpus.vocab_size(),
-        vocab_size: model.vocab_size,
-    })
+#[error(
+    "the validation corpus in {} has {tokens} tokens; a window takes {window_tokens}: give it more text",
+    path.display()
+)]
+pub struct ValidationTooShort {
+    /// The validation corpus.
+    pub path: PathBuf,
+    /// Its tokens.
+    pub tokens: u64,
+    /// T tokens.
+    pub window_tokens: u64,
 }
 
 /// What the loader reads for these steps of the run, on its one rank.
@@ -118,13 +79,20 @@ pub fn schedules(config: &RunFile, plan: &Plan) -> Result<Vec<Option<PhaseSchedu
         .collect()
 }
 
-/// BLAKE3 of the weights that a run starts from.
-pub fn init_hash(init_from: Option<&Path>) -> Result<Option<String>> {
+/// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where they are gone, it is
+/// what the checkpoint says.
+pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Result<Option<String>> {
     let Some(folder) = init_from else { return Ok(None) };
     let path = folder.join(weights::WEIGHTS_FILE);
-    let (_, hash) = pipeline::publish::hash_file(&path)
-        .with_context(|| format!("train.init_from = {}", folder.display()))?;
-    Ok(Some(hash.to_hex().to_string()))
+    if let Some(checkpoint) = resumed.filter(|_| !path.exists()) {
+        let before = checkpoint.state.identity.get("train.init_from").and_then(Value::as_str);
+        return Ok(before.map(str::to_owned));
+    }
+    let hash = || -> Result<String> {
+        checkpoint::verify_if_ours(folder)?;
+        Ok(pipeline::publish::hash_file(&path)?.1.to_hex().to_string())
+    };
+    hash().with_context(|| format!("train.init_from = {}", folder.display())).map(Some)
 }
 
 /// The model of a run's first step.
@@ -173,10 +141,12 @@ pub fn fresh_state(
         plan_fingerprint: plan.fingerprint(),
         identity,
         recorded,
+        evaluated_step: None,
         phases: phases
             .map(|phase| PhaseRecord {
                 patch_size: phase.patch_size,
                 steps: 0,
+                skipped_steps: 0,
                 loss: None,
                 first_eval_loss: None,
                 seconds: 0.0,
@@ -204,22 +174,29 @@ pub fn notice_resume(
     }
 }
 
-/// Copies the files of a folder, such as the tokenizer's into a checkpoint.
-pub fn copy_files(from: &Path, into: &Path) -> Result<()> {
-    let entries = fs::read_dir(from).with_context(|| format!("list {}", from.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", from.display()))?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), into.join(entry.file_name()))
-                .with_context(|| format!("copy {}", entry.path().display()))?;
-        }
+/// The tokenizer's files in the corpus folder, which go into every checkpoint, must be the ones that made its ids.
+pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
+    let record = &corpus.manifest().tokenizer;
+    if !record.files.is_empty() {
+        Encoder::of_corpus(corpus.dir(), record)?;
     }
     Ok(())
 }
 
-/// T of the widest phase: the positions that the model has seen.
-pub fn max_window_units(plan: &Plan) -> u64 {
-    plan.phases().iter().map(|phase| phase.window_units).max().expect("a plan has phases")
+/// Copies the tokenizer's files of a corpus into a checkpoint.
+pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
+    for file in &corpus.manifest().tokenizer.files {
+        let from = corpus.dir().join(&file.path);
+        let name = from.file_name().expect("a manifest's paths name files");
+        fs::copy(&from, into.join(name)).with_context(|| format!("copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+/// Positions that the model computes: T of the widest phase, or that of validation if it is wider.
+pub fn position_count(config: &RunFile, plan: &Plan) -> u64 {
+    let phases = plan.phases().iter().map(|phase| phase.window_units);
+    phases.chain([config.plan.window_units]).max().expect("there is at least one")
 }
 
 /// The device as a checkpoint records it.

@@ -91,6 +91,13 @@ impl Summary {
                 loss(record.first_eval_loss),
             )?;
         }
+        let skipped_steps: u64 = self.phases.iter().map(|phase| phase.record.skipped_steps).sum();
+        if skipped_steps > 0 {
+            writeln!(
+                text,
+                "\n{skipped_steps} steps made no update: loss or gradient was not finite"
+            )?;
+        }
         writeln!(text)?;
         if let Some(validation) = &self.validation {
             writeln!(
@@ -148,6 +155,7 @@ impl Summary {
                 json!({
                     "patch_size": phase.record.patch_size,
                     "steps": phase.record.steps,
+                    "skipped_steps": phase.record.skipped_steps,
                     "tokens": phase.tokens,
                     "loss": phase.record.loss,
                     "first_eval_loss": phase.record.first_eval_loss,

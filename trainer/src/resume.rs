@@ -2,7 +2,8 @@
 //!
 //! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
 //! names field and values. Kind of compute, device, threads and micro-batch are *recorded*: they may change, with a notice,
-//! because they change rounding alone. Loader, logging and paths are neither.
+//! because they change rounding alone, and so is what a step without a finite loss does, because a run that stopped at
+//! one could not go on otherwise. Loader, logging and paths are neither.
 //!
 //! **Invariant:** two runs of equal identity read the same windows in every step and apply the same update rule.
 
@@ -15,6 +16,8 @@ use schemas::run::RunFile;
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError};
+
+const NONFINITE: &str = "optimizer.nonfinite";
 
 /// Where a run starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +54,22 @@ pub enum ResumeError {
         /// The output folder.
         path: PathBuf,
     },
+    /// Going back would mix two runs in one folder.
+    #[error(
+        "{path} holds checkpoints up to step {last_step}, which a run from {from} would mix with its own; \
+         give the new run a folder of its own with --set train.output=…, or remove the later checkpoints first"
+    )]
+    Mixed {
+        /// The output folder.
+        path: PathBuf,
+        /// Step of its last checkpoint.
+        last_step: u64,
+        /// The checkpoint that was asked for.
+        from: PathBuf,
+    },
     /// The checkpoint belongs to a run of other data, plan, model or optimizer.
     #[error(
-        "{path} belongs to another run: its plan is {found_plan}, the run file's is {expected_plan}\n\
+        "{path} belongs to another run: its plan is {found_plan}, the run file's {expected_plan}\n\
          what differs (checkpoint → run file):\n{differences}\n\
          restore these values, or start a new run in another folder with --set train.output=…"
     )]
@@ -62,7 +78,7 @@ pub enum ResumeError {
         path: PathBuf,
         /// Fingerprint of its plan.
         found_plan: String,
-        /// Fingerprint of the run file's plan.
+        /// Fingerprint of the run file's plan, or that it is the same.
         expected_plan: String,
         /// A line for each field that differs.
         differences: String,
@@ -83,6 +99,7 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
     }
     flatten(&mut identity, "model", &run.model);
     flatten(&mut identity, "optimizer", &run.optimizer);
+    identity.remove(NONFINITE);
     flatten(&mut identity, "train.init_seed", &run.train.init_seed);
     flatten(&mut identity, "train.init_from", &init_hash);
     identity
@@ -91,6 +108,7 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
 /// What may change between two starts of a run, with a notice.
 pub fn recorded(run: &RunFile, device: &str, threads: u64) -> BTreeMap<String, Value> {
     let mut recorded = BTreeMap::new();
+    flatten(&mut recorded, NONFINITE, &run.optimizer.nonfinite);
     flatten(&mut recorded, "train.dtype", &run.train.dtype);
     flatten(&mut recorded, "train.micro_batch_windows", &run.train.micro_batch_windows);
     flatten(&mut recorded, "train.activation_checkpointing", &run.train.activation_checkpointing);
@@ -138,11 +156,25 @@ pub fn find(
 ) -> Result<Option<(Checkpoint, Vec<String>)>, ResumeError> {
     match resume {
         Resume::Auto => Ok(checkpoint::newest(output)?),
-        Resume::Never if checkpoint::any(output)? => {
+        Resume::Never if checkpoint::last_step(output)?.is_some() => {
             Err(ResumeError::NotEmpty { path: output.to_owned() })
         }
         Resume::Never => Ok(None),
-        Resume::Path(path) => Ok(Some((checkpoint::verify(path)?, Vec::new()))),
+        Resume::Path(from) => {
+            let checkpoint = checkpoint::verify(from)?;
+            let is_last = |last_step| {
+                let same_folder = from.canonicalize().ok().zip(output.canonicalize().ok());
+                same_folder.is_some_and(|(from, output)| from.parent() == Some(&*output))
+                    && checkpoint.state.next_step == last_step
+            };
+            match checkpoint::last_step(output)? {
+                Some(last_step) if !is_last(last_step) => {
+                    let (path, from) = (output.to_owned(), from.clone());
+                    Err(ResumeError::Mixed { path, last_step, from })
+                }
+                _ => Ok(Some((checkpoint, Vec::new()))),
+            }
+        }
     }
 }
 
@@ -157,10 +189,13 @@ pub fn check(
     if differences.is_empty() && state.plan_fingerprint == plan.fingerprint() {
         return Ok(());
     }
+    let same_plan = state.plan_fingerprint == plan.fingerprint();
+    let expected_plan =
+        if same_plan { "the same".to_owned() } else { format!("is {}", plan.fingerprint()) };
     Err(ResumeError::OtherRun {
         path: path.to_owned(),
         found_plan: state.plan_fingerprint.clone(),
-        expected_plan: plan.fingerprint().to_owned(),
+        expected_plan,
         differences: differences.join("\n"),
     })
 }

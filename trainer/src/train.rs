@@ -51,8 +51,9 @@ pub enum Ending {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "step {step} diverged: loss {loss}, gradient norm {grad_norm}; no update was made. \
-     The last checkpoint is {checkpoint}; a lower peak rate, a longer warm-up or \
-     optimizer.nonfinite = \"skip\" are what usually helps"
+     The last checkpoint is {checkpoint}. `patchmill plan RUN --step {step}` lists the windows; the same command with \
+     --set optimizer.nonfinite=skip goes on without such steps; a lower peak rate or a longer warm-up is another run, \
+     in another train.output"
 )]
 pub struct Diverged {
     /// Which step, 0-based.
@@ -98,7 +99,8 @@ impl Run {
     pub fn prepare(file: &run_file::Run, resume: &Resume) -> Result<Run> {
         let config = file.file.clone();
         let corpus = Arc::new(Corpus::open(&file.corpus_dir(), config.loader.io)?);
-        prepare::check_vocabulary(&corpus, &config.model)?;
+        file.check_vocabulary(corpus.manifest())?;
+        prepare::check_tokenizer(&corpus)?;
         let plan = file.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
         let plan = Arc::new(plan);
         prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check()?;
@@ -110,18 +112,19 @@ impl Run {
         let compute = Compute {
             dtype: config.train.dtype,
             device: device::resolve(config.train.device)?,
-            position_count: prepare::max_window_units(&plan),
+            position_count: prepare::position_count(&config, &plan),
         };
         let init_from = config.train.init_from.as_deref().map(|path| file.resolve(path));
 
         let folder = RunFolder::lock(&file.output_dir())?;
-        let identity = resume::identity(&config, &plan, prepare::init_hash(init_from.as_deref())?);
         let recorded = resume::recorded(
             &config,
             &prepare::device_name(compute.device),
             prepare::thread_count(),
         );
         let found = resume::find(&folder.path, resume)?;
+        let init_hash = prepare::init_hash(init_from.as_deref(), found.as_ref().map(|(c, _)| c))?;
+        let identity = resume::identity(&config, &plan, init_hash);
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
                 resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
@@ -136,7 +139,7 @@ impl Run {
             }
         };
         let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
-        folder.write_run_file(&config)?;
+        folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;
         Ok(Run {
             config,
             plan,
@@ -155,14 +158,15 @@ impl Run {
 
     /// Trains until the plan's last step, or until somebody asks to stop.
     pub fn execute(&mut self, stop: &StopFlag) -> Result<Ending> {
-        if self.state.next_step == 0 {
-            self.evaluate(1)?; // the fresh model, which the patch phase's weights are compared with
+        let last_step = self.plan.step_count();
+        if self.catch_up_evaluation(stop)? && self.state.next_step == last_step {
+            self.save()?; // so that it is not made again
         }
-        while self.state.next_step < self.plan.step_count() {
-            if !self.run_phase(stop)? {
-                let checkpoint = self.save()?;
-                return Ok(Ending::Stopped { next_step: self.state.next_step, checkpoint });
-            }
+        while self.state.next_step < last_step && self.run_phase(stop)? {}
+        let is_complete = self.validation.is_none() || self.state.evaluated_step == Some(last_step);
+        if self.state.next_step < last_step || !is_complete {
+            let checkpoint = self.save()?;
+            return Ok(Ending::Stopped { next_step: self.state.next_step, checkpoint });
         }
         Ok(Ending::Done(Box::new(self.summarize()?)))
     }
@@ -187,14 +191,15 @@ impl Run {
             let rate = self.rate(phase_index);
             let report = self.step(&phase, &mut loader, rate)?;
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
+            self.state.phases[phase_index].skipped_steps += u64::from(!report.updated);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
             if due(self.config.train.log_every_steps) {
                 self.log(phase_index, report, rate, &interval, loader.waited())?;
                 interval = Interval { waited_before: loader.waited(), ..Interval::default() };
             }
-            if due(self.config.train.eval_every_steps) {
-                self.evaluate(phase.patch_size)?;
+            if self.is_evaluation_due(step) {
+                self.evaluate(phase.patch_size, stop)?;
             }
             if due(self.config.train.checkpoint_every_steps) {
                 self.save()?;
@@ -319,10 +324,35 @@ impl Run {
         Ok(())
     }
 
-    /// Token-level validation, and the patch loss beside it in a patch phase.
-    fn evaluate(&mut self, patch_size: u64) -> Result<()> {
+    /// Before the first step (the fresh model, which the patch phase's weights are compared with), at the end of each
+    /// phase, and every so many steps.
+    fn is_evaluation_due(&self, step: u64) -> bool {
+        let every = self.config.train.eval_every_steps;
+        let is_end = |phase: &Phase| phase.steps > 0 && phase.step_range().end == step;
+        step == 0
+            || (every > 0 && step.is_multiple_of(every))
+            || self.plan.phases().iter().any(is_end)
+    }
+
+    /// Makes the evaluation that is due before the next step, if it was not made yet or a stop cut it off; says whether.
+    fn catch_up_evaluation(&mut self, stop: &StopFlag) -> Result<bool> {
+        let step = self.state.next_step;
+        if !self.is_evaluation_due(step) || self.state.evaluated_step == Some(step) {
+            return Ok(false);
+        }
+        let patch_size = match step.checked_sub(1) {
+            Some(last_step) => self.plan.phase_of(last_step).patch_size,
+            None => 1,
+        };
+        self.evaluate(patch_size, stop)?;
+        Ok(self.state.evaluated_step == Some(step))
+    }
+
+    /// Token-level validation, and the patch loss beside it in a patch phase. A request to stop cuts it off: nothing is
+    /// logged, and the resumed run makes it again.
+    fn evaluate(&mut self, patch_size: u64, stop: &StopFlag) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
-        let figures = validation.evaluate(&self.model)?;
+        let Some(figures) = validation.evaluate(&self.model, stop)? else { return Ok(()) };
         let step = self.state.next_step;
         let mut values = vec![
             ("eval/loss", figures.loss),
@@ -338,13 +368,16 @@ impl Run {
             figures.bits_per_byte
         );
         if patch_size > 1
-            && let Some(patch_loss) = validation.patch_loss(&self.model, patch_size)?
+            && let Some(patch_loss) = validation.patch_loss(&self.model, patch_size, stop)?
         {
             values.push(("eval/patch_loss", patch_loss));
             line.push_str(&format!(" | patch loss {patch_loss:.4}"));
         }
-        values.push(("data/tokens_seen", self.state.tokens_read as f64));
-        values.push(("cost/units", self.state.units_processed as f64));
+        if stop.asked() {
+            return Ok(());
+        }
+        values.push(("eval/tokens_seen", self.state.tokens_read as f64));
+        values.push(("eval/cost_units", self.state.units_processed as f64));
         self.metrics.write(&Point { step, values })?;
         progress(&line);
         for (phase, record) in self.plan.phases().iter().zip(&mut self.state.phases) {
@@ -352,6 +385,7 @@ impl Run {
                 record.first_eval_loss = Some(figures.loss);
             }
         }
+        self.state.evaluated_step = Some(step);
         self.last_validation = Some((step, figures));
         Ok(())
     }
@@ -362,7 +396,6 @@ impl Run {
         let retention =
             Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
         let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
-        let tokenizer = self.corpus.dir().join("tokenizer");
         let record = &self.corpus.manifest().tokenizer;
         let notes = ModelNotes {
             position_count: self.model.compute().position_count,
@@ -370,13 +403,13 @@ impl Run {
             bos_token_id: record.bos.as_ref().map(|token| token.id),
             eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
         };
-        let (model, optimizer) = (&self.model, &self.optimizer);
+        let (corpus, model, optimizer) = (&self.corpus, &self.model, &self.optimizer);
         let path = checkpoint::save(&self.folder.path, &self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
             let path = into.join(prepare::OPTIMIZER_FILE);
             tensor_file::write(&path, &optimizer.export(model.parameters()))
                 .with_context(|| format!("write {}", path.display()))?;
-            prepare::copy_files(&tokenizer, into)
+            prepare::copy_tokenizer(corpus, into)
         })?;
         progress(&format!("saved {}", path.display()));
         self.last_checkpoint = Some(path.clone());
@@ -386,7 +419,8 @@ impl Run {
     fn summarize(&mut self) -> Result<Summary> {
         let validation = match (&self.validation, self.last_validation) {
             (_, Some((step, figures))) if step == self.state.next_step => Some(figures),
-            (Some(validation), _) => Some(validation.evaluate(&self.model)?), // was done before this start
+            // Was made and logged before this start.
+            (Some(validation), _) => validation.evaluate(&self.model, &StopFlag::default())?,
             (None, _) => None,
         };
         let phases = self.plan.phases().iter().zip(&self.state.phases);

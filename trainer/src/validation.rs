@@ -6,14 +6,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use pipeline::corpus::Corpus;
-use pipeline::tokenize::{Encoder, Policy};
+use pipeline::run_file::check_same_tokenizer;
+use pipeline::tokenize::Encoder;
 use schemas::run::RunFile;
 
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{self, Sampling};
 use crate::model::Llama;
-use crate::prepare::DataMismatch;
+use crate::prepare::ValidationTooShort;
 use crate::report::{Sample, Validation, unigram_perplexity};
+use crate::stop::StopFlag;
 
 /// Tokens that are read at once.
 const READ_TOKENS: usize = 1 << 16;
@@ -34,16 +36,11 @@ impl ValidationSet {
     /// Opens the corpus in `dir`, which must have the tokenizer of the training corpus and at least one window.
     pub fn open(dir: &Path, training: &Corpus, config: &RunFile) -> Result<ValidationSet> {
         let corpus = Corpus::open(dir, config.loader.io)?;
-        let found = &corpus.manifest().tokenizer.fingerprint;
-        let expected = &training.manifest().tokenizer.fingerprint;
-        if found != expected {
-            let (found, expected) = (found.clone(), expected.clone());
-            bail!(DataMismatch::Tokenizer { path: dir.to_owned(), found, expected });
-        }
+        check_same_tokenizer(training.manifest(), corpus.manifest())?;
         let window_units = config.plan.window_units;
         if corpus.token_count() < window_units {
             let (tokens, window_tokens) = (corpus.token_count(), window_units);
-            bail!(DataMismatch::ValidationTooShort { path: dir.to_owned(), tokens, window_tokens });
+            bail!(ValidationTooShort { path: dir.to_owned(), tokens, window_tokens });
         }
         let vocab_size = usize::try_from(corpus.vocab_size()).context("vocabulary size")?;
         let mut counts = vec![0; vocab_size];
@@ -59,24 +56,31 @@ impl ValidationSet {
         })
     }
 
-    /// Token-level figures of `model`.
-    pub fn evaluate(&self, model: &Llama) -> Result<Validation> {
+    /// Token-level figures of `model`; `None` if somebody asked to stop before they were complete.
+    pub fn evaluate(&self, model: &Llama, stop: &StopFlag) -> Result<Option<Validation>> {
         let text_bytes = self.corpus.manifest().totals.text_bytes;
-        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes)?;
-        Ok(Validation {
+        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes, stop)?;
+        Ok(found.map(|found| Validation {
             loss: found.loss,
             perplexity: found.perplexity,
             unigram_perplexity: self.unigram_perplexity,
             bits_per_byte: found.bits_per_byte.unwrap_or(f64::NAN),
-        })
+        }))
     }
 
-    /// Loss of predicting the next patch of `patch_size` tokens; `None` if the corpus does not fill one window of patches.
-    pub fn patch_loss(&self, model: &Llama, patch_size: u64) -> Result<Option<f64>> {
+    /// Loss of predicting the next patch of `patch_size` tokens; `None` if the corpus does not fill one window of patches,
+    /// or if somebody asked to stop.
+    pub fn patch_loss(
+        &self,
+        model: &Llama,
+        patch_size: u64,
+        stop: &StopFlag,
+    ) -> Result<Option<f64>> {
         if self.corpus.token_count() < self.window_units * patch_size {
             return Ok(None);
         }
-        Ok(Some(evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0)?.loss))
+        let found = evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0, stop)?;
+        Ok(found.map(|found| found.loss))
     }
 
     fn shape(&self, patch_size: u64) -> EvalShape {
@@ -87,7 +91,7 @@ impl ValidationSet {
     /// A continuation of the first tokens of one of the corpus' documents.
     pub fn sample(&self, model: &Llama) -> Result<Sample> {
         let record = &self.corpus.manifest().tokenizer;
-        let encoder = Encoder::load(&self.corpus.dir().join("tokenizer"), Policy::of(record))?;
+        let encoder = Encoder::of_corpus(self.corpus.dir(), record)?;
         let prompt = self.prompt(&encoder, model.compute().position_count)?;
         let end_ids: Vec<u32> =
             record.eos.iter().chain(&record.bos).map(|token| token.id).collect();
@@ -114,16 +118,30 @@ impl ValidationSet {
     }
 }
 
-/// Evaluates `model` on a whole corpus; `text_bytes` is 0 where bits per byte make no sense.
+/// Evaluates `model` on a whole corpus, or until somebody asks to stop (`None`); `text_bytes` is 0 where bits per byte
+/// make no sense.
 pub fn evaluate_corpus(
     model: &Llama,
     corpus: &Corpus,
     shape: EvalShape,
     text_bytes: u64,
-) -> Result<Evaluation> {
+    stop: &StopFlag,
+) -> Result<Option<Evaluation>> {
     let mut evaluator = Evaluator::new(model, shape)?;
-    for_each_piece(corpus, |ids| Ok(evaluator.push(ids)?))?;
-    Ok(evaluator.finish(Some(text_bytes))?)
+    let batch_tokens = shape.window_units * shape.patch_size * shape.micro_batch_windows;
+    let batch_tokens = usize::try_from(batch_tokens).context("tokens of a micro-batch")?;
+    for_each_piece(corpus, |ids| {
+        for batch in ids.chunks(batch_tokens) {
+            if !stop.asked() {
+                evaluator.push(batch)?;
+            }
+        }
+        Ok(())
+    })?;
+    if stop.asked() {
+        return Ok(None);
+    }
+    Ok(Some(evaluator.finish(Some(text_bytes))?))
 }
 
 /// Reads the whole corpus, a piece at a time.
