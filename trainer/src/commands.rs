@@ -100,6 +100,9 @@ pub struct EvalArgs {
     /// A text file's key or column of the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_column: String,
+    /// A longer text of a text file is refused.
+    #[arg(long, value_name = "BYTES", default_value_t = docs::DOCUMENT_BYTES_MAX)]
+    max_document_bytes: u64,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -256,7 +259,11 @@ fn evaluate_text(model: &Llama, shape: EvalShape, args: &EvalArgs) -> Result<Eva
     let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.model.model);
     let encoder = load_encoder(tokenizer, model)?;
     let found = inputs::find(std::slice::from_ref(&args.data))?;
-    let columns = Columns { text: args.text_column.clone(), ..Columns::default() };
+    let columns = Columns {
+        text: args.text_column.clone(),
+        document_bytes_max: args.max_document_bytes,
+        ..Columns::default()
+    };
     let mut evaluator = Evaluator::new(model, shape)?;
     let mut text_bytes = 0;
     let mut ids = Vec::new();
