@@ -31,7 +31,7 @@ pretrain *arguments: build
     exec "{{ patchmill_train }}" pretrain "$@"
 
 # Tokenize the fixtures into corpora/fixtures/{train,valid}, unless that is done
-corpora: (tokenize-fixture "train") (tokenize-fixture "valid")
+corpora: build (tokenize-fixture "train") (tokenize-fixture "valid")
 
 [private]
 tokenize-fixture split:
@@ -42,7 +42,6 @@ tokenize-fixture split:
     if [ -e "$out/manifest.json" ] && cmp -s fixtures/tokenizer/tokenizer.json "$out/tokenizer/tokenizer.json"; then
         exit 0
     fi
-    cargo build --release --package pipeline --bins
     "{{ patchmill }}" tokenize --force --tokenizer fixtures/tokenizer --out "$out" "fixtures/text/$1"
 
 # Check that the run on the fixtures learned: validation perplexity at most a quarter of the unigram model's
