@@ -4,10 +4,13 @@
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
+use schemas::shard::TokenBytes;
 use tokenizers::{ModelWrapper, Tokenizer};
 
 /// The tokenizer itself.
@@ -173,7 +176,24 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// An encoder for one thread, with what it remembers from text to text; its ids are as wide as `I`.
+    ///
+    /// # Panics
+    /// If `I` cannot hold every id of the vocabulary.
+    pub fn session<I: TokenId>(&self) -> Session<'_, I> {
+        assert!(self.vocab_size <= I::VOCAB_SIZE_MAX, "{} ids", self.vocab_size);
+        Session { encoder: self, ids: Vec::new(), width: PhantomData }
+    }
+
+    /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart, on any threads:
+    /// their ids one after the other are those of the whole. One part where no cut is known to be exact.
+    pub fn parts(&self, text: &str, _part_bytes: usize) -> Vec<Range<usize>> {
+        std::iter::once(0..text.len()).collect()
+    }
+
     /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
+    ///
+    /// For a text or two; many are faster through one [`Encoder::session`].
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
         // A crafted tokenizer.json can make the crate panic; that must not take the run down without a word.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, false)))
@@ -268,6 +288,102 @@ impl Encoder {
             }
         }
     }
+}
+
+/// A token id in the width that a shard stores it in.
+pub trait TokenId: Copy + Send + 'static {
+    /// That width.
+    const BYTES: TokenBytes;
+    /// The largest vocabulary whose every id fits.
+    const VOCAB_SIZE_MAX: u64;
+
+    /// The id in this width; the caller knows that it is below [`TokenId::VOCAB_SIZE_MAX`].
+    fn narrow(id: u32) -> Self;
+
+    /// The id itself.
+    fn widen(self) -> u32;
+}
+
+impl TokenId for u16 {
+    const BYTES: TokenBytes = TokenBytes::Two;
+    const VOCAB_SIZE_MAX: u64 = 1 << 16;
+
+    fn narrow(id: u32) -> u16 {
+        id as u16
+    }
+
+    fn widen(self) -> u32 {
+        u32::from(self)
+    }
+}
+
+impl TokenId for u32 {
+    const BYTES: TokenBytes = TokenBytes::Four;
+    const VOCAB_SIZE_MAX: u64 = 1 << 32;
+
+    fn narrow(id: u32) -> u32 {
+        id
+    }
+
+    fn widen(self) -> u32 {
+        self
+    }
+}
+
+/// Where a part of a text stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartPosition {
+    /// It begins with the text: BOS goes before it, and whatever a normalizer puts before a text.
+    pub is_first: bool,
+    /// It ends with the text: EOS goes behind it.
+    pub is_last: bool,
+}
+
+impl PartPosition {
+    /// Of a part that is the whole text.
+    pub const WHOLE: PartPosition = PartPosition { is_first: true, is_last: true };
+}
+
+/// An [`Encoder`] in the hands of one thread.
+pub struct Session<'a, I: TokenId> {
+    encoder: &'a Encoder,
+    ids: Vec<u32>,
+    width: PhantomData<I>,
+}
+
+impl<I: TokenId> Session<'_, I> {
+    /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
+    pub fn encode(&mut self, text: &str, ids: &mut Vec<I>) -> Result<(), TokenizeError> {
+        self.encode_part(text, PartPosition::WHOLE, ids)
+    }
+
+    /// Appends the ids of one of the [`Encoder::parts`] of a text. After an error `ids` is as before.
+    pub fn encode_part(
+        &mut self,
+        part: &str,
+        position: PartPosition,
+        ids: &mut Vec<I>,
+    ) -> Result<(), TokenizeError> {
+        assert!(position == PartPosition::WHOLE, "the text was cut nowhere");
+        self.ids.clear();
+        self.encoder.encode(part, &mut self.ids)?;
+        ids.extend(self.ids.iter().map(|&id| I::narrow(id)));
+        Ok(())
+    }
+
+    /// What it did so far.
+    pub fn statistics(&self) -> SessionStatistics {
+        SessionStatistics::default()
+    }
+}
+
+/// What sessions did; sums over threads are theirs added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionStatistics {
+    /// Pieces of text that were looked up; 0 without a cache.
+    pub cache_lookups: u64,
+    /// Those that were found.
+    pub cache_hits: u64,
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizeError> {
