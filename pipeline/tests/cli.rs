@@ -45,7 +45,7 @@ fn a_corpus_is_made_verified_and_inspected() {
     assert_eq!(made["documents_written"], 75);
     assert_eq!(made["documents_skipped"], 0);
     assert_eq!(made["text_bytes"], 375_948);
-    assert_eq!(made["encoder"], "tokenizers");
+    assert_eq!(made["encoder"], "fast");
     assert!(made["tokens"].as_u64().unwrap() > 75 && made["seconds"].as_f64().unwrap() > 0.0);
 
     let mut command = patchmill();
