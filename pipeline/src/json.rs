@@ -573,3 +573,163 @@ fn special_bits(lane: &[u8; LANE_BYTES]) -> u32 {
 fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < b' ')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text, set name, surrogates replaced.
+    fn parse(line: impl AsRef<[u8]>) -> Result<(String, Option<String>, u64), String> {
+        let found = Parser::new("text", "meta.pile_set_name", false).parse(line.as_ref())?;
+        let Found { text, set_name, surrogates_replaced } = found;
+        Ok((text.into_owned(), set_name.map(Cow::into_owned), surrogates_replaced))
+    }
+
+    fn check(line: &str, text: &str, set: Option<&str>) {
+        assert_eq!(parse(line), Ok((text.to_owned(), set.map(str::to_owned), 0)), "{line}");
+    }
+
+    #[test]
+    fn the_last_of_duplicate_keys_counts() {
+        check(r#"{"text": "a", "text": "b"}"#, "b", None);
+        check(r#"{"text": 1, "text": "b"}"#, "b", None);
+        let line = r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {"pile_set_name": "y", "pile_set_name": "z"}}"#;
+        check(line, "a", Some("z"));
+        check(r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {}}"#, "a", None);
+        assert_eq!(parse(r#"{"text": "a", "text": 1}"#), Err(r#""text" is a number; expected a string"#.to_owned()));
+    }
+
+    #[test]
+    fn escapes_nul_and_unknown_fields_are_fine() {
+        check(
+            r#"{"x": [1, {"text": "no"}], "te\u0078t": "\u00e9\u0000\ud83d\ude00"}"#,
+            "é\0😀",
+            None,
+        );
+        check(r#"{"text": "\"\\\/\b\f\n\r\t\u00AF"}"#, "\"\\/\u{8}\u{c}\n\r\t\u{af}", None);
+        check(r#"{"text": "", "meta": "c4"}"#, "", None);
+        check(r#"{"text": "t", "meta": [{"pile_set_name": "x"}]}"#, "t", None);
+        check(r#"{"text": "t", "meta": {"pile_set_name": null}}"#, "t", None);
+        check(" \t{ \"text\"\r:\n\"t\" , \"\" : 1e999 } ", "t", None);
+        let digits = "7".repeat(300);
+        check(&format!(r#"{{"n": -{digits}.{digits}E+{digits}, "meta": 1e999, "text": "t"}}"#), "t", None);
+    }
+
+    /// Wherever the special bytes stand: lanes have borders.
+    #[test]
+    fn a_string_of_any_length_is_read() {
+        for length in 0..70 {
+            let plain = "é".repeat(length / 2) + &"x".repeat(length % 2);
+            check(&format!("{{\"text\":\"{plain}\"}}"), &plain, None);
+            check(&format!("{{\"text\":\"{plain}\\n{plain}\\u6f22\"}}"), &format!("{plain}\n{plain}漢"), None);
+            let error = parse(format!("{{\"text\":\"{plain}\u{1f}{plain}\"}}")).unwrap_err();
+            let at = 9 + plain.len();
+            assert!(error.starts_with(&format!("found '\\u{{1f}}' at byte {at} of the line")), "{error}");
+            let error = parse(format!("{{\"text\":\"\\n{plain}")).unwrap_err();
+            assert_eq!(error, format!("the line ends at its byte {}; expected '\"' at the end of the string", at + 2));
+        }
+    }
+
+    #[test]
+    fn each_half_of_a_surrogate_pair_that_stands_alone_is_replaced_and_counted() {
+        for (escapes, text, replaced) in [
+            (r"\ud800", "\u{fffd}", 1),
+            (r"a\udfffb", "a\u{fffd}b", 1),
+            (r"\ud800\ud800\udc00", "\u{fffd}\u{10000}", 1),
+            (r"\udc00\ud800", "\u{fffd}\u{fffd}", 2),
+            (r"\ud83dx\n\ud83d\n", "\u{fffd}x\n\u{fffd}\n", 2),
+            (r"\uDBFF\uDFFF", "\u{10ffff}", 0),
+            (r"\ud83d\u0041", "\u{fffd}A", 1),
+        ] {
+            let expected = Ok((text.to_owned(), None, replaced));
+            assert_eq!(parse(format!(r#"{{"text": "{escapes}"}}"#)), expected, "{escapes}");
+        }
+        let line = r#"{"text": "", "x": "\ud800", "meta": {"pile_set_name": "\ud800S"}}"#;
+        assert_eq!(parse(line), Ok((String::new(), Some("\u{fffd}S".to_owned()), 1)));
+    }
+
+    #[test]
+    fn every_reason_says_what_was_found_and_where() {
+        let deep = format!(r#"{{"text": "a", "x": {}"#, "[".repeat(1024));
+        for (line, reason) in [
+            (r#"{"text": "a""#, "the line ends at its byte 12; expected ',' or '}' in the object"),
+            (r#"{"text": "a"} x"#, "found 'x' at byte 14 of the line; expected the end of the line after the object"),
+            (r#"["a"]"#, "found '[' at byte 0 of the line; expected an object"),
+            (r#"{"text": null}"#, r#""text" is null; expected a string"#),
+            (r#"{"text": 3}"#, r#""text" is a number; expected a string"#),
+            (r#"{"Text": "a"}"#, r#"the object has no key "text"; --text-column names another one"#),
+            (r#"{"text": "a",}"#, "found '}' at byte 13 of the line; expected a key in quotes"),
+            (r#"{"text" "a"}"#, "found '\"' at byte 8 of the line; expected ':' after the key"),
+            (r#"{"text": "\x41"}"#, r#"found 'x' at byte 11 of the line; expected one of "\/bfnrtu after the backslash"#),
+            (r#"{"text": "\u00g1"}"#, "found 'g' at byte 14 of the line; expected four hexadecimal digits after \\u"),
+            (r#"{"text": "\ud800\u12"}"#, "found '\"' at byte 20 of the line; expected four hexadecimal digits after \\u"),
+            (r#"{"x": 01, "text": "a"}"#, "found '1' at byte 7 of the line; expected ',' or '}' in the object"),
+            (r#"{"x": [1 2]}"#, "found '2' at byte 9 of the line; expected ',' or ']' in the array"),
+            (r#"{"x": -}"#, "found '}' at byte 7 of the line; expected a digit"),
+            (r#"{"x": nul}"#, "found '}' at byte 9 of the line; expected \"null\""),
+            (r#"{"x": é}"#, "found 'é' at byte 6 of the line; expected a value"),
+            (&deep, "more than 1024 levels of nesting at byte 1043 of the line"),
+        ] {
+            assert_eq!(parse(line), Err(reason.to_owned()), "{line}");
+        }
+        let found = parse(b"{\"x\": \"ab\xffc\", \"text\": \"a\"}");
+        assert_eq!(found, Err("byte 9 of the line is 0xff, which is no UTF-8 there".to_owned()));
+    }
+
+    #[test]
+    fn as_deep_as_the_limit_is_fine() {
+        let (open, close) = ("[".repeat(NESTING_MAX - 1), "]".repeat(NESTING_MAX - 1));
+        check(&format!(r#"{{"x": {open}{close}, "text": "t"}}"#), "t", None);
+    }
+
+    #[test]
+    fn a_set_column_that_was_asked_for_holds_strings() {
+        let parser = Parser::new("text", "a.b", true);
+        let line = br#"{"text": "t", "a": {"b": 1}}"#;
+        assert_eq!(parser.parse(line), Err(r#""a.b" is a number; expected a string"#.to_owned()));
+        let line = br#"{"text": "t", "a": {"b": "s"}}"#;
+        assert_eq!(parser.parse(line).unwrap().set_name.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn a_string_inside_of_json_is_found() {
+        let path = ["pile_set_name"];
+        assert_eq!(string_at(r#" {"pile_set_name": "a\n"} "#, &path), Some(("a\n".into(), 0)));
+        for json in ["c4", r#"{"pile_set_name": 1}"#, r#"{"pile_set_name": "a"} x"#, "{'pile_set_name': 'a'}", ""] {
+            assert_eq!(string_at(json, &path), None, "{json}");
+        }
+    }
+
+    /// What the fuzz target does, on inputs that are the same every time.
+    #[test]
+    fn mutated_lines_are_read_as_serde_json_reads_them() {
+        let seeds = [
+            r#"{"text": "a", "meta": {"pile_set_name": "Pile-CC"}}"#,
+            r#"{"text":"\ud83d\ude00\ud800x\u0000\"\\\/\b\f\n\r\t","meta":null}"#,
+            r#"{"meta":{"pile_set_name":1,"x":[1e999,-0.5E+3,true,false,null,{}]},"text":"é漢😀","text":""}"#,
+            r#"{"te\u0078t":"x","":[[[]],{"a":{"b":"c"}}]}"#,
+        ];
+        let parser = Parser::new("text", "meta.pile_set_name", false);
+        let mut state = 1u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for round in 0..40_000 {
+            let mut line = seeds[round % seeds.len()].as_bytes().to_vec();
+            for _ in 0..random(4) {
+                let (at, from) = (random(line.len()), random(line.len()));
+                match random(4) {
+                    0 => line[at] = br#"{}[]":,\u0dDe1 -.tn"#[random(19)],
+                    1 => line[at] = random(256) as u8,
+                    2 => line[at] = line[from],
+                    _ => drop(line.drain(at.min(from)..at.max(from).min(at.min(from) + 3))),
+                }
+                if line.is_empty() {
+                    line.push(b'{');
+                }
+            }
+            crate::json_law::check(&line, &parser);
+        }
+    }
+}

@@ -25,6 +25,9 @@ pub mod inputs;
 pub mod docs;
 mod frames;
 pub mod json;
+#[cfg(test)]
+#[path = "../../fuzz/json_law.rs"]
+mod json_law;
 mod lines;
 mod parquet_rows;
 pub mod row_process;

@@ -415,3 +415,87 @@ impl Read for Pipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk() -> RowChunk {
+        RowChunk {
+            first_row: 5,
+            rows: vec![
+                [Cell::Bytes(3), Cell::Null],
+                [Cell::TooLong(1 << 40), Cell::Bytes(1)],
+                [Cell::Bytes(0), Cell::Bytes(2)],
+            ],
+            bytes: b"abcdef".to_vec(),
+            json_keys: 1,
+        }
+    }
+
+    fn encoded() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_chunk(&mut bytes, &chunk()).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_chunk_comes_through_the_pipe_as_it_was() {
+        let bytes = encoded();
+        let decoded = decode_chunk(&mut &bytes[1..], 100).unwrap();
+        assert_eq!(decoded, chunk());
+    }
+
+    #[test]
+    fn what_a_damaged_frame_is_decoded_to_encodes_to_the_same_bytes() {
+        let bytes = encoded();
+        for length in 1..bytes.len() {
+            assert!(decode_chunk(&mut &bytes[1..length], 100).is_err(), "{length}");
+        }
+        for bit in 8..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(decoded) = decode_chunk(&mut &damaged[1..], 100) {
+                let mut again = Vec::new();
+                encode_chunk(&mut again, &decoded).unwrap();
+                assert_eq!(again, damaged, "bit {bit}");
+            }
+        }
+    }
+
+    /// The error of a child that is this shell script.
+    fn child_error(script: &str) -> String {
+        let isolation = Isolation {
+            program: PathBuf::from("sh"),
+            arguments: vec!["-c".into(), script.into(), "sh".into()],
+            stall: Duration::from_millis(300),
+        };
+        let start = RowProcess::start(&isolation, Path::new("x.parquet"), &Columns::default(), 1);
+        let read = start.and_then(|mut rows| {
+            while rows.next_chunk()?.is_some() {}
+            Ok(())
+        });
+        read.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_child_is_an_error_that_names_the_file() {
+        let head = r"printf 'H\5\0\0\0\0\0\0\0'; ";
+        let frame = r"printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377a'; ";
+        for (script, said) in [
+            ("exec sleep 600".to_owned(), "x.parquet as Parquet: the process that decodes it gave nothing for 0.3 s"),
+            (format!("{head}exec sleep 600"), "gave nothing for 0.3 s; it was ended"),
+            ("kill -SEGV $$".to_owned(), "ended with signal: 11"),
+            (format!("{head}{frame}kill -ABRT $$"), "after row 1: the process that decodes it ended with signal: 6"),
+            ("echo no memory >&2; exit 3".to_owned(), "exit status: 3 and said \"no memory\""),
+            ("echo hello".to_owned(), "cannot be understood: it sent 0x68 instead of a head"),
+            (format!("{head}echo hello"), "cannot be understood: it sent 0x68 instead of a frame"),
+            (format!("{head}printf E"), "it ends there; its footer promises 5 rows"),
+            (format!("{head}{frame}{frame}"), "after row 1: row 1 came; expected 2"),
+            (format!(r"{head}printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\1'"), "a frame of 1 rows and 72057594037927936 bytes"),
+        ] {
+            let error = child_error(&script);
+            assert!(error.contains(said) && error.contains("x.parquet"), "{script}: {error}");
+        }
+    }
+}
