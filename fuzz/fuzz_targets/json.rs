@@ -12,4 +12,7 @@ mod json_law;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| json_law::check(data, &json::Parser::new("text", "meta.pile_set_name", false)));
+fuzz_target!(|data: &[u8]| json_law::check(
+    data,
+    &json::Parser::new("text", "meta.pile_set_name", false)
+));

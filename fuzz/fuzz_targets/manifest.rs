@@ -10,10 +10,8 @@ fuzz_target!(|data: &[u8]| {
     let mut text = text.to_owned();
     if let Err(err) = Manifest::parse(&text) {
         let said = err.to_string();
-        let hashes: Vec<&str> = said
-            .split(|c: char| !c.is_ascii_hexdigit())
-            .filter(|word| word.len() == 64)
-            .collect();
+        let hashes: Vec<&str> =
+            said.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).collect();
         let [found, expected] = hashes[..] else { return };
         text = text.replacen(expected, found, 1);
     }

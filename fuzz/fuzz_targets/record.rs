@@ -9,7 +9,10 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(record) = serde_json::from_str::<SkippedDocument>(text) {
         let again = serde_json::to_string(&record).expect("a record is plain data");
         assert!(!again.contains('\n'), "one line");
-        assert_eq!(serde_json::from_str::<SkippedDocument>(&again).expect("it was written"), record);
+        assert_eq!(
+            serde_json::from_str::<SkippedDocument>(&again).expect("it was written"),
+            record
+        );
     }
     if let Ok(record) = serde_json::from_str::<BuildRecord>(text) {
         let again = serde_json::to_string(&record).expect("a record is plain data");

@@ -215,7 +215,8 @@ fn kind(bytes: &[u8]) -> Kind {
         Some(field.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     };
     let Some(magic) = number(0, 4) else {
-        let is_skippable = (0x50..=0x5f).contains(&bytes[0]) && [0x2a, 0x4d].starts_with(&bytes[1..]);
+        let is_skippable =
+            (0x50..=0x5f).contains(&bytes[0]) && [0x2a, 0x4d].starts_with(&bytes[1..]);
         return if MAGIC.starts_with(bytes) || is_skippable { Kind::Short } else { Kind::None };
     };
     if magic & !0xf == 0x184d_2a50 {

@@ -554,7 +554,8 @@ fn special_bits(lane: &[u8; LANE_BYTES]) -> u32 {
 #[target_feature(enable = "sse2")]
 fn special_bits_sse2(lane: &[u8; LANE_BYTES]) -> u32 {
     use std::arch::x86_64::{
-        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
+        _mm_set1_epi8,
     };
     let whole = u128::from_le_bytes(*lane);
     let lane = _mm_set_epi64x((whole >> 64) as i64, whole as i64);
@@ -596,7 +597,10 @@ mod tests {
         let line = r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {"pile_set_name": "y", "pile_set_name": "z"}}"#;
         check(line, "a", Some("z"));
         check(r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {}}"#, "a", None);
-        assert_eq!(parse(r#"{"text": "a", "text": 1}"#), Err(r#""text" is a number; expected a string"#.to_owned()));
+        assert_eq!(
+            parse(r#"{"text": "a", "text": 1}"#),
+            Err(r#""text" is a number; expected a string"#.to_owned())
+        );
     }
 
     #[test]
@@ -612,7 +616,11 @@ mod tests {
         check(r#"{"text": "t", "meta": {"pile_set_name": null}}"#, "t", None);
         check(" \t{ \"text\"\r:\n\"t\" , \"\" : 1e999 } ", "t", None);
         let digits = "7".repeat(300);
-        check(&format!(r#"{{"n": -{digits}.{digits}E+{digits}, "meta": 1e999, "text": "t"}}"#), "t", None);
+        check(
+            &format!(r#"{{"n": -{digits}.{digits}E+{digits}, "meta": 1e999, "text": "t"}}"#),
+            "t",
+            None,
+        );
     }
 
     /// Wherever the special bytes stand: lanes have borders.
@@ -621,12 +629,25 @@ mod tests {
         for length in 0..70 {
             let plain = "é".repeat(length / 2) + &"x".repeat(length % 2);
             check(&format!("{{\"text\":\"{plain}\"}}"), &plain, None);
-            check(&format!("{{\"text\":\"{plain}\\n{plain}\\u6f22\"}}"), &format!("{plain}\n{plain}漢"), None);
+            check(
+                &format!("{{\"text\":\"{plain}\\n{plain}\\u6f22\"}}"),
+                &format!("{plain}\n{plain}漢"),
+                None,
+            );
             let error = parse(format!("{{\"text\":\"{plain}\u{1f}{plain}\"}}")).unwrap_err();
             let at = 9 + plain.len();
-            assert!(error.starts_with(&format!("found '\\u{{1f}}' at byte {at} of the line")), "{error}");
+            assert!(
+                error.starts_with(&format!("found '\\u{{1f}}' at byte {at} of the line")),
+                "{error}"
+            );
             let error = parse(format!("{{\"text\":\"\\n{plain}")).unwrap_err();
-            assert_eq!(error, format!("the line ends at its byte {}; expected '\"' at the end of the string", at + 2));
+            assert_eq!(
+                error,
+                format!(
+                    "the line ends at its byte {}; expected '\"' at the end of the string",
+                    at + 2
+                )
+            );
         }
     }
 
@@ -653,18 +674,39 @@ mod tests {
         let deep = format!(r#"{{"text": "a", "x": {}"#, "[".repeat(1024));
         for (line, reason) in [
             (r#"{"text": "a""#, "the line ends at its byte 12; expected ',' or '}' in the object"),
-            (r#"{"text": "a"} x"#, "found 'x' at byte 14 of the line; expected the end of the line after the object"),
+            (
+                r#"{"text": "a"} x"#,
+                "found 'x' at byte 14 of the line; expected the end of the line after the object",
+            ),
             (r#"["a"]"#, "found '[' at byte 0 of the line; expected an object"),
             (r#"{"text": null}"#, r#""text" is null; expected a string"#),
             (r#"{"text": 3}"#, r#""text" is a number; expected a string"#),
-            (r#"{"Text": "a"}"#, r#"the object has no key "text"; --text-column names another one"#),
+            (
+                r#"{"Text": "a"}"#,
+                r#"the object has no key "text"; --text-column names another one"#,
+            ),
             (r#"{"text": "a",}"#, "found '}' at byte 13 of the line; expected a key in quotes"),
             (r#"{"text" "a"}"#, "found '\"' at byte 8 of the line; expected ':' after the key"),
-            (r#"{"text": "\x41"}"#, r#"found 'x' at byte 11 of the line; expected one of "\/bfnrtu after the backslash"#),
-            (r#"{"text": "\u00g1"}"#, "found 'g' at byte 14 of the line; expected four hexadecimal digits after \\u"),
-            (r#"{"text": "\ud800\u12"}"#, "found '\"' at byte 20 of the line; expected four hexadecimal digits after \\u"),
-            (r#"{"x": 01, "text": "a"}"#, "found '1' at byte 7 of the line; expected ',' or '}' in the object"),
-            (r#"{"x": [1 2]}"#, "found '2' at byte 9 of the line; expected ',' or ']' in the array"),
+            (
+                r#"{"text": "\x41"}"#,
+                r#"found 'x' at byte 11 of the line; expected one of "\/bfnrtu after the backslash"#,
+            ),
+            (
+                r#"{"text": "\u00g1"}"#,
+                "found 'g' at byte 14 of the line; expected four hexadecimal digits after \\u",
+            ),
+            (
+                r#"{"text": "\ud800\u12"}"#,
+                "found '\"' at byte 20 of the line; expected four hexadecimal digits after \\u",
+            ),
+            (
+                r#"{"x": 01, "text": "a"}"#,
+                "found '1' at byte 7 of the line; expected ',' or '}' in the object",
+            ),
+            (
+                r#"{"x": [1 2]}"#,
+                "found '2' at byte 9 of the line; expected ',' or ']' in the array",
+            ),
             (r#"{"x": -}"#, "found '}' at byte 7 of the line; expected a digit"),
             (r#"{"x": nul}"#, "found '}' at byte 9 of the line; expected \"null\""),
             (r#"{"x": é}"#, "found 'é' at byte 6 of the line; expected a value"),
@@ -695,7 +737,13 @@ mod tests {
     fn a_string_inside_of_json_is_found() {
         let path = ["pile_set_name"];
         assert_eq!(string_at(r#" {"pile_set_name": "a\n"} "#, &path), Some(("a\n".into(), 0)));
-        for json in ["c4", r#"{"pile_set_name": 1}"#, r#"{"pile_set_name": "a"} x"#, "{'pile_set_name': 'a'}", ""] {
+        for json in [
+            "c4",
+            r#"{"pile_set_name": 1}"#,
+            r#"{"pile_set_name": "a"} x"#,
+            "{'pile_set_name': 'a'}",
+            "",
+        ] {
             assert_eq!(string_at(json, &path), None, "{json}");
         }
     }
@@ -712,7 +760,9 @@ mod tests {
         let parser = Parser::new("text", "meta.pile_set_name", false);
         let mut state = 1u64;
         let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % below
         };
         for round in 0..40_000 {

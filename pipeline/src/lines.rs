@@ -246,8 +246,7 @@ impl Lines {
         self.row += 1;
         let (row, text_offset) = (self.row, self.text_offset);
         self.text_offset += dropped_bytes;
-        let line =
-            Line { row, text_offset, start: 0, end: 0, dropped_bytes: Some(dropped_bytes) };
+        let line = Line { row, text_offset, start: 0, end: 0, dropped_bytes: Some(dropped_bytes) };
         Ok(Some(LineChunk { bytes: Vec::new(), lines: vec![line] }))
     }
 
@@ -262,15 +261,22 @@ impl Lines {
             }
             self.row += 1;
             let bytes = &self.pending[start..end];
-            let mark_bytes = if bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+            let mark_bytes =
+                if bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
             let line_start = start + mark_bytes;
             let line_end = line_start + self.pending[line_start..end].trim_ascii_end().len();
             if line_start < line_end {
                 let text_offset = self.text_offset + line_start as u64;
-                let dropped_bytes = ((end - start) as u64 > self.line_bytes_max)
-                    .then_some((end - start) as u64);
+                let dropped_bytes =
+                    ((end - start) as u64 > self.line_bytes_max).then_some((end - start) as u64);
                 let row = self.row;
-                lines.push(Line { row, text_offset, start: line_start, end: line_end, dropped_bytes });
+                lines.push(Line {
+                    row,
+                    text_offset,
+                    start: line_start,
+                    end: line_end,
+                    dropped_bytes,
+                });
             }
             start = end;
         }

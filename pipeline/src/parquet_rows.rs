@@ -48,8 +48,10 @@ impl ParquetRows {
         let file = File::open(path).map_err(open)?;
         let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(error)?;
         let Found { text_leaf, set_leaf, set } = find(builder.parquet_schema(), path, columns)?;
-        let mask =
-            ProjectionMask::leaves(builder.parquet_schema(), [text_leaf].into_iter().chain(set_leaf));
+        let mask = ProjectionMask::leaves(
+            builder.parquet_schema(),
+            [text_leaf].into_iter().chain(set_leaf),
+        );
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let groups = builder.metadata().row_groups();
         let batch_rows = batch_rows(groups);
@@ -62,7 +64,8 @@ impl ParquetRows {
             .collect();
         let first_group = group_ends.partition_point(|&end| end < first_row);
         let before = first_group.checked_sub(1).map_or(0, |last| group_ends[last]);
-        let skipped = usize::try_from(first_row - 1 - before.min(first_row - 1)).unwrap_or(usize::MAX);
+        let skipped =
+            usize::try_from(first_row - 1 - before.min(first_row - 1)).unwrap_or(usize::MAX);
         let builder = builder
             .with_projection(mask)
             .with_row_groups((first_group..group_ends.len()).collect())
@@ -122,7 +125,10 @@ impl ParquetRows {
                 if self.rows_read == self.rows {
                     return Ok(None);
                 }
-                return Err(error(format!("it ends there; its footer promises {} rows", self.rows)));
+                return Err(error(format!(
+                    "it ends there; its footer promises {} rows",
+                    self.rows
+                )));
             };
             let text = Column::of(&batch, std::slice::from_ref(&self.text)).map_err(error)?;
             let set = self.set.as_ref().map(|(path, _)| Column::of(&batch, path));
@@ -130,7 +136,14 @@ impl ParquetRows {
             let json_keys = self.set.as_ref().map_or(0, |set| set.1);
             let rows = batch.num_rows();
             self.ready = guarded(|| {
-                Ok::<_, String>(chunks(&text, set.as_ref(), rows, row + 1, json_keys, self.document_bytes_max))
+                Ok::<_, String>(chunks(
+                    &text,
+                    set.as_ref(),
+                    rows,
+                    row + 1,
+                    json_keys,
+                    self.document_bytes_max,
+                ))
             })
             .map_err(error)?;
             self.rows_read += rows as u64;
@@ -159,7 +172,8 @@ struct Found {
 }
 
 fn find(schema: &SchemaDescriptor, path: &Path, columns: &Columns) -> Result<Found, DocsError> {
-    let find = |column: &str| schema.columns().iter().position(|leaf| leaf.path().string() == column);
+    let find =
+        |column: &str| schema.columns().iter().position(|leaf| leaf.path().string() == column);
     let missing = |column: &str, hint| DocsError::NoColumn {
         path: path.to_owned(),
         column: column.to_owned(),
@@ -255,12 +269,14 @@ impl Column {
             batch.column_by_name(first).ok_or_else(|| format!("without {first:?}"))?.clone();
         let mut nulls = array.logical_nulls();
         for part in rest {
-            let parent: &StructArray =
-                array.as_struct_opt().ok_or_else(|| format!("{} at {part:?}", array.data_type()))?;
+            let parent: &StructArray = array
+                .as_struct_opt()
+                .ok_or_else(|| format!("{} at {part:?}", array.data_type()))?;
             let child =
                 parent.column_by_name(part).ok_or_else(|| format!("without {part:?}"))?.clone();
             array = child;
-            nulls = arrow::buffer::NullBuffer::union(nulls.as_ref(), array.logical_nulls().as_ref());
+            nulls =
+                arrow::buffer::NullBuffer::union(nulls.as_ref(), array.logical_nulls().as_ref());
         }
         let found = array.data_type().to_string();
         let dictionary = array.as_any_dictionary_opt();

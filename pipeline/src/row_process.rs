@@ -17,10 +17,13 @@
 //! **Invariant:** what [`decode_chunk`] accepts re-encodes to the same bytes.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -103,13 +106,13 @@ pub fn read_parquet(args: &ReadParquetArgs) -> anyhow::Result<()> {
         let _ = io::stdin().read(&mut [0]);
         std::process::exit(1);
     });
-    let mut out = io::stdout().lock();
+    // Not through std's buffer, which looks for lines.
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     match write_rows(&mut out, &args.file, &columns, args.first_row) {
         Ok(()) => out.write_all(b"E")?,
         Err(Ended::Rows(err)) => out.write_all(&encode_error(&err))?,
         Err(Ended::Pipe(err)) => return Err(err.into()),
     }
-    out.flush()?;
     Ok(())
 }
 
@@ -132,9 +135,9 @@ fn write_rows(
     let mut rows = ParquetRows::open(path, columns, first_row).map_err(Ended::Rows)?;
     let mut head = b"H".to_vec();
     head.extend_from_slice(&rows.row_count().to_le_bytes());
-    out.write_all(&head).and_then(|()| out.flush()).map_err(Ended::Pipe)?;
+    out.write_all(&head).map_err(Ended::Pipe)?;
     while let Some(chunk) = rows.next_chunk().map_err(Ended::Rows)? {
-        encode_chunk(out, &chunk).and_then(|()| out.flush()).map_err(Ended::Pipe)?;
+        encode_chunk(out, &chunk).map_err(Ended::Pipe)?;
     }
     Ok(())
 }
@@ -286,7 +289,7 @@ impl RowProcess {
         command.arg("--first-row").arg(first_row.to_string()).arg("--").arg(path);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // So that Ctrl-C reaches us and not it.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.process_group(0);
         let error = |reason: String| DocsError::Parquet { path: path.to_owned(), row: 0, reason };
         let mut child = command.spawn().map_err(|err| {
             error(format!("cannot start {} to decode it: {err}", isolation.program.display()))
@@ -343,7 +346,9 @@ impl RowProcess {
             if self.rows_read == self.rows {
                 return Ok(None);
             }
-            return Err(self.error(format!("it ends there; its footer promises {} rows", self.rows)));
+            return Err(
+                self.error(format!("it ends there; its footer promises {} rows", self.rows))
+            );
         };
         if chunk.first_row != self.rows_read + 1 {
             let (found, expected) = (chunk.first_row, self.rows_read + 1);
@@ -362,13 +367,15 @@ impl RowProcess {
         self.ended = true;
         if self.pipe.stalled {
             let seconds = self.pipe.stall.as_secs_f64();
-            return self.error(format!("the process that decodes it gave nothing for {seconds} s; it was ended"));
+            return self.error(format!(
+                "the process that decodes it gave nothing for {seconds} s; it was ended"
+            ));
         }
         if err.kind() != io::ErrorKind::UnexpectedEof {
             return self.error(format!("the process that decodes it cannot be understood: {err}"));
         }
-        let status = self.child.wait();
-        let status = status.map_or_else(|err| err.to_string(), |status| status.to_string());
+        let status = self.wait();
+        let _ = self.child.kill(); // so that its stderr has an end
         let mut said = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
             let _ = stderr.take(SAID_BYTES_MAX as u64).read_to_end(&mut said);
@@ -380,6 +387,21 @@ impl RowProcess {
              it may use {} bytes of memory",
             self.memory_bytes
         ))
+    }
+
+    /// How the child ended, which has closed its pipe; it is ended if it does nothing else.
+    fn wait(&mut self) -> String {
+        let deadline = Instant::now() + self.pipe.stall;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
+                Ok(None) => return "a closed pipe".to_owned(),
+                Err(err) => return err.to_string(),
+            }
+        }
     }
 }
 
@@ -483,16 +505,26 @@ mod tests {
         let head = r"printf 'H\5\0\0\0\0\0\0\0'; ";
         let frame = r"printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377a'; ";
         for (script, said) in [
-            ("exec sleep 600".to_owned(), "x.parquet as Parquet: the process that decodes it gave nothing for 0.3 s"),
+            (
+                "exec sleep 600".to_owned(),
+                "x.parquet as Parquet: the process that decodes it gave nothing for 0.3 s",
+            ),
             (format!("{head}exec sleep 600"), "gave nothing for 0.3 s; it was ended"),
             ("kill -SEGV $$".to_owned(), "ended with signal: 11"),
-            (format!("{head}{frame}kill -ABRT $$"), "after row 1: the process that decodes it ended with signal: 6"),
+            (
+                format!("{head}{frame}kill -ABRT $$"),
+                "after row 1: the process that decodes it ended with signal: 6",
+            ),
             ("echo no memory >&2; exit 3".to_owned(), "exit status: 3 and said \"no memory\""),
+            ("exec >&-; exec sleep 600".to_owned(), "ended with a closed pipe"),
             ("echo hello".to_owned(), "cannot be understood: it sent 0x68 instead of a head"),
             (format!("{head}echo hello"), "cannot be understood: it sent 0x68 instead of a frame"),
             (format!("{head}printf E"), "it ends there; its footer promises 5 rows"),
             (format!("{head}{frame}{frame}"), "after row 1: row 1 came; expected 2"),
-            (format!(r"{head}printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\1'"), "a frame of 1 rows and 72057594037927936 bytes"),
+            (
+                format!(r"{head}printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\1'"),
+                "a frame of 1 rows and 72057594037927936 bytes",
+            ),
         ] {
             let error = child_error(&script);
             assert!(error.contains(said) && error.contains("x.parquet"), "{script}: {error}");

@@ -136,7 +136,13 @@ impl Rows {
         let source = Source::open(path, columns, 1)?;
         let file = File::open(path).and_then(|file| file.metadata());
         let file_bytes = file.map_or(0, |metadata| metadata.len());
-        Ok(Rows { path: path.to_owned(), columns: columns.clone(), source, file_bytes, rows_read: 0 })
+        Ok(Rows {
+            path: path.to_owned(),
+            columns: columns.clone(),
+            source,
+            file_bytes,
+            rows_read: 0,
+        })
     }
 
     pub(crate) fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {

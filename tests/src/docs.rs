@@ -140,7 +140,10 @@ fn a_bad_line_is_named_with_line_byte_and_reason() {
         (b"{\"text\": 7}", "\"text\" is a number; expected a string"),
         (b"{\"text\": null}", "\"text\" is null; expected a string"),
         (b"{\"text\": \"\xff\"}", "byte 10 of the line is 0xff, which is no UTF-8 there"),
-        (b"{\"text\": \"a\"}{\"text\": \"b\"}", "found '{' at byte 13 of the line; expected the end"),
+        (
+            b"{\"text\": \"a\"}{\"text\": \"b\"}",
+            "found '{' at byte 13 of the line; expected the end",
+        ),
     ] {
         check_error("a.jsonl", &after(bad), &[&place, reason]);
         check_error("a.jsonl.zst", &zst(&after(bad)), &[&place, reason]);

@@ -41,7 +41,12 @@ fn awkward_lines_are_documents() {
     for (line, text, set, replaced) in [
         (r#"{"text": "\u00e9\u6f22\ud83d\ude00"}"#, "é漢😀", None, 0),
         (r#"{"text": "é漢😀"}"#, "é漢😀", None, 0),
-        (r#"{"text": "a\ud800b\udfffc\ud800\ud800\udc00"}"#, "a\u{fffd}b\u{fffd}c\u{fffd}\u{10000}", None, 3),
+        (
+            r#"{"text": "a\ud800b\udfffc\ud800\ud800\udc00"}"#,
+            "a\u{fffd}b\u{fffd}c\u{fffd}\u{10000}",
+            None,
+            3,
+        ),
         (r#"{"text": "\u0000a\u0000"}"#, "\0a\0", None, 0),
         ("\u{feff}{\"text\": \"a\"}", "a", None, 0),
         ("{\"text\": \"a\"}\r", "a", None, 0),
@@ -83,10 +88,19 @@ fn awkward_lines_are_refused_with_file_line_byte_and_reason() {
         (b"\"a\"", "found '\"' at byte 0 of the line; expected an object"),
         (b"not json", "found 'n' at byte 0 of the line; expected an object"),
         (b"{\"text\": \"a", "the line ends at its byte 11; expected '\"' at the end of the string"),
-        (b"{\"text\": \"a\"} {}", "found '{' at byte 14 of the line; expected the end of the line after the object"),
+        (
+            b"{\"text\": \"a\"} {}",
+            "found '{' at byte 14 of the line; expected the end of the line after the object",
+        ),
         (b"{\"text\": \"a\xed\xa0\x80\"}", "byte 11 of the line is 0xed, which is no UTF-8 there"),
-        (b"{\"text\": \"a\0\"}", "found '\\0' at byte 11 of the line; expected an escape for it: control characters cannot stand in a string"),
-        (b"{\"text\": \"\\u12\"}", "found '\"' at byte 14 of the line; expected four hexadecimal digits after \\u"),
+        (
+            b"{\"text\": \"a\0\"}",
+            "found '\\0' at byte 11 of the line; expected an escape for it: control characters cannot stand in a string",
+        ),
+        (
+            b"{\"text\": \"\\u12\"}",
+            "found '\"' at byte 14 of the line; expected four hexadecimal digits after \\u",
+        ),
         (deep.as_bytes(), "more than 1024 levels of nesting at byte 1029 of the line"),
     ] {
         let text = [good.as_bytes(), b"\n", bad, b"\n", good.as_bytes()].concat();
@@ -128,10 +142,30 @@ fn frames_that_cannot_be_decoded_are_named_with_the_reason() {
     let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 0x01, 0x58, 0x07, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 22 << 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     for (second, reason) in [
-        (&checksum[..], format!("the zstd frame at byte {at} cannot be decoded: Restored data doesn't match checksum")),
-        (&dictionary, format!("the zstd frame at byte {at} was compressed with dictionary 7; expected one without")),
-        (&window, format!("the zstd frame at byte {at} needs a window of 4294967296 bytes; at most 2147483648 are given")),
-        (b"{\"text\"", format!("the zstd frame before byte {at} has ended, and [7b, 22, 74, 65] there begins no other")),
+        (
+            &checksum[..],
+            format!(
+                "the zstd frame at byte {at} cannot be decoded: Restored data doesn't match checksum"
+            ),
+        ),
+        (
+            &dictionary,
+            format!(
+                "the zstd frame at byte {at} was compressed with dictionary 7; expected one without"
+            ),
+        ),
+        (
+            &window,
+            format!(
+                "the zstd frame at byte {at} needs a window of 4294967296 bytes; at most 2147483648 are given"
+            ),
+        ),
+        (
+            b"{\"text\"",
+            format!(
+                "the zstd frame before byte {at} has ended, and [7b, 22, 74, 65] there begins no other"
+            ),
+        ),
     ] {
         let path = file(dir.path(), "a.jsonl.zst", [&*first, second].concat());
         let error = read(&path).unwrap_err();
@@ -296,7 +330,11 @@ fn a_set_name_comes_from_json_in_a_string_column() {
         None,
         Some(r#"{"pile_set_name": 1}"#),
     ]));
-    parquet_groups(&path, vec![("text", texts.clone()), ("meta", meta)], WriterProperties::default());
+    parquet_groups(
+        &path,
+        vec![("text", texts.clone()), ("meta", meta)],
+        WriterProperties::default(),
+    );
     let sets = |columns: &Columns| {
         let docs = read_columns(&path, columns).unwrap();
         docs.into_iter().map(|doc| doc.2.unwrap_or_default()).collect::<Vec<_>>()
