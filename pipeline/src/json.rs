@@ -710,7 +710,7 @@ mod tests {
             (r#"{"x": -}"#, "found '}' at byte 7 of the line; expected a digit"),
             (r#"{"x": nul}"#, "found '}' at byte 9 of the line; expected \"null\""),
             (r#"{"x": é}"#, "found 'é' at byte 6 of the line; expected a value"),
-            (&deep, "more than 1024 levels of nesting at byte 1043 of the line"),
+            (&deep, "more than 1024 levels of nesting at byte 1042 of the line"),
         ] {
             assert_eq!(parse(line), Err(reason.to_owned()), "{line}");
         }
