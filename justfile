@@ -88,3 +88,7 @@ deny:
 # Run a bench, or all of them
 bench name="*" *arguments: setup
     shift; cargo bench --package benches --features trainer --bench "{{ name }}" "$@"
+
+# Fuzz one of our own parsers: json, shard, manifest or record, with libFuzzer on the stable compiler
+fuzz target seconds="60" *options:
+    fuzz/run.sh "$@"

@@ -15,6 +15,8 @@ use crate::inspect::{self, InspectArgs};
 use crate::loader::LoaderError;
 use crate::plan::PlanError;
 use crate::plan_command::{self, PlanArgs};
+use crate::row_process::{self, Isolation, ReadParquetArgs};
+use crate::rows;
 use crate::run_file::RunError;
 use crate::shell::{self, CompletionsArgs, ManArgs};
 use crate::stream::{self, SinkError, StreamArgs};
@@ -57,10 +59,14 @@ enum Command {
     Completions(CompletionsArgs),
     /// Write man pages.
     Man(ManArgs),
+    /// Decode a Parquet file for another process of this program.
+    #[command(hide = true)]
+    ReadParquet(ReadParquetArgs),
 }
 
-/// Runs the command.
+/// Runs the command. Parquet files are decoded by other processes of this program from then on.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    rows::isolate(Isolation::this_program());
     match args.command {
         Command::Tokenize(args) => build::tokenize(&args),
         Command::Verify(args) => verify::verify(&args),
@@ -72,6 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Config(command) => init::config(&command),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),
+        Command::ReadParquet(args) => row_process::read_parquet(&args),
     }
 }
 

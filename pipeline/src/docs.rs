@@ -8,15 +8,11 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use flate2::bufread::GzDecoder;
 
 use crate::inputs::{Format, Input};
-use crate::json;
+use crate::lines::{GZIP_MAGIC, LineChunk, Lines};
 use crate::rows::{RowChunk, Rows};
 
 /// Bytes of text after which a chunk is complete; one document can exceed it.
@@ -27,10 +23,6 @@ pub const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
 const ESCAPED_BYTES: u64 = 6;
 /// What a line may hold beside its text.
 const LINE_REST_BYTES: u64 = 1 << 20;
-/// The first bytes of a gzip member.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// The log of the largest zstd window, 2 GiB, as `zstd --long=31` writes.
-const WINDOW_LOG_MAX: u32 = 31;
 
 /// A document of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +33,8 @@ pub struct Doc<'a> {
     pub set_name: Option<Cow<'a, str>>,
     /// 1-based line of JSON lines, 1-based row of Parquet.
     pub row: u64,
+    /// Escaped surrogates without their other half, each of which became U+FFFD, in the text and in the set name.
+    pub surrogates_replaced: u64,
 }
 
 /// A line or row that is no document.
@@ -79,12 +73,17 @@ pub struct Columns {
 
 impl Columns {
     /// What a text of this length is refused for.
-    pub(crate) fn check_length(&self, text: &str) -> Result<(), String> {
-        let (bytes, max) = (text.len() as u64, self.document_bytes_max);
+    pub(crate) fn check_length(&self, bytes: u64) -> Result<(), String> {
+        let max = self.document_bytes_max;
         if bytes <= max {
             return Ok(());
         }
         Err(format!("the text is {bytes} bytes; a document may have {max} (--max-document-bytes)"))
+    }
+
+    /// Dotted path of the set name.
+    pub(crate) fn set_path(&self) -> &str {
+        self.set.as_deref().unwrap_or(DEFAULT_SET_COLUMN)
     }
 
     /// Bytes of the longest line that can hold a text that is not refused.
@@ -170,6 +169,16 @@ pub enum DocsError {
         /// What the decoder or the system said.
         source: io::Error,
     },
+    /// A file with fewer lines or rows than were read of it before.
+    #[error("{} has {rows} lines or rows; {} of them were read before: the file changed, begin anew", path.display(), row - 1)]
+    Shorter {
+        /// Which file.
+        path: PathBuf,
+        /// Lines or rows that it has.
+        rows: u64,
+        /// The 1-based line or row to go on from.
+        row: u64,
+    },
     /// Parquet that cannot be read.
     #[error("cannot read {} as Parquet{}: {reason}", path.display(), after(*row))]
     Parquet {
@@ -239,46 +248,7 @@ impl Chunk {
     /// Where the line of a document begins in the decompressed file; `None` for Parquet.
     pub fn byte_offset(&self, row: u64) -> Option<u64> {
         let Chunk::Lines(chunk) = self else { return None };
-        let line = chunk.lines.binary_search_by_key(&row, |line| line.row).ok()?;
-        Some(chunk.lines[line].text_offset)
-    }
-}
-
-/// Lines that are not blank.
-pub struct LineChunk {
-    bytes: Vec<u8>,
-    lines: Vec<Line>,
-}
-
-struct Line {
-    row: u64,
-    text_offset: u64,
-    start: usize,
-    end: usize,
-    /// Length of a line that was too long to be kept.
-    dropped_bytes: Option<u64>,
-}
-
-impl LineChunk {
-    fn docs<'a>(
-        &'a self,
-        columns: &'a Columns,
-    ) -> impl Iterator<Item = Result<Doc<'a>, Refusal>> + 'a {
-        let parser = json::Parser::new(columns);
-        self.lines.iter().map(move |line| {
-            let refusal =
-                |reason| Refusal { row: line.row, byte_offset: Some(line.text_offset), reason };
-            if let Some(bytes) = line.dropped_bytes {
-                let max = columns.document_bytes_max;
-                return Err(refusal(format!(
-                    "the line is {bytes} bytes, too long for a document of {max} (--max-document-bytes)"
-                )));
-            }
-            let parsed = parser.parse(&self.bytes[line.start..line.end]);
-            let (text, set_name) = parsed.map_err(refusal)?;
-            columns.check_length(&text).map_err(refusal)?;
-            Ok(Doc { text, set_name, row: line.row })
-        })
+        chunk.byte_offset(row)
     }
 }
 
@@ -298,10 +268,20 @@ impl Docs {
             File::open(path).map_err(|source| DocsError::Open { path: path.clone(), source })?;
         check_magic(&mut file, path, input.format)?;
         let reader = match input.format {
-            Format::Parquet => Reader::Rows(Rows::open(file, path, columns)?),
+            Format::Parquet => Reader::Rows(Rows::open(path, columns)?),
             format => Reader::Lines(Lines::open(file, path, format, columns.line_bytes_max())?),
         };
         Ok(Docs(reader))
+    }
+
+    /// Passes over all before line or row `row` (1-based) without parsing it; only before the first chunk.
+    ///
+    /// It is an error if the file has fewer: it was read further before, so it changed.
+    pub fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {
+        match &mut self.0 {
+            Reader::Lines(lines) => lines.skip_to(row),
+            Reader::Rows(rows) => rows.skip_to(row),
+        }
     }
 
     /// The next documents; `None` at the end.
@@ -315,7 +295,7 @@ impl Docs {
     /// Bytes of the file that were read so far; an estimate for Parquet.
     pub fn file_offset(&self) -> u64 {
         match &self.0 {
-            Reader::Lines(lines) => lines.file_offset.load(Ordering::Relaxed),
+            Reader::Lines(lines) => lines.file_offset(),
             Reader::Rows(rows) => rows.file_offset(),
         }
     }
@@ -367,138 +347,4 @@ fn check_magic(file: &mut File, path: &Path, format: Format) -> Result<(), DocsE
         found_format: found_format.map_or("none of zstd, gzip and Parquet", Format::describe),
         expected: format.describe(),
     })
-}
-
-/// Counts what passes.
-struct Counted {
-    file: File,
-    /// Relaxed: only the thread that reads looks at it.
-    count: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.count.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-/// The members of a gzip file, one after the other; `None` only within a call.
-///
-/// Unlike flate2's decoder of several members it tells bytes that are no member from a member that was cut off.
-struct GzipMembers<R: BufRead>(Option<GzDecoder<R>>);
-
-impl<R: BufRead> Read for GzipMembers<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let member = self.0.as_mut().expect("each call leaves a member");
-            let count = member.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            let next = member.get_mut().fill_buf()?;
-            if next.is_empty() {
-                return Ok(0);
-            }
-            if !GZIP_MAGIC.starts_with(&next[..next.len().min(GZIP_MAGIC.len())]) {
-                let what = "its gzip data have ended, and what follows is no gzip member";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-            }
-            self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner()));
-        }
-    }
-}
-
-struct Lines {
-    path: PathBuf,
-    format: Format,
-    reader: Box<dyn BufRead + Send>,
-    file_offset: Arc<AtomicU64>,
-    /// A longer line is not held in memory.
-    line_bytes_max: u64,
-    /// Bytes of text before the next line.
-    text_offset: u64,
-    /// Lines before the next one.
-    row: u64,
-}
-
-impl Lines {
-    fn open(
-        file: File,
-        path: &Path,
-        format: Format,
-        line_bytes_max: u64,
-    ) -> Result<Lines, DocsError> {
-        let file_offset = Arc::new(AtomicU64::new(0));
-        let counted = Counted { file, count: Arc::clone(&file_offset) };
-        let compressed = BufReader::with_capacity(1 << 17, counted);
-        let reader: Box<dyn BufRead + Send> = match format {
-            Format::JsonLinesZstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(compressed);
-                let decoder = decoder.and_then(|mut decoder| {
-                    decoder.window_log_max(WINDOW_LOG_MAX)?;
-                    Ok(decoder)
-                });
-                let open = |source| DocsError::Open { path: path.to_owned(), source };
-                Box::new(BufReader::with_capacity(1 << 17, decoder.map_err(open)?))
-            }
-            Format::JsonLinesGzip => {
-                let decoder = GzipMembers(Some(GzDecoder::new(compressed)));
-                Box::new(BufReader::with_capacity(1 << 17, decoder))
-            }
-            Format::JsonLines => Box::new(compressed),
-            Format::Parquet => unreachable!("rows are read by `Rows`"),
-        };
-        let (path, text_offset, row) = (path.to_owned(), 0, 0);
-        Ok(Lines { path, format, reader, file_offset, line_bytes_max, text_offset, row })
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<LineChunk>, DocsError> {
-        let mut chunk = LineChunk { bytes: Vec::with_capacity(CHUNK_BYTES), lines: Vec::new() };
-        while chunk.bytes.len() < CHUNK_BYTES {
-            let start = chunk.bytes.len();
-            let limit = self.line_bytes_max.saturating_add(1);
-            let count = Read::take(&mut self.reader, limit).read_until(b'\n', &mut chunk.bytes);
-            let mut count = count.map_err(|source| self.read_error(source))? as u64;
-            if count == 0 {
-                break;
-            }
-            let (row, text_offset) = (self.row + 1, self.text_offset);
-            let mut dropped_bytes = None;
-            if count > self.line_bytes_max {
-                if chunk.bytes.last() != Some(&b'\n') {
-                    let skipped = self.reader.skip_until(b'\n');
-                    count += skipped.map_err(|source| self.read_error(source))? as u64;
-                }
-                chunk.bytes.truncate(start);
-                chunk.bytes.shrink_to(CHUNK_BYTES);
-                dropped_bytes = Some(count);
-            }
-            self.row = row;
-            self.text_offset += count;
-            let bom = if row == 1 && chunk.bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-            // Without its end: the parser would count a newline as the beginning of another line.
-            let line_bytes = chunk.bytes[start + bom..].trim_ascii_end().len();
-            if line_bytes == 0 && dropped_bytes.is_none() {
-                chunk.bytes.truncate(start);
-                continue;
-            }
-            let start = start + bom;
-            let end = start + line_bytes;
-            chunk.lines.push(Line { row, text_offset, start, end, dropped_bytes });
-        }
-        Ok((!chunk.lines.is_empty()).then_some(chunk))
-    }
-
-    fn read_error(&self, source: io::Error) -> DocsError {
-        let path = self.path.clone();
-        let file_offset = self.file_offset.load(Ordering::Relaxed);
-        let (text_offset, row) = (self.text_offset, self.row + 1);
-        let format = self.format.describe();
-        if source.kind() == io::ErrorKind::UnexpectedEof {
-            return DocsError::Truncated { path, format, file_offset, text_offset, row };
-        }
-        DocsError::Read { path, file_offset, text_offset, row, source }
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! In the order of the data's path:
 //! - [`inputs`]: arguments to a sorted list of files.
-//! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
+//! - [`docs`]: files to documents, a stream in bounded memory; [`json`] takes a line apart, [`rows`] reads Parquet,
+//!   in another process ([`row_process`]) where the commands run.
 //! - [`tokenize`]: a document's text to ids; `encode` is how, where we do it ourselves.
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
@@ -22,7 +23,14 @@
 pub mod inputs;
 
 pub mod docs;
-mod json;
+mod frames;
+pub mod json;
+#[cfg(test)]
+#[path = "../../fuzz/json_law.rs"]
+mod json_law;
+mod lines;
+mod parquet_rows;
+pub mod row_process;
 pub mod rows;
 
 mod encode;

@@ -1,0 +1,49 @@
+//! `patchmill` reads Parquet through a process of its own.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+fn patchmill() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_patchmill"))
+}
+
+fn tokenize(out: &Path, input: &Path) -> Output {
+    let mut command = patchmill();
+    command.arg("tokenize").arg("--json").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.arg("--out").arg(out).arg(input).output().unwrap()
+}
+
+#[test]
+fn rows_of_a_good_file_come_through_the_pipe() {
+    let path = fixtures().join("parquet/checksums.parquet");
+    let mut command = patchmill();
+    command.args(["read-parquet", "--text-column", "text", "--"]).arg(&path);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let stdin = child.stdin.take(); // its end would end the child
+    let frames = child.wait_with_output().unwrap().stdout;
+    drop(stdin);
+    assert_eq!(frames[..9], *b"H\x28\0\0\0\0\0\0\0", "a head with 40 rows");
+    assert_eq!((frames[9], frames.last()), (b'C', Some(&b'E')));
+    let dir = tempfile::tempdir().unwrap();
+    let report = String::from_utf8(tokenize(&dir.path().join("out"), &path).stdout).unwrap();
+    assert!(report.contains("\"documents_written\":40"), "{report}");
+}
+
+#[test]
+fn a_damaged_file_is_an_error_of_that_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = fs::read(fixtures().join("parquet/checksums.parquet")).unwrap();
+    let path = dir.path().join("cut.parquet");
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let output = tokenize(&dir.path().join("out"), &path);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cut.parquet as Parquet: "), "{error}");
+    assert!(!error.contains("the process that decodes it"), "it said why: {error}");
+}
