@@ -133,6 +133,8 @@ impl TokenizeArgs {
             set_column: self.set_column.clone(),
             on_error: on_error.to_owned(),
             max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
+            by_set: false,
+            selection: None,
         }
     }
 }
@@ -452,8 +454,10 @@ fn write_manifest(
     let mut totals = Totals::default();
     let mut sets = Sets::default();
     for record in records {
-        totals = totals.checked_add(record.series.totals).expect("fewer than 2^64 bytes were read");
-        record.series.sets.iter().for_each(|set| sets.add_totals(set));
+        for series in &record.series {
+            totals = totals.checked_add(series.totals).expect("fewer than 2^64 bytes were read");
+            series.sets.iter().for_each(|set| sets.add_totals(set));
+        }
     }
     if totals.documents_written == 0 {
         let what = format!("{} read, {} skipped", totals.documents_read, totals.documents_skipped);
@@ -478,8 +482,9 @@ fn write_manifest(
         token_bytes: TokenBytes::for_vocabulary(encoder.vocab_size()).get(),
         totals,
         sets: sets.into_totals(),
-        series: records.iter().map(|record| record.series.clone()).collect(),
+        series: records.iter().flat_map(|record| &record.series).cloned().collect(),
         skipped: join_skipped(out, records)?,
+        selection: None,
     };
     let (manifest, text) = manifest.seal();
     write_atomic(&out.join(manifest::FILE_NAME), text.as_bytes())?;

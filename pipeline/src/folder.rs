@@ -106,6 +106,7 @@ impl Folder {
             format: BUILD_FORMAT.to_owned(),
             version: manifest::VERSION,
             options: options.clone(),
+            inputs: Vec::new(),
         };
         let text = serde_json::to_string_pretty(&record).expect("a record is plain data");
         Ok(write_atomic(&self.path.join(BUILD_FILE), text.as_bytes())?)
@@ -152,8 +153,8 @@ impl Folder {
             Ok(record) => record,
             Err(err) => return again(&path, &err),
         };
-        let is_same_input = record.series.input == input.name
-            && record.series.input_bytes == input.bytes
+        let is_same_input = record.input == input.name
+            && record.input_bytes == input.bytes
             && record.modified_nanoseconds == input.modified_nanoseconds;
         if !is_same_input {
             return Ok(None);
@@ -319,8 +320,11 @@ fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
         _ => unreachable!("options are an object"),
     };
     let (before, now) = (object(before), object(now));
-    let differing = before.iter().filter(|(key, value)| now.get(*key) != Some(value));
-    differing.map(|(key, value)| format!("{key} was {value}, now {}", now[key])).collect()
+    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let of = |object: &serde_json::Map<_, _>, key| object.get(key).cloned().unwrap_or_default();
+    keys.filter(|key| before.get(*key) != now.get(*key))
+        .map(|key| format!("{key} was {}, now {}", of(&before, key), of(&now, key)))
+        .collect()
 }
 
 /// A lock file that exists while it is held; the kernel frees it when its holder dies.

@@ -143,16 +143,21 @@ impl SeriesWriter {
         });
         let record = SeriesRecord {
             blake3: String::new(),
+            options: String::new(),
+            input: self.input.name.clone(),
+            input_bytes: self.input.bytes,
             modified_nanoseconds: self.input.modified_nanoseconds,
             skipped: skipped.transpose()?,
-            series: Series {
+            series: vec![Series {
                 input: self.input.name,
                 input_bytes: self.input.bytes,
                 totals: self.totals,
                 sets: self.sets.into_totals(),
                 index,
                 shards: self.shards,
-            },
+                by_set: None,
+            }],
+            holdout: Vec::new(),
         };
         let (record, text) = record.seal();
         let path = self.dir.join(folder::record_name(self.spec.series_index));
