@@ -7,8 +7,12 @@
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`report`]
-//!   what is said about it.
+//! - [`stage`]: reading, encoding and writing, overlapped: [`encode`] makes ids of a chunk ([`split`] with all threads of
+//!   a long document), [`select`] says which documents, [`mod@write`] and [`series`] bring them into shards and
+//!   [`index_writer`] into the index, [`closing`] makes them durable.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`lock`] who may write there, [`kept`]
+//!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
+//! - [`tasks`] and [`merge`]: the same by several machines.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`index`]: which document a row of the document index describes.
@@ -32,11 +36,25 @@ pub mod publish;
 
 pub mod shard;
 
+mod closing;
+mod encode;
+mod index_writer;
+pub mod select;
+mod series;
+mod split;
+mod stage;
+mod write;
+
 pub mod build;
 mod estimate;
+mod failpoint;
 pub mod folder;
+mod kept;
+mod lock;
+pub mod merge;
 pub mod report;
-mod series;
+pub mod stop;
+pub mod tasks;
 
 pub mod source;
 
