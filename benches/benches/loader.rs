@@ -44,6 +44,7 @@ fn write_corpus(dir: &Path) -> i64 {
         documents_skipped: 0,
         text_bytes: 0,
         tokens: CORPUS_TOKENS,
+        ..Totals::default()
     };
     let sets = vec![SetTotals { set_name: None, documents, text_bytes: 0, tokens: CORPUS_TOKENS }];
     let manifest = Manifest {
@@ -68,8 +69,10 @@ fn write_corpus(dir: &Path) -> i64 {
             sets,
             index: None,
             shards: vec![shard],
+            by_set: None,
         }],
         skipped: None,
+        selection: None,
     };
     std::fs::write(dir.join(FILE_NAME), manifest.seal().1).expect("room on the disk");
     id_sum

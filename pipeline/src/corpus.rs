@@ -195,7 +195,8 @@ impl Corpus {
         check_lengths(dir, &manifest)?;
         let mut shards = Vec::new();
         let (mut first_token, mut first_document) = (0, 0);
-        for (series_index, series) in (0u64..).zip(&manifest.series) {
+        for (position, series) in (0u64..).zip(&manifest.series) {
+            let series_index = series.series_index(position);
             for (shard_index, record) in (0u64..).zip(&series.shards) {
                 let place = ShardPlace { series_index, shard_index, first_token, first_document };
                 shards.push(OpenShard::open(dir, &manifest, record, place, backend)?);
@@ -223,7 +224,7 @@ impl Corpus {
 
     /// Documents of the whole stream.
     pub fn document_count(&self) -> u64 {
-        self.manifest.totals.documents_written
+        self.manifest.totals.shard_documents().expect("a manifest adds up")
     }
 
     /// Every id is below it.

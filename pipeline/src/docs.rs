@@ -245,6 +245,14 @@ impl Chunk {
         }
     }
 
+    /// Bytes of memory that its documents take, about.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Chunk::Lines(chunk) => chunk.text_bytes(),
+            Chunk::Rows(chunk) => chunk.text_bytes(),
+        }
+    }
+
     /// Where the line of a document begins in the decompressed file; `None` for Parquet.
     pub fn byte_offset(&self, row: u64) -> Option<u64> {
         let Chunk::Lines(chunk) = self else { return None };

@@ -216,7 +216,8 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
 fn index_row(corpus: &Corpus, document: u64) -> anyhow::Result<IndexRow> {
     let mut first_document = 0;
     for series in &corpus.manifest().series {
-        let end_document = first_document + series.totals.documents_written;
+        let end_document =
+            first_document + series.totals.shard_documents().expect("a manifest adds up");
         if document < end_document {
             let index = series.index.as_ref();
             let index = index.with_context(|| format!("{} has no index", series.input))?;

@@ -42,6 +42,11 @@ struct Line {
 }
 
 impl LineChunk {
+    /// Bytes of its lines.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn docs<'a>(
         &'a self,
         columns: &'a Columns,

@@ -51,6 +51,10 @@ pub(crate) enum Cell {
 }
 
 impl RowChunk {
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn docs<'a>(
         &'a self,
         columns: &'a Columns,

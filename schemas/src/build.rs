@@ -1,14 +1,17 @@
 //! What a corpus folder says while it is being written, so that an interrupted run goes on, and the list of what
 //! was skipped, which stays.
 //!
-//! The first two records are removed when the manifest is in place: a finished corpus has no trace of how it came about.
+//! All but that list is removed when the manifest is in place: a finished corpus has no trace of how it came about.
 //!
-//! **Invariant:** a [`SeriesRecord`] exists only beside the complete files that it names.
+//! **Invariant:** a [`PartRecord`] or a [`SeriesRecord`] exists only beside the complete files that it names.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{FileRecord, Series, SpecialToken, SpecialTokens};
+use crate::manifest::{
+    BySet, FileRecord, Series, SetTotals, Shard, SpecialToken, SpecialTokens, Totals,
+};
+use crate::selection::Selection;
 
 /// Name of the [`BuildRecord`], present from the first write until the manifest is in place.
 pub const BUILD_FILE: &str = "build.json";
@@ -17,7 +20,7 @@ pub const BUILD_FORMAT: &str = "patchmill-build";
 /// Name of the list of skipped documents, one [`SkippedDocument`] a line.
 pub const SKIPPED_FILE: &str = "skipped.jsonl";
 
-/// The options of a run that is writing a corpus.
+/// What a run, or the tasks that share a folder, are writing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildRecord {
@@ -27,6 +30,18 @@ pub struct BuildRecord {
     pub version: u32,
     /// All that decides the bytes of a series, given its input.
     pub options: BuildOptions,
+    /// All inputs, in corpus order.
+    pub inputs: Vec<BuildInput>,
+}
+
+/// An input of a corpus that is not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildInput {
+    /// Relative to the root that it was given with.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
 }
 
 /// All that decides the bytes of a series, given its input.
@@ -51,27 +66,83 @@ pub struct BuildOptions {
     pub on_error: String,
     /// Bytes of the longest document; null where a longer one stops the run, so that it decides no byte.
     pub max_document_bytes: Option<u64>,
+    /// A series for each set of an input.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub by_set: bool,
+    /// Which documents are written; absent for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
-/// A finished series of a corpus that is not finished.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl BuildOptions {
+    /// BLAKE3 in hex of the options as compact JSON.
+    pub fn fingerprint(&self) -> String {
+        hash_of(self)
+    }
+}
+
+/// A closed shard of an input that is not finished: what a run goes on behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartRecord {
+    /// BLAKE3 in hex of this record as compact JSON with this field empty.
+    pub blake3: String,
+    /// [`BuildOptions::fingerprint`] of the options that it was made with.
+    pub options: String,
+    /// The input, by its name.
+    pub input: String,
+    /// Length of the input.
+    pub input_bytes: u64,
+    /// Time of the input's last change in nanoseconds since 1970.
+    pub modified_nanoseconds: u64,
+    /// The set that the series has, where each set has one.
+    pub by_set: Option<BySet>,
+    /// The shard.
+    pub shard: Shard,
+    /// The shard's rows of the document index.
+    pub rows: FileRecord,
+    /// What was skipped since the shard before, when there is any.
+    pub skipped: Option<FileRecord>,
+    /// Sums since the shard before.
+    pub totals: Totals,
+    /// The shard's sums by set name.
+    pub sets: Vec<SetTotals>,
+    /// The 1-based line or row of the shard's last document.
+    pub last_row: u64,
+}
+
+/// A finished input of a corpus that is not finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesRecord {
     /// BLAKE3 in hex of this record as compact JSON with this field empty.
     pub blake3: String,
+    /// [`BuildOptions::fingerprint`] of the options that it was made with.
+    pub options: String,
+    /// The input, by its name.
+    pub input: String,
+    /// Length of the input.
+    pub input_bytes: u64,
     /// Time of the input's last change in nanoseconds since 1970; with its length, what tells that it is the same.
     pub modified_nanoseconds: u64,
-    /// The series' list of skipped documents, when there are any.
+    /// The input's list of skipped documents, when there are any.
     pub skipped: Option<FileRecord>,
-    /// What the manifest will say.
-    pub series: Series,
+    /// What the manifest will say: one series, or one a set.
+    pub series: Vec<Series>,
+    /// The same of the hold-out; empty without one. Paths are relative to its folder.
+    pub holdout: Vec<Series>,
 }
 
-/// Why a series' record was refused.
+/// Why a record was refused.
 #[derive(Debug, thiserror::Error)]
-pub enum SeriesRecordError {
+pub enum RecordError {
     /// Not JSON, or not of the record's form.
-    #[error("not a series' record: {0}")]
+    #[error("not a record of an unfinished corpus: {0}")]
     Form(#[from] serde_json::Error),
     /// Changed since it was written.
     #[error("BLAKE3 of the content is {found}; the record says {expected}")]
@@ -85,12 +156,9 @@ pub enum SeriesRecordError {
 
 impl SeriesRecord {
     /// Reads a record and compares it with its hash.
-    pub fn parse(text: &[u8]) -> Result<SeriesRecord, SeriesRecordError> {
+    pub fn parse(text: &[u8]) -> Result<SeriesRecord, RecordError> {
         let record: SeriesRecord = serde_json::from_slice(text)?;
-        let found = record.compute_hash();
-        if record.blake3 != found {
-            return Err(SeriesRecordError::Changed { found, expected: record.blake3 });
-        }
+        check(&record.blake3, record.compute_hash())?;
         Ok(record)
     }
 
@@ -101,17 +169,56 @@ impl SeriesRecord {
         (self, text)
     }
 
-    /// Every file of the series, the record excepted.
+    /// Every file of the input in the corpus itself, the record excepted.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
-        let shards = self.series.shards.iter().map(|shard| &shard.file);
-        shards.chain(&self.series.index).chain(&self.skipped)
+        self.series.iter().flat_map(Series::files).chain(&self.skipped)
+    }
+
+    /// Every file of the input in the hold-out.
+    pub fn holdout_files(&self) -> impl Iterator<Item = &FileRecord> {
+        self.holdout.iter().flat_map(Series::files)
     }
 
     fn compute_hash(&self) -> String {
-        let bare = SeriesRecord { blake3: String::new(), ..self.clone() };
-        let text = serde_json::to_string(&bare).expect("a record is plain data");
-        blake3::hash(text.as_bytes()).to_hex().to_string()
+        hash_of(&SeriesRecord { blake3: String::new(), ..self.clone() })
     }
+}
+
+impl PartRecord {
+    /// Reads a record and compares it with its hash.
+    pub fn parse(text: &[u8]) -> Result<PartRecord, RecordError> {
+        let record: PartRecord = serde_json::from_slice(text)?;
+        check(&record.blake3, record.compute_hash())?;
+        Ok(record)
+    }
+
+    /// The record with its hash set, and its text.
+    pub fn seal(mut self) -> (PartRecord, String) {
+        self.blake3 = self.compute_hash();
+        let text = serde_json::to_string(&self).expect("a record is plain data");
+        (self, text)
+    }
+
+    /// Every file of the part, the record excepted.
+    pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
+        [&self.shard.file, &self.rows].into_iter().chain(&self.skipped)
+    }
+
+    fn compute_hash(&self) -> String {
+        hash_of(&PartRecord { blake3: String::new(), ..self.clone() })
+    }
+}
+
+fn hash_of(record: &impl Serialize) -> String {
+    let text = serde_json::to_string(record).expect("a record is plain data");
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn check(expected: &str, found: String) -> Result<(), RecordError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(RecordError::Changed { found, expected: expected.to_owned() })
 }
 
 /// A document that was read and not written.

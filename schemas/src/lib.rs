@@ -6,6 +6,7 @@
 //! In the order of the data's path:
 //! - [`shard`]: token ids of whole documents, memory-mappable.
 //! - [`index`]: one row a document, as Parquet.
+//! - [`selection`]: which documents of the inputs a corpus holds.
 //! - [`manifest`]: what a corpus holds; written last.
 //! - [`build`]: what a corpus folder says while it is being written, and its list of skipped documents.
 //! - [`run`]: the run file that both binaries read.
@@ -14,6 +15,8 @@
 pub mod shard;
 
 pub mod index;
+
+pub mod selection;
 
 pub mod manifest;
 

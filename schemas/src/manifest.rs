@@ -10,12 +10,19 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::selection::{Dropped, Selection};
+
 /// The file's name.
 pub const FILE_NAME: &str = "manifest.json";
 /// What `format` says.
 pub const FORMAT: &str = "patchmill-corpus";
-/// The version that this build writes and reads.
-pub const VERSION: u32 = 1;
+/// The version that this build writes.
+///
+/// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a series' `by_set`, and of
+/// the totals `documents_held_out`, `dropped` and `parts_added`.
+pub const VERSION: u32 = 2;
+/// The oldest version that this build reads.
+pub const VERSION_MIN: u32 = 1;
 
 /// A whole corpus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,10 +42,13 @@ pub struct Manifest {
     pub totals: Totals,
     /// Sums by set name, in byte order of the name; documents without a set come first, as null.
     pub sets: Vec<SetTotals>,
-    /// One series an input file, in corpus order.
+    /// One series an input file (or one a set of it), in corpus order.
     pub series: Vec<Series>,
     /// The list of skipped documents, when there are any.
     pub skipped: Option<FileRecord>,
+    /// Which documents of the inputs were written; absent for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 /// What made the ids.
@@ -95,9 +105,9 @@ pub struct FileRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Totals {
-    /// Documents found in the input: written and skipped.
+    /// Documents found in the input: written, skipped, held out and dropped.
     pub documents_read: u64,
-    /// Documents in shards.
+    /// Documents whose text is in shards.
     pub documents_written: u64,
     /// Documents that are listed as skipped.
     pub documents_skipped: u64,
@@ -105,9 +115,28 @@ pub struct Totals {
     pub text_bytes: u64,
     /// Tokens, BOS and EOS included.
     pub tokens: u64,
+    /// Documents that went into the corpus of the hold-out; absent when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub documents_held_out: u64,
+    /// Documents that were not selected; absent when there are none.
+    #[serde(default, skip_serializing_if = "Dropped::is_none")]
+    pub dropped: Dropped,
+    /// Documents in shards beyond one for each written one, where long ones were cut into several; absent when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parts_added: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Totals {
+    /// Documents in shards; `None` on overflow.
+    pub fn shard_documents(self) -> Option<u64> {
+        self.documents_written.checked_add(self.parts_added)
+    }
+
     /// Adds `other`; `None` on overflow.
     pub fn checked_add(self, other: Totals) -> Option<Totals> {
         Some(Totals {
@@ -116,6 +145,9 @@ impl Totals {
             documents_skipped: self.documents_skipped.checked_add(other.documents_skipped)?,
             text_bytes: self.text_bytes.checked_add(other.text_bytes)?,
             tokens: self.tokens.checked_add(other.tokens)?,
+            documents_held_out: self.documents_held_out.checked_add(other.documents_held_out)?,
+            dropped: self.dropped.checked_add(other.dropped)?,
+            parts_added: self.parts_added.checked_add(other.parts_added)?,
         })
     }
 }
@@ -134,7 +166,7 @@ pub struct SetTotals {
     pub tokens: u64,
 }
 
-/// The shards of one input file.
+/// The shards of one input file, or of one set of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
@@ -150,6 +182,19 @@ pub struct Series {
     pub index: Option<FileRecord>,
     /// In token order; empty when nothing was written.
     pub shards: Vec<Shard>,
+    /// Which documents of the input these are; absent when they are all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_set: Option<BySet>,
+}
+
+/// A series that has the documents of one set alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BySet {
+    /// That set; null for documents without one, and then also for what was skipped.
+    pub set_name: Option<String>,
+    /// What the series' shards say as their series index: with sets it is not the position in the manifest.
+    pub series_index: u64,
 }
 
 /// One shard.
@@ -178,10 +223,20 @@ pub enum ManifestError {
         found: String,
     },
     /// Another version.
-    #[error("manifest version {found} is not supported; this build reads version {VERSION}")]
+    #[error(
+        "manifest version {found} is not supported; this build reads versions {VERSION_MIN} to {VERSION}"
+    )]
     Version {
         /// What stands there.
         found: u64,
+    },
+    /// A field that the version does not have.
+    #[error("{field} stands in a manifest of version {version}, which does not have it")]
+    NotOfVersion {
+        /// Which field.
+        field: &'static str,
+        /// As the manifest says.
+        version: u32,
     },
     /// Changed since it was written.
     #[error(
@@ -220,7 +275,7 @@ impl Manifest {
             return Err(ManifestError::Format { found: format.to_owned() });
         }
         let version = head.get("version").and_then(|version| version.as_u64()).unwrap_or(0);
-        if version != u64::from(VERSION) {
+        if !(u64::from(VERSION_MIN)..=u64::from(VERSION)).contains(&version) {
             return Err(ManifestError::Version { found: version });
         }
         let manifest: Manifest = serde_json::from_str(text)?;
@@ -261,11 +316,12 @@ impl Manifest {
     /// Every file that the manifest promises, itself excepted.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
         let series = self.series.iter();
-        let parts = series.flat_map(|s| s.index.iter().chain(s.shards.iter().map(|s| &s.file)));
+        let parts = series.flat_map(Series::files);
         self.tokenizer.files.iter().chain(parts).chain(&self.skipped)
     }
 
     fn check(&self) -> Result<(), ManifestError> {
+        self.check_version()?;
         for file in self.files() {
             check_path(&file.path)?;
         }
@@ -277,16 +333,50 @@ impl Manifest {
         check_totals("totals", self.totals, totals)?;
         check_sets("sets", self.totals, &self.sets)
     }
+
+    /// A field that a later version brought may not stand in an earlier one, whose readers do not know it.
+    fn check_version(&self) -> Result<(), ManifestError> {
+        let version = self.version;
+        let totals =
+            || self.series.iter().map(|series| series.totals).chain(std::iter::once(self.totals));
+        for (field, stands) in [
+            ("selection", self.selection.is_some()),
+            ("by_set", self.series.iter().any(|series| series.by_set.is_some())),
+            ("documents_held_out", totals().any(|totals| totals.documents_held_out > 0)),
+            ("dropped", totals().any(|totals| !totals.dropped.is_none())),
+            ("parts_added", totals().any(|totals| totals.parts_added > 0)),
+        ] {
+            if stands && version < 2 {
+                return Err(ManifestError::NotOfVersion { field, version });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Series {
+    /// What the series' shards say as their series index; `position` is the series' place in the manifest.
+    pub fn series_index(&self, position: u64) -> u64 {
+        self.by_set.as_ref().map_or(position, |by_set| by_set.series_index)
+    }
+
+    /// Every file of the series, its index first.
+    pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
+        self.index.iter().chain(self.shards.iter().map(|shard| &shard.file))
+    }
+
     fn check(&self) -> Result<(), ManifestError> {
         let of = |what: &str| format!("{what} of series {}", self.input);
-        let read = self.totals.documents_written.checked_add(self.totals.documents_skipped);
+        let Totals { documents_written, documents_skipped, documents_held_out, dropped, .. } =
+            self.totals;
+        let parts = [documents_skipped, documents_held_out].into_iter();
+        let read = parts.chain(dropped.checked_sum()).try_fold(documents_written, u64::checked_add);
+        let read = read.filter(|_| dropped.checked_sum().is_some());
         check_sum(&of("documents_read"), self.totals.documents_read, read)?;
         let tokens = sum(self.shards.iter().map(|shard| shard.token_count));
         check_sum(&of("tokens"), self.totals.tokens, tokens)?;
         let documents = sum(self.shards.iter().map(|shard| shard.document_count));
+        let documents = documents.and_then(|count| count.checked_sub(self.totals.parts_added));
         check_sum(&of("documents_written"), self.totals.documents_written, documents)?;
         check_sets(&of("sets"), self.totals, &self.sets)
     }
@@ -294,6 +384,7 @@ impl Series {
 
 fn check_sets(what: &str, totals: Totals, sets: &[SetTotals]) -> Result<(), ManifestError> {
     let documents = sum(sets.iter().map(|set| set.documents));
+    let documents = documents.and_then(|count| count.checked_sub(totals.parts_added));
     check_sum(&format!("documents_written ({what})"), totals.documents_written, documents)?;
     let tokens = sum(sets.iter().map(|set| set.tokens));
     check_sum(&format!("tokens ({what})"), totals.tokens, tokens)?;
@@ -308,6 +399,13 @@ fn check_totals(what: &str, found: Totals, parts: Totals) -> Result<(), Manifest
         ("documents_skipped", found.documents_skipped, parts.documents_skipped),
         ("text_bytes", found.text_bytes, parts.text_bytes),
         ("tokens", found.tokens, parts.tokens),
+        ("documents_held_out", found.documents_held_out, parts.documents_held_out),
+        ("dropped.too_short", found.dropped.too_short, parts.dropped.too_short),
+        ("dropped.too_long", found.dropped.too_long, parts.dropped.too_long),
+        ("dropped.set", found.dropped.set, parts.dropped.set),
+        ("dropped.duplicate", found.dropped.duplicate, parts.dropped.duplicate),
+        ("dropped.sample", found.dropped.sample, parts.dropped.sample),
+        ("parts_added", found.parts_added, parts.parts_added),
     ] {
         check_sum(&format!("{what}.{field}"), found, Some(expected))?;
     }
@@ -359,6 +457,7 @@ mod tests {
             documents_skipped: 1,
             text_bytes: 50,
             tokens: 9,
+            ..Totals::default()
         };
         let sets = vec![
             SetTotals { set_name: None, documents: 1, text_bytes: 20, tokens: 4 },
@@ -380,6 +479,7 @@ mod tests {
                 token_count: 9,
                 document_count: 2,
             }],
+            by_set: None,
         };
         Manifest {
             format: FORMAT.to_owned(),
@@ -398,6 +498,7 @@ mod tests {
             sets,
             series: vec![series],
             skipped: None,
+            selection: None,
         }
     }
 
@@ -440,7 +541,10 @@ mod tests {
             |m| m.format = "other".to_owned(),
             "format is \"other\"; expected \"patchmill-corpus\"",
         );
-        check(|m| m.version = 2, "manifest version 2 is not supported; this build reads version 1");
+        check(
+            |m| m.version = 3,
+            "manifest version 3 is not supported; this build reads versions 1 to 2",
+        );
         check(|m| m.totals.tokens = 10, "totals.tokens is 10; the parts come to 9");
         check(
             |m| m.series[0].shards[0].token_count = 8,
@@ -459,10 +563,49 @@ mod tests {
         }
     }
 
+    /// The text that the first version of this program wrote, byte for byte.
+    #[test]
+    fn a_manifest_of_version_1_is_read_and_has_no_later_fields() {
+        let mut old = manifest();
+        old.version = 1;
+        let (sealed, text) = old.clone().seal();
+        assert_eq!(text, include_str!("manifest.v1.json"));
+        assert_eq!(Manifest::parse(&text).unwrap(), sealed);
+        let refused = |change: fn(&mut Manifest), field: &str| {
+            let change = |m: &mut Manifest| {
+                m.version = 1;
+                change(m);
+            };
+            let message =
+                format!("{field} stands in a manifest of version 1, which does not have it");
+            check(change, &message);
+        };
+        refused(|m| m.selection = Some(Selection::default()), "selection");
+        refused(|m| m.totals.documents_held_out = 1, "documents_held_out");
+        refused(|m| m.series[0].totals.dropped.sample = 1, "dropped");
+        refused(|m| m.totals.parts_added = 1, "parts_added");
+        refused(|m| m.series[0].by_set = Some(BySet { set_name: None, series_index: 7 }), "by_set");
+    }
+
+    #[test]
+    fn what_was_not_selected_is_a_part_of_what_was_read() {
+        let mut selected = manifest();
+        for totals in [&mut selected.totals, &mut selected.series[0].totals] {
+            totals.documents_read += 3;
+            totals.documents_held_out = 1;
+            totals.dropped = Dropped { too_short: 1, sample: 1, ..Dropped::default() };
+        }
+        selected.selection = Some(Selection { min_bytes: Some(9), ..Selection::default() });
+        let (sealed, text) = selected.seal();
+        assert_eq!(Manifest::parse(&text).unwrap(), sealed);
+        let change = |m: &mut Manifest| m.series[0].totals.dropped.set = 1;
+        check(change, "documents_read of series 00.jsonl.zst is 3; the parts come to 4");
+    }
+
     #[test]
     fn unknown_fields_are_refused() {
         let (_, text) = manifest().seal();
-        let text = text.replacen("\"version\": 1,", "\"version\": 1, \"extra\": 1,", 1);
+        let text = text.replacen("\"version\": 2,", "\"version\": 2, \"extra\": 1,", 1);
         let found = Manifest::parse(&text).unwrap_err().to_string();
         assert!(found.starts_with("not a corpus manifest: unknown field `extra`"), "{found}");
     }

@@ -5,8 +5,8 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
-mod reading;
 mod encode;
+mod reading;
 mod tokens;
 
 mod corpus;

@@ -70,6 +70,7 @@ pub(crate) fn write_corpus_of(dir: &Path, vocab_size: u64, lengths: Lengths, ids
         sets: sets(totals),
         series: all_series,
         skipped: None,
+        selection: None,
     };
     std::fs::write(dir.join(FILE_NAME), manifest.seal().1).unwrap();
 }
@@ -88,9 +89,10 @@ fn series(series_index: u64, shards: Vec<Shard>) -> Series {
         documents_skipped: 0,
         text_bytes: 0,
         tokens,
+        ..Totals::default()
     };
     let input = format!("input-{series_index}.jsonl");
-    Series { input, input_bytes: 0, totals, sets: sets(totals), index: None, shards }
+    Series { input, input_bytes: 0, totals, sets: sets(totals), index: None, shards, by_set: None }
 }
 
 fn write_shard(dir: &Path, header: &ShardHeader, documents: &[u64], ids: &[u32]) -> Shard {
