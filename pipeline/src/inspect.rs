@@ -14,8 +14,8 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::corpus::{self, Corpus};
-use crate::index::{self, IndexError, IndexRow};
-use crate::publish::hash_file;
+use crate::index::{self, IndexRow};
+use crate::numbers::parse_positive_count;
 use crate::report::write_totals;
 use crate::tokenize::{self, Encoder};
 
@@ -27,6 +27,9 @@ pub struct InspectArgs {
     /// Show this document's text, counted from 0 within the corpus or the shard.
     #[arg(long, value_name = "N")]
     pub doc: Option<u64>,
+    /// Say which --sample-rate gives so many tokens of a corpus, such as 60e9 or 60B.
+    #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count, conflicts_with = "doc")]
+    pub rate_for: Option<u64>,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
@@ -34,6 +37,9 @@ pub struct InspectArgs {
 
 /// Runs `patchmill inspect`.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    if let Some(tokens) = args.rate_for {
+        return crate::rate::print(&args.path, tokens, args.json);
+    }
     match (args.path.is_dir(), args.doc) {
         (true, None) => corpus_totals(&args.path, args.json),
         (true, Some(document)) => {
@@ -210,14 +216,10 @@ fn index_row(corpus: &Corpus, document: u64) -> anyhow::Result<IndexRow> {
         let end_document =
             first_document + series.totals.shard_documents().expect("a manifest adds up");
         if document < end_document {
-            let index = series.index.as_ref();
-            let index = index.with_context(|| format!("{} has no index", series.input))?;
-            let path = corpus.dir().join(&index.path);
-            let found = hash_file(&path)?.1.to_hex();
-            if found.as_str() != index.blake3 {
-                let (found, expected) = (found.to_string(), index.blake3.clone());
-                return Err(IndexError::Changed { path, found, expected }.into());
-            }
+            let record = series.index.as_ref();
+            let record = record.with_context(|| format!("{} has no index", series.input))?;
+            index::check_file(corpus.dir(), record)?;
+            let path = corpus.dir().join(&record.path);
             let mut rows = index::read(&path, document - first_document, 1)?;
             let row = rows.next().with_context(|| {
                 format!("{} has no row for document {document}", path.display())

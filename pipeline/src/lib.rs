@@ -3,6 +3,7 @@
 //! In the order of the data's path:
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
+//! - [`select`]: which documents a corpus holds.
 //! - [`tokenize`]: a document's text to ids.
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
@@ -12,7 +13,7 @@
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`index`]: which document a row of the document index describes.
-//! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds.
+//! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads.
 //! - [`run_file`]: run files from disk.
@@ -24,6 +25,8 @@ pub mod inputs;
 pub mod docs;
 mod json;
 pub mod rows;
+
+pub mod select;
 
 pub mod tokenize;
 pub mod train_tokenizer;
@@ -41,8 +44,10 @@ mod series;
 pub mod source;
 
 pub mod corpus;
+pub mod duplicates;
 pub mod index;
 pub mod inspect;
+mod rate;
 pub mod verify;
 
 pub mod permute;
