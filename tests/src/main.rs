@@ -5,6 +5,7 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
+mod select;
 mod tokens;
 
 mod corpus;
