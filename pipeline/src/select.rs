@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use schemas::drop_list::{DropList, DropListHead};
 use schemas::index::CONTENT_HASH_BYTES;
-use schemas::selection::{DropReason, Selection, SelectionPart};
+use schemas::selection::{DropReason, Selection};
 
 use crate::folder::UsageError;
 use crate::inputs::Input;
@@ -207,7 +207,7 @@ pub struct Candidate<'a> {
 /// Decides what a corpus holds.
 #[derive(Default)]
 pub struct Select {
-    /// As it is recorded, part left out.
+    /// As it is recorded.
     asked: Selection,
     sample: Option<Lot>,
     holdout: Option<Lot>,
@@ -261,21 +261,9 @@ impl Select {
         }
     }
 
-    /// What the manifest of the corpus says; `None` when all is off.
+    /// What the manifest says, but for which side of the hold-out it is of; `None` when all is off.
     pub fn record(&self) -> Option<Selection> {
-        let part = self.has_holdout().then_some(SelectionPart::Main);
-        (self.asked != Selection::default()).then(|| Selection { part, ..self.asked.clone() })
-    }
-
-    /// What the manifest of the hold-out says; `None` without one.
-    pub fn holdout_record(&self) -> Option<Selection> {
-        let part = Some(SelectionPart::Holdout);
-        self.has_holdout().then(|| Selection { part, ..self.asked.clone() })
-    }
-
-    /// Whether a second corpus is written.
-    pub fn has_holdout(&self) -> bool {
-        self.holdout.is_some()
+        (self.asked != Selection::default()).then(|| self.asked.clone())
     }
 
     /// Words after which a text is cut; `None` when none is.

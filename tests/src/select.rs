@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use clap::Parser;
 use pipeline::select::{Candidate, Decision, Rate, Select, SelectArgs, content_hash, split_words};
 use proptest::prelude::*;
-use schemas::selection::{DropReason, SelectionPart};
+use schemas::selection::DropReason;
 
 #[derive(Parser)]
 struct Line {
@@ -104,24 +104,20 @@ const SAMPLE: [usize; 6] = [785, 1473, 3810, 4654, 5626, 7008];
 const HELD_OUT: [usize; 6] = [597, 659, 1031, 1143, 2353, 2818];
 
 #[test]
-fn hold_out_and_main_part_are_all_and_say_which_they_are() {
+fn hold_out_and_main_part_are_all() {
     let both = select(&["--holdout-rate", "0.3"]);
     let (main, held_out) = (chosen(&both, Decision::Write), chosen(&both, Decision::WriteHoldout));
     assert!(main.is_disjoint(&held_out));
     assert_eq!((&main | &held_out).len(), 20_000);
-    let (main, held_out) = (both.record().unwrap(), both.holdout_record().unwrap());
-    assert_eq!(
-        (main.part, held_out.part),
-        (Some(SelectionPart::Main), Some(SelectionPart::Holdout))
-    );
-    assert_eq!((main.holdout_rate.as_deref(), main.sample_seed), (Some("0.3"), Some(0)));
+    let asked = both.record().unwrap();
+    assert_eq!((asked.holdout_rate.as_deref(), asked.sample_seed), (Some("0.3"), Some(0)));
 }
 
 #[test]
 fn what_is_off_leaves_no_trace() {
     for options in [&[][..], &["--sample-rate", "1.0"], &["--sample-seed", "7"]] {
         let off = select(options);
-        assert_eq!((off.record(), off.holdout_record()), (None, None), "{options:?}");
+        assert_eq!(off.record(), None, "{options:?}");
         assert_eq!(decide(&off, "", None), Decision::Write);
     }
 }
