@@ -14,9 +14,11 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::corpus::{self, Corpus};
+use crate::folder::UsageError;
 use crate::index::{self, IndexRow};
 use crate::numbers::parse_positive_count;
 use crate::report::write_totals;
+use crate::select::{Select, SelectArgs};
 use crate::tokenize::{self, Encoder};
 
 /// Options of `patchmill inspect`.
@@ -33,12 +35,19 @@ pub struct InspectArgs {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
+    /// What tokenize will be given beside the rate.
+    #[command(flatten)]
+    pub select: SelectArgs,
 }
 
 /// Runs `patchmill inspect`.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     if let Some(tokens) = args.rate_for {
-        return crate::rate::print(&args.path, tokens, args.json);
+        return crate::rate::print(&args.path, tokens, &args.select, args.json);
+    }
+    if Select::new(&args.select)?.record().is_some() {
+        let what = "options that choose documents need --rate-for here";
+        return Err(UsageError(what.to_owned()).into());
     }
     match (args.path.is_dir(), args.doc) {
         (true, None) => corpus_totals(&args.path, args.json),

@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** a decision depends on no other document, and on no thread, task, machine or time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,6 @@ use schemas::index::CONTENT_HASH_BYTES;
 use schemas::selection::{DropReason, Selection};
 
 use crate::folder::UsageError;
-use crate::inputs::Input;
 use crate::report::notice;
 
 /// Names the key of the sample among all keys that are derived with BLAKE3.
@@ -95,23 +95,15 @@ impl Rate {
     /// Every document.
     pub const ONE: Rate = Rate { digits: 1, places: 0 };
 
-    /// The smallest rate of `places` decimal places that is at least `share`, at most 1.
+    /// `digits` of the last of `places` decimal places.
     ///
     /// # Panics
-    /// If `share` is not above 0 or `places` are more than 18.
-    pub fn at_least(share: f64, places: u32) -> Rate {
-        assert!(
-            share > 0.0 && places as usize <= RATE_PLACES_MAX,
-            "share {share}, {places} places"
-        );
-        let one = 10u64.pow(places);
-        let digits = ((share * one as f64).ceil() as u64).clamp(1, one);
+    /// If that is not above 0 and up to 1, or has more than 18 places.
+    pub fn of_digits(digits: u64, places: u32) -> Rate {
+        let is_rate =
+            places as usize <= RATE_PLACES_MAX && (1..=10u64.pow(places)).contains(&digits);
+        assert!(is_rate, "{digits} of {places} places");
         Rate { digits, places }.reduced()
-    }
-
-    /// The nearest floating-point number, for estimates.
-    pub fn as_f64(self) -> f64 {
-        self.digits as f64 / 10f64.powi(self.places.cast_signed())
     }
 
     /// Hashes below it are taken, of 2^64: ⌊rate · 2^64⌋, which rises with the rate.
@@ -162,7 +154,7 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// A share of all hashes under a key.
+/// Numbers for texts under a key: what a rate takes is all below its threshold.
 struct Lot {
     key: [u8; 32],
     threshold: u128,
@@ -173,10 +165,30 @@ impl Lot {
         Lot { key: blake3::derive_key(context, &seed.to_le_bytes()), threshold: rate.threshold() }
     }
 
-    fn takes(&self, content_hash: &[u8; CONTENT_HASH_BYTES]) -> bool {
+    fn number(&self, content_hash: &[u8; CONTENT_HASH_BYTES]) -> u128 {
         let hash = blake3::keyed_hash(&self.key, content_hash);
         let first = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
-        u128::from(u64::from_le_bytes(*first)) < self.threshold
+        u128::from(u64::from_le_bytes(*first))
+    }
+
+    fn takes(&self, content_hash: &[u8; CONTENT_HASH_BYTES]) -> bool {
+        self.number(content_hash) < self.threshold
+    }
+}
+
+/// In which order a rising sample rate takes the documents.
+pub(crate) struct SampleOrder(Lot);
+
+impl SampleOrder {
+    pub(crate) fn new(seed: u64) -> SampleOrder {
+        SampleOrder(Lot::new(SAMPLE_CONTEXT, seed, Rate::ONE))
+    }
+
+    /// The lowest `n` up to `one` such that the rate `n / one` takes the text.
+    pub(crate) fn lowest_rate(&self, content_hash: &[u8; CONTENT_HASH_BYTES], one: u64) -> u64 {
+        // number < ⌊n · 2^64 / one⌋ is (number + 1) · one / 2^64 ≤ n.
+        let lowest = ((self.0.number(content_hash) + 1) * u128::from(one)).div_ceil(1 << 64);
+        u64::try_from(lowest).expect("at most `one`")
     }
 }
 
@@ -271,10 +283,13 @@ impl Select {
         self.asked.split_words
     }
 
-    /// Refuses a drop list that was made of other inputs, and says what a list of another selection comes to.
-    pub fn check_inputs(&self, inputs: &[Input]) -> anyhow::Result<()> {
+    /// Refuses a drop list that was made of other inputs than these names with their lengths, and says what a list of another selection comes to.
+    pub fn check_inputs<'a>(
+        &self,
+        inputs: impl Iterator<Item = (&'a str, u64)>,
+    ) -> anyhow::Result<()> {
         let Some(list) = &self.drop_list else { return Ok(()) };
-        check_drop_list_inputs(list.head(), inputs)?;
+        check_drop_list_inputs(list.head(), &inputs.collect())?;
         if let Some(what) = unlike(list.head().selection.as_ref(), &self.asked) {
             notice(&format!("the drop list was made from a corpus of another selection: {what}"));
         }
@@ -395,20 +410,24 @@ fn read_drop_list(path: &Path) -> anyhow::Result<DropList> {
     DropList::decode(&bytes).with_context(context)
 }
 
-fn check_drop_list_inputs(head: &DropListHead, inputs: &[Input]) -> Result<(), DropListMismatch> {
-    let mismatch = |what| Err(DropListMismatch { what });
-    for input in inputs {
-        match head.inputs.iter().find(|listed| listed.name == input.name) {
-            None => return mismatch(format!("it does not know {}", input.name)),
-            Some(listed) if listed.bytes != input.bytes => {
-                let (name, found, expected) = (&input.name, input.bytes, listed.bytes);
-                return mismatch(format!("{name} is {found} bytes; the list says {expected}"));
-            }
-            Some(_) => {}
-        }
+fn check_drop_list_inputs(
+    head: &DropListHead,
+    inputs: &BTreeMap<&str, u64>,
+) -> Result<(), DropListMismatch> {
+    let listed: BTreeMap<&str, u64> =
+        head.inputs.iter().map(|input| (input.name.as_str(), input.bytes)).collect();
+    for (name, bytes) in inputs {
+        let what = match listed.get(name) {
+            Some(expected) if expected == bytes => continue,
+            Some(expected) => format!("{name} is {bytes} bytes; the list says {expected}"),
+            None => format!("it does not know {name}"),
+        };
+        return Err(DropListMismatch { what });
     }
-    match head.inputs.iter().find(|listed| inputs.iter().all(|input| input.name != listed.name)) {
-        Some(listed) => mismatch(format!("{}, which it knows, is not among them", listed.name)),
+    match listed.keys().find(|name| !inputs.contains_key(*name)) {
+        Some(name) => {
+            Err(DropListMismatch { what: format!("{name}, which it knows, is not among them") })
+        }
         None => Ok(()),
     }
 }

@@ -65,7 +65,8 @@ fn documents(corpus: &Path) -> Vec<(String, u64, String)> {
     let count = manifest(corpus)["totals"]["documents_written"].as_u64().unwrap();
     let path = corpus.display().to_string();
     let document = |number: u64| {
-        let shown = last_json(&patchmill(&["inspect", "--json", "--doc", &number.to_string(), &path]));
+        let shown =
+            last_json(&patchmill(&["inspect", "--json", "--doc", &number.to_string(), &path]));
         let text = |key: &str| shown[key].as_str().unwrap().to_owned();
         (text("input"), shown["row"].as_u64().unwrap(), text("text"))
     };
@@ -113,10 +114,18 @@ fn of_equal_texts_the_first_stays_and_the_second_pass_drops_the_others() {
 
     // Dropping twice finds nothing more, and a second list of the same corpus is the same.
     let (again, once_name) = (dir.path().join("again.dup"), once.display().to_string());
-    let again = patchmill(&["duplicates", &once_name, "--out", &again.display().to_string(), "--json"]);
+    let again =
+        patchmill(&["duplicates", &once_name, "--out", &again.display().to_string(), "--json"]);
     assert_eq!(last_json(&again)["duplicates"], 0);
     let same = dir.path().join("same.dup");
-    stdout(&patchmill(&["duplicates", &all_name, "--out", &same.display().to_string(), "--memory-bytes", "1"]));
+    stdout(&patchmill(&[
+        "duplicates",
+        &all_name,
+        "--out",
+        &same.display().to_string(),
+        "--memory-bytes",
+        "1",
+    ]));
     assert_eq!(fs::read(&same).unwrap(), fs::read(&list).unwrap());
 }
 
@@ -238,34 +247,39 @@ fn what_was_left_out_is_counted_by_reason_and_a_name_that_fits_nothing_is_told()
 }
 
 #[test]
-fn the_rate_for_a_number_of_tokens_gives_about_so_many() {
+fn the_rate_for_a_number_of_tokens_gives_just_what_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let all = dir.path().join("all");
     let all_name = all.display().to_string();
     let made = last_json(&tokenize(&all, &fixtures().join("text/train"), &[]));
     let tokens = made["tokens"].as_u64().unwrap();
-    let wanted = (tokens / 4).to_string();
-    let rate = last_json(&patchmill(&["inspect", &all_name, "--rate-for", &wanted, "--json"]));
-    let number = |key: &str| rate[key].as_f64().unwrap();
-    assert!(number("expected_tokens") >= (tokens / 4) as f64);
-    let sample = dir.path().join("sample");
-    let options = ["--sample-rate", rate["sample_rate"].as_str().unwrap()];
-    let sampled = last_json(&tokenize(&sample, &fixtures().join("text/train"), &options));
-    let off = (sampled["tokens"].as_f64().unwrap() - number("expected_tokens")).abs();
-    assert!(off < 4.0 * number("deviation_tokens"), "{sampled} {rate}");
-    verify(&sample);
-
-    // A rate named for a sample is one of the inputs, too.
-    let sample_name = sample.display().to_string();
-    let wanted = (sampled["tokens"].as_u64().unwrap() / 2).to_string();
-    let half = last_json(&patchmill(&["inspect", &sample_name, "--rate-for", &wanted, "--json"]));
-    let rate_of = |rate: &Value| rate["sample_rate"].as_str().unwrap().parse::<f64>().unwrap();
-    assert!((rate_of(&half) * 2.0 - rate_of(&rate)).abs() < 1e-4 && half["sample_seed"] == 0);
+    let check = |corpus: &str, wanted: u64, others: &[&str]| {
+        let fixed = ["inspect", corpus, "--json", "--rate-for", &wanted.to_string()];
+        let rate = last_json(&patchmill(&[&fixed, others].concat()));
+        let given = rate["tokens"].as_u64().unwrap();
+        assert!(wanted <= given && given < wanted + wanted / 10, "{rate}");
+        let sample = dir.path().join(format!("sample-{wanted}"));
+        let options = ["--sample-rate", rate["sample_rate"].as_str().unwrap()];
+        let options = [&options, others].concat();
+        let sampled = last_json(&tokenize(&sample, &fixtures().join("text/train"), &options));
+        assert_eq!(sampled["tokens"], given);
+        verify(&sample);
+        sample.display().to_string()
+    };
+    check(&all_name, tokens / 4, &["--sample-seed", "3"]);
+    check(&all_name, tokens / 5, &["--holdout-rate", "0.1", "--min-bytes", "100"]);
+    // A corpus that is a sample tells about smaller samples of the inputs.
+    let half = check(&all_name, tokens / 2, &[]);
+    check(&half, tokens / 6, &[]);
+    let other = patchmill(&["inspect", &half, "--rate-for", "1K", "--sample-seed", "1"]);
+    assert_fails(&other, 2, "has only some of its inputs' documents");
 
     let text = stdout(&patchmill(&["inspect", &all_name, "--rate-for", "1K"]));
-    assert!(text.starts_with("--sample-rate 0.00") && text.contains("standard deviation"), "{text}");
+    assert!(text.starts_with("--sample-rate 0.0"), "{text}");
     let beyond = patchmill(&["inspect", &all_name, "--rate-for", "60B"]);
     assert_fails(&beyond, 2, "60000000000 tokens are wanted");
+    let neither = patchmill(&["inspect", &all_name, "--min-bytes", "9"]);
+    assert_fails(&neither, 2, "need --rate-for");
 }
 
 #[test]
@@ -289,7 +303,10 @@ fn a_tokenizer_learns_from_the_sets_and_the_sample_that_are_named() {
     };
     let (all, a, b) =
         (train("all", &[]), train("a", &["--keep-set", "A"]), train("b", &["--drop-set", "A"]));
-    assert_eq!([(all.0, all.1), (a.0, a.1), (b.0, b.1)], [(true, true), (true, false), (false, true)]);
+    assert_eq!(
+        [(all.0, all.1), (a.0, a.1), (b.0, b.1)],
+        [(true, true), (true, false), (false, true)]
+    );
     let first = train("first", &["--max-text-bytes", "100"]);
     assert_eq!((first.0, first.1), (true, false));
     assert_eq!(train("again", &["--keep-set", "A"]).2, a.2, "the same every time");
