@@ -1,31 +1,33 @@
 //! `patchmill tokenize`: inputs to a corpus.
 //!
-//! One thread reads, N threads parse and encode, the calling thread writes. Chunk `i` goes to worker `i mod N` through
-//! bounded channels and is collected in the same order, so that the order holds by construction.
+//! [`crate::stage`] does the work; here stands what surrounds it: what is checked before anything is written, what of an
+//! interrupted run can stay, and what is said in the end.
 //!
-//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, restarts or time.
+//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, tasks, restarts or time.
 
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use schemas::build::{BuildOptions, SKIPPED_FILE, SeriesRecord};
-use schemas::index::CONTENT_HASH_BYTES;
-use schemas::manifest::{self, FileRecord, Manifest, SpecialTokens, TokenizerRecord, Totals};
+use schemas::build::{BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, SeriesRecord};
+use schemas::manifest::{self, SpecialTokens};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
-use crate::docs::{Chunk, Columns, DOCUMENT_BYTES_MAX, Docs, DocsError, Refusal};
+use crate::docs::{Columns, DOCUMENT_BYTES_MAX, Docs};
 use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
-use crate::publish::{AtomicFile, free_bytes, hash_file, write_atomic};
+use crate::kept::{Expected, Kept};
+use crate::merge;
+use crate::publish::free_bytes;
 use crate::report::{Progress, Report, notice};
-use crate::series::{DocEntry, SeriesSpec, SeriesWriter, Sets};
-use crate::tokenize::{Encoder, Policy, TOKENIZER_FILES, TOKENIZER_FOLDER, panic_text};
-
-/// Chunks that wait before and after each worker.
-const LANE_CHUNKS: usize = 2;
+use crate::select::{Select, SelectArgs};
+use crate::stage::Job;
+use crate::stop::{StopFlag, Stopped};
+use crate::tasks::Task;
+use crate::tokenize::{Encoder, Policy, SessionStatistics};
+use crate::write::InputPlan;
 
 /// Options of `patchmill tokenize`.
 #[derive(clap::Args, Clone, Debug)]
@@ -72,7 +74,18 @@ pub struct TokenizeArgs {
     /// Bytes of the longest document's text; a longer one is refused. Each thread may need 160 times as much memory.
     #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_document_bytes: u64,
-    /// Replace a corpus that the folder holds, and write beside files of others; those are never removed.
+    /// Write a series for each set of an input, so that sets lie apart.
+    #[arg(long)]
+    pub by_set: bool,
+    /// Write one share of the inputs, beside other tasks, for `patchmill merge`: "i/n" from 0, or "auto" in an array job of
+    /// Slurm (SLURM_ARRAY_TASK_ID) or an indexed job of Kubernetes (JOB_COMPLETION_INDEX, with --tasks).
+    #[arg(long, value_name = "I/N", conflicts_with = "force")]
+    pub task: Option<String>,
+    /// How many tasks there are, where the environment does not say so.
+    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(1..))]
+    pub tasks: Option<u64>,
+    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
+    /// never removed.
     #[arg(long)]
     pub force: bool,
     /// Estimate sizes from a sample of the inputs and write nothing.
@@ -81,6 +94,9 @@ pub struct TokenizeArgs {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
+    /// Which documents are written.
+    #[command(flatten)]
+    pub select: SelectArgs,
 }
 
 /// What a line or row that is no document does.
@@ -118,7 +134,7 @@ impl TokenizeArgs {
         }
     }
 
-    fn options(&self, encoder: &Encoder) -> BuildOptions {
+    fn options(&self, encoder: &Encoder, select: &Select) -> BuildOptions {
         let on_error = match self.on_error {
             OnError::Stop => "stop",
             OnError::Skip => "skip",
@@ -133,8 +149,8 @@ impl TokenizeArgs {
             set_column: self.set_column.clone(),
             on_error: on_error.to_owned(),
             max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
-            by_set: false,
-            selection: None,
+            by_set: self.by_set,
+            selection: select.record(),
         }
     }
 }
@@ -144,253 +160,203 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     if args.dry_run {
         let encoder = Encoder::load(&args.tokenizer, args.policy())?;
         let inputs = find_inputs(args)?;
-        return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
+        let select = make_select(args, &inputs)?;
+        return crate::estimate::print(&encoder, &inputs, &args.columns(), &select, args.json);
     }
-    build(args)?.print(args.json)
+    build_until(args, &StopFlag::install()?)?.print(args.json)
 }
 
-/// Writes the corpus that `args` ask for. `dry_run` and `json` are for [`tokenize`].
+/// Writes the corpus that `args` ask for, or a task's share of it. `dry_run` and `json` are for [`tokenize`].
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
+    build_until(args, &StopFlag::default())
+}
+
+/// The same, until somebody asks to stop: then [`Stopped`].
+fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let started = Instant::now();
+    let variable = |name: &str| std::env::var(name).ok();
+    let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
+    let task = task.transpose()?;
     let encoder = Encoder::load(&args.tokenizer, args.policy())?;
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
-    let folder = Folder::take(&args.out, &args.options(&encoder), args.force)?;
-    check_space(&args.out, &inputs, &encoder)?;
-    let mut records = folder.finished_series(&inputs)?;
-    let kept_series = records.len() as u64;
-    let todo: Vec<u64> =
-        (0..inputs.len() as u64).filter(|index| !records.contains_key(index)).collect();
-    let progress = Progress::start(todo.iter().map(|&index| inputs[index as usize].bytes).sum());
-    let job = Job { args, encoder: &encoder, inputs: &inputs, columns: args.columns() };
-    job.run(&todo, &progress, |index, record| {
-        records.insert(index, record);
-    })?;
-    progress.finish();
-    let records: Vec<SeriesRecord> = records.into_values().collect();
-    let manifest = write_manifest(&args.out, &encoder, &records)?;
-    folder.finish()?;
+    let select = make_select(args, &inputs)?;
+    let record = build_record(args.options(&encoder, &select), &inputs);
+    let folder = Folder::take(&args.out, &record, args.force, task)?;
+    let input_bytes: Vec<u64> = inputs.iter().map(|input| input.bytes).collect();
+    let positions = match task {
+        Some(task) => task.share(&input_bytes),
+        None => (0..inputs.len()).collect(),
+    };
+    let (encoder, inputs, select) = (&encoder, &inputs, &select);
+    let run = Run { args, encoder, inputs, select, record: &record, task, positions };
+    let kept = run.begin(&folder)?;
+    let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
+    let kept_series = kept.finished.len() as u64;
+    let (records, statistics) =
+        run.write(&folder, kept, stop).map_err(|err| run.explain(err, folder.path()))?;
+    for option in select.unmet_sets().iter().filter(|_| decides_all) {
+        notice(&format!("{option}: none of the documents read is of such a set"));
+    }
+    let manifest = match task {
+        Some(_) => merge::unsealed(encoder, &records, &record.options),
+        None => {
+            let manifest = merge::write_manifest(folder.path(), encoder, &records, &record.options)
+                .map_err(|err| run.explain(err, folder.path()))?;
+            folder.finish(&manifest)?;
+            manifest
+        }
+    };
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Report { manifest, encoder: encoder.name(), seconds, kept_series })
+    Ok(Report { manifest, encoder: encoder.name(), seconds, kept_series, statistics, task })
 }
 
-/// What a run reads and how.
-struct Job<'a> {
+fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
+    let inputs = inputs.iter();
+    let inputs =
+        inputs.map(|input| BuildInput { name: input.name.clone(), bytes: input.bytes }).collect();
+    let format = BUILD_FORMAT.to_owned();
+    BuildRecord { format, version: manifest::VERSION, options, inputs }
+}
+
+/// What a run writes.
+struct Run<'a> {
     args: &'a TokenizeArgs,
     encoder: &'a Encoder,
     inputs: &'a [Input],
-    columns: Columns,
+    select: &'a Select,
+    record: &'a BuildRecord,
+    task: Option<Task>,
+    /// Of its inputs, among all.
+    positions: Vec<usize>,
 }
 
-/// What travels from the reader to a worker.
-enum Work {
-    Begin { series_index: u64 },
-    Chunk { chunk: Chunk, file_offset: u64 },
-    End,
-    Failed(DocsError),
-    Finished,
-}
+impl Run<'_> {
+    /// Makes the folder ready, and says what of an interrupted run stays.
+    fn begin(&self, folder: &Folder) -> anyhow::Result<Kept> {
+        let options = self.record.options.fingerprint();
+        let by_set = self.args.by_set;
+        let expected =
+            Expected { inputs: self.inputs, options: &options, by_set, knows_changes: true };
+        let kept = if folder.must_clear() {
+            Kept::default()
+        } else {
+            Kept::find(folder, &expected, &self.positions)?
+        };
+        self.check_space(folder, &kept)?;
+        let is_others = |name: &str| {
+            let position = expected.position_of(name).and_then(|at| usize::try_from(at).ok());
+            self.task.is_some() && position.is_none_or(|at| !self.positions.contains(&at))
+        };
+        let is_kept = |name: &str| kept.has(name) || is_others(name);
+        folder.begin(self.record, self.task, self.encoder.path(), is_kept)?;
+        Ok(kept)
+    }
 
-/// What travels from a worker to the writer.
-enum Done {
-    Begin { series_index: u64 },
-    Chunk { encoded: Encoded, file_offset: u64 },
-    End,
-    Failed(DocsError),
-    Finished,
-}
-
-/// A chunk's documents as ids.
-struct Encoded {
-    ids: Vec<u32>,
-    documents: Vec<Result<(DocEntry, usize), Refusal>>,
-}
-
-impl Job<'_> {
-    /// Writes the series `todo` and hands each one's record on as soon as it is complete.
-    fn run(
+    /// Writes what is not there yet; all records in the order of the inputs.
+    fn write(
         &self,
-        todo: &[u64],
-        progress: &Progress,
-        on_series: impl FnMut(u64, SeriesRecord),
-    ) -> anyhow::Result<()> {
+        folder: &Folder,
+        kept: Kept,
+        stop: &StopFlag,
+    ) -> anyhow::Result<(Vec<SeriesRecord>, SessionStatistics)> {
+        let Kept { finished, mut parts, .. } = kept;
+        let columns = self.args.columns();
+        let input = |position: u64| &self.inputs[usize::try_from(position).expect("in memory")];
+        let bytes = self.positions.iter().map(|&position| self.inputs[position].bytes).sum();
+        let kept_bytes = finished.keys().map(|&position| input(position).bytes).sum();
+        let progress = Progress::start(bytes, kept_bytes);
+        let selection = self.record.options.selection.as_ref();
+        let has_holdout = selection.is_some_and(|selection| selection.holdout_rate.is_some());
+        let positions = self.positions.iter().map(|&position| position as u64);
+        let todo = positions.filter(|position| !finished.contains_key(position)).map(|position| {
+            let (input, kept) =
+                (input(position).clone(), parts.remove(&position).unwrap_or_default());
+            InputPlan { position, input, kept, is_single: !self.args.by_set && !has_holdout }
+        });
+        let todo: Vec<InputPlan> = todo.collect();
+        let job = Job {
+            dir: folder.path(),
+            encoder: self.encoder,
+            columns: &columns,
+            lists_skipped: self.args.on_error == OnError::Skip,
+            shard_bytes: self.args.shard_bytes,
+            by_set: self.args.by_set,
+            select: self.select,
+            options: self.record.options.fingerprint(),
+            progress: &progress,
+            stop,
+        };
         let threads = match self.args.threads {
             Some(threads) => usize::from(threads),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        std::thread::scope(|scope| {
-            let (work_txs, work_rxs): (Vec<_>, Vec<_>) =
-                (0..threads).map(|_| bounded(LANE_CHUNKS)).unzip();
-            let (done_txs, done_rxs): (Vec<_>, Vec<_>) =
-                (0..threads).map(|_| bounded(LANE_CHUNKS)).unzip();
-            let mut handles = vec![scope.spawn(move || self.read(todo, &work_txs))];
-            for (rx, tx) in work_rxs.into_iter().zip(done_txs) {
-                handles.push(scope.spawn(move || self.encode(&rx, &tx)));
-            }
-            let written = self.write(done_rxs, progress, on_series);
-            // `done_rxs` is gone, so nobody waits for us: after an error all threads end at their next send.
-            let panics = handles.into_iter().filter_map(|handle| handle.join().err());
-            if let Some(panic) = panics.into_iter().next() {
-                anyhow::bail!("a thread failed: {}", panic_text(&*panic));
-            }
-            written
-        })
-    }
-
-    /// Reads the inputs in order and deals their chunks out. A closed channel means that the run is over.
-    fn read(&self, todo: &[u64], lanes: &[Sender<Work>]) {
-        let mut next_lane = 0;
-        let mut send = |work| {
-            let sent = lanes[next_lane].send(work).is_ok();
-            next_lane = (next_lane + 1) % lanes.len();
-            sent
-        };
-        for &series_index in todo {
-            if !send(Work::Begin { series_index }) {
-                return;
-            }
-            let input = &self.inputs[series_index as usize];
-            let mut docs = match Docs::open(input, &self.columns) {
-                Ok(docs) => docs,
-                Err(err) => {
-                    send(Work::Failed(err));
-                    return;
-                }
-            };
-            loop {
-                let (work, is_last) = match docs.next_chunk() {
-                    Ok(Some(chunk)) => {
-                        (Work::Chunk { chunk, file_offset: docs.file_offset() }, false)
-                    }
-                    Ok(None) => (Work::End, true),
-                    Err(err) => {
-                        send(Work::Failed(err));
-                        return;
-                    }
-                };
-                if !send(work) {
-                    return;
-                }
-                if is_last {
-                    break;
-                }
-            }
+        let records = Mutex::new(finished);
+        let statistics = job.run(threads, todo, &|position, record| {
+            records.lock().expect("inserting does not panic").insert(position, record);
+        })?;
+        progress.finish();
+        let records = records.into_inner().expect("inserting does not panic");
+        if records.len() < self.positions.len() {
+            return Err(Stopped.into());
         }
-        send(Work::Finished);
+        Ok((records.into_values().collect(), statistics))
     }
 
-    /// Turns chunks into ids until the channel closes on either side.
-    fn encode(&self, work: &Receiver<Work>, done: &Sender<Done>) {
-        for work in work {
-            let result = match work {
-                Work::Begin { series_index } => Done::Begin { series_index },
-                Work::Chunk { chunk, file_offset } => {
-                    Done::Chunk { encoded: self.encode_chunk(&chunk), file_offset }
-                }
-                Work::End => Done::End,
-                Work::Failed(err) => Done::Failed(err),
-                Work::Finished => Done::Finished,
-            };
-            if done.send(result).is_err() {
-                return;
-            }
+    /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
+    fn check_space(&self, folder: &Folder, kept: &Kept) -> anyhow::Result<()> {
+        if self.record.options.selection.is_some() {
+            return Ok(()); // who knows how much of it
         }
-    }
-
-    fn encode_chunk(&self, chunk: &Chunk) -> Encoded {
-        let mut ids = Vec::new();
-        let documents = chunk.docs(&self.columns).map(|doc| {
-            let doc = doc?;
-            let first = ids.len();
-            let byte_offset = chunk.byte_offset(doc.row);
-            let refusal = |reason| Refusal { row: doc.row, byte_offset, reason };
-            self.encoder.encode(&doc.text, &mut ids).map_err(|err| refusal(err.to_string()))?;
-            if ids.len() == first {
-                return Err(refusal("an empty text without BOS or EOS has no tokens".to_owned()));
-            }
-            let hash = blake3::hash(doc.text.as_bytes());
-            let content_hash =
-                *hash.as_bytes().first_chunk::<CONTENT_HASH_BYTES>().expect("32 bytes");
-            let entry = DocEntry {
-                row: doc.row,
-                set_name: doc.set_name.map(|name| name.into_owned()),
-                text_bytes: doc.text.len() as u64,
-                content_hash,
-            };
-            Ok((entry, ids.len() - first))
-        });
-        let documents = documents.collect();
-        Encoded { ids, documents }
-    }
-
-    /// Collects the lanes in the order in which they were dealt out, and writes.
-    fn write(
-        &self,
-        lanes: Vec<Receiver<Done>>,
-        progress: &Progress,
-        mut on_series: impl FnMut(u64, SeriesRecord),
-    ) -> anyhow::Result<()> {
-        let mut series: Option<(u64, SeriesWriter)> = None;
-        for lane in lanes.iter().cycle() {
-            let done = lane.recv().context("a thread ended early")?;
-            match done {
-                Done::Begin { series_index } => {
-                    series = Some((series_index, self.series_writer(series_index)));
-                }
-                Done::Chunk { encoded, file_offset } => {
-                    let (_, writer) = series.as_mut().expect("a series was begun");
-                    self.write_chunk(writer, &encoded, progress)?;
-                    progress.set_file_offset(file_offset);
-                }
-                Done::End => {
-                    let (series_index, writer) = series.take().expect("a series was begun");
-                    on_series(series_index, writer.finish()?);
-                    progress.add_file(self.inputs[series_index as usize].bytes);
-                }
-                Done::Failed(err) => return Err(err.into()),
-                Done::Finished => return Ok(()),
-            }
-        }
-        unreachable!("there is at least one lane")
-    }
-
-    fn series_writer(&self, series_index: u64) -> SeriesWriter {
-        let spec = SeriesSpec {
-            vocab_size: self.encoder.vocab_size(),
-            tokenizer: *self.encoder.fingerprint().as_bytes(),
-            series_index,
-            shard_bytes: self.args.shard_bytes,
-        };
-        SeriesWriter::new(&self.args.out, spec, self.inputs[series_index as usize].clone())
-    }
-
-    fn write_chunk(
-        &self,
-        writer: &mut SeriesWriter,
-        encoded: &Encoded,
-        progress: &Progress,
-    ) -> anyhow::Result<()> {
-        let mut ids = encoded.ids.as_slice();
-        for document in &encoded.documents {
-            match document {
-                Ok((entry, token_count)) => {
-                    let (document_ids, rest) = ids.split_at(*token_count);
-                    ids = rest;
-                    writer.push(entry, document_ids)?;
-                    progress.add_document(entry.text_bytes, *token_count as u64);
-                }
-                Err(refusal) if self.args.on_error == OnError::Skip => writer.skip(refusal)?,
-                Err(refusal) => {
-                    let path = writer.input().path.clone();
-                    let err = DocsError::Document { path, refusal: refusal.clone() };
-                    return Err(err)
-                        .context("stopped (--on-error skip lists such documents and goes on)");
-                }
-            }
-        }
+        let free_bytes = free_bytes(folder.path())?.saturating_add(folder.clearable_bytes()?);
+        let needed_bytes = self.needed_bytes(|position| kept.finished.contains_key(&position));
+        ensure!(
+            needed_bytes <= free_bytes,
+            "the corpus will need about {needed_bytes} bytes; {} has {free_bytes} free",
+            folder.path().display()
+        );
         Ok(())
     }
+
+    fn needed_bytes(&self, is_done: impl Fn(u64) -> bool) -> u64 {
+        let todo = self.positions.iter().filter(|&&position| !is_done(position as u64));
+        let inputs = todo.map(|&position| &self.inputs[position]);
+        let expansion = |format| if format == Format::JsonLines { 1 } else { 4 };
+        let text_bytes = |input: &Input| expansion(input.format) * input.bytes;
+        let vocab_size = self.encoder.vocab_size();
+        let token_bytes = u64::from(TokenBytes::for_vocabulary(vocab_size).get());
+        inputs.map(|input| text_bytes(input) / 3 * token_bytes + HEADER_BYTES).sum()
+    }
+
+    /// An error with what there is to do, where that is room on the disk.
+    fn explain(&self, err: anyhow::Error, dir: &Path) -> anyhow::Error {
+        use std::io::ErrorKind;
+        let is_full = err.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            io.is_some_and(|io| {
+                matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            })
+        });
+        if !is_full {
+            return err;
+        }
+        let needed_bytes =
+            self.needed_bytes(|position| dir.join(crate::folder::record_name(position)).exists());
+        let free = free_bytes(dir).map_or_else(|_| "?".to_owned(), |bytes| bytes.to_string());
+        err.context(format!(
+            "{} is full: {free} bytes are free, and what is left to write needs about {needed_bytes}; make room and run the \
+             same command again, which goes on behind the last closed shard",
+            dir.display()
+        ))
+    }
+}
+
+/// What is asked for of the documents, where that fits the inputs.
+fn make_select(args: &TokenizeArgs, inputs: &[Input]) -> anyhow::Result<Select> {
+    let select = Select::new(&args.select)?;
+    select.check_inputs(inputs.iter().map(|input| (input.name.as_str(), input.bytes)))?;
+    Ok(select)
 }
 
 /// The inputs, and a word on stderr about files that are none.
@@ -421,123 +387,18 @@ fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Res
 }
 
 /// Opens every input once, so that a file that cannot be an input is found before anything is written or removed.
-fn check_readable(inputs: &[Input], columns: &Columns) -> Result<(), DocsError> {
-    // Only files: to open a pipe is to wait for its writer.
-    let is_file =
-        |input: &&Input| std::fs::metadata(&input.path).is_ok_and(|found| found.is_file());
-    inputs.iter().filter(is_file).try_for_each(|input| Docs::open(input, columns).map(|_| ()))
-}
-
-/// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
-fn check_space(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
-    let free_bytes = free_bytes(out)?;
-    let text_bytes: u64 = inputs
-        .iter()
-        .map(|input| if input.format == Format::JsonLines { 1 } else { 4 } * input.bytes)
-        .sum();
-    let token_bytes = u64::from(TokenBytes::for_vocabulary(encoder.vocab_size()).get());
-    let needed_bytes = text_bytes / 3 * token_bytes + HEADER_BYTES * inputs.len() as u64;
-    ensure!(
-        needed_bytes <= free_bytes,
-        "the corpus will need about {needed_bytes} bytes; {} has {free_bytes} free",
-        out.display()
-    );
+fn check_readable(inputs: &[Input], columns: &Columns) -> anyhow::Result<()> {
+    for input in inputs {
+        let path = &input.path;
+        let found = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
+        if !found.is_file() {
+            return Err(UsageError(format!(
+                "{} is a pipe or a device, which cannot be read again when a run goes on; write it into a file",
+                path.display()
+            ))
+            .into());
+        }
+        Docs::open(input, columns)?;
+    }
     Ok(())
-}
-
-/// Copies the tokenizer, joins the lists of skipped documents, and writes the manifest last.
-fn write_manifest(
-    out: &Path,
-    encoder: &Encoder,
-    records: &[SeriesRecord],
-) -> anyhow::Result<Manifest> {
-    let mut totals = Totals::default();
-    let mut sets = Sets::default();
-    for record in records {
-        for series in &record.series {
-            totals = totals.checked_add(series.totals).expect("fewer than 2^64 bytes were read");
-            series.sets.iter().for_each(|set| sets.add_totals(set));
-        }
-    }
-    if totals.documents_written == 0 {
-        let what = format!("{} read, {} skipped", totals.documents_read, totals.documents_skipped);
-        let list = join_skipped(out, records)?;
-        let list = list.map(|list| format!("; {} says why", out.join(list.path).display()));
-        let list = list.unwrap_or_default();
-        return Err(UsageError(format!("the inputs hold no document ({what}){list}")).into());
-    }
-    let tokenizer = TokenizerRecord {
-        fingerprint: encoder.fingerprint().to_hex().to_string(),
-        vocab_size: encoder.vocab_size(),
-        bos: encoder.bos().cloned(),
-        eos: encoder.eos().cloned(),
-        special_tokens: encoder.policy().special_tokens,
-        files: copy_tokenizer(out, encoder)?,
-    };
-    let manifest = Manifest {
-        format: manifest::FORMAT.to_owned(),
-        version: manifest::VERSION,
-        fingerprint: String::new(),
-        tokenizer,
-        token_bytes: TokenBytes::for_vocabulary(encoder.vocab_size()).get(),
-        totals,
-        sets: sets.into_totals(),
-        series: records.iter().flat_map(|record| &record.series).cloned().collect(),
-        skipped: join_skipped(out, records)?,
-        selection: None,
-    };
-    let (manifest, text) = manifest.seal();
-    write_atomic(&out.join(manifest::FILE_NAME), text.as_bytes())?;
-    Ok(manifest)
-}
-
-fn copy_tokenizer(out: &Path, encoder: &Encoder) -> anyhow::Result<Vec<FileRecord>> {
-    let dir = out.join(TOKENIZER_FOLDER);
-    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let mut files = Vec::new();
-    for name in TOKENIZER_FILES {
-        let source = if name == TOKENIZER_FILES[0] {
-            encoder.path().to_owned()
-        } else {
-            encoder.path().with_file_name(name)
-        };
-        if !source.exists() {
-            continue;
-        }
-        let bytes = std::fs::read(&source).with_context(|| format!("read {}", source.display()))?;
-        let hash = blake3::hash(&bytes);
-        ensure!(
-            name != TOKENIZER_FILES[0] || hash == encoder.fingerprint(),
-            "{} changed while it was in use",
-            source.display()
-        );
-        write_atomic(&dir.join(name), &bytes)?;
-        files.push(FileRecord {
-            path: format!("{TOKENIZER_FOLDER}/{name}"),
-            bytes: bytes.len() as u64,
-            blake3: hash.to_hex().to_string(),
-        });
-    }
-    Ok(files)
-}
-
-/// The lists of the series, one after the other; `None` when nothing was skipped.
-fn join_skipped(out: &Path, records: &[SeriesRecord]) -> anyhow::Result<Option<FileRecord>> {
-    let parts: Vec<&FileRecord> =
-        records.iter().filter_map(|record| record.skipped.as_ref()).collect();
-    if parts.is_empty() {
-        return Ok(None);
-    }
-    let path = out.join(SKIPPED_FILE);
-    let mut joined = AtomicFile::create(&path)?;
-    for part in parts {
-        let part = out.join(&part.path);
-        let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
-        copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
-    }
-    joined.flush().with_context(|| format!("write {}", path.display()))?;
-    joined.publish()?;
-    let (bytes, hash) = hash_file(&path)?;
-    let blake3 = hash.to_hex().to_string();
-    Ok(Some(FileRecord { path: SKIPPED_FILE.to_owned(), bytes, blake3 }))
 }

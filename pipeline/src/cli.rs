@@ -14,11 +14,13 @@ use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
 use crate::inspect::{self, InspectArgs};
 use crate::loader::LoaderError;
+use crate::merge::{self, MergeArgs, MergeError};
 use crate::plan::PlanError;
 use crate::plan_command::{self, PlanArgs};
 use crate::run_file::RunError;
 use crate::select::DropListMismatch;
 use crate::shell::{self, CompletionsArgs, ManArgs};
+use crate::stop::Stopped;
 use crate::stream::{self, SinkError, StreamArgs};
 use crate::tokenize::TokenizeError;
 use crate::train_tokenizer::{self, TrainTokenizerArgs};
@@ -40,6 +42,8 @@ pub struct Args {
 enum Command {
     /// Turn texts into a corpus: shards of token ids, a document index, a manifest.
     Tokenize(TokenizeArgs),
+    /// Make one corpus of what tasks have written (`tokenize --task`).
+    Merge(MergeArgs),
     /// Check every byte of a corpus against what it says about itself.
     Verify(VerifyArgs),
     /// Show a corpus' totals, a shard's header or a document's text.
@@ -67,6 +71,7 @@ enum Command {
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Tokenize(args) => build::tokenize(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Duplicates(args) => duplicates::duplicates(&args),
@@ -85,12 +90,15 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code of data that does not match what describes it.
 pub const EXIT_MISMATCH: u8 = 4;
 
+/// Exit code of a run that was asked to stop, and can be started again to go on.
+pub const EXIT_STOPPED: u8 = 75;
+
 /// What the process ends with: [`exit_status`].
 pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_status(err))
 }
 
-/// 2 usage or configuration, 4 data does not match, else 1.
+/// 2 usage or configuration, 4 data does not match, 75 stopped on request, else 1.
 pub fn exit_status(err: &anyhow::Error) -> u8 {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<UsageError>()
@@ -103,6 +111,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
     };
     let is_mismatch = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<VerifyError>()
+            || cause.is::<MergeError>()
             || cause.is::<schemas::shard::ShardError>()
             || cause.downcast_ref::<TokenizeError>().is_some_and(TokenizeError::is_mismatch)
             || cause.downcast_ref::<IndexError>().is_some_and(IndexError::is_mismatch)
@@ -113,7 +122,9 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<RunError>().is_some_and(RunError::is_mismatch)
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)
     };
-    if err.chain().any(is_mismatch) {
+    if err.is::<Stopped>() {
+        EXIT_STOPPED
+    } else if err.chain().any(is_mismatch) {
         EXIT_MISMATCH
     } else if err.chain().any(is_usage) {
         EXIT_USAGE

@@ -236,6 +236,14 @@ impl Chunk {
         }
     }
 
+    /// Bytes of memory that its documents take, about.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Chunk::Lines(chunk) => chunk.bytes.len(),
+            Chunk::Rows(chunk) => chunk.text_bytes(),
+        }
+    }
+
     /// Where the line of a document begins in the decompressed file; `None` for Parquet.
     pub fn byte_offset(&self, row: u64) -> Option<u64> {
         let Chunk::Lines(chunk) = self else { return None };
@@ -309,6 +317,14 @@ impl Docs {
         match &mut self.0 {
             Reader::Lines(lines) => Ok(lines.next_chunk()?.map(Chunk::Lines)),
             Reader::Rows(rows) => Ok(rows.next_chunk()?.map(Chunk::Rows)),
+        }
+    }
+
+    /// Passes over the first `rows` lines without looking into them; rows of Parquet still come.
+    pub(crate) fn skip_rows(&mut self, rows: u64) -> Result<(), DocsError> {
+        match &mut self.0 {
+            Reader::Lines(lines) => (0..rows).try_for_each(|_| lines.skip_line()),
+            Reader::Rows(_) => Ok(()),
         }
     }
 
@@ -452,6 +468,13 @@ impl Lines {
         };
         let (path, text_offset, row) = (path.to_owned(), 0, 0);
         Ok(Lines { path, format, reader, file_offset, line_bytes_max, text_offset, row })
+    }
+
+    fn skip_line(&mut self) -> Result<(), DocsError> {
+        let count = self.reader.skip_until(b'\n').map_err(|source| self.read_error(source))?;
+        self.row += 1;
+        self.text_offset += count as u64;
+        Ok(())
     }
 
     fn next_chunk(&mut self) -> Result<Option<LineChunk>, DocsError> {

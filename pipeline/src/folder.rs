@@ -1,195 +1,258 @@
 //! The folder that a corpus is written into: who may write, what is in it, and what of an interrupted run can stay.
 //!
-//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes.
+//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes. A
+//! finished corpus stays until the one that replaces it is finished.
 
-use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use schemas::build::{
-    BUILD_FILE, BUILD_FORMAT, BuildOptions, BuildRecord, SKIPPED_FILE, SeriesRecord,
+    BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, SKIPPED_FILE,
 };
-use schemas::manifest;
+use schemas::manifest::{self, Manifest};
 
-use crate::inputs::Input;
+use crate::lock::{self, FolderLock};
 use crate::publish::{self, write_atomic};
-use crate::report::notice;
+use crate::tasks::Task;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
-const LOCK_FILE: &str = ".lock";
+/// The folder of the hold-out inside a corpus' folder.
+pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
+/// Sets of an input that can have a series each.
+pub(crate) const SETS_MAX: u64 = 1000;
+/// Where a corpus is written that replaces a finished one.
+const NEXT_FOLDER: &str = ".next";
 
 /// A use of the command line that cannot be meant.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// A corpus folder that this process alone writes.
+/// A corpus folder that this process alone writes, or its task's share of one.
 pub(crate) struct Folder {
+    /// What is written into: the folder itself, or one in it.
     path: PathBuf,
-    lock: Lock,
+    /// The folder with the finished corpus that this one replaces.
+    replaces: Option<PathBuf>,
+    /// What has to go before writing can begin.
+    must_clear: bool,
+    _lock: FolderLock,
 }
 
 impl Folder {
-    /// Takes the folder for writing a corpus with these options.
+    /// Takes the folder for writing a corpus of these options; nothing changes before [`Folder::begin`].
     ///
-    /// An interrupted run with the same options is kept, for [`Folder::finished_series`]; anything else of
-    /// a corpus is an error, or removed by `force`. Files of others are an error, or left alone by `force`.
-    pub(crate) fn take(path: &Path, options: &BuildOptions, force: bool) -> anyhow::Result<Folder> {
-        std::fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-        let lock = Lock::take(path)?;
-        let folder = Folder { path: path.to_owned(), lock };
-        let foreign = folder.foreign_files()?;
+    /// An interrupted run with the same options is gone on with; anything else of a corpus is an error, or replaced by
+    /// `force`: in the end, if it is finished. Files of others are an error, or left alone by `force`.
+    pub(crate) fn take(
+        root: &Path,
+        record: &BuildRecord,
+        force: bool,
+        task: Option<Task>,
+    ) -> anyhow::Result<Folder> {
+        std::fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        let lock = match task {
+            Some(task) => FolderLock::task(root, task)?,
+            None => FolderLock::exclusive(root)?,
+        };
+        let mut folder =
+            Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock };
         let has_manifest = folder.has_own_manifest()?;
         let before = folder.build_record()?;
-        if let Some(before) = &before
-            && has_manifest
-            && before.options == *options
-        {
-            // Cut off between the manifest and the removal of these records: all series stand, and the same run
-            // writes the same manifest again.
-            remove(&path.join(manifest::FILE_NAME))?;
+        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        // With both, it was cut off between the manifest and the removal of the records: all series stand.
+        if is_same && (task.is_none() || !has_manifest) {
             return Ok(folder);
         }
-        if !force {
-            if let Some(foreign) = foreign.first() {
-                return Err(UsageError(format!(
-                    "{} holds {foreign:?}, which is no part of a corpus; name an empty folder, \
-                     or write beside it with --force",
-                    path.display()
-                ))
-                .into());
-            }
-            if has_manifest {
-                return Err(UsageError(format!(
-                    "{} already holds a corpus; name another folder, or replace it with --force",
-                    path.display()
-                ))
-                .into());
-            }
-        }
-        match before {
-            Some(before) if before.options == *options && !has_manifest => {}
-            Some(before) if !force && before.options != *options => {
-                let what = differences(&before.options, options).join(", ");
-                return Err(UsageError(format!(
-                    "{} holds an unfinished corpus that was begun with other options ({what}); \
-                     go on with those, or begin anew with --force",
-                    path.display()
-                ))
-                .into());
-            }
-            _ => folder.begin(options, force)?,
+        folder.refuse(before.as_ref(), record, has_manifest, force)?;
+        if has_manifest {
+            folder.path = root.join(NEXT_FOLDER);
+            folder.replaces = Some(root.to_owned());
+            std::fs::create_dir_all(&folder.path)
+                .with_context(|| format!("create {}", folder.path.display()))?;
+            folder.must_clear =
+                folder.build_record()?.is_none_or(|before| before.options != record.options);
+        } else {
+            folder.must_clear = true;
         }
         Ok(folder)
     }
 
-    /// Removes what a corpus may have left and writes down what is being made.
-    fn begin(&self, options: &BuildOptions, force: bool) -> anyhow::Result<()> {
-        let manifest = self.path.join(manifest::FILE_NAME);
-        remove(&manifest)?; // first: without it nobody takes the rest for a corpus
-        publish::sync_dir(&self.path)?;
-        let own = self.own_files()?;
-        if !force && let Some(name) = own.iter().find(|name| !publish::is_temporary(name)) {
-            return Err(UsageError(format!(
-                "{} holds {name:?} of a corpus without a manifest; name an empty folder, or replace it with --force",
-                self.path.display()
-            ))
-            .into());
-        }
-        for name in own {
-            remove(&self.path.join(name))?;
-        }
-        let record = BuildRecord {
-            format: BUILD_FORMAT.to_owned(),
-            version: manifest::VERSION,
-            options: options.clone(),
-            inputs: Vec::new(),
-        };
-        let text = serde_json::to_string_pretty(&record).expect("a record is plain data");
-        Ok(write_atomic(&self.path.join(BUILD_FILE), text.as_bytes())?)
+    /// Takes the folder of tasks that are done.
+    pub(crate) fn take_for_merge(root: &Path) -> anyhow::Result<Folder> {
+        ensure!(root.is_dir(), UsageError(format!("{} is no folder", root.display())));
+        let lock = FolderLock::exclusive(root)?;
+        Ok(Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock })
     }
 
-    /// The series that an interrupted run completed, by their index; all other files of series are removed.
-    pub(crate) fn finished_series(
+    /// Refuses what only `force` may do.
+    fn refuse(
         &self,
-        inputs: &[Input],
-    ) -> anyhow::Result<BTreeMap<u64, SeriesRecord>> {
-        let mut finished = BTreeMap::new();
-        for (index, input) in (0..).zip(inputs) {
-            if let Some(record) = self.finished(index, input)? {
-                finished.insert(index, record);
-            }
+        before: Option<&BuildRecord>,
+        record: &BuildRecord,
+        has_manifest: bool,
+        force: bool,
+    ) -> anyhow::Result<()> {
+        if force {
+            return Ok(());
         }
+        let path = self.path.display();
+        let usage = |what: String| Err(UsageError(what).into());
+        let names = self.list()?;
+        if let Some(foreign) = names.iter().find(|name| !is_own(name)) {
+            return usage(format!(
+                "{path} holds {foreign:?}, which is no part of a corpus; name an empty folder, \
+                 or write beside it with --force"
+            ));
+        }
+        if has_manifest {
+            return usage(format!(
+                "{path} already holds a corpus; name another folder, or replace it with --force"
+            ));
+        }
+        if let Some(before) = before {
+            let what = differences(&before.options, &record.options).join(", ");
+            return usage(format!(
+                "{path} holds an unfinished corpus that was begun with other options ({what}); \
+                 go on with those, or begin anew with --force"
+            ));
+        }
+        if let Some(name) = names.iter().find(|name| !is_left_over(name)) {
+            return usage(format!(
+                "{path} holds {name:?} of a corpus without a manifest; name an empty folder, or replace it with --force"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that [`Folder::begin`] will remove.
+    pub(crate) fn clearable_bytes(&self) -> anyhow::Result<u64> {
+        if !self.must_clear {
+            return Ok(0);
+        }
+        let own = self.own_files()?;
+        let bytes = |name| std::fs::metadata(self.path.join(name)).map_or(0, |found| found.len());
+        Ok(own.iter().map(bytes).sum())
+    }
+
+    /// Whether nothing that is there is of use.
+    pub(crate) fn must_clear(&self) -> bool {
+        self.must_clear
+    }
+
+    /// Makes the folder ready: removes what is of no use, and writes down what is being made.
+    ///
+    /// `is_kept` says of a file of a series (its name in the folder) whether it stays. A task leaves other tasks' series alone by
+    /// saying so of theirs.
+    pub(crate) fn begin(
+        &self,
+        record: &BuildRecord,
+        task: Option<Task>,
+        tokenizer: &Path,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<()> {
+        let _turn = task.map(|_| FolderLock::begin(&self.path)).transpose()?;
+        // Another task may have begun since.
+        let before = self.build_record()?;
+        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        if let (Some(_), Some(before)) = (task, &before) {
+            if !is_same {
+                self.refuse(Some(before), record, false, false)?;
+            }
+            check_inputs(&self.path, &before.inputs, &record.inputs)?;
+        }
+        remove(&self.path.join(manifest::FILE_NAME))?; // first: without it nobody takes the rest for a corpus
+        publish::sync_dir(&self.path)?;
         for name in self.own_files()? {
-            let kept = match series_of(&name) {
-                Some(index) => finished.get(&index).is_some_and(|record: &SeriesRecord| {
-                    name == record_name(index) || record.files().any(|file| file.path == name)
-                }),
-                None => name == BUILD_FILE,
+            let goes = match series_of(&name) {
+                Some(_) if is_same => !is_kept(&name),
+                // What no series owns is made again in the end, or is for all tasks.
+                None if is_same => {
+                    task.is_none() && name != BUILD_FILE && !name.starts_with(TOKENIZER_FOLDER)
+                }
+                _ => true,
             };
-            if !kept {
+            if goes {
                 remove(&self.path.join(name))?;
             }
         }
-        Ok(finished)
+        if record.options.selection.as_ref().is_some_and(|s| s.holdout_rate.is_some()) {
+            let holdout = self.path.join(HOLDOUT_FOLDER);
+            std::fs::create_dir_all(&holdout)
+                .with_context(|| format!("create {}", holdout.display()))?;
+        }
+        if !is_same {
+            copy_tokenizer(&self.path, tokenizer, &record.options)?;
+        }
+        if before.as_ref() != Some(record) {
+            let text = serde_json::to_string_pretty(record).expect("a record is plain data");
+            write_atomic(&self.path.join(BUILD_FILE), text.as_bytes())?;
+        }
+        Ok(())
     }
 
-    /// The record of a series, if it is of this input and its files are what it says.
-    fn finished(&self, index: u64, input: &Input) -> anyhow::Result<Option<SeriesRecord>> {
-        let path = self.path.join(record_name(index));
-        if !path.exists() {
-            return Ok(None);
+    /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it replaces, and gives
+    /// the folder back.
+    pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
+        if let Some(root) = &self.replaces {
+            return self.replace(root, manifest);
         }
-        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let again = |path: &Path, what: &dyn std::fmt::Display| {
-            let name = &input.name;
-            notice(&format!("{}: {what}; series {index} ({name}) is made again", path.display()));
-            Ok(None)
-        };
-        let record = match SeriesRecord::parse(&text) {
-            Ok(record) => record,
-            Err(err) => return again(&path, &err),
-        };
-        let is_same_input = record.input == input.name
-            && record.input_bytes == input.bytes
-            && record.modified_nanoseconds == input.modified_nanoseconds;
-        if !is_same_input {
-            return Ok(None);
-        }
-        for file in record.files() {
-            let path = self.path.join(&file.path);
-            let (bytes, hash) = match publish::hash_file(&path) {
-                Ok(found) => found,
-                Err(err) => return again(&path, &format!("{:#}", anyhow::Error::new(err))),
-            };
-            let (found, expected) = (hash.to_hex(), &file.blake3);
-            if found.as_str() != expected {
-                let what = format!(
-                    "is {bytes} bytes with BLAKE3 {found}; its record says {} with {expected}",
-                    file.bytes
-                );
-                return again(&path, &what);
-            }
-        }
-        Ok(Some(record))
-    }
-
-    /// Removes what only unfinished corpora have, and gives the folder back.
-    pub(crate) fn finish(self) -> anyhow::Result<()> {
         for name in self.own_files()? {
-            if name.ends_with(RECORD_END) || name.ends_with(SKIPPED_END) || name == BUILD_FILE {
+            let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
+            if series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final) {
                 remove(&self.path.join(name))?;
             }
         }
-        drop(self.lock);
+        // Last: while it is there, the same command goes on.
+        remove(&self.path.join(BUILD_FILE))?;
         Ok(publish::sync_dir(&self.path)?)
     }
 
+    /// Every step can be cut off: the same command makes the rest again, from what still lies beside.
+    fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+        remove(&root.join(manifest::FILE_NAME))?; // first: what follows is a mixture of both
+        publish::sync_dir(root)?;
+        let mut moved = Vec::new();
+        for name in self.own_files()? {
+            let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
+            let is_record = series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final);
+            if is_record || [manifest::FILE_NAME, BUILD_FILE].contains(&name.as_str()) {
+                continue;
+            }
+            let to = root.join(&name);
+            let dir = to.parent().expect("it is in the folder");
+            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+            std::fs::rename(self.path.join(&name), &to)
+                .with_context(|| format!("move {}", to.display()))?;
+            moved.push(name);
+        }
+        for name in own_files(root)? {
+            if !moved.contains(&name) {
+                remove(&root.join(name))?;
+            }
+        }
+        for dir in [TOKENIZER_FOLDER, HOLDOUT_FOLDER, ""] {
+            let dir = root.join(dir);
+            if dir.is_dir() {
+                publish::sync_dir(&dir)?;
+            }
+        }
+        let name = manifest::FILE_NAME;
+        std::fs::rename(self.path.join(name), root.join(name)).context("move the manifest")?;
+        publish::sync_dir(root)?;
+        std::fs::remove_dir_all(&self.path)
+            .with_context(|| format!("remove {}", self.path.display()))?;
+        debug_assert!(manifest.files().all(|file| root.join(&file.path).exists()));
+        Ok(publish::sync_dir(root)?)
+    }
+
     /// Whether there is a manifest of ours.
-    fn has_own_manifest(&self) -> anyhow::Result<bool> {
+    pub(crate) fn has_own_manifest(&self) -> anyhow::Result<bool> {
         let path = self.path.join(manifest::FILE_NAME);
         if !path.exists() {
             return Ok(false);
@@ -205,14 +268,21 @@ impl Folder {
         Ok(true)
     }
 
-    fn build_record(&self) -> anyhow::Result<Option<BuildRecord>> {
+    pub(crate) fn build_record(&self) -> anyhow::Result<Option<BuildRecord>> {
         let path = self.path.join(BUILD_FILE);
         if !path.exists() {
             return Ok(None);
         }
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let form = serde_json::from_slice::<serde_json::Value>(&text).ok();
+        let form = form.as_ref().and_then(|value| value.get("format")?.as_str());
         match serde_json::from_slice::<BuildRecord>(&text) {
             Ok(record) if record.format == BUILD_FORMAT => Ok(Some(record)),
+            Err(err) if form == Some(BUILD_FORMAT) => Err(UsageError(format!(
+                "{} is of another version of Patchmill ({err}); finish it with that one, or remove it",
+                path.display()
+            ))
+            .into()),
             _ => bail!(
                 "{} is not from Patchmill and would be replaced; move it away",
                 path.display()
@@ -221,41 +291,91 @@ impl Folder {
     }
 
     /// Names, relative to the folder, that are a corpus' own.
-    fn own_files(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.list()?.into_iter().filter(|name| is_own(name)).collect())
+    pub(crate) fn own_files(&self) -> anyhow::Result<Vec<String>> {
+        own_files(&self.path)
     }
 
-    fn foreign_files(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.list()?.into_iter().filter(|name| !is_own(name)).collect())
-    }
-
-    /// Everything in the folder and in its tokenizer folder, sorted, the lock excepted.
     fn list(&self) -> anyhow::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for (dir, prefix) in [
-            (self.path.clone(), String::new()),
-            (self.path.join(TOKENIZER_FOLDER), format!("{TOKENIZER_FOLDER}/")),
-        ] {
-            if !dir.is_dir() {
-                continue;
-            }
-            let entries =
-                std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
-            for entry in entries {
-                let entry = entry.with_context(|| format!("list {}", dir.display()))?;
-                let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-                let is_tokenizer_folder = name == TOKENIZER_FOLDER && entry.path().is_dir();
-                if name != LOCK_FILE && !is_tokenizer_folder {
-                    names.push(name);
-                }
-            }
-        }
-        names.sort();
-        Ok(names)
+        list(&self.path)
     }
 }
 
+/// Tasks of one corpus have the same inputs, or their series do not fit together.
+fn check_inputs(path: &Path, before: &[BuildInput], now: &[BuildInput]) -> Result<(), UsageError> {
+    if before == now {
+        return Ok(());
+    }
+    let is_in = |inputs: &[BuildInput], input: &BuildInput| inputs.contains(input);
+    let gone = before.iter().filter(|input| !is_in(now, input)).map(|input| ("was", input));
+    let new = now.iter().filter(|input| !is_in(before, input)).map(|input| ("is", input));
+    let named: Vec<String> = gone
+        .chain(new)
+        .map(|(what, input)| format!("{} {what} {} bytes", input.name, input.bytes))
+        .collect();
+    Err(UsageError(format!(
+        "the inputs are not those that {} was begun with ({}); give all tasks the same inputs, or begin in an empty folder",
+        path.display(),
+        named.join(", ")
+    )))
+}
+
+/// Copies the tokenizer and what lies beside it.
+fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyhow::Result<()> {
+    let dir = path.join(TOKENIZER_FOLDER);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    for name in TOKENIZER_FILES {
+        let is_tokenizer = name == TOKENIZER_FILES[0];
+        let source =
+            if is_tokenizer { tokenizer.to_owned() } else { tokenizer.with_file_name(name) };
+        if !source.exists() {
+            continue;
+        }
+        let bytes = std::fs::read(&source).with_context(|| format!("read {}", source.display()))?;
+        ensure!(
+            !is_tokenizer || blake3::hash(&bytes).to_hex().as_str() == options.tokenizer,
+            "{} changed while it was in use",
+            source.display()
+        );
+        write_atomic(&dir.join(name), &bytes)?;
+    }
+    Ok(())
+}
+
+fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {
+    Ok(list(path)?.into_iter().filter(|name| is_own(name)).collect())
+}
+
+/// Everything in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and those folders themselves.
+fn list(path: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
+    for folder in ["", TOKENIZER_FOLDER, HOLDOUT_FOLDER, &holdout_tokenizer] {
+        let dir = path.join(folder);
+        if !dir.is_dir() {
+            continue;
+        }
+        let entries = std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+            let file_name = entry.file_name();
+            let file_name = file_name.to_string_lossy();
+            let is_folder = entry.path().is_dir()
+                && (file_name == TOKENIZER_FOLDER
+                    || folder.is_empty() && [HOLDOUT_FOLDER, NEXT_FOLDER].contains(&&*file_name));
+            let is_lock = folder.is_empty() && lock::is_lock(&file_name);
+            if !is_lock && !is_folder {
+                let separator = if folder.is_empty() { "" } else { "/" };
+                names.push(format!("{folder}{separator}{file_name}"));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 const RECORD_END: &str = ".series.json";
+const PART_END: &str = ".part.json";
+const ROWS_END: &str = ".rows.parquet";
 const SKIPPED_END: &str = ".skipped.jsonl";
 const INDEX_END: &str = ".index.parquet";
 const SHARD_END: &str = ".tok";
@@ -265,37 +385,85 @@ pub(crate) fn shard_name(series_index: u64, shard_index: u64) -> String {
     format!("{series_index:05}-{shard_index:05}{SHARD_END}")
 }
 
+/// Name of a shard's rows of the index, until its series is complete.
+pub(crate) fn rows_name(series_index: u64, part_index: u64) -> String {
+    format!("{series_index:05}-{part_index:05}{ROWS_END}")
+}
+
+/// Name of what was skipped since the shard before, until its series is complete.
+pub(crate) fn part_skipped_name(series_index: u64, part_index: u64) -> String {
+    format!("{series_index:05}-{part_index:05}{SKIPPED_END}")
+}
+
+/// Name of a part's record, until its series is complete.
+pub(crate) fn part_name(series_index: u64, part_index: u64) -> String {
+    format!("{series_index:05}-{part_index:05}{PART_END}")
+}
+
 /// Name of a series' document index.
 pub(crate) fn index_name(series_index: u64) -> String {
     format!("{series_index:05}{INDEX_END}")
 }
 
-/// Name of a series' list of skipped documents, until the manifest is in place.
-pub(crate) fn skipped_name(series_index: u64) -> String {
-    format!("{series_index:05}{SKIPPED_END}")
+/// Name of an input's list of skipped documents, until the manifest is in place.
+pub(crate) fn skipped_name(position: u64) -> String {
+    format!("{position:05}{SKIPPED_END}")
 }
 
-/// Name of a series' record, until the manifest is in place.
-pub(crate) fn record_name(series_index: u64) -> String {
-    format!("{series_index:05}{RECORD_END}")
+/// Name of an input's record, until the manifest is in place.
+pub(crate) fn record_name(position: u64) -> String {
+    format!("{position:05}{RECORD_END}")
 }
 
-/// The series that a file name of the above belongs to.
-fn series_of(name: &str) -> Option<u64> {
+/// What a file of a series is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A file that a finished corpus has.
+    Final,
+    /// A record or a list of an input, by its position among the inputs.
+    Input,
+    /// What belongs to a part, not the shard.
+    Part,
+}
+
+/// The series that a file in a corpus' folder belongs to (for [`Kind::Input`] the position of its input), and what it is.
+pub(crate) fn series_of(name: &str) -> Option<(u64, Kind)> {
+    let name = name.strip_prefix("holdout/").unwrap_or(name);
+    let name = match name.strip_prefix('.') {
+        Some(temporary) => temporary.strip_suffix(".tmp")?,
+        None => name,
+    };
     let number = |digits: &str| {
         let is_number = digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
         if is_number { digits.parse::<u64>().ok() } else { None }
     };
-    if let Some(stem) = name.strip_suffix(SHARD_END) {
-        let (series, shard) = stem.split_once('-')?;
-        return number(shard).and(number(series));
+    let (stem, end) = name.split_once('.')?;
+    let end = format!(".{end}");
+    if let Some((series, part)) = stem.split_once('-') {
+        let kind = match end.as_str() {
+            SHARD_END => Kind::Final,
+            ROWS_END | SKIPPED_END | PART_END => Kind::Part,
+            _ => return None,
+        };
+        return number(part).and(Some((number(series)?, kind)));
     }
-    let ends = [RECORD_END, SKIPPED_END, INDEX_END];
-    number(ends.iter().find_map(|end| name.strip_suffix(end))?)
+    let kind = match end.as_str() {
+        INDEX_END => Kind::Final,
+        RECORD_END | SKIPPED_END => Kind::Input,
+        _ => return None,
+    };
+    Some((number(stem)?, kind))
+}
+
+/// Series and part of a part's record.
+pub(crate) fn part_of(name: &str) -> Option<(u64, u64)> {
+    let (series, part) = name.strip_suffix(PART_END)?.split_once('-')?;
+    Some((series.parse().ok()?, part.parse().ok()?))
 }
 
 /// Whether a name (relative to the folder) is one that corpora use.
 fn is_own(name: &str) -> bool {
+    let name = name.strip_prefix("holdout/").unwrap_or(name);
     if let Some(file) = name.strip_prefix(&format!("{TOKENIZER_FOLDER}/")) {
         return TOKENIZER_FILES.contains(&file) || publish::is_temporary(file);
     }
@@ -304,7 +472,12 @@ fn is_own(name: &str) -> bool {
         || publish::is_temporary(name)
 }
 
-fn remove(path: &Path) -> anyhow::Result<()> {
+/// Whether a name is what a run may leave that was cut off before it wrote down what it makes.
+fn is_left_over(name: &str) -> bool {
+    name.starts_with(TOKENIZER_FOLDER) || name.rsplit('/').next().is_some_and(publish::is_temporary)
+}
+
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
             Err(err).with_context(|| format!("remove {}", path.display()))
@@ -327,52 +500,6 @@ fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
         .collect()
 }
 
-/// A lock file that exists while it is held; the kernel frees it when its holder dies.
-struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Lock {
-    fn take(folder: &Path) -> anyhow::Result<Lock> {
-        let path = folder.join(LOCK_FILE);
-        let context = || format!("lock {}", path.display());
-        loop {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false);
-            let mut file = options.open(&path).with_context(context)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                    bail!(
-                        "{} is being written by another process ({})",
-                        folder.display(),
-                        holder.trim()
-                    );
-                }
-                Err(TryLockError::Error(err)) => return Err(err).with_context(context),
-            }
-            // The holder before may have removed the file between our opening and our locking it.
-            let ours = file.metadata().with_context(context)?;
-            let is_current = std::fs::metadata(&path)
-                .is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()));
-            if is_current {
-                file.set_len(0).with_context(context)?;
-                writeln!(file, "process {}", std::process::id()).with_context(context)?;
-                return Ok(Lock { path, _file: file });
-            }
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // The file is removed while it is locked. A leftover does no harm: the lock is what counts.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,12 +515,19 @@ mod tests {
             "00001.index.parquet",
             "00001.series.json",
             "00001.skipped.jsonl",
+            "00001-00000.rows.parquet",
+            "00001-00000.part.json",
+            "00001-00000.skipped.jsonl",
+            "holdout/00001-00000.tok",
+            "holdout/tokenizer/tokenizer.json",
             ".00001-00000.tok.tmp",
             "tokenizer/tokenizer.json",
         ] {
             assert!(is_own(name), "{name}");
         }
-        for name in ["thesis.tex", "0-0.tok", "a.tok", "00000.tok", "tokenizer/notes", "x.tmp"] {
+        for name in
+            ["thesis.tex", "0-0.tok", "a.tok", "00000.tok", "tokenizer/notes", "x.tmp", "holdout/x"]
+        {
             assert!(!is_own(name), "{name}");
         }
     }

@@ -3,13 +3,16 @@
 //! In the order of the data's path:
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
-//! - [`select`]: which documents a corpus holds.
 //! - [`tokenize`]: a document's text to ids.
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`report`]
-//!   what is said about it.
+//! - [`stage`]: reading, encoding and writing, overlapped: [`encode`] makes ids of a chunk ([`split`] with all threads of
+//!   a long document), [`select`] says which documents, [`mod@write`] and [`series`] bring them into shards and
+//!   [`index_writer`] into the index, [`closing`] makes them durable.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`lock`] who may write there, [`kept`]
+//!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
+//! - [`tasks`] and [`merge`]: the same by several machines.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`index`]: which document a row of the document index describes.
@@ -26,8 +29,6 @@ pub mod docs;
 mod json;
 pub mod rows;
 
-pub mod select;
-
 pub mod tokenize;
 pub mod train_tokenizer;
 
@@ -35,11 +36,25 @@ pub mod publish;
 
 pub mod shard;
 
+mod closing;
+mod encode;
+mod index_writer;
+pub mod select;
+mod series;
+mod split;
+mod stage;
+mod write;
+
 pub mod build;
 mod estimate;
+mod failpoint;
 pub mod folder;
+mod kept;
+mod lock;
+pub mod merge;
 pub mod report;
-mod series;
+pub mod stop;
+pub mod tasks;
 
 pub mod source;
 

@@ -1,27 +1,31 @@
 //! What `patchmill tokenize` says while it works and when it is done.
 //!
-//! **Invariant:** documents read = written + skipped, in every report.
+//! **Invariant:** documents read = written + skipped + held out + dropped, in every report.
 
-use std::cell::Cell;
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{
     HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
 };
-use schemas::manifest::{Manifest, SetTotals};
+use schemas::manifest::{Manifest, SetTotals, Totals};
+
+use crate::tasks::Task;
+use crate::tokenize::SessionStatistics;
 
 /// Progress on stderr; hidden when that is no terminal. The bar counts bytes of the input files.
 pub(crate) struct Progress {
     bar: ProgressBar,
-    files_bytes: Cell<u64>,
-    documents: Cell<u64>,
-    text_bytes: Cell<u64>,
-    tokens: Cell<u64>,
+    // Relaxed, all of them: they are shown and decide nothing.
+    documents: AtomicU64,
+    text_bytes: AtomicU64,
+    tokens: AtomicU64,
 }
 
 impl Progress {
-    pub(crate) fn start(input_bytes: u64) -> Progress {
+    /// Of inputs of so many bytes, of which the second number was done before.
+    pub(crate) fn start(input_bytes: u64, kept_bytes: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(input_bytes), ProgressDrawTarget::stderr());
         let eta = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
             // Nothing can be done about a line that cannot be formatted.
@@ -31,38 +35,34 @@ impl Progress {
             .expect("the template is well-formed")
             .with_key("left", eta);
         bar.set_style(style);
-        bar.enable_steady_tick(Duration::from_millis(250));
-        Progress {
-            bar,
-            files_bytes: Cell::new(0),
-            documents: Cell::new(0),
-            text_bytes: Cell::new(0),
-            tokens: Cell::new(0),
+        bar.set_position(kept_bytes);
+        bar.reset_eta();
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(250));
         }
+        let (documents, text_bytes, tokens) = Default::default();
+        Progress { bar, documents, text_bytes, tokens }
     }
 
     pub(crate) fn add_document(&self, text_bytes: u64, tokens: u64) {
-        self.documents.set(self.documents.get() + 1);
-        self.text_bytes.set(self.text_bytes.get() + text_bytes);
-        self.tokens.set(self.tokens.get() + tokens);
+        self.documents.fetch_add(1, Ordering::Relaxed);
+        self.text_bytes.fetch_add(text_bytes, Ordering::Relaxed);
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
     }
 
-    /// The current file has been read up to here.
-    pub(crate) fn set_file_offset(&self, file_offset: u64) {
-        self.bar.set_position(self.files_bytes.get() + file_offset);
+    /// So many more bytes of an input file have been read and written.
+    pub(crate) fn add_bytes(&self, bytes: u64) {
+        self.bar.inc(bytes);
+        if self.bar.is_hidden() {
+            return;
+        }
         let seconds = self.bar.elapsed().as_secs_f64().max(1e-9);
         self.bar.set_message(format!(
             "{} docs | {:.1} MB/s | {:.2}M tok/s",
-            self.documents.get(),
-            self.text_bytes.get() as f64 / 1e6 / seconds,
-            self.tokens.get() as f64 / 1e6 / seconds,
+            self.documents.load(Ordering::Relaxed),
+            self.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
+            self.tokens.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
         ));
-    }
-
-    /// A file has been read to its end.
-    pub(crate) fn add_file(&self, bytes: u64) {
-        self.files_bytes.set(self.files_bytes.get() + bytes);
-        self.set_file_offset(0);
     }
 
     pub(crate) fn finish(&self) {
@@ -79,7 +79,7 @@ pub(crate) fn notice(what: &str) {
 /// What came out.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// As published.
+    /// As published; of a task its share, without a fingerprint and published nowhere.
     pub manifest: Manifest,
     /// Which encoder made the ids.
     pub encoder: &'static str,
@@ -87,9 +87,18 @@ pub struct Report {
     pub seconds: f64,
     /// Series that an interrupted run had completed.
     pub kept_series: u64,
+    /// Of all threads' encoders.
+    pub statistics: SessionStatistics,
+    /// Of a task, which one.
+    pub task: Option<Task>,
 }
 
 impl Report {
+    fn cache_hit_rate(&self) -> Option<f64> {
+        let SessionStatistics { cache_lookups, cache_hits } = self.statistics;
+        (cache_lookups > 0).then(|| cache_hits as f64 / cache_lookups as f64)
+    }
+
     /// Prints for people, or as one line for machines.
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
@@ -99,9 +108,15 @@ impl Report {
                 "documents_read": totals.documents_read,
                 "documents_written": totals.documents_written,
                 "documents_skipped": totals.documents_skipped,
+                "documents_dropped": totals.dropped.checked_sum(),
+                "dropped": totals.dropped,
+                "documents_held_out": totals.documents_held_out,
                 "text_bytes": totals.text_bytes,
                 "tokens": totals.tokens,
+                "sets": self.manifest.sets,
                 "seconds": self.seconds,
+                "cache_hit_rate": self.cache_hit_rate(),
+                "task": self.task.map(|task| format!("{}/{}", task.index, task.count)),
                 "encoder": self.encoder,
                 "series": self.manifest.series.len(),
                 "series_kept": self.kept_series,
@@ -121,6 +136,15 @@ impl Report {
             totals.tokens as f64 / 1e6 / self.seconds,
             self.encoder
         )?;
+        if let Some(rate) = self.cache_hit_rate() {
+            writeln!(out, "{:.2} % of the pieces of text were in the cache", 100.0 * rate)?;
+        }
+        if let Some(task) = self.task {
+            writeln!(
+                out,
+                "{task} is done; when all are, `patchmill merge` makes the corpus of them"
+            )?;
+        }
         if self.kept_series > 0 {
             writeln!(out, "{} series were there already, from a run before", self.kept_series)?;
         }
@@ -128,14 +152,32 @@ impl Report {
     }
 }
 
+/// What became of the documents that were read.
+fn write_documents(out: &mut impl Write, totals: Totals) -> std::io::Result<()> {
+    let Totals { documents_read, documents_written, documents_skipped, dropped, .. } = totals;
+    write!(
+        out,
+        "documents: {documents_read} read = {documents_written} written + {documents_skipped} skipped"
+    )?;
+    for (count, what) in [
+        (totals.documents_held_out, "held out"),
+        (dropped.too_short, "too short"),
+        (dropped.too_long, "too long"),
+        (dropped.set, "of other sets"),
+        (dropped.duplicate, "duplicates"),
+        (dropped.sample, "not in the sample"),
+    ] {
+        if count > 0 {
+            write!(out, " + {count} {what}")?;
+        }
+    }
+    writeln!(out)
+}
+
 /// A corpus' sums, in all and by set.
 pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io::Result<()> {
     let totals = manifest.totals;
-    writeln!(
-        out,
-        "documents: {} read = {} written + {} skipped",
-        totals.documents_read, totals.documents_written, totals.documents_skipped
-    )?;
+    write_documents(out, totals)?;
     writeln!(
         out,
         "tokens: {} of {} bytes each in {} shards of {} series",
@@ -158,7 +200,7 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
     )?;
     let all = SetTotals {
         set_name: None,
-        documents: totals.documents_written,
+        documents: totals.shard_documents().unwrap_or(u64::MAX),
         text_bytes: totals.text_bytes,
         tokens: totals.tokens,
     };

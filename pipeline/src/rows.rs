@@ -30,6 +30,10 @@ pub struct RowChunk {
 }
 
 impl RowChunk {
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.texts.values().len()
+    }
+
     pub(crate) fn docs<'a>(
         &'a self,
         columns: &'a Columns,

@@ -224,7 +224,8 @@ pub struct Select {
     sample: Option<Lot>,
     holdout: Option<Lot>,
     drop_list: Option<DropList>,
-    /// For each name of `drop_sets`, whether a document of it was met. Relaxed: looked at when all threads are done.
+    /// For each of `keep_sets` or `drop_sets`, whether a document of it was met. Relaxed: looked at when all threads
+    /// are done.
     met: Vec<AtomicBool>,
 }
 
@@ -258,12 +259,14 @@ impl Select {
     pub fn of_sets_and_sample(sets: &SetArgs, sample: &SampleArgs) -> Select {
         // A rate of 1 takes all documents, as none does: it leaves no trace.
         let rate = sample.sample_rate.filter(|rate| *rate != Rate::ONE);
+        let keep_sets = set_names(&sets.keep_set, sets.keep_no_set);
         let drop_sets = set_names(&sets.drop_set, sets.drop_no_set);
+        let named = keep_sets.iter().chain(&drop_sets).flatten();
         Select {
             sample: rate.map(|rate| Lot::new(SAMPLE_CONTEXT, sample.sample_seed, rate)),
-            met: drop_sets.iter().flatten().map(|_| AtomicBool::new(false)).collect(),
+            met: named.map(|_| AtomicBool::new(false)).collect(),
             asked: Selection {
-                keep_sets: set_names(&sets.keep_set, sets.keep_no_set),
+                keep_sets,
                 drop_sets,
                 sample_rate: rate.map(|rate| rate.to_string()),
                 sample_seed: rate.map(|_| sample.sample_seed),
@@ -302,29 +305,26 @@ impl Select {
         SelectInput { select: self, listed_rows }
     }
 
-    /// Names of sets to leave out that no document had, when this value has decided on all documents.
-    pub fn unmet_drop_sets(&self) -> Vec<&str> {
-        let names = self.asked.drop_sets.iter().flatten();
-        let unmet = names.zip(&self.met).filter(|(_, met)| !met.load(Ordering::Relaxed));
-        unmet.filter_map(|(name, _)| name.as_deref()).collect()
-    }
-
-    /// Names of sets to keep that are not among `found`.
-    pub fn unmet_keep_sets<'a>(&'a self, found: &[Option<&str>]) -> Vec<&'a str> {
-        let names = self.asked.keep_sets.iter().flatten().filter_map(|name| name.as_deref());
-        names.filter(|name| !found.contains(&Some(name))).collect()
+    /// The options that name a set which no document had that this value has decided on.
+    pub fn unmet_sets(&self) -> Vec<String> {
+        let keep = self.asked.keep_sets.iter().flatten().map(|name| ("keep", name));
+        let drop = self.asked.drop_sets.iter().flatten().map(|name| ("drop", name));
+        let unmet = keep.chain(drop).zip(&self.met).filter(|(_, met)| !met.load(Ordering::Relaxed));
+        let option = |((what, name), _): ((&str, &Option<String>), _)| match name {
+            Some(name) => format!("--{what}-set {name:?}"),
+            None => format!("--{what}-no-set"),
+        };
+        unmet.map(option).collect()
     }
 
     fn drops_set(&self, set_name: Option<&str>) -> bool {
-        let is = |name: &Option<String>| name.as_deref() == set_name;
-        if let Some(keep) = &self.asked.keep_sets {
-            return !keep.iter().any(is);
-        }
-        let at = self.asked.drop_sets.as_ref().and_then(|sets| sets.iter().position(is));
+        let named = self.asked.keep_sets.as_ref().or(self.asked.drop_sets.as_ref());
+        let Some(named) = named else { return false };
+        let at = named.iter().position(|name| name.as_deref() == set_name);
         if let Some(at) = at {
             self.met[at].store(true, Ordering::Relaxed);
         }
-        at.is_some()
+        at.is_some() == self.asked.drop_sets.is_some()
     }
 }
 
@@ -339,14 +339,14 @@ impl SelectInput<'_> {
     /// What becomes of a document. The first reason to drop it is the one that is told.
     pub fn decide(&self, document: Candidate<'_>) -> Decision {
         let asked = &self.select.asked;
+        if self.select.drops_set(document.set_name) {
+            return Decision::Drop(DropReason::Set);
+        }
         if asked.min_bytes.is_some_and(|min| document.text_bytes < min) {
             return Decision::Drop(DropReason::TooShort);
         }
         if asked.max_bytes.is_some_and(|max| max < document.text_bytes) {
             return Decision::Drop(DropReason::TooLong);
-        }
-        if self.select.drops_set(document.set_name) {
-            return Decision::Drop(DropReason::Set);
         }
         if self.listed_rows.binary_search(&document.row).is_ok() {
             return Decision::Drop(DropReason::Duplicate);

@@ -1,29 +1,28 @@
-//! Writes one series: the shards of an input, its document index and what was skipped of it.
+//! Writes one series: the shards of an input (or of one set of it), its document index and what was skipped of it.
+//!
+//! A series is written in *parts*: a shard, its rows of the index, and what was skipped since the shard before. A part that is
+//! complete has a record, behind which an interrupted run goes on. [`crate::closing`] makes the series of its parts.
 //!
 //! **Invariant:** a shard closes at the first document boundary at or beyond its target size, so that the files of a series
 //! are a function of its documents and the options alone.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
-use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, StringBuilder, UInt64Builder};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use schemas::build::{SeriesRecord, SkippedDocument};
+use schemas::build::{PartRecord, SkippedDocument};
 use schemas::index::CONTENT_HASH_BYTES;
-use schemas::manifest::{FileRecord, Series, SetTotals, Shard, Totals};
+use schemas::manifest::{BySet, FileRecord, SetTotals, Totals};
+use schemas::selection::DropReason;
 
 use crate::docs::Refusal;
+use crate::failpoint::failpoint;
 use crate::folder;
+use crate::index_writer::IndexWriter;
 use crate::inputs::Input;
-use crate::publish::{AtomicFile, PublishError, write_atomic};
-use crate::shard::{ShardSpec, ShardWriter};
-
-/// Rows of the document index that are compressed together.
-const INDEX_GROUP_ROWS: usize = 1 << 16;
+use crate::publish::{AtomicFile, write_atomic};
+use crate::shard::{SealedShard, ShardSpec, ShardWriter};
+use crate::tokenize::TokenId;
 
 /// A document's entry in the index, but for where its tokens come to lie.
 pub(crate) struct DocEntry {
@@ -31,94 +30,113 @@ pub(crate) struct DocEntry {
     pub(crate) set_name: Option<String>,
     pub(crate) text_bytes: u64,
     pub(crate) content_hash: [u8; CONTENT_HASH_BYTES],
+    /// Whether it is its document's last piece: a shard closes behind no other.
+    pub(crate) is_last: bool,
 }
 
-/// What a series' shards have in common.
-#[derive(Clone, Copy)]
+/// What a series' parts have in common.
 pub(crate) struct SeriesSpec {
+    /// The corpus, or its hold-out.
+    pub(crate) dir: PathBuf,
+    /// Whether it is the hold-out's.
+    pub(crate) is_holdout: bool,
     pub(crate) vocab_size: u64,
     pub(crate) tokenizer: [u8; 32],
+    /// What its shards say, and its files' names.
     pub(crate) series_index: u64,
+    pub(crate) by_set: Option<BySet>,
     /// Size of ids at which a shard closes.
     pub(crate) shard_bytes: u64,
+    pub(crate) input: Input,
+    /// Fingerprint of the options.
+    pub(crate) options: String,
 }
 
 /// A series in the making.
 pub(crate) struct SeriesWriter {
-    dir: PathBuf,
-    spec: SeriesSpec,
-    input: Input,
-    shard: Option<ShardWriter>,
-    index: Option<IndexWriter>,
+    spec: Arc<SeriesSpec>,
+    part_index: u64,
+    /// Documents of the parts before.
+    documents: u64,
+    /// Rows up to here are in closed parts.
+    closed_row: u64,
+    last_row: u64,
+    shard: Option<(ShardWriter, IndexWriter)>,
     skipped: Option<AtomicFile>,
-    shards: Vec<Shard>,
     totals: Totals,
     sets: Sets,
 }
 
 impl SeriesWriter {
-    pub(crate) fn new(dir: &Path, spec: SeriesSpec, input: Input) -> SeriesWriter {
+    /// Goes on behind the parts that are there.
+    pub(crate) fn new(spec: SeriesSpec, kept: &[PartRecord]) -> SeriesWriter {
         SeriesWriter {
-            dir: dir.to_owned(),
-            spec,
-            input,
+            spec: Arc::new(spec),
+            part_index: kept.len() as u64,
+            documents: kept.iter().map(|part| part.shard.document_count).sum(),
+            closed_row: kept.last().map_or(0, |part| part.last_row),
+            last_row: 0,
             shard: None,
-            index: None,
             skipped: None,
-            shards: Vec::new(),
             totals: Totals::default(),
             sets: Sets::default(),
         }
     }
 
-    pub(crate) fn input(&self) -> &Input {
-        &self.input
-    }
-
-    /// Appends a document with at least one token.
-    pub(crate) fn push(&mut self, entry: &DocEntry, ids: &[u32]) -> anyhow::Result<()> {
-        let shard_index = self.shards.len() as u64;
-        let shard = match &mut self.shard {
-            Some(shard) => shard,
-            none => {
-                let SeriesSpec { vocab_size, tokenizer, series_index, .. } = self.spec;
-                let name = folder::shard_name(series_index, shard_index);
-                let spec = ShardSpec { vocab_size, tokenizer, series_index, shard_index };
-                none.insert(ShardWriter::create(&self.dir, name, spec)?)
-            }
-        };
-        let first_token = shard.push(ids)?;
-        let is_full = shard.payload_bytes() >= self.spec.shard_bytes;
-        let index = match &mut self.index {
-            Some(index) => index,
-            none => {
-                let name = folder::index_name(self.spec.series_index);
-                none.insert(IndexWriter::create(&self.dir, name, self.input.name.clone())?)
-            }
-        };
-        index.push(shard_index, first_token, ids.len() as u64, entry)?;
-        self.totals.documents_read += 1;
-        self.totals.documents_written += 1;
-        self.totals.text_bytes += entry.text_bytes;
-        self.totals.tokens += ids.len() as u64;
-        self.sets.add(entry.set_name.as_deref(), entry.text_bytes, ids.len() as u64);
-        if is_full {
-            self.close_shard()?;
+    /// Appends a document with at least one token; the part that this completed.
+    pub(crate) fn push<I: TokenId>(
+        &mut self,
+        entry: &DocEntry,
+        ids: &[I],
+    ) -> anyhow::Result<Option<ClosedPart>> {
+        if entry.row <= self.closed_row {
+            return Ok(None);
         }
-        Ok(())
+        let spec = &self.spec;
+        let (shard, rows) = match &mut self.shard {
+            Some(open) => open,
+            none => {
+                let (series_index, shard_index) = (spec.series_index, self.part_index);
+                let name = folder::shard_name(series_index, shard_index);
+                let SeriesSpec { vocab_size, tokenizer, .. } = **spec;
+                let shard_spec = ShardSpec { vocab_size, tokenizer, series_index, shard_index };
+                let shard = ShardWriter::create(&spec.dir, name, shard_spec)?;
+                let name = folder::rows_name(series_index, shard_index);
+                none.insert((shard, IndexWriter::create(&spec.dir, name)?))
+            }
+        };
+        let (document, tokens) = (self.documents, ids.len() as u64);
+        let first_token = shard.push(ids)?;
+        rows.push(&spec.input.name, self.part_index, document, first_token, tokens, entry)?;
+        let is_full = entry.is_last && shard.payload_bytes() >= spec.shard_bytes;
+        self.documents += 1;
+        if entry.row == self.last_row {
+            self.totals.parts_added += 1;
+        } else {
+            self.totals.documents_read += 1;
+            self.totals.documents_written += 1;
+        }
+        self.last_row = entry.row;
+        self.totals.text_bytes += entry.text_bytes;
+        self.totals.tokens += tokens;
+        self.sets.add(entry.set_name.as_deref(), entry.text_bytes, tokens);
+        if is_full { self.close_part() } else { Ok(None) }
     }
 
     /// Lists a document that is not written.
     pub(crate) fn skip(&mut self, refusal: &Refusal) -> anyhow::Result<()> {
+        if refusal.row <= self.closed_row {
+            return Ok(());
+        }
         let skipped = match &mut self.skipped {
             Some(skipped) => skipped,
             none => {
-                let path = self.dir.join(folder::skipped_name(self.spec.series_index));
-                none.insert(AtomicFile::create(&path)?)
+                let name = folder::part_skipped_name(self.spec.series_index, self.part_index);
+                none.insert(AtomicFile::create(&self.spec.dir.join(&name))?)
             }
         };
         let document = SkippedDocument {
-            file: self.input.name.clone(),
+            file: self.spec.input.name.clone(),
             row: refusal.row,
             byte_offset: refusal.byte_offset,
             reason: refusal.reason.clone(),
@@ -131,46 +149,120 @@ impl SeriesWriter {
         Ok(())
     }
 
-    /// Completes the series' files, its record last.
-    pub(crate) fn finish(mut self) -> anyhow::Result<SeriesRecord> {
-        self.close_shard()?;
-        let index = self.index.map(IndexWriter::finish).transpose()?;
-        let skipped = self.skipped.map(|mut list| {
-            let (bytes, hash) = list.hash()?;
-            list.publish()?;
-            let path = folder::skipped_name(self.spec.series_index);
-            Ok::<_, PublishError>(FileRecord { path, bytes, blake3: hash.to_hex().to_string() })
-        });
-        let record = SeriesRecord {
-            blake3: String::new(),
-            options: String::new(),
-            input: self.input.name.clone(),
-            input_bytes: self.input.bytes,
-            modified_nanoseconds: self.input.modified_nanoseconds,
-            skipped: skipped.transpose()?,
-            series: vec![Series {
-                input: self.input.name,
-                input_bytes: self.input.bytes,
-                totals: self.totals,
-                sets: self.sets.into_totals(),
-                index,
-                shards: self.shards,
-                by_set: None,
-            }],
-            holdout: Vec::new(),
-        };
-        let (record, text) = record.seal();
-        let path = self.dir.join(folder::record_name(self.spec.series_index));
-        write_atomic(&path, text.as_bytes())?;
-        Ok(record)
+    /// Counts a document that was not selected.
+    pub(crate) fn drop_document(&mut self, row: u64, reason: DropReason) {
+        if row > self.closed_row {
+            self.totals.documents_read += 1;
+            self.totals.dropped.add(reason);
+        }
     }
 
-    fn close_shard(&mut self) -> anyhow::Result<()> {
-        if let Some(shard) = self.shard.take() {
-            self.shards.push(shard.finish()?);
+    /// Counts a document that goes into the hold-out.
+    pub(crate) fn hold_out(&mut self, row: u64) {
+        if row > self.closed_row {
+            self.totals.documents_read += 1;
+            self.totals.documents_held_out += 1;
         }
-        Ok(())
     }
+
+    /// The last shard, if there is one, and what came behind it.
+    pub(crate) fn finish(mut self) -> anyhow::Result<(Option<ClosedPart>, Tail)> {
+        let part = self.close_part()?;
+        let SeriesWriter { spec, part_index, skipped, totals, .. } = self;
+        Ok((part, Tail { spec, part_index, skipped, totals }))
+    }
+
+    fn close_part(&mut self) -> anyhow::Result<Option<ClosedPart>> {
+        let Some((shard, rows)) = self.shard.take() else { return Ok(None) };
+        let part = ClosedPart {
+            spec: Arc::clone(&self.spec),
+            part_index: self.part_index,
+            shard: shard.seal()?,
+            rows,
+            skipped: self.skipped.take(),
+            totals: std::mem::take(&mut self.totals),
+            sets: std::mem::take(&mut self.sets),
+            last_row: self.last_row,
+        };
+        self.part_index += 1;
+        Ok(Some(part))
+    }
+}
+
+/// A part whose bytes are complete, not yet under its names.
+pub(crate) struct ClosedPart {
+    spec: Arc<SeriesSpec>,
+    part_index: u64,
+    shard: SealedShard,
+    rows: IndexWriter,
+    skipped: Option<AtomicFile>,
+    totals: Totals,
+    sets: Sets,
+    last_row: u64,
+}
+
+impl ClosedPart {
+    /// What the part belongs to.
+    pub(crate) fn spec(&self) -> &Arc<SeriesSpec> {
+        &self.spec
+    }
+
+    /// Makes the part's files durable, its record last.
+    pub(crate) fn publish(self) -> anyhow::Result<PartRecord> {
+        let SeriesSpec { series_index, dir, .. } = &*self.spec;
+        failpoint("part-begin");
+        let shard = self.shard.publish()?;
+        failpoint("part-shard");
+        let rows = self.rows.finish()?;
+        failpoint("part-rows");
+        let skipped = publish_skipped(self.skipped, *series_index, self.part_index)?;
+        let record = PartRecord {
+            blake3: String::new(),
+            options: self.spec.options.clone(),
+            input: self.spec.input.name.clone(),
+            input_bytes: self.spec.input.bytes,
+            modified_nanoseconds: self.spec.input.modified_nanoseconds,
+            by_set: self.spec.by_set.clone(),
+            shard,
+            rows,
+            skipped,
+            totals: self.totals,
+            sets: self.sets.into_totals(),
+            last_row: self.last_row,
+        };
+        let (record, text) = record.seal();
+        let path = dir.join(folder::part_name(*series_index, self.part_index));
+        write_atomic(&path, text.as_bytes())?;
+        failpoint("part-record");
+        Ok(record)
+    }
+}
+
+/// What came behind a series' last shard.
+pub(crate) struct Tail {
+    pub(crate) spec: Arc<SeriesSpec>,
+    part_index: u64,
+    skipped: Option<AtomicFile>,
+    pub(crate) totals: Totals,
+}
+
+impl Tail {
+    /// Makes the list of what was skipped durable.
+    pub(crate) fn publish(&mut self) -> anyhow::Result<Option<FileRecord>> {
+        publish_skipped(self.skipped.take(), self.spec.series_index, self.part_index)
+    }
+}
+
+fn publish_skipped(
+    skipped: Option<AtomicFile>,
+    series_index: u64,
+    part_index: u64,
+) -> anyhow::Result<Option<FileRecord>> {
+    let Some(mut skipped) = skipped else { return Ok(None) };
+    let (bytes, hash) = skipped.hash()?;
+    skipped.publish()?;
+    let path = folder::part_skipped_name(series_index, part_index);
+    Ok(Some(FileRecord { path, bytes, blake3: hash.to_hex().to_string() }))
 }
 
 /// Sums by set name, in its byte order, documents without one first.
@@ -198,103 +290,5 @@ impl Sets {
 
     pub(crate) fn into_totals(self) -> Vec<SetTotals> {
         self.0.into_values().collect()
-    }
-}
-
-/// The document index of a series in the making.
-struct IndexWriter {
-    writer: ArrowWriter<AtomicFile>,
-    name: String,
-    input: String,
-    documents: u64,
-    shard: UInt64Builder,
-    document: UInt64Builder,
-    first_token: UInt64Builder,
-    token_count: UInt64Builder,
-    set_name: StringBuilder,
-    input_name: StringBuilder,
-    row: UInt64Builder,
-    text_bytes: UInt64Builder,
-    content_hash: FixedSizeBinaryBuilder,
-}
-
-impl IndexWriter {
-    fn create(dir: &Path, name: String, input: String) -> anyhow::Result<IndexWriter> {
-        let file = AtomicFile::create(&dir.join(&name))?;
-        // All that could differ between builds of this program is set: equal rows give equal bytes.
-        let level = ZstdLevel::try_new(3).expect("a level of zstd");
-        let properties = WriterProperties::builder()
-            .set_created_by("patchmill".to_owned())
-            .set_compression(Compression::ZSTD(level))
-            .set_max_row_group_row_count(Some(INDEX_GROUP_ROWS))
-            .build();
-        let writer = ArrowWriter::try_new(file, schemas::index::schema(), Some(properties));
-        let hash_bytes = i32::try_from(CONTENT_HASH_BYTES).expect("16 fits");
-        Ok(IndexWriter {
-            writer: writer.with_context(|| format!("write {name}"))?,
-            name,
-            input,
-            documents: 0,
-            shard: UInt64Builder::new(),
-            document: UInt64Builder::new(),
-            first_token: UInt64Builder::new(),
-            token_count: UInt64Builder::new(),
-            set_name: StringBuilder::new(),
-            input_name: StringBuilder::new(),
-            row: UInt64Builder::new(),
-            text_bytes: UInt64Builder::new(),
-            content_hash: FixedSizeBinaryBuilder::new(hash_bytes),
-        })
-    }
-
-    fn push(
-        &mut self,
-        shard_index: u64,
-        first_token: u64,
-        token_count: u64,
-        entry: &DocEntry,
-    ) -> anyhow::Result<()> {
-        self.shard.append_value(shard_index);
-        self.document.append_value(self.documents);
-        self.first_token.append_value(first_token);
-        self.token_count.append_value(token_count);
-        self.set_name.append_option(entry.set_name.as_deref());
-        self.input_name.append_value(&self.input);
-        self.row.append_value(entry.row);
-        self.text_bytes.append_value(entry.text_bytes);
-        self.content_hash.append_value(entry.content_hash).expect("the hash has its length");
-        self.documents += 1;
-        if self.documents.is_multiple_of(INDEX_GROUP_ROWS as u64) {
-            self.write_group()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn write_group(&mut self) -> anyhow::Result<()> {
-        // In the order of the schema.
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.shard.finish()),
-            Arc::new(self.document.finish()),
-            Arc::new(self.first_token.finish()),
-            Arc::new(self.token_count.finish()),
-            Arc::new(self.set_name.finish()),
-            Arc::new(self.input_name.finish()),
-            Arc::new(self.row.finish()),
-            Arc::new(self.text_bytes.finish()),
-            Arc::new(self.content_hash.finish()),
-        ];
-        let batch = RecordBatch::try_new(schemas::index::schema(), columns)
-            .expect("the columns are those of the schema");
-        self.writer.write(&batch).with_context(|| format!("write {}", self.name))
-    }
-
-    fn finish(mut self) -> anyhow::Result<FileRecord> {
-        self.write_group()?;
-        let file = self.writer.into_inner();
-        let mut file = file.with_context(|| format!("write {}", self.name))?;
-        let (bytes, hash) = file.hash()?;
-        file.publish()?;
-        Ok(FileRecord { path: self.name, bytes, blake3: hash.to_hex().to_string() })
     }
 }

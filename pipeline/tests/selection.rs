@@ -240,7 +240,11 @@ fn what_was_left_out_is_counted_by_reason_and_a_name_that_fits_nothing_is_told()
     let made = tokenize(&out, &inputs, &options);
     let report = last_json(&made);
     assert_eq!((&report["documents_read"], &report["documents_written"]), (&json!(8), &json!(3)));
-    assert_eq!(report["dropped"]["too_short"], 5);
+    assert_eq!(
+        (&report["dropped"]["set"], &report["dropped"]["too_short"]),
+        (&json!(2), &json!(3))
+    );
+    assert_eq!(report["documents_dropped"], 5);
     assert!(stderr(&made).contains("--keep-set \"Z\""), "{}", stderr(&made));
     let none = tokenize(&dir.path().join("none"), &inputs, &["--keep-set", "Z"]);
     assert_fails(&none, 2, "8 read");

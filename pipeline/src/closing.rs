@@ -1,0 +1,172 @@
+//! Makes what was written durable, behind the thread that writes on: parts, and the series that they form.
+//!
+//! Hashing a shard takes a few percent of the time that encoding it took, but waiting for the disk may take as long as
+//! encoding did. At most one part is being closed while the next one is written, so that a kill costs less than two
+//! shards; with a single thread it is closed in that thread, and costs less than one.
+//!
+//! **Invariant:** parts are published in their order, a series' record after all its parts, and the parts' own files
+//! go after that.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use crossbeam_channel::Sender;
+use schemas::build::{PartRecord, SeriesRecord};
+use schemas::manifest::{FileRecord, Series, Totals};
+
+use crate::failpoint::failpoint;
+use crate::folder;
+use crate::index_writer::IndexWriter;
+use crate::inputs::Input;
+use crate::publish::{AtomicFile, write_atomic};
+use crate::series::{ClosedPart, SeriesSpec, Sets, Tail};
+
+/// Takes finished inputs with their position.
+pub(crate) type OnInput<'a> = dyn Fn(u64, SeriesRecord) + Sync + 'a;
+
+/// What there is to close.
+pub(crate) enum Closing {
+    /// A shard and what goes with it.
+    Part(Box<ClosedPart>),
+    /// All series of an input, in manifest order, behind all their parts.
+    Input(ClosedInput),
+}
+
+/// An input that was written to its end.
+pub(crate) struct ClosedInput {
+    pub(crate) position: u64,
+    /// The corpus' folder.
+    pub(crate) dir: std::path::PathBuf,
+    pub(crate) input: Input,
+    pub(crate) options: String,
+    /// Each with the parts that were there when the run began.
+    pub(crate) series: Vec<(Tail, Vec<PartRecord>)>,
+}
+
+/// Closes in the calling thread, or hands over to one that closes behind it.
+pub(crate) enum Closer<'a> {
+    Here(Parts, &'a OnInput<'a>),
+    Behind(Sender<Closing>),
+}
+
+impl Closer<'_> {
+    /// Closes, or hands over; an error of what was handed over comes up where that thread is joined.
+    pub(crate) fn close(&mut self, closing: Closing) -> anyhow::Result<()> {
+        match self {
+            Closer::Here(parts, on_input) => parts.close(closing, *on_input),
+            Closer::Behind(tx) => tx.send(closing).ok().context("closing had failed before"),
+        }
+    }
+}
+
+/// The parts that this run closed, by hold-out and series index.
+#[derive(Default)]
+pub(crate) struct Parts(BTreeMap<(bool, u64), Vec<PartRecord>>);
+
+impl Parts {
+    pub(crate) fn close(&mut self, closing: Closing, on_input: &OnInput) -> anyhow::Result<()> {
+        match closing {
+            Closing::Part(part) => {
+                let spec = Arc::clone(part.spec());
+                let record = part.publish()?;
+                self.0.entry((spec.is_holdout, spec.series_index)).or_default().push(record);
+            }
+            Closing::Input(input) => {
+                let position = input.position;
+                on_input(position, self.close_input(input)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_input(&mut self, closed: ClosedInput) -> anyhow::Result<SeriesRecord> {
+        let (mut series, mut holdout) = (Vec::new(), Vec::new());
+        let mut skipped = Vec::new();
+        let mut leftovers = Vec::new();
+        for (mut tail, mut parts) in closed.series {
+            let key = (tail.spec.is_holdout, tail.spec.series_index);
+            parts.extend(self.0.remove(&key).unwrap_or_default());
+            skipped.extend(parts.iter().filter_map(|part| part.skipped.clone()));
+            skipped.extend(tail.publish()?);
+            failpoint("series-tail");
+            leftovers.extend((0..parts.len() as u64).map(|part| {
+                let spec = &tail.spec;
+                let name = folder::part_name(spec.series_index, part);
+                [name, folder::rows_name(spec.series_index, part)].map(|name| spec.dir.join(name))
+            }));
+            let made = join(&tail.spec, &parts, tail.totals)?;
+            if tail.spec.is_holdout { holdout.push(made) } else { series.push(made) }
+        }
+        let record = SeriesRecord {
+            blake3: String::new(),
+            options: closed.options,
+            input: closed.input.name,
+            input_bytes: closed.input.bytes,
+            modified_nanoseconds: closed.input.modified_nanoseconds,
+            skipped: join_skipped(&closed.dir, folder::skipped_name(closed.position), &skipped)?,
+            series,
+            holdout,
+        };
+        failpoint("series-joined");
+        let (record, text) = record.seal();
+        let path = closed.dir.join(folder::record_name(closed.position));
+        write_atomic(&path, text.as_bytes())?;
+        failpoint("series-record");
+        let skipped = skipped.iter().map(|file| closed.dir.join(&file.path));
+        for path in leftovers.into_iter().flatten().chain(skipped) {
+            folder::remove(&path)?;
+        }
+        Ok(record)
+    }
+}
+
+/// A series of its parts.
+fn join(spec: &SeriesSpec, parts: &[PartRecord], tail: Totals) -> anyhow::Result<Series> {
+    let mut totals = tail;
+    let mut sets = Sets::default();
+    for part in parts {
+        totals = totals.checked_add(part.totals).expect("fewer than 2^64 bytes were read");
+        part.sets.iter().for_each(|set| sets.add_totals(set));
+    }
+    let index = if parts.is_empty() {
+        None
+    } else {
+        let mut index = IndexWriter::create(&spec.dir, folder::index_name(spec.series_index))?;
+        for part in parts {
+            index.append(&spec.dir.join(&part.rows.path))?;
+        }
+        Some(index.finish()?)
+    };
+    Ok(Series {
+        input: spec.input.name.clone(),
+        input_bytes: spec.input.bytes,
+        totals,
+        sets: sets.into_totals(),
+        index,
+        shards: parts.iter().map(|part| part.shard.clone()).collect(),
+        by_set: spec.by_set.clone(),
+    })
+}
+
+/// Lists of skipped documents, one after the other, as the file `name`; `None` when nothing was skipped.
+pub(crate) fn join_skipped(
+    dir: &Path,
+    name: String,
+    parts: &[FileRecord],
+) -> anyhow::Result<Option<FileRecord>> {
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let path = dir.join(&name);
+    let mut joined = AtomicFile::create(&path)?;
+    for part in parts {
+        let part = dir.join(&part.path);
+        let mut copy = || std::io::copy(&mut std::fs::File::open(&part)?, &mut joined);
+        copy().with_context(|| format!("copy {} to {}", part.display(), path.display()))?;
+    }
+    let (bytes, hash) = joined.hash()?;
+    joined.publish()?;
+    Ok(Some(FileRecord { path: name, bytes, blake3: hash.to_hex().to_string() }))
+}

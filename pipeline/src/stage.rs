@@ -1,0 +1,347 @@
+//! The stage's threads: read, encode and write, overlapped, in order.
+//!
+//! All threads of a crew are alike. Each takes the next chunk from the reader, encodes it, and leaves it with a number;
+//! whoever leaves the number that is next writes, and goes on until the next number is missing. So N threads keep N cores
+//! busy and one thread does everything by itself; the order is that of the numbers, which the reader gave out. A document
+//! much larger than a chunk is cut and encoded by all of a crew.
+//!
+//! A reader decompresses as fast as some [`CREW_THREADS`] threads encode; more threads form more crews, each with an
+//! input of its own.
+//!
+//! **Invariant:** what is written is in input order; no more than [`FLIGHT_BYTES`] of texts, or one chunk, are between reader
+//! and writer of a crew.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::bounded;
+
+use crate::closing::{Closer, OnInput, Parts};
+use crate::docs::{Chunk, Columns, Docs, DocsError};
+use crate::encode::{Encoded, ThreadEncoder};
+use crate::report::Progress;
+use crate::select::Select;
+use crate::split::Splits;
+use crate::stop::StopFlag;
+use crate::tokenize::{Encoder, SessionStatistics, TokenId, panic_text};
+use crate::write::{InputPlan, Writer};
+
+/// Threads that one reader can feed.
+const CREW_THREADS: usize = 8;
+/// Bytes of texts between reader and writer, beyond which the reader waits.
+const FLIGHT_BYTES: usize = 96 << 20;
+/// Chunks between the one that is written next and the one that is left, for each thread.
+const WINDOW_CHUNKS: u64 = 4;
+
+/// What is written, and how.
+pub(crate) struct Job<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) encoder: &'a Encoder,
+    pub(crate) columns: &'a Columns,
+    /// Whether a document that is none is listed; else it ends the run.
+    pub(crate) lists_skipped: bool,
+    pub(crate) shard_bytes: u64,
+    pub(crate) by_set: bool,
+    /// Which documents are written, and where.
+    pub(crate) select: &'a Select,
+    /// Fingerprint of the options.
+    pub(crate) options: String,
+    pub(crate) progress: &'a Progress,
+    pub(crate) stop: &'a StopFlag,
+}
+
+impl Job<'_> {
+    /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends early when asked to stop.
+    pub(crate) fn run(
+        &self,
+        threads: usize,
+        todo: Vec<InputPlan>,
+        on_input: &OnInput,
+    ) -> anyhow::Result<SessionStatistics> {
+        let crews = threads.div_ceil(CREW_THREADS).min(todo.len().max(1));
+        let todo = Mutex::new(todo.into_iter());
+        let run = |crew: usize| {
+            let threads = threads / crews + usize::from(crew < threads % crews);
+            if self.encoder.vocab_size() <= <u16 as TokenId>::VOCAB_SIZE_MAX {
+                self.run_crew::<u16>(threads, &todo, on_input)
+            } else {
+                self.run_crew::<u32>(threads, &todo, on_input)
+            }
+        };
+        if crews == 1 {
+            return run(0);
+        }
+        std::thread::scope(|scope| {
+            let run = &run;
+            let crews: Vec<_> = (0..crews).map(|crew| scope.spawn(move || run(crew))).collect();
+            let joined = crews.into_iter().map(|crew| crew.join().map_err(panicked)?);
+            joined.reduce(|sum, next| Ok(add(sum?, next?))).expect("there is a crew")
+        })
+    }
+
+    fn run_crew<I: TokenId>(
+        &self,
+        threads: usize,
+        todo: &Mutex<std::vec::IntoIter<InputPlan>>,
+        on_input: &OnInput,
+    ) -> anyhow::Result<SessionStatistics> {
+        std::thread::scope(|scope| {
+            // No room: whoever hands something over waits until what was handed over before is closed.
+            let (tx, rx) = bounded(0);
+            let behind = (threads > 1).then(|| {
+                scope.spawn(move || {
+                    let mut parts = Parts::default();
+                    rx.into_iter().try_for_each(|closing| parts.close(closing, on_input))
+                })
+            });
+            let closer = match &behind {
+                Some(_) => Closer::Behind(tx),
+                None => Closer::Here(Parts::default(), on_input),
+            };
+            let crew = Crew::<I>::new(self, threads, todo, Writer::new(self, closer));
+            let statistics = crew.run(threads);
+            let failure = crew.into_failure();
+            // The writer is gone, and with it the sender: what closes behind comes to its end.
+            let closed = behind.map_or(Ok(()), |behind| behind.join().map_err(panicked)?);
+            // What failed behind us is the cause of what we ran into.
+            closed.and(failure.map_or(Ok(statistics), Err))
+        })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what joining a thread gives")]
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> anyhow::Error {
+    anyhow::anyhow!("a thread failed: {}", panic_text(&*panic))
+}
+
+fn add(a: SessionStatistics, b: SessionStatistics) -> SessionStatistics {
+    SessionStatistics {
+        cache_lookups: a.cache_lookups + b.cache_lookups,
+        cache_hits: a.cache_hits + b.cache_hits,
+    }
+}
+
+/// Threads that work on one input at a time.
+struct Crew<'a, I: TokenId> {
+    job: &'a Job<'a>,
+    source: Mutex<Source<'a>>,
+    state: Mutex<State<'a, I>>,
+    /// Something was written, or the run is over.
+    turn: Condvar,
+    /// How far ahead of the writer a chunk may be left.
+    window: u64,
+    splits: Splits<I>,
+}
+
+/// The inputs, and how far the current one was read.
+struct Source<'a> {
+    todo: &'a Mutex<std::vec::IntoIter<InputPlan>>,
+    current: Option<(Docs, Arc<InputPlan>)>,
+    next_number: u64,
+}
+
+/// Between encoding and writing.
+struct State<'a, I: TokenId> {
+    /// The number that is written next.
+    next_number: u64,
+    ready: BTreeMap<u64, Done<I>>,
+    /// `None` while a thread writes.
+    writer: Option<Writer<'a>>,
+    flight_bytes: usize,
+    /// Buffers to be used again.
+    spare: Vec<Vec<I>>,
+    failure: Option<anyhow::Error>,
+    is_over: bool,
+}
+
+/// What the reader gives out.
+enum Work {
+    Begin(Arc<InputPlan>),
+    Chunk { chunk: Chunk, plan: Arc<InputPlan>, file_offset: u64 },
+    End,
+    Failed(DocsError),
+}
+
+/// What the writer takes.
+pub(crate) enum Done<I> {
+    Begin(Arc<InputPlan>),
+    Chunk { encoded: Encoded<I>, file_offset: u64, bytes: usize },
+    End,
+    Failed(DocsError),
+}
+
+impl<'a, I: TokenId> Crew<'a, I> {
+    fn new(
+        job: &'a Job<'a>,
+        threads: usize,
+        todo: &'a Mutex<std::vec::IntoIter<InputPlan>>,
+        writer: Writer<'a>,
+    ) -> Crew<'a, I> {
+        let state = State {
+            next_number: 0,
+            ready: BTreeMap::new(),
+            writer: Some(writer),
+            flight_bytes: 0,
+            spare: Vec::new(),
+            failure: None,
+            is_over: false,
+        };
+        Crew {
+            job,
+            source: Mutex::new(Source { todo, current: None, next_number: 0 }),
+            state: Mutex::new(state),
+            turn: Condvar::new(),
+            window: WINDOW_CHUNKS * threads as u64,
+            splits: Splits::new(threads),
+        }
+    }
+
+    /// Works with `threads` threads, this one among them, to the end.
+    fn run(&self, threads: usize) -> SessionStatistics {
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work())).collect();
+            let ours = self.work();
+            // A panic was caught in `work`, where it was told as well.
+            others.into_iter().filter_map(|other| other.join().ok()).fold(ours, add)
+        })
+    }
+
+    fn into_failure(self) -> Option<anyhow::Error> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure
+    }
+
+    /// One thread's whole life.
+    fn work(&self) -> SessionStatistics {
+        let mut statistics = SessionStatistics::default();
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            let mut encoder = ThreadEncoder::<I>::new(self.job, &self.splits);
+            loop {
+                self.splits.help(&mut encoder.session);
+                let Some((number, work)) = self.next_work() else { break };
+                let done = match work {
+                    Work::Begin(plan) => Done::Begin(plan),
+                    Work::Chunk { chunk, plan, file_offset } => {
+                        let ids = self.state().spare.pop().unwrap_or_default();
+                        let bytes = chunk.text_bytes();
+                        let encoded = encoder.encode(&plan, &chunk, ids);
+                        Done::Chunk { encoded, file_offset, bytes }
+                    }
+                    Work::End => Done::End,
+                    Work::Failed(err) => Done::Failed(err),
+                };
+                self.leave(number, done);
+            }
+            statistics = encoder.session.statistics();
+        }));
+        if let Err(panic) = worked {
+            self.fail(panicked(panic));
+        }
+        statistics
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<'a, I>> {
+        // A thread that panicked told so, and the state is only read for that.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, err: anyhow::Error) {
+        let mut state = self.state();
+        state.failure.get_or_insert(err);
+        state.is_over = true;
+        drop(state);
+        self.splits.give_up();
+        self.turn.notify_all();
+    }
+
+    /// The next piece of work with its number; `None` at the end, and when the run is over before it.
+    fn next_work(&self) -> Option<(u64, Work)> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.job.stop.asked() || self.state().is_over {
+            return None;
+        }
+        let work = source.next(self.job)?;
+        if let Work::Chunk { chunk, .. } = &work {
+            let bytes = chunk.text_bytes();
+            let mut state = self.state();
+            while state.flight_bytes > 0 && state.flight_bytes + bytes > FLIGHT_BYTES {
+                if state.is_over {
+                    return None;
+                }
+                state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.flight_bytes += bytes;
+        }
+        let number = source.next_number;
+        source.next_number += 1;
+        Some((number, work))
+    }
+
+    /// Leaves what is done, and writes if it is its turn.
+    fn leave(&self, number: u64, done: Done<I>) {
+        let mut state = self.state();
+        while number >= state.next_number + self.window && !state.is_over {
+            state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.ready.insert(number, done);
+        let Some(mut writer) = state.writer.take() else { return };
+        while !state.is_over {
+            let next_number = state.next_number;
+            let Some(done) = state.ready.remove(&next_number) else { break };
+            drop(state);
+            let bytes = if let Done::Chunk { bytes, .. } = done { bytes } else { 0 };
+            let written = writer.write(done);
+            state = self.state();
+            state.next_number += 1;
+            state.flight_bytes -= bytes;
+            match written {
+                Ok(spare) => state.spare.extend(spare),
+                Err(err) => {
+                    drop(state);
+                    self.fail(err);
+                    state = self.state();
+                }
+            }
+            self.turn.notify_all();
+        }
+        state.writer = Some(writer);
+    }
+}
+
+impl Source<'_> {
+    fn next(&mut self, job: &Job) -> Option<Work> {
+        let Some((docs, plan)) = &mut self.current else {
+            let next = self.todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let plan = Arc::new(next?);
+            return Some(match open(&plan, job) {
+                Ok(docs) => {
+                    self.current = Some((docs, Arc::clone(&plan)));
+                    Work::Begin(plan)
+                }
+                Err(err) => Work::Failed(err),
+            });
+        };
+        Some(match docs.next_chunk() {
+            Ok(Some(chunk)) => {
+                let file_offset = docs.file_offset();
+                Work::Chunk { chunk, plan: Arc::clone(plan), file_offset }
+            }
+            Ok(None) => {
+                self.current = None;
+                Work::End
+            }
+            Err(err) => {
+                self.current = None;
+                Work::Failed(err)
+            }
+        })
+    }
+}
+
+/// Opens an input behind what there is of it.
+fn open(plan: &InputPlan, job: &Job) -> Result<Docs, DocsError> {
+    let mut docs = Docs::open(&plan.input, job.columns)?;
+    docs.skip_rows(plan.first_row() - 1)?;
+    Ok(docs)
+}

@@ -1,0 +1,41 @@
+//! Stopping on request: the first SIGTERM or SIGINT asks, the second ends the process at once.
+//!
+//! **Invariant:** between the two signals nothing is cut off: what has begun to be published is published.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// A run that somebody asked to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped on request; run the same command again to go on behind the last closed shard")]
+pub struct Stopped;
+
+/// Whether somebody asked the run to stop.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag {
+    // Relaxed would do: the flag guards no other memory. SeqCst is what signal-hook stores with.
+    asked: Arc<AtomicBool>,
+}
+
+impl StopFlag {
+    /// Takes over both signals for the rest of the process.
+    pub fn install() -> anyhow::Result<StopFlag> {
+        let stop = StopFlag::default();
+        for signal in [SIGTERM, SIGINT] {
+            // Order matters: the first handler sees the flag as the signals before left it.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))
+                .and_then(|_| flag::register(signal, Arc::clone(&stop.asked)))
+                .with_context(|| format!("install the handler of signal {signal}"))?;
+        }
+        Ok(stop)
+    }
+
+    /// True from the first signal on.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
