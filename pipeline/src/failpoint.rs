@@ -1,19 +1,27 @@
-//! Places at which tests kill the process. Builds without debug assertions have none.
+//! Places at which tests kill the process, or ask it to stop. Builds without debug assertions have none.
 //!
-//! **Invariant:** nothing happens unless `PATCHMILL_ABORT_AT` names the place.
+//! **Invariant:** nothing happens unless `PATCHMILL_ABORT_AT` or `PATCHMILL_TERM_AT` names the place.
 
 /// Kills the process, as a power cut would, when this is the place that `PATCHMILL_ABORT_AT` names: `name`, or `name#n` for
-/// the n-th time (from 0) that it is passed.
+/// the n-th time (from 0) that it is passed. `PATCHMILL_TERM_AT` sends SIGTERM instead.
 pub(crate) fn failpoint(name: &str) {
     #[cfg(debug_assertions)]
     {
         use std::sync::atomic::{AtomicU64, Ordering};
-        // Relaxed: it only counts.
-        static PASSED: AtomicU64 = AtomicU64::new(0);
-        let Ok(wanted) = std::env::var("PATCHMILL_ABORT_AT") else { return };
-        let (wanted, count) = wanted.split_once('#').unwrap_or((&wanted, "0"));
-        if wanted == name && PASSED.fetch_add(1, Ordering::Relaxed) == count.parse().unwrap_or(0) {
+        // Relaxed: they only count.
+        static ABORTS: AtomicU64 = AtomicU64::new(0);
+        static TERMS: AtomicU64 = AtomicU64::new(0);
+        let is_here = |variable: &str, passed: &AtomicU64| {
+            let Ok(wanted) = std::env::var(variable) else { return false };
+            let (wanted, count) = wanted.split_once('#').unwrap_or((&wanted, "0"));
+            wanted == name && passed.fetch_add(1, Ordering::Relaxed) == count.parse().unwrap_or(0)
+        };
+        if is_here("PATCHMILL_ABORT_AT", &ABORTS) {
             std::process::abort();
+        }
+        if is_here("PATCHMILL_TERM_AT", &TERMS) {
+            signal_hook::low_level::raise(signal_hook::consts::SIGTERM)
+                .expect("a process may signal itself");
         }
     }
     #[cfg(not(debug_assertions))]

@@ -84,6 +84,8 @@ impl Held {
     fn shared(folder: &Path) -> anyhow::Result<Held> {
         let mut held = Held::take(folder, FOLDER_LOCK, File::try_lock_shared)?;
         held.is_exclusive = false;
+        // What a holder of the whole folder, now dead, may have written.
+        held.file.set_len(0).with_context(|| format!("lock {}", held.path.display()))?;
         Ok(held)
     }
 

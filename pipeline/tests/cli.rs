@@ -1,4 +1,4 @@
-//! `patchmill` as a process: exit codes, output that machines read, and a kill in the middle.
+//! `patchmill` as a process: exit codes and output that machines read.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
@@ -168,49 +168,4 @@ fn a_dry_run_writes_nothing() {
     let estimate = last_json(&run(command));
     assert_eq!(estimate["documents"], 75);
     assert!(!out.exists());
-}
-
-/// The second input is a pipe that nobody writes: the run waits there, with the first series complete, and is killed.
-#[test]
-fn a_killed_run_goes_on_with_the_next_series_and_gives_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    let inputs = dir.path().join("in");
-    fs::create_dir(&inputs).unwrap();
-    let train = fixtures().join("text/train");
-    fs::copy(train.join("train-00.jsonl.zst"), inputs.join("0.jsonl.zst")).unwrap();
-    let second = inputs.join("1.jsonl.zst");
-    assert!(Command::new("mkfifo").arg(&second).status().unwrap().success());
-    let out = dir.path().join("corpus");
-    // A folder's pipes are no inputs, so both are named.
-    let mut command = tokenize(&out, &inputs.join("0.jsonl.zst"));
-    command.arg(&second);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !out.join("00000.series.json").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!out.join("manifest.json").exists());
-
-    fs::remove_file(&second).unwrap();
-    fs::copy(train.join("train-01.jsonl.zst"), &second).unwrap();
-    let mut command = tokenize(&out, &inputs);
-    command.arg("--json");
-    assert_eq!(last_json(&run(command))["series_kept"], 1);
-    let fresh = dir.path().join("fresh");
-    assert!(run(tokenize(&fresh, &inputs)).status.success());
-    let names = |dir: &Path| {
-        let mut names: Vec<_> =
-            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    assert_eq!(names(&out), names(&fresh));
-    for name in names(&fresh).iter().filter(|name| *name != "tokenizer") {
-        assert!(
-            fs::read(out.join(name)).unwrap() == fs::read(fresh.join(name)).unwrap(),
-            "{name:?}"
-        );
-    }
 }

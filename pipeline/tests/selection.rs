@@ -159,7 +159,7 @@ fn a_list_of_other_inputs_or_a_damaged_one_is_refused() {
     assert!(!once.join("manifest.json").exists());
 }
 
-/// Text by hash of the words, so that equal trees mean equal documents.
+/// The texts of a corpus, in its order.
 fn texts(corpus: &Path) -> Vec<String> {
     documents(corpus).into_iter().map(|(_, _, text)| text).collect()
 }
@@ -200,6 +200,86 @@ fn a_hold_out_is_a_whole_corpus_and_with_the_rest_all_documents() {
     let count = |key: &str| totals[key].as_u64().unwrap();
     let dropped = totals["dropped"]["sample"].as_u64().unwrap();
     assert_eq!(60, count("documents_written") + count("documents_held_out") + dropped);
+}
+
+/// Every file below a folder by its relative path.
+fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().display().to_string();
+                files.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[track_caller]
+fn assert_same_tree(found: &Path, expected: &BTreeMap<String, Vec<u8>>) {
+    let found = tree(found);
+    assert!(found.keys().eq(expected.keys()), "{:?} {:?}", found.keys(), expected.keys());
+    let other = found.iter().find(|(name, bytes)| **bytes != expected[*name]);
+    assert_eq!(other.map(|(name, _)| name), None);
+}
+
+#[test]
+fn what_is_chosen_does_not_depend_on_threads_and_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = fixtures().join("text/train");
+    let all = dir.path().join("all");
+    stdout(&tokenize(&all, &inputs, &[]));
+    let (all, list) = (all.display().to_string(), dir.path().join("list").display().to_string());
+    stdout(&patchmill(&["duplicates", &all, "--out", &list]));
+    let chosen = ["--sample-rate", "0.6", "--holdout-rate", "0.2", "--min-bytes", "300"];
+    let cut = ["--split-words", "150", "--shard-bytes", "40000", "--drop-list", &list];
+    for by_set in [&[][..], &["--by-set"]] {
+        let options = [&chosen[..], &cut, by_set].concat();
+        let name = |what: &str| dir.path().join(format!("{what}-{}", by_set.len()));
+        let once = name("once");
+        stdout(&tokenize(&once, &inputs, &[&options[..], &["--threads", "1"]].concat()));
+        verify(&once);
+        verify(&once.join("holdout"));
+        let expected = tree(&once);
+        assert!(expected.keys().filter(|name| name.ends_with(".tok")).count() > 6);
+        for threads in ["2", "5"] {
+            let out = name(threads);
+            stdout(&tokenize(&out, &inputs, &[&options[..], &["--threads", threads]].concat()));
+            assert_same_tree(&out, &expected);
+        }
+        let tasks = name("tasks");
+        for task in ["1/2", "0/2"] {
+            stdout(&tokenize(&tasks, &inputs, &[&options[..], &["--task", task]].concat()));
+        }
+        stdout(&patchmill(&["merge", &tasks.display().to_string()]));
+        assert_same_tree(&tasks, &expected);
+    }
+}
+
+/// A corpus and its hold-out are data and validation of a run.
+#[test]
+fn a_run_reads_a_sample_and_its_hold_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("corpus");
+    let options = ["--sample-rate", "0.7", "--holdout-rate", "0.1"];
+    stdout(&tokenize(&out, &fixtures().join("text/train"), &options));
+    let run = dir.path().join("run").display().to_string();
+    let (out_name, holdout) = (out.display().to_string(), out.join("holdout"));
+    let holdout_name = holdout.display().to_string();
+    stdout(&patchmill(&["init", &run, "--corpus", &out_name, "--validation", &holdout_name]));
+    let file = format!("{run}/run.toml");
+    let plan = last_json(&patchmill(&["plan", &file, "--json"]));
+    assert_eq!(plan["corpus_tokens"], manifest(&out)["totals"]["tokens"]);
+    assert!(last_json(&patchmill(&["stream", &file, "--json"]))["tokens"].as_u64().unwrap() > 0);
+    let other = format!("data.corpus={holdout_name}");
+    let plan =
+        patchmill(&["plan", &file, "--json", "--set", &other, "--set", "plan.step_tokens=8192"]);
+    assert_eq!(last_json(&plan)["corpus_tokens"], manifest(&holdout)["totals"]["tokens"]);
 }
 
 #[test]

@@ -1,0 +1,421 @@
+//! `patchmill tokenize` and `merge` under threads, tasks, kills, full disks and signals: the corpus is the same, byte for byte.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+fn patchmill() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
+    for name in ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "PATCHMILL_ABORT_AT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Small shards, so that every input has several.
+fn tokenize(out: &Path, inputs: &Path, options: &[&str]) -> Command {
+    let mut command = patchmill();
+    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.args(["--shard-bytes", "60000", "--on-error", "skip"]).args(options);
+    command.arg("--out").arg(out).arg(inputs);
+    command
+}
+
+fn merge(out: &Path) -> Command {
+    let mut command = patchmill();
+    command.arg("merge").arg(out);
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[track_caller]
+fn succeed(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    output
+}
+
+#[track_caller]
+fn fail(mut command: Command, status: i32, expected: &[&str]) {
+    let output = command.output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for part in expected {
+        assert!(said.contains(part), "found {said:?}\nexpected {part:?}");
+    }
+}
+
+/// Every file below a folder by its relative path; locks that a task leaves are none.
+fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().display().to_string();
+                files.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[track_caller]
+fn assert_same(a: &Path, b: &Path) {
+    let (a, b) = (tree(a), tree(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(*bytes == b[name], "{name} differs");
+    }
+}
+
+/// The fixtures' training texts, with lines that are no documents among them, and an input of one document of 3 MB.
+fn inputs(dir: &Path) -> PathBuf {
+    let inputs = dir.join("in");
+    fs::create_dir(&inputs).unwrap();
+    for entry in fs::read_dir(fixtures().join("text/train")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, inputs.join(path.file_name().unwrap())).unwrap();
+    }
+    let text = "a long document with some words of its own, ".repeat(70_000);
+    let mut lines = fs::File::create(inputs.join("long.jsonl")).unwrap();
+    for (number, set) in [(1, "A"), (2, "B"), (3, "A")] {
+        let object =
+            serde_json::json!({"text": format!("{number} words"), "meta": {"pile_set_name": set}});
+        writeln!(lines, "{object}\nno document {number}\n").unwrap();
+    }
+    writeln!(lines, "{}", serde_json::json!({ "text": text })).unwrap();
+    writeln!(lines, "no document at the end").unwrap();
+    inputs
+}
+
+/// The corpus of a run that nothing disturbs, by one thread.
+fn reference(dir: &Path, inputs: &Path, options: &[&str]) -> PathBuf {
+    let out = dir.join(format!("reference{}", options.concat()));
+    succeed(tokenize(&out, inputs, &[&["--threads", "1"], options].concat()));
+    out
+}
+
+#[test]
+fn any_number_of_threads_and_tasks_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    for options in [&[][..], &["--by-set"]] {
+        let one = reference(dir.path(), &inputs, options);
+        let mut verify = patchmill();
+        verify.arg("verify").arg(&one);
+        succeed(verify);
+        for threads in ["1", "2", "5"] {
+            let out = dir.path().join("out");
+            succeed(tokenize(&out, &inputs, &[&["--threads", threads], options].concat()));
+            assert_same(&one, &out);
+            fs::remove_dir_all(&out).unwrap();
+            for tasks in [1, 2, 6] {
+                for task in (0..tasks).rev() {
+                    let task = format!("{task}/{tasks}");
+                    let task = ["--threads", threads, "--task", &task];
+                    succeed(tokenize(&out, &inputs, &[&task, options].concat()));
+                    assert!(!out.join("manifest.json").exists(), "a task writes no manifest");
+                }
+                succeed(merge(&out));
+                assert_same(&one, &out);
+                succeed(merge(&out));
+                assert_same(&one, &out);
+                fs::remove_dir_all(&out).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_write_at_the_same_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let one = reference(dir.path(), &inputs, &[]);
+    let out = dir.path().join("out");
+    let tasks = ["0/3", "1/3", "2/3"];
+    let running: Vec<_> =
+        tasks.map(|task| tokenize(&out, &inputs, &["--task", task]).spawn().unwrap()).into();
+    for mut task in running {
+        assert!(task.wait().unwrap().success());
+    }
+    succeed(merge(&out));
+    assert_same(&one, &out);
+}
+
+/// Killed at each step of publishing, for the first time or a later one, and run again: the same tree.
+#[test]
+fn a_killed_run_goes_on_behind_the_last_closed_shard() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let places = ["part-begin", "part-shard", "part-rows", "part-record", "series-tail"];
+    let places = places.into_iter().chain(["series-joined", "series-record", "manifest"]);
+    for options in [&[][..], &["--by-set"]] {
+        let one = reference(dir.path(), &inputs, options);
+        for place in places.clone() {
+            for (time, threads) in [(0, "1"), (3, "2")] {
+                let out = dir.path().join("out");
+                let options = [&["--threads", threads], options].concat();
+                let mut killed = tokenize(&out, &inputs, &options);
+                killed.env("PATCHMILL_ABORT_AT", format!("{place}#{time}"));
+                let killed = killed.output().unwrap();
+                let reached = !(place == "manifest" && time > 0);
+                assert_eq!(killed.status.success(), !reached, "{place}: {}", said(&killed));
+                if reached {
+                    assert!(!out.join("manifest.json").exists());
+                    succeed(tokenize(&out, &inputs, &options));
+                }
+                assert_same(&one, &out);
+                fs::remove_dir_all(&out).unwrap();
+            }
+        }
+    }
+}
+
+/// What is in closed shards is not written again: their files stay the same ones.
+#[test]
+fn closed_shards_are_not_made_again() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let out = dir.path().join("out");
+    let mut killed = tokenize(&out, &inputs, &["--threads", "1"]);
+    killed.env("PATCHMILL_ABORT_AT", "part-record#2");
+    assert!(!killed.status().unwrap().success());
+    let shards = ["00000-00000.tok", "00000-00001.tok", "00000-00002.tok"];
+    let inodes = || shards.map(|name| fs::metadata(out.join(name)).unwrap().ino());
+    let before = inodes();
+    assert!(!out.join("00000-00003.tok").exists(), "it was killed behind the third one");
+    succeed(tokenize(&out, &inputs, &["--threads", "1"]));
+    assert_eq!(inodes(), before);
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
+
+/// A part whose files are not as recorded is made again, and all behind it.
+#[test]
+fn a_damaged_part_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let one = reference(dir.path(), &inputs, &[]);
+    for name in ["00000-00001.tok", "00000-00001.rows.parquet", "00000-00001.part.json"] {
+        let out = dir.path().join("out");
+        let mut killed = tokenize(&out, &inputs, &["--threads", "1"]);
+        killed.env("PATCHMILL_ABORT_AT", "part-record#2");
+        assert!(!killed.status().unwrap().success());
+        let mut bytes = fs::read(out.join(name)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(out.join(name), bytes).unwrap();
+        let output = succeed(tokenize(&out, &inputs, &["--threads", "1"]));
+        assert!(said(&output).contains("00000-00001.part.json"), "{}", said(&output));
+        assert_same(&one, &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_merge_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let one = reference(dir.path(), &inputs, &[]);
+    for place in ["manifest", "merge-manifest"] {
+        let out = dir.path().join("out");
+        succeed(tokenize(&out, &inputs, &["--task", "0/1"]));
+        let mut killed = merge(&out);
+        killed.env("PATCHMILL_ABORT_AT", place);
+        assert!(!killed.status().unwrap().success());
+        succeed(merge(&out));
+        assert_same(&one, &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn merge_names_all_that_is_missing_or_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let out = dir.path().join("out");
+    fail(merge(&out), 2, &["is no folder"]);
+    fs::create_dir(&out).unwrap();
+    fail(merge(&out), 2, &["holds no corpus that tasks have begun"]);
+    succeed(tokenize(&out, &inputs, &["--task", "0/4"]));
+    let missing = ["series 1 (train-00.jsonl.zst) is missing", "series 2 (train-01.jsonl.zst)"];
+    fail(merge(&out), 4, &missing);
+    fail(merge(&out), 4, &["run the tasks that have them to their end"]);
+
+    let other = ["--task", "1/4", "--shard-bytes", "50000"];
+    let mut command = patchmill();
+    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer")).args(other);
+    command.args(["--on-error", "skip", "--out"]).arg(&out).arg(&inputs);
+    fail(command, 2, &["begun with other options (shard_bytes was 60000, now 50000)"]);
+    fs::copy(inputs.join("long.jsonl"), inputs.join("more.jsonl")).unwrap();
+    let changed = ["the inputs are not those that", "more.jsonl is"];
+    fail(tokenize(&out, &inputs, &["--task", "1/4"]), 2, &changed);
+    fs::remove_file(inputs.join("more.jsonl")).unwrap();
+
+    for task in ["1/4", "2/4", "3/4"] {
+        succeed(tokenize(&out, &inputs, &["--task", task]));
+    }
+    let record = out.join("00002.series.json");
+    let before = fs::read(&record).unwrap();
+    let foreign = dir.path().join("foreign");
+    let mut command = tokenize(&foreign, &inputs, &["--task", "0/1"]);
+    command.arg("--eos");
+    succeed(command);
+    fs::copy(foreign.join("00002.series.json"), &record).unwrap();
+    fail(merge(&out), 4, &["00002.series.json was made with other options"]);
+    fs::write(&record, before).unwrap();
+    let shard = out.join("00001-00000.tok");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    fail(merge(&out), 4, &["00001.series.json says that 00001-00000.tok is", "BLAKE3"]);
+    bytes[5000] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    succeed(merge(&out));
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
+
+#[test]
+fn writers_that_would_meet_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let lock = |name: &str| {
+        fs::write(out.join(name), "task 0 of 2, process 77\n").unwrap();
+        fs::File::open(out.join(name)).unwrap()
+    };
+    let task = lock(".task-0-of-2.lock");
+    task.lock().unwrap();
+    let folder = lock(".lock");
+    folder.lock_shared().unwrap();
+    let held = "is being written by another process";
+    fail(tokenize(&out, &inputs, &["--task", "0/2"]), 1, &[held, "task 0 of 2, process 77"]);
+    fail(tokenize(&out, &inputs, &["--task", "1/3"]), 1, &["another number of tasks", held]);
+    fail(tokenize(&out, &inputs, &[]), 1, &[held, "task 0 of 2, process 77"]);
+    fail(merge(&out), 1, &[held, "task 0 of 2, process 77"]);
+    succeed(tokenize(&out, &inputs, &["--task", "1/2"]));
+    drop((task, folder));
+    succeed(tokenize(&out, &inputs, &["--task", "0/2"]));
+    succeed(merge(&out));
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let out = dir.path().join("out");
+    let mut stopped = tokenize(&out, &inputs, &["--threads", "1"]);
+    stopped.env("PATCHMILL_TERM_AT", "part-record#1");
+    fail(stopped, 75, &["stopped on request", "run the same command again"]);
+    let names: Vec<String> = tree(&out).into_keys().collect();
+    assert!(names.iter().any(|name| name == "00000-00001.part.json"), "{names:?}");
+    assert!(names.iter().all(|name| !name.ends_with(".tmp") && name != ".lock"), "{names:?}");
+    succeed(tokenize(&out, &inputs, &[]));
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
+
+/// The old corpus stays until the new one is complete, whatever happens to the new one.
+#[test]
+fn a_forced_run_that_fails_or_is_killed_leaves_the_old_corpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let (out, old) = (dir.path().join("out"), dir.path().join("old"));
+    for out in [&out, &old] {
+        let mut first = patchmill();
+        first.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+        first.arg("--out").arg(out).arg(fixtures().join("text/valid"));
+        succeed(first);
+    }
+    let mut strict = patchmill();
+    strict.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    strict.arg("--force").arg("--out").arg(&out).arg(&inputs);
+    fail(strict, 1, &["long.jsonl", "--on-error skip"]);
+    let without_next = |out: &Path| {
+        let mut files = tree(out);
+        files.retain(|name, _| !name.starts_with(".next/"));
+        files
+    };
+    assert!(without_next(&out) == tree(&old), "the old corpus stays");
+    let mut killed = tokenize(&out, &inputs, &["--force"]);
+    killed.env("PATCHMILL_ABORT_AT", "manifest");
+    assert!(!killed.status().unwrap().success());
+    assert!(without_next(&out) == tree(&old), "the old corpus stays");
+    let mut verify = patchmill();
+    verify.arg("verify").arg(&out);
+    succeed(verify);
+    succeed(tokenize(&out, &inputs, &["--force"]));
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
+
+#[test]
+fn a_pipe_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let out = dir.path().join("out");
+    fail(tokenize(&out, &pipe, &[]), 2, &["is a pipe or a device", "write it into a file"]);
+    assert!(!out.exists());
+}
+
+/// A file system that is unmounted in the end.
+struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_run_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // Digits: as many tokens as bytes, so that the corpus is larger than it seems beforehand.
+    let inputs = dir.path().join("in");
+    fs::create_dir(&inputs).unwrap();
+    let line = |seed: u64| {
+        let digits: String =
+            (1..400u64).map(|at| (seed * 7919 + at * at * 31).to_string()).collect();
+        format!("{}\n", serde_json::json!({ "text": digits }))
+    };
+    for name in ["0.jsonl", "1.jsonl"] {
+        fs::write(inputs.join(name), (0..250).map(line).collect::<String>()).unwrap();
+    }
+    let bytes: u64 = 2 * fs::metadata(inputs.join("0.jsonl")).unwrap().len();
+    let mount = dir.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let size = |bytes: u64| format!("size={bytes}");
+    let mut tmpfs = Command::new("mount");
+    tmpfs.args(["-t", "tmpfs", "-o", &size(bytes), "tmpfs"]).arg(&mount);
+    if !tmpfs.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no tmpfs can be mounted here");
+        return;
+    }
+    let mount = Mount(mount);
+    let out = mount.0.join("out");
+    let full = ["is full", "bytes are free", "needs about", "run the same command again"];
+    fail(tokenize(&out, &inputs, &["--threads", "2"]), 1, &full);
+    assert!(!out.join("manifest.json").exists());
+    assert!(tree(&out).keys().all(|name| !name.ends_with(".tmp")), "{:?}", tree(&out).keys());
+    assert!(out.join("00000-00000.tok").exists(), "what was closed stays");
+    let mut grow = Command::new("mount");
+    grow.args(["-o", &format!("remount,{}", size(4 * bytes))]).arg(&mount.0);
+    assert!(grow.status().unwrap().success());
+    succeed(tokenize(&out, &inputs, &["--threads", "2"]));
+    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+}
