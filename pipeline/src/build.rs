@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, tasks, restarts or time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use crate::kept::{Expected, Kept};
 use crate::merge;
 use crate::publish::free_bytes;
 use crate::report::{Progress, Report, notice};
+use crate::select::{Select, SelectArgs};
 use crate::stage::Job;
 use crate::stop::{StopFlag, Stopped};
 use crate::tasks::Task;
@@ -95,6 +97,9 @@ pub struct TokenizeArgs {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
+    /// Which documents are written.
+    #[command(flatten)]
+    pub select: SelectArgs,
 }
 
 /// What a line or row that is no document does.
@@ -132,7 +137,7 @@ impl TokenizeArgs {
         }
     }
 
-    fn options(&self, encoder: &Encoder) -> BuildOptions {
+    fn options(&self, encoder: &Encoder, select: &Select) -> BuildOptions {
         let on_error = match self.on_error {
             OnError::Stop => "stop",
             OnError::Skip => "skip",
@@ -148,7 +153,7 @@ impl TokenizeArgs {
             on_error: on_error.to_owned(),
             max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
             by_set: self.by_set,
-            selection: None,
+            selection: select.record(),
         }
     }
 }
@@ -158,7 +163,8 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     if args.dry_run {
         let encoder = Encoder::load(&args.tokenizer, args.policy())?;
         let inputs = find_inputs(args)?;
-        return crate::estimate::print(&encoder, &inputs, &args.columns(), args.json);
+        let select = make_select(args, &inputs)?;
+        return crate::estimate::print(&encoder, &inputs, &args.columns(), &select, args.json);
     }
     build_until(args, &StopFlag::install()?)?.print(args.json)
 }
@@ -178,24 +184,29 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
-    let record = build_record(args.options(&encoder), &inputs);
+    let select = make_select(args, &inputs)?;
+    let record = build_record(args.options(&encoder, &select), &inputs);
     let folder = Folder::take(&args.out, &record, args.force, task)?;
     let input_bytes: Vec<u64> = inputs.iter().map(|input| input.bytes).collect();
     let positions = match task {
         Some(task) => task.share(&input_bytes),
         None => (0..inputs.len()).collect(),
     };
-    let run = Run { args, encoder: &encoder, inputs: &inputs, record: &record, task, positions };
+    let (encoder, inputs, select) = (&encoder, &inputs, &select);
+    let run = Run { args, encoder, inputs, select, record: &record, task, positions };
     let kept = run.begin(&folder)?;
+    let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
     let kept_series = kept.finished.len() as u64;
     let (records, statistics) =
         run.write(&folder, kept, stop).map_err(|err| run.explain(err, folder.path()))?;
+    for option in select.unmet_sets().iter().filter(|_| decides_all) {
+        notice(&format!("{option}: none of the documents read is of such a set"));
+    }
     let manifest = match task {
-        Some(_) => merge::unsealed(&encoder, &records, &record.options),
+        Some(_) => merge::unsealed(encoder, &records, &record.options),
         None => {
-            let manifest =
-                merge::write_manifest(folder.path(), &encoder, &records, &record.options)
-                    .map_err(|err| run.explain(err, folder.path()))?;
+            let manifest = merge::write_manifest(folder.path(), encoder, &records, &record.options)
+                .map_err(|err| run.explain(err, folder.path()))?;
             folder.finish(&manifest)?;
             manifest
         }
@@ -217,6 +228,7 @@ struct Run<'a> {
     args: &'a TokenizeArgs,
     encoder: &'a Encoder,
     inputs: &'a [Input],
+    select: &'a Select,
     record: &'a BuildRecord,
     task: Option<Task>,
     /// Of its inputs, among all.
@@ -274,6 +286,7 @@ impl Run<'_> {
             lists_skipped: self.args.on_error == OnError::Skip,
             shard_bytes: self.args.shard_bytes,
             by_set: self.args.by_set,
+            select: self.select,
             options: self.record.options.fingerprint(),
             progress: &progress,
             stop,
@@ -340,6 +353,13 @@ impl Run<'_> {
             dir.display()
         ))
     }
+}
+
+/// What is asked for of the documents, where that fits the inputs.
+fn make_select(args: &TokenizeArgs, inputs: &[Input]) -> anyhow::Result<Select> {
+    let select = Select::new(&args.select)?;
+    select.check_inputs(inputs.iter().map(|input| (input.name.as_str(), input.bytes)))?;
+    Ok(select)
 }
 
 /// The inputs, and a word on stderr about files that are none.

@@ -2,11 +2,10 @@
 //!
 //! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to its ids.
 
-use schemas::index::CONTENT_HASH_BYTES;
 use schemas::selection::DropReason;
 
 use crate::docs::{Chunk, Doc, Refusal};
-use crate::select::Decision;
+use crate::select::{Candidate, Decision, SelectInput, content_hash, split_words};
 use crate::series::DocEntry;
 use crate::split::Splits;
 use crate::stage::Job;
@@ -44,12 +43,13 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
     /// Encodes a chunk's documents into `ids`, which is empty.
     pub(crate) fn encode(&mut self, plan: &InputPlan, chunk: &Chunk, ids: Vec<I>) -> Encoded<I> {
         let mut encoded = Encoded { ids, items: Vec::new() };
+        let select = self.job.select.of_input(&plan.input.name);
         for doc in chunk.docs(self.job.columns) {
             match doc {
                 // Of a single chain that what was read is behind.
                 Ok(doc) if doc.row < plan.first_row() => {}
                 Err(refusal) if refusal.row < plan.first_row() => {}
-                Ok(doc) => self.encode_document(plan, chunk, &doc, &mut encoded),
+                Ok(doc) => self.encode_document(plan, select, chunk, &doc, &mut encoded),
                 Err(refusal) => encoded.items.push(Item::Refused(refusal)),
             }
         }
@@ -59,15 +59,16 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
     fn encode_document(
         &mut self,
         plan: &InputPlan,
+        select: SelectInput<'_>,
         chunk: &Chunk,
         doc: &Doc,
         encoded: &mut Encoded<I>,
     ) {
-        let row = doc.row;
-        let hash = blake3::hash(doc.text.as_bytes());
-        let content_hash = *hash.as_bytes().first_chunk::<CONTENT_HASH_BYTES>().expect("32 bytes");
+        let (row, text_bytes) = (doc.row, doc.text.len() as u64);
+        let content_hash = content_hash(&doc.text);
         let set_name = doc.set_name.as_deref();
-        let decision = self.job.decide(&doc.text, set_name, &content_hash);
+        let candidate = Candidate { row, text_bytes, set_name, content_hash: &content_hash };
+        let decision = select.decide(candidate);
         let set_name = set_name.map(str::to_owned);
         let is_holdout = match decision {
             Decision::Write => false,
@@ -77,27 +78,58 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
                 return;
             }
         };
-        let first = encoded.ids.len();
-        let chain = (is_holdout, set_name.clone().filter(|_| self.job.by_set));
-        if row > plan.closed_row(&chain) {
-            let refusal = |reason| {
-                let byte_offset = chunk.byte_offset(row);
-                Item::Refused(Refusal { row, byte_offset, reason })
-            };
-            if let Err(err) = self.encode_text(&doc.text, &mut encoded.ids) {
-                encoded.items.push(refusal(err.to_string()));
-                return;
+        let entry = DocEntry { row, set_name, text_bytes, content_hash, is_last: true };
+        let chain = (is_holdout, entry.set_name.clone().filter(|_| self.job.by_set));
+        if row <= plan.closed_row(&chain) {
+            encoded.items.push(Item::Document { entry, is_holdout, token_count: 0 });
+            return;
+        }
+        let (first_id, first_item) = (encoded.ids.len(), encoded.items.len());
+        if let Err(reason) = self.encode_parts(&doc.text, entry, is_holdout, encoded) {
+            encoded.ids.truncate(first_id);
+            encoded.items.truncate(first_item);
+            let byte_offset = chunk.byte_offset(row);
+            encoded.items.push(Item::Refused(Refusal { row, byte_offset, reason }));
+        }
+    }
+
+    /// The document that `entry` describes, or the parts that it is cut into.
+    fn encode_parts(
+        &mut self,
+        text: &str,
+        entry: DocEntry,
+        is_holdout: bool,
+        encoded: &mut Encoded<I>,
+    ) -> Result<(), String> {
+        let first_item = encoded.items.len();
+        let words = self.job.select.split_words();
+        let mut push = |text: &str, entry: DocEntry| {
+            let first = encoded.ids.len();
+            self.encode_text(text, &mut encoded.ids).map_err(|err| err.to_string())?;
+            let token_count = encoded.ids.len() - first;
+            if token_count > 0 {
+                encoded.items.push(Item::Document { entry, is_holdout, token_count });
             }
-            if encoded.ids.len() == first {
-                let reason = "an empty text without BOS or EOS has no tokens";
-                encoded.items.push(refusal(reason.to_owned()));
-                return;
+            Ok::<(), String>(())
+        };
+        match words {
+            None => push(text, entry)?,
+            Some(words) => {
+                for part in split_words(text, words) {
+                    let (row, set_name) = (entry.row, entry.set_name.clone());
+                    let (text_bytes, content_hash) = (part.len() as u64, content_hash(part));
+                    push(
+                        part,
+                        DocEntry { row, set_name, text_bytes, content_hash, is_last: false },
+                    )?;
+                }
             }
         }
-        let text_bytes = doc.text.len() as u64;
-        let entry = DocEntry { row, set_name, text_bytes, content_hash, is_last: true };
-        let token_count = encoded.ids.len() - first;
-        encoded.items.push(Item::Document { entry, is_holdout, token_count });
+        match encoded.items[first_item..].last_mut() {
+            Some(Item::Document { entry, .. }) => entry.is_last = true,
+            _ => return Err("an empty text without BOS or EOS has no tokens".to_owned()),
+        }
+        Ok(())
     }
 
     fn encode_text(&mut self, text: &str, ids: &mut Vec<I>) -> Result<(), TokenizeError> {

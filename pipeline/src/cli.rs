@@ -8,6 +8,7 @@ use clap::CommandFactory as _;
 
 use crate::build::{self, TokenizeArgs};
 use crate::corpus::CorpusError;
+use crate::duplicates::{self, DuplicatesArgs};
 use crate::folder::UsageError;
 use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
@@ -19,6 +20,7 @@ use crate::plan_command::{self, PlanArgs};
 use crate::row_process::{self, Isolation, ReadParquetArgs};
 use crate::rows;
 use crate::run_file::RunError;
+use crate::select::DropListMismatch;
 use crate::shell::{self, CompletionsArgs, ManArgs};
 use crate::stop::Stopped;
 use crate::stream::{self, SinkError, StreamArgs};
@@ -48,6 +50,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Show a corpus' totals, a shard's header or a document's text.
     Inspect(InspectArgs),
+    /// List the documents of a corpus whose text an earlier one has, for tokenize --drop-list.
+    Duplicates(DuplicatesArgs),
     /// Train a small LLaMA-style tokenizer on texts.
     TrainTokenizer(TrainTokenizerArgs),
     /// Say what a run file comes to: phases, epochs, steps, tokens, cost, fingerprint.
@@ -76,6 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Merge(args) => merge::run(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Duplicates(args) => duplicates::duplicates(&args),
         Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
         Command::Plan(args) => plan_command::plan(&args),
         Command::Stream(args) => stream::stream(&args),
@@ -118,6 +123,8 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<TokenizeError>().is_some_and(TokenizeError::is_mismatch)
             || cause.downcast_ref::<IndexError>().is_some_and(IndexError::is_mismatch)
             || cause.is::<schemas::manifest::ManifestError>()
+            || cause.is::<schemas::drop_list::DropListError>()
+            || cause.is::<DropListMismatch>()
             || cause.downcast_ref::<CorpusError>().is_some_and(CorpusError::is_mismatch)
             || cause.downcast_ref::<RunError>().is_some_and(RunError::is_mismatch)
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)

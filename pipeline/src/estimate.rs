@@ -8,6 +8,7 @@ use schemas::shard::TokenBytes;
 
 use crate::docs::{Columns, Docs};
 use crate::inputs::Input;
+use crate::select::{Candidate, Decision, Select, content_hash};
 use crate::tokenize::Encoder;
 
 /// Inputs that are sampled, evenly chosen.
@@ -20,6 +21,8 @@ struct Sample {
     file_bytes: u64,
     documents: u64,
     refused: u64,
+    /// Not selected, or held out.
+    dropped: u64,
     text_bytes: u64,
     tokens: u64,
 }
@@ -29,11 +32,12 @@ pub(crate) fn print(
     encoder: &Encoder,
     inputs: &[Input],
     columns: &Columns,
+    select: &Select,
     as_json: bool,
 ) -> anyhow::Result<()> {
     let mut sample = Sample::default();
     for input in inputs.iter().step_by(inputs.len().div_ceil(SAMPLE_INPUTS)) {
-        take(&mut sample, encoder, input, columns)?;
+        take(&mut sample, encoder, input, columns, select)?;
     }
     let input_bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
     let scale = input_bytes as f64 / sample.file_bytes.max(1) as f64;
@@ -50,6 +54,7 @@ pub(crate) fn print(
             "sampled_bytes": sample.file_bytes,
             "documents": scaled(sample.documents),
             "documents_refused": scaled(sample.refused),
+            "documents_not_selected": scaled(sample.dropped),
             "text_bytes": scaled(sample.text_bytes),
             "tokens": tokens,
             "token_bytes": token_bytes,
@@ -68,6 +73,9 @@ pub(crate) fn print(
         sample.file_bytes
     )?;
     writeln!(out, "{} documents, {} refused", scaled(sample.documents), scaled(sample.refused))?;
+    if sample.dropped > 0 {
+        writeln!(out, "{} of them not selected, or held out", scaled(sample.dropped))?;
+    }
     writeln!(out, "{} bytes of text", scaled(sample.text_bytes))?;
     writeln!(out, "{tokens} tokens of {token_bytes} bytes, {corpus_bytes} bytes in all")?;
     Ok(())
@@ -78,11 +86,13 @@ fn take(
     encoder: &Encoder,
     input: &Input,
     columns: &Columns,
+    select: &Select,
 ) -> anyhow::Result<()> {
     let mut docs = Docs::open(input, columns)?;
     let mut ids = Vec::new();
-    let mut text_bytes = 0;
-    while text_bytes < SAMPLE_TEXT_BYTES
+    let select = select.of_input(&input.name);
+    let mut read_bytes = 0;
+    while read_bytes < SAMPLE_TEXT_BYTES
         && let Some(chunk) = docs.next_chunk()?
     {
         for doc in chunk.docs(columns) {
@@ -91,13 +101,23 @@ fn take(
                 sample.refused += 1;
                 continue;
             };
-            text_bytes += doc.text.len() as u64;
+            read_bytes += doc.text.len() as u64;
+            let candidate = Candidate {
+                row: doc.row,
+                text_bytes: doc.text.len() as u64,
+                set_name: doc.set_name.as_deref(),
+                content_hash: &content_hash(&doc.text),
+            };
+            if select.decide(candidate) != Decision::Write {
+                sample.dropped += 1;
+                continue;
+            }
+            sample.text_bytes += doc.text.len() as u64;
             ids.clear();
             encoder.encode(&doc.text, &mut ids)?;
             sample.tokens += ids.len() as u64;
         }
     }
-    sample.text_bytes += text_bytes;
     sample.file_bytes += docs.file_offset();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Reads document indexes.
+//! Reads document indexes: rows with all their columns, or some columns as batches where there are many rows.
 //!
 //! **Invariant:** a row that comes out has every column of `schemas::index`, with its type.
 
@@ -7,10 +7,16 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use schemas::index::{self, CONTENT_HASH_BYTES};
+use schemas::manifest::FileRecord;
 
+use crate::publish::hash_file;
 use crate::rows::guarded;
+
+/// Rows that [`read_columns`] hands on together.
+const BATCH_ROWS: usize = 1 << 14;
 
 /// A document's entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +95,42 @@ pub fn read(
     first_document: u64,
     document_count_max: u64,
 ) -> Result<impl Iterator<Item = Result<IndexRow, IndexError>> + use<>, IndexError> {
+    let builder = open(path)?
+        .with_offset(usize::try_from(first_document).unwrap_or(usize::MAX))
+        .with_limit(usize::try_from(document_count_max).unwrap_or(usize::MAX));
+    let form = |reason| IndexError::Form { path: path.to_owned(), reason };
+    let reader = guarded(|| builder.build()).map_err(form)?;
+    Ok(Rows { path: path.to_owned(), reader, batch: None, next: 0 })
+}
+
+/// The columns `names` of an index, in batches of rows, in order. Other columns are not decoded.
+pub fn read_columns(
+    path: &Path,
+    names: &[&str],
+) -> Result<impl Iterator<Item = Result<RecordBatch, IndexError>> + use<>, IndexError> {
+    let builder = open(path)?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+    let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+    let path = path.to_owned();
+    let form = move |reason| IndexError::Form { path: path.clone(), reason };
+    let mut reader = guarded(|| builder.build()).map_err(&form)?;
+    let next = move || guarded(|| reader.next().transpose()).map_err(&form).transpose();
+    Ok(std::iter::from_fn(next))
+}
+
+/// Whether the file of an index is as the manifest describes it.
+pub fn check_file(dir: &Path, record: &FileRecord) -> anyhow::Result<()> {
+    let path = dir.join(&record.path);
+    let found = hash_file(&path)?.1.to_hex();
+    if found.as_str() != record.blake3 {
+        let (found, expected) = (found.to_string(), record.blake3.clone());
+        return Err(IndexError::Changed { path, found, expected }.into());
+    }
+    Ok(())
+}
+
+/// Opens an index and checks its columns.
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, IndexError> {
     let file =
         File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
     let form = |reason| IndexError::Form { path: path.to_owned(), reason };
@@ -103,11 +145,7 @@ pub fn read(
         let (found, expected) = (names(found), names(expected.fields()));
         return Err(IndexError::Schema { path: path.to_owned(), found, expected });
     }
-    let builder = builder
-        .with_offset(usize::try_from(first_document).unwrap_or(usize::MAX))
-        .with_limit(usize::try_from(document_count_max).unwrap_or(usize::MAX));
-    let reader = guarded(|| builder.build()).map_err(form)?;
-    Ok(Rows { path: path.to_owned(), reader, batch: None, next: 0 })
+    Ok(builder)
 }
 
 struct Rows {

@@ -14,10 +14,12 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::corpus::{self, Corpus};
-use crate::index::{self, IndexError, IndexRow};
+use crate::folder::UsageError;
+use crate::index::{self, IndexRow};
 use crate::inspect_tokenizer;
-use crate::publish::hash_file;
+use crate::numbers::parse_positive_count;
 use crate::report::write_totals;
+use crate::select::{Select, SelectArgs};
 use crate::tokenize::{self, Encoder};
 
 /// Options of `patchmill inspect`.
@@ -32,9 +34,15 @@ pub struct InspectArgs {
     /// Show this document's text, counted from 0 within the corpus or the shard.
     #[arg(long, value_name = "N")]
     pub doc: Option<u64>,
+    /// Say which --sample-rate gives so many tokens of a corpus, such as 60e9 or 60B.
+    #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count, conflicts_with = "doc")]
+    pub rate_for: Option<u64>,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
+    /// What tokenize will be given beside the rate.
+    #[command(flatten)]
+    pub select: SelectArgs,
 }
 
 /// Runs `patchmill inspect`.
@@ -43,6 +51,13 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         return inspect_tokenizer::show(tokenizer, args.json);
     }
     let path = args.path.as_deref().context("a corpus, a shard or --tokenizer is wanted")?;
+    if let Some(tokens) = args.rate_for {
+        return crate::rate::print(path, tokens, &args.select, args.json);
+    }
+    if Select::new(&args.select)?.record().is_some() {
+        let what = "options that choose documents need --rate-for here";
+        return Err(UsageError(what.to_owned()).into());
+    }
     match (path.is_dir(), args.doc) {
         (true, None) => corpus_totals(path, args.json),
         (true, Some(document)) => {
@@ -219,14 +234,10 @@ fn index_row(corpus: &Corpus, document: u64) -> anyhow::Result<IndexRow> {
         let end_document =
             first_document + series.totals.shard_documents().expect("a manifest adds up");
         if document < end_document {
-            let index = series.index.as_ref();
-            let index = index.with_context(|| format!("{} has no index", series.input))?;
-            let path = corpus.dir().join(&index.path);
-            let found = hash_file(&path)?.1.to_hex();
-            if found.as_str() != index.blake3 {
-                let (found, expected) = (found.to_string(), index.blake3.clone());
-                return Err(IndexError::Changed { path, found, expected }.into());
-            }
+            let record = series.index.as_ref();
+            let record = record.with_context(|| format!("{} has no index", series.input))?;
+            index::check_file(corpus.dir(), record)?;
+            let path = corpus.dir().join(&record.path);
             let mut rows = index::read(&path, document - first_document, 1)?;
             let row = rows.next().with_context(|| {
                 format!("{} has no row for document {document}", path.display())

@@ -17,7 +17,7 @@
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
 //! - [`corpus`]: shards of a manifest as one checked stream of tokens.
 //! - [`index`]: which document a row of the document index describes.
-//! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds.
+//! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads.
 //! - [`run_file`]: run files from disk.
@@ -68,9 +68,11 @@ pub mod tasks;
 pub mod source;
 
 pub mod corpus;
+pub mod duplicates;
 pub mod index;
 pub mod inspect;
 mod inspect_tokenizer;
+mod rate;
 pub mod verify;
 
 pub mod permute;

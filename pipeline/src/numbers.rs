@@ -1,20 +1,24 @@
-//! Numbers as people write and read them: `60_000_000_000`, `60e9`, `1.5e6`.
+//! Numbers as people write and read them: `60_000_000_000`, `60e9`, `60B`, `1.5e6`.
 //!
 //! **Invariant:** a number is read exactly or refused; nothing is rounded.
 
-/// Reads a count such as `60000000000`, `60_000_000_000`, `60e9` or `1.5e6`.
+/// Reads a count such as `60000000000`, `60_000_000_000`, `60e9`, `60B` or `1.5e6`; K, M, B and T are powers of 1000.
 pub fn parse_count(text: &str) -> Result<u64, String> {
     let refused = || {
         format!(
-            "{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000 or 60e9"
+            "{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000, 60e9 or 60B"
         )
     };
     let plain = text.replace('_', "");
-    let (mantissa, exponent) = match plain.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => {
+    let suffix = [('K', 3), ('M', 6), ('B', 9), ('T', 12)].into_iter();
+    let mut suffixed =
+        suffix.filter_map(|(letter, exponent)| Some((plain.strip_suffix(letter)?, exponent)));
+    let (mantissa, exponent) = match (suffixed.next(), plain.split_once(['e', 'E'])) {
+        (Some(suffixed), _) => suffixed,
+        (None, Some((mantissa, exponent))) => {
             (mantissa, exponent.parse::<u32>().map_err(|err| format!("{}: {err}", refused()))?)
         }
-        None => (plain.as_str(), 0),
+        (None, None) => (plain.as_str(), 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let fraction = fraction.trim_end_matches('0');
@@ -73,6 +77,14 @@ mod tests {
             ("+1", None),
             ("1e-3", None),
             ("many", None),
+            ("60B", Some(60_000_000_000)),
+            ("1.5M", Some(1_500_000)),
+            ("2K", Some(2000)),
+            ("3T", Some(3_000_000_000_000)),
+            ("B", None),
+            ("6e3B", None),
+            ("6b", None),
+            ("6BB", None),
         ] {
             assert_eq!(parse_count(text).ok(), expected, "{text:?}");
         }

@@ -109,6 +109,7 @@ impl Report {
                 "documents_written": totals.documents_written,
                 "documents_skipped": totals.documents_skipped,
                 "documents_dropped": totals.dropped.checked_sum(),
+                "dropped": totals.dropped,
                 "documents_held_out": totals.documents_held_out,
                 "text_bytes": totals.text_bytes,
                 "tokens": totals.tokens,

@@ -17,13 +17,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::bounded;
-use schemas::index::CONTENT_HASH_BYTES;
 
 use crate::chunk::{Encoded, ThreadEncoder};
 use crate::closing::{Closer, OnInput, Parts};
 use crate::docs::{Chunk, Columns, Docs, DocsError};
 use crate::report::Progress;
-use crate::select::Decision;
+use crate::select::Select;
 use crate::split::Splits;
 use crate::stop::StopFlag;
 use crate::tokenize::{Encoder, SessionStatistics, TokenId, panic_text};
@@ -45,6 +44,8 @@ pub(crate) struct Job<'a> {
     pub(crate) lists_skipped: bool,
     pub(crate) shard_bytes: u64,
     pub(crate) by_set: bool,
+    /// Which documents are written, and where.
+    pub(crate) select: &'a Select,
     /// Fingerprint of the options.
     pub(crate) options: String,
     pub(crate) progress: &'a Progress,
@@ -52,16 +53,6 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// What becomes of a document.
-    pub(crate) fn decide(
-        &self,
-        _text: &str,
-        _set_name: Option<&str>,
-        _content_hash: &[u8; CONTENT_HASH_BYTES],
-    ) -> Decision {
-        Decision::Write
-    }
-
     /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends early when asked to stop.
     pub(crate) fn run(
         &self,

@@ -31,6 +31,7 @@ use crate::folder::UsageError;
 use crate::inputs;
 use crate::publish::write_atomic;
 use crate::report::notice;
+use crate::select::{self, Candidate, Decision, SampleArgs, Select, SetArgs};
 use crate::tokenize::{CONFIG_FILE, TOKENIZER_FILE};
 
 /// SentencePiece's sign for a space.
@@ -58,6 +59,18 @@ pub struct TrainTokenizerArgs {
     /// Key or column of the text.
     #[arg(long, default_value = "text")]
     pub text_column: String,
+    /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
+    #[arg(long)]
+    pub set_column: Option<String>,
+    /// By set.
+    #[command(flatten)]
+    pub sets: SetArgs,
+    /// By chance.
+    #[command(flatten)]
+    pub sample: SampleArgs,
+    /// Bytes of text to learn from at most, in the order of the inputs; reading stops there. A sample spreads them.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_text_bytes: Option<u64>,
     /// Bytes of the longest document's text; a longer one stops the command.
     #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_document_bytes: u64,
@@ -110,6 +123,19 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why reading stops.
+enum Stop {
+    /// `--max-text-bytes` are read.
+    Enough,
+    Docs(docs::DocsError),
+}
+
+impl From<docs::DocsError> for Stop {
+    fn from(err: docs::DocsError) -> Stop {
+        Stop::Docs(err)
+    }
+}
+
 /// How often each word and each character stands in the inputs.
 #[derive(Default)]
 struct Words {
@@ -121,15 +147,35 @@ impl Words {
     fn read(args: &TrainTokenizerArgs) -> anyhow::Result<Words> {
         let columns = Columns {
             text: args.text_column.clone(),
-            set: None,
+            set: args.set_column.clone(),
             document_bytes_max: args.max_document_bytes,
         };
+        let select = Select::of_sets_and_sample(&args.sets, &args.sample);
+        let mut left_bytes = args.max_text_bytes.unwrap_or(u64::MAX);
         let mut counted = Words::default();
         for input in inputs::find(&args.inputs)? {
-            docs::for_each(&input, &columns, |doc| {
+            let selected = select.of_input(&input.name);
+            let read = docs::for_each(&input, &columns, |doc| {
+                let text_bytes = doc.text.len() as u64;
+                let candidate = Candidate {
+                    row: doc.row,
+                    text_bytes,
+                    set_name: doc.set_name.as_deref(),
+                    content_hash: &select::content_hash(&doc.text),
+                };
+                if selected.decide(candidate) != Decision::Write {
+                    return Ok(());
+                }
+                // At a document's end: half a document would be cut inside a word.
+                left_bytes = left_bytes.checked_sub(text_bytes).ok_or(Stop::Enough)?;
                 counted.add(&doc.text);
-                Ok::<(), docs::DocsError>(())
-            })?;
+                Ok(())
+            });
+            match read {
+                Ok(()) => {}
+                Err(Stop::Enough) => break,
+                Err(Stop::Docs(err)) => return Err(err.into()),
+            }
         }
         ensure!(!counted.words.is_empty(), "the inputs hold no text to train on");
         Ok(counted)

@@ -7,6 +7,7 @@
 //! - [`shard`]: token ids of whole documents, memory-mappable.
 //! - [`index`]: one row a document, as Parquet.
 //! - [`selection`]: which documents of the inputs a corpus holds.
+//! - [`drop_list`]: which documents have the text of an earlier one.
 //! - [`manifest`]: what a corpus holds; written last.
 //! - [`build`]: what a corpus folder says while it is being written, and its list of skipped documents.
 //! - [`run`]: the run file that both binaries read.
@@ -17,6 +18,8 @@ pub mod shard;
 pub mod index;
 
 pub mod selection;
+
+pub mod drop_list;
 
 pub mod manifest;
 

@@ -5,8 +5,10 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
-mod encode;
 mod reading;
+
+mod encode;
+mod select;
 mod tokens;
 
 mod corpus;
