@@ -14,7 +14,8 @@
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
-//! - [`plan`]: which window each slot of each step reads.
+//! - [`plan`]: which window each slot of each step reads; made of a [`plan_spec`], [`mixture`] and
+//!   [`plan_sizes`] compute its sizes, [`interleave`] and [`epoch_order`] its order.
 //! - [`run_file`]: run files from disk.
 //! - [`loader`]: the plan's windows as batches, read ahead by threads.
 //! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some of them.
@@ -47,7 +48,12 @@ pub mod verify;
 
 pub mod permute;
 
+mod epoch_order;
+pub mod interleave;
+mod mixture;
 pub mod plan;
+mod plan_sizes;
+pub mod plan_spec;
 
 pub mod run_file;
 

@@ -268,6 +268,7 @@ pub fn plan_spec(
         epochs: run.plan.epochs,
         seed: run.plan.seed,
         shuffle: run.plan.shuffle,
+        sets: Vec::new(),
         phases: phases.collect(),
     }
 }

@@ -10,6 +10,7 @@ mod tokens;
 mod corpus;
 mod corrupt;
 
+mod mixture;
 mod permute;
 mod plan;
 
