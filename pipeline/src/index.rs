@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use schemas::index::{self, CONTENT_HASH_BYTES};
 
@@ -93,21 +94,69 @@ pub fn read(
         File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
     let form = |reason| IndexError::Form { path: path.to_owned(), reason };
     let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(form)?;
-    let (found, expected) = (builder.schema().fields(), index::schema());
-    if found != expected.fields() {
-        let names = |fields: &arrow::datatypes::Fields| {
-            let named =
-                fields.iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
-            named.collect::<Vec<_>>().join(", ")
-        };
-        let (found, expected) = (names(found), names(expected.fields()));
-        return Err(IndexError::Schema { path: path.to_owned(), found, expected });
-    }
+    check_schema(path, &builder)?;
     let builder = builder
         .with_offset(usize::try_from(first_document).unwrap_or(usize::MAX))
         .with_limit(usize::try_from(document_count_max).unwrap_or(usize::MAX));
     let reader = guarded(|| builder.build()).map_err(form)?;
     Ok(Rows { path: path.to_owned(), reader, batch: None, next: 0 })
+}
+
+/// What a document is looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// 1-based line or row of the input.
+    Row(u64),
+    /// First bytes of the text's BLAKE3.
+    ContentHash([u8; CONTENT_HASH_BYTES]),
+}
+
+/// The documents (within the series) that an index has under `wanted`; reads one column of it.
+pub fn documents(path: &Path, wanted: Wanted) -> Result<Vec<u64>, IndexError> {
+    let file =
+        File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
+    let form = |reason| IndexError::Form { path: path.to_owned(), reason };
+    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(form)?;
+    check_schema(path, &builder)?;
+    let column = match wanted {
+        Wanted::Row(_) => index::ROW,
+        Wanted::ContentHash(_) => index::CONTENT_HASH,
+    };
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);
+    let reader = guarded(|| builder.with_projection(mask).build()).map_err(form)?;
+    let (mut found, mut document) = (Vec::new(), 0);
+    let mut batches = reader;
+    while let Some(batch) = guarded(|| batches.next().transpose()).map_err(form)? {
+        let values = batch.column(0);
+        for at in 0..batch.num_rows() {
+            let hit = match wanted {
+                Wanted::Row(row) => values.as_primitive::<UInt64Type>().value(at) == row,
+                Wanted::ContentHash(hash) => values.as_fixed_size_binary().value(at) == hash,
+            };
+            if hit {
+                found.push(document);
+            }
+            document += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// The columns must be those of `schemas::index`.
+fn check_schema(
+    path: &Path,
+    builder: &ParquetRecordBatchReaderBuilder<File>,
+) -> Result<(), IndexError> {
+    let (found, expected) = (builder.schema().fields(), index::schema());
+    if found == expected.fields() {
+        return Ok(());
+    }
+    let names = |fields: &arrow::datatypes::Fields| {
+        let named = fields.iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
+        named.collect::<Vec<_>>().join(", ")
+    };
+    let (found, expected) = (names(found), names(expected.fields()));
+    Err(IndexError::Schema { path: path.to_owned(), found, expected })
 }
 
 struct Rows {
