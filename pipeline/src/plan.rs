@@ -490,7 +490,14 @@ impl Cursor<'_> {
 
 fn streams(spec: &PlanSpec, block_tokens: u64, blocks: &[StreamBlocks]) -> Vec<Stream> {
     let stream = |name: Option<&str>, first_token, token_count, blocks: StreamBlocks| {
-        let subset = permutation(spec, name, Purpose::Subset, blocks.stream, 1);
+        // Where all blocks are taken there is nothing to choose, and groups of the order are those of the corpus.
+        let is_chosen =
+            blocks.subset < blocks.stream || !matches!(spec.shuffle, Shuffle::Blocked { .. });
+        let subset = if is_chosen {
+            permutation(spec, name, Purpose::Subset, blocks.stream, 1)
+        } else {
+            Permutation::identity(blocks.stream)
+        };
         let name = name.map(str::to_owned);
         Stream { name, first_token, token_count, block_tokens, blocks, subset }
     };

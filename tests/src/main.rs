@@ -10,9 +10,14 @@ mod tokens;
 mod corpus;
 mod corrupt;
 
-mod mixture;
 mod permute;
+mod permute_quality;
+
+mod mixture;
 mod plan;
+mod schedules;
+
+mod by_set;
 
 mod loader;
 mod run_file;

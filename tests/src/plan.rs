@@ -46,7 +46,7 @@ pub(crate) fn specs() -> impl Strategy<Value = PlanSpec> {
     )
 }
 
-pub(crate) fn shuffles() -> impl Strategy<Value = Shuffle> {
+fn shuffles() -> impl Strategy<Value = Shuffle> {
     prop_oneof![
         4 => Just(Shuffle::Global),
         4 => (1u64..12).prop_map(|group_blocks| Shuffle::Blocked { group_blocks }),
