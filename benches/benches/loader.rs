@@ -88,6 +88,7 @@ fn plan(window_tokens: u64, corpus: &Corpus) -> Plan {
         epochs: 1,
         seed: 1,
         shuffle: Shuffle::Global,
+        sets: Vec::new(),
         phases: vec![PhaseSpec {
             patch_size: 1,
             window_units: window_tokens,

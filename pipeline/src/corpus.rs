@@ -1,4 +1,5 @@
-//! A corpus folder as one stream of tokens: the shards of its manifest, one after the other.
+//! A corpus folder as one stream of tokens: the shards of its manifest, one after the other; for a mixture, the
+//! shards of each set, one set after the other. Documents keep the numbers that the manifest's order gives them.
 //!
 //! What is cheap is checked when a corpus is opened: the manifest, each shard's existence, length and
 //! header. The checksum of a block of ids is checked the first time that the block is read.
@@ -16,6 +17,7 @@ use schemas::manifest::{self, Manifest, ManifestError};
 use schemas::run::ReadBackend;
 use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHeader, TokenBytes};
 
+use crate::set_streams::{MixedSeries, SetStream, set_streams};
 use crate::source::Source;
 
 /// `BLOCK_BYTES` as a length in memory.
@@ -26,7 +28,12 @@ const BLOCK_LEN: usize = BLOCK_BYTES as usize;
 pub struct Corpus {
     dir: PathBuf,
     manifest: Manifest,
+    /// In the order of the stream.
     shards: Vec<OpenShard>,
+    /// Positions in `shards`, in the order of the documents' numbers.
+    by_document: Vec<usize>,
+    /// The sets whose shards stand together; none when the shards stand in the manifest's order.
+    sets: Vec<SetStream>,
     /// The footer that was read last, by the shard's position: look-ups of documents come in runs.
     recent_footer: Mutex<Option<(usize, Arc<ShardFooter>)>>,
 }
@@ -77,6 +84,9 @@ pub enum CorpusError {
         /// Why.
         source: ManifestError,
     },
+    /// Sets that are wanted apart and are not.
+    #[error(transparent)]
+    Sets(#[from] MixedSeries),
     /// Shards that are not there, or not as long as they should be.
     #[error("{}: {} of {shard_count} shards are not as the manifest says: {}", dir.display(), faults.len(), faults.join("; "))]
     Files {
@@ -146,13 +156,14 @@ pub enum CorpusError {
 impl CorpusError {
     /// Whether data differ from what describes them; else the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
-        use CorpusError::{Files, Manifest, Mismatch, NoManifest, Shard, Shrunk};
+        use CorpusError::{Files, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk};
         matches!(
             self,
             Files { .. }
                 | Manifest { .. }
                 | Mismatch { .. }
                 | NoManifest { .. }
+                | Sets { .. }
                 | Shard { .. }
                 | Shrunk { .. }
         )
@@ -192,19 +203,48 @@ impl Corpus {
     /// that agrees with the manifest; all shards that are missing or of another length are named at once.
     pub fn open(dir: &Path, backend: ReadBackend) -> Result<Corpus, CorpusError> {
         let manifest = read_manifest(dir)?;
+        let series = 0..manifest.series.len();
+        Corpus::arrange(dir, manifest, series, Vec::new(), backend)
+    }
+
+    /// The same with the shards of each set together, as the plan of a mixture counts tokens.
+    pub fn open_by_set(dir: &Path, backend: ReadBackend) -> Result<Corpus, CorpusError> {
+        let manifest = read_manifest(dir)?;
+        let sets = set_streams(&manifest)?;
+        let series: Vec<usize> = sets.iter().flat_map(|set| set.series.iter().copied()).collect();
+        Corpus::arrange(dir, manifest, series, sets, backend)
+    }
+
+    fn arrange(
+        dir: &Path,
+        manifest: Manifest,
+        series_order: impl IntoIterator<Item = usize>,
+        sets: Vec<SetStream>,
+        backend: ReadBackend,
+    ) -> Result<Corpus, CorpusError> {
         check_lengths(dir, &manifest)?;
-        let mut shards = Vec::new();
-        let (mut first_token, mut first_document) = (0, 0);
-        for (position, series) in (0u64..).zip(&manifest.series) {
-            let series_index = series.series_index(position);
+        let mut first_documents = vec![0];
+        for series in &manifest.series {
+            // The manifest's sums were checked, here and below.
+            let before = first_documents[first_documents.len() - 1];
+            first_documents.push(before + series.totals.documents_written);
+        }
+        let (mut shards, mut first_token) = (Vec::new(), 0);
+        for position in series_order {
+            let series = &manifest.series[position];
+            let series_index = series.series_index(position as u64);
+            let mut first_document = first_documents[position];
             for (shard_index, record) in (0u64..).zip(&series.shards) {
                 let place = ShardPlace { series_index, shard_index, first_token, first_document };
                 shards.push(OpenShard::open(dir, &manifest, record, place, backend)?);
-                first_token += record.token_count; // the manifest's sums were checked
+                first_token += record.token_count;
                 first_document += record.document_count;
             }
         }
-        Ok(Corpus { dir: dir.to_owned(), manifest, shards, recent_footer: Mutex::new(None) })
+        let mut by_document: Vec<usize> = (0..shards.len()).collect();
+        by_document.sort_by_key(|&index| shards[index].first_document);
+        let (dir, recent_footer) = (dir.to_owned(), Mutex::new(None));
+        Ok(Corpus { dir, manifest, shards, by_document, sets, recent_footer })
     }
 
     /// The folder that was opened.
@@ -277,6 +317,34 @@ impl Corpus {
         Ok(footer)
     }
 
+    /// The sets whose shards stand together, in the order of the stream; none when the shards stand in the
+    /// manifest's order.
+    pub fn sets(&self) -> &[SetStream] {
+        &self.sets
+    }
+
+    /// Which parts of which shards hold these tokens, in order.
+    pub fn parts(
+        &self,
+        first_token: u64,
+        token_count: u64,
+    ) -> Result<Vec<ShardPart<'_>>, CorpusError> {
+        self.check_tokens(first_token, token_count)?;
+        let (mut parts, mut next_token) = (Vec::new(), first_token);
+        while next_token < first_token + token_count {
+            let shard = &self.shards[self.shard_of_token(next_token)];
+            let end = shard.tokens().end.min(first_token + token_count);
+            parts.push(ShardPart {
+                path: shard.path.strip_prefix(&self.dir).unwrap_or(&shard.path),
+                first_token: next_token - shard.first_token,
+                token_count: end - next_token,
+                token_bytes: shard.header.token_bytes.get(),
+            });
+            next_token = end;
+        }
+        Ok(parts)
+    }
+
     /// Fills `out` with the ids from `first_token` on, across the borders of shards.
     pub fn read<T: TokenId>(&self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
         self.check_tokens(first_token, out.len() as u64)?;
@@ -311,7 +379,8 @@ impl Corpus {
         if document >= document_count {
             return Err(CorpusError::Document { document, document_count });
         }
-        let index = self.shards.partition_point(|shard| shard.first_document <= document) - 1;
+        let is_before = |&index: &usize| self.shards[index].first_document <= document;
+        let index = self.by_document[self.by_document.partition_point(is_before) - 1];
         let (shard, footer) = (&self.shards[index], self.shard_footer(index)?);
         let within = (document - shard.first_document) as usize;
         let first = if within == 0 { 0 } else { footer.document_ends[within - 1] };
@@ -341,6 +410,26 @@ impl Corpus {
     /// Position of the shard that holds a token of the corpus; no shard is empty.
     fn shard_of_token(&self, token: u64) -> usize {
         self.shards.partition_point(|shard| shard.first_token <= token) - 1
+    }
+}
+
+/// Tokens that lie together in a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardPart<'a> {
+    /// The shard's path in the corpus folder.
+    pub path: &'a Path,
+    /// Offset in the shard, in tokens.
+    pub first_token: u64,
+    /// Tokens.
+    pub token_count: u64,
+    /// Bytes of an id, 2 or 4.
+    pub token_bytes: u32,
+}
+
+impl ShardPart<'_> {
+    /// Where in the file the first id lies, in bytes.
+    pub fn file_offset(&self) -> u64 {
+        HEADER_BYTES + self.first_token * u64::from(self.token_bytes)
     }
 }
 

@@ -148,6 +148,39 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, IndexError
     Ok(builder)
 }
 
+/// What a document is looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// 1-based line or row of the input.
+    Row(u64),
+    /// First bytes of the text's BLAKE3.
+    ContentHash([u8; CONTENT_HASH_BYTES]),
+}
+
+/// The documents (within the series) that an index has under `wanted`; reads one column of it.
+pub fn documents(path: &Path, wanted: Wanted) -> Result<Vec<u64>, IndexError> {
+    let column = match wanted {
+        Wanted::Row(_) => index::ROW,
+        Wanted::ContentHash(_) => index::CONTENT_HASH,
+    };
+    let (mut found, mut document) = (Vec::new(), 0);
+    for batch in read_columns(path, &[column])? {
+        let batch = batch?;
+        let values = batch.column(0);
+        for at in 0..batch.num_rows() {
+            let hit = match wanted {
+                Wanted::Row(row) => values.as_primitive::<UInt64Type>().value(at) == row,
+                Wanted::ContentHash(hash) => values.as_fixed_size_binary().value(at) == hash,
+            };
+            if hit {
+                found.push(document);
+            }
+            document += 1;
+        }
+    }
+    Ok(found)
+}
+
 struct Rows {
     path: PathBuf,
     reader: ParquetRecordBatchReader,

@@ -79,7 +79,7 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match &manifest {
         Some(manifest) => {
-            let plan = run.plan(manifest.totals.tokens, Some(manifest.fingerprint.clone()))?;
+            let plan = run.plan_of(manifest)?;
             let steps = format_count(plan.step_count());
             writeln!(out, "wrote {}: {steps} steps; see `patchmill plan {0}`", path.display())?;
         }

@@ -15,14 +15,17 @@
 //!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
 //! - [`tasks`] and [`merge`]: the same by several machines.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
-//! - [`corpus`]: shards of a manifest as one checked stream of tokens.
+//! - [`corpus`]: shards of a manifest as one checked stream of tokens; [`set_streams`] says which belong to a set.
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
-//! - [`plan`]: which window each slot of each step reads.
+//! - [`plan`]: which window each slot of each step reads; made of a [`plan_spec`], [`mixture`] and
+//!   [`plan_sizes`] compute its sizes, [`interleave`] and [`epoch_order`] its order.
+//! - [`plan_walk`] proves that a plan reads everything once; [`plan_diff`] says how far two plans are the same.
 //! - [`run_file`]: run files from disk.
 //! - [`loader`]: the plan's windows as batches, read ahead by threads.
-//! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some of them.
+//! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some
+//!   of them; [`plan_lookup`] is what `plan` says about steps and documents.
 
 pub mod inputs;
 
@@ -73,11 +76,20 @@ pub mod index;
 pub mod inspect;
 mod inspect_tokenizer;
 mod rate;
+pub mod set_streams;
 pub mod verify;
 
 pub mod permute;
 
+mod epoch_order;
+pub mod interleave;
+mod mixture;
 pub mod plan;
+mod plan_sizes;
+pub mod plan_spec;
+
+pub mod plan_diff;
+pub mod plan_walk;
 
 pub mod run_file;
 
@@ -87,5 +99,6 @@ pub mod cli;
 pub mod init;
 pub mod numbers;
 pub mod plan_command;
+pub mod plan_lookup;
 pub mod shell;
 pub mod stream;

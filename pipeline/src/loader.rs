@@ -545,6 +545,18 @@ fn check_corpus(spec: &LoaderSpec) -> Result<(), LoaderError> {
     if planned.corpus_tokens != tokens {
         return other("tokens", planned.corpus_tokens.to_string(), tokens.to_string());
     }
+    let name = |(name, tokens): (&str, u64)| format!("{name:?} {tokens}");
+    let list = |sets: Vec<String>| match sets.join(", ") {
+        none if none.is_empty() => "(all in one stream)".to_owned(),
+        sets => sets,
+    };
+    let wanted: Vec<String> =
+        planned.sets.iter().map(|set| name((&set.name, set.tokens))).collect();
+    let there: Vec<String> =
+        corpus.sets().iter().map(|set| name((&set.name, set.tokens))).collect();
+    if wanted != there {
+        return other("sets", list(wanted), list(there));
+    }
     match &planned.corpus_fingerprint {
         Some(planned) if planned != fingerprint => {
             other("fingerprint", planned.clone(), fingerprint.clone())

@@ -4,6 +4,10 @@
 //! are walked on along their cycle until they fall inside (Black and Rogaway, "Ciphers with Arbitrary
 //! Finite Domains", 2002). Time and memory do not depend on `count`.
 //!
+//! A *blocked* permutation keeps neighbours together, for media that read best in sequence: it permutes
+//! groups of `group` indexes, and the indexes inside each group. The last group may be smaller; it takes
+//! its place in the order as any other, and what comes after it moves up.
+//!
 //! **Invariant:** for every key, `apply` is a bijection of `0..count` and `invert` is its inverse.
 
 use siphasher::sip::SipHasher13;
@@ -40,10 +44,31 @@ pub struct PermutationKey {
 impl PermutationKey {
     /// The key for a purpose under the run's seed.
     pub fn derive(seed: u64, purpose: Purpose) -> PermutationKey {
-        let material = match purpose {
+        PermutationKey::of_material(&PermutationKey::material(seed, purpose))
+    }
+
+    /// The key for a purpose within the stream of one set: a set's order does not depend on the others.
+    pub fn derive_for_set(seed: u64, set_name: &str, purpose: Purpose) -> PermutationKey {
+        let material = PermutationKey::material(seed, purpose);
+        PermutationKey::of_material(&format!("{material};set={set_name}"))
+    }
+
+    fn material(seed: u64, purpose: Purpose) -> String {
+        match purpose {
             Purpose::Subset => format!("seed={seed};subset"),
             Purpose::Order { epoch, level } => format!("seed={seed};epoch={epoch};level={level}"),
-        };
+        }
+    }
+
+    /// The key of the order inside a group of a blocked permutation; `self` is that of the groups.
+    fn of_group(self, group_index: u64) -> PermutationKey {
+        let hasher = SipHasher13::new_with_keys(self.first, self.second);
+        let word =
+            |number: u64| hasher.hash(&[group_index.to_le_bytes(), number.to_le_bytes()].concat());
+        PermutationKey { first: word(0), second: word(1) }
+    }
+
+    fn of_material(material: &str) -> PermutationKey {
         let bytes = blake3::derive_key("patchmill plan permutation v1", material.as_bytes());
         let (words, _) = bytes.as_chunks::<8>();
         PermutationKey { first: u64::from_le_bytes(words[0]), second: u64::from_le_bytes(words[1]) }
@@ -54,7 +79,14 @@ impl PermutationKey {
 #[derive(Clone, Debug)]
 pub struct Permutation {
     count: u64,
-    network: Option<Network>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Identity,
+    Network(Network),
+    Blocked(Blocked),
 }
 
 #[derive(Clone, Debug)]
@@ -66,29 +98,68 @@ struct Network {
     right_bits: u32,
 }
 
+#[derive(Clone, Debug)]
+struct Blocked {
+    key: PermutationKey,
+    /// Indexes of a group, but for the last one.
+    group: u64,
+    groups: Box<Permutation>,
+    /// Where in the order of groups the last one stands, and how many indexes it has.
+    last_place: u64,
+    last_count: u64,
+}
+
 impl Permutation {
     /// The permutation that `key` selects among those of `0..count`.
     ///
     /// # Panics
     /// If `count` exceeds [`COUNT_MAX`].
     pub fn keyed(key: PermutationKey, count: u64) -> Permutation {
+        let rounds = if bits(count) < SMALL_BITS { SMALL_ROUNDS } else { ROUNDS };
+        Permutation::with_rounds(key, count, rounds)
+    }
+
+    /// The same with a number of rounds of the caller's, for the tests that show how many are needed.
+    ///
+    /// # Panics
+    /// If `count` exceeds [`COUNT_MAX`].
+    pub fn with_rounds(key: PermutationKey, count: u64, rounds: u32) -> Permutation {
         assert!(count <= COUNT_MAX, "a permutation of {count}; the most is {COUNT_MAX}");
         if count <= 1 {
             return Permutation::identity(count);
         }
-        let bits = u64::BITS - (count - 1).leading_zeros();
+        let bits = bits(count);
         let network = Network {
             hasher: SipHasher13::new_with_keys(key.first, key.second),
-            rounds: if bits < SMALL_BITS { SMALL_ROUNDS } else { ROUNDS },
+            rounds,
             left_bits: bits / 2,
             right_bits: bits - bits / 2,
         };
-        Permutation { count, network: Some(network) }
+        Permutation { count, kind: Kind::Network(network) }
+    }
+
+    /// The permutation that `key` selects among those of `0..count` that keep groups of `group` together.
+    ///
+    /// # Panics
+    /// If `group` is 0 or `count` exceeds [`COUNT_MAX`].
+    pub fn blocked(key: PermutationKey, count: u64, group: u64) -> Permutation {
+        assert!(group > 0, "a group of no indexes");
+        if group >= count {
+            return Permutation::keyed(key.of_group(0), count);
+        }
+        let group_count = count.div_ceil(group);
+        let groups = Box::new(Permutation::keyed(key, group_count));
+        let last_place = groups.invert(group_count - 1);
+        let last_count = count - (group_count - 1) * group;
+        Permutation {
+            count,
+            kind: Kind::Blocked(Blocked { key, group, groups, last_place, last_count }),
+        }
     }
 
     /// The permutation of `0..count` that leaves everything where it is.
     pub fn identity(count: u64) -> Permutation {
-        Permutation { count, network: None }
+        Permutation { count, kind: Kind::Identity }
     }
 
     /// How many numbers are permuted.
@@ -101,7 +172,12 @@ impl Permutation {
     /// # Panics
     /// Unless `index < count`.
     pub fn apply(&self, index: u64) -> u64 {
-        self.walk(index, Network::encrypt)
+        self.check(index);
+        match &self.kind {
+            Kind::Identity => index,
+            Kind::Network(network) => self.walk(index, |place| network.encrypt(place)),
+            Kind::Blocked(blocked) => blocked.apply(index),
+        }
     }
 
     /// What goes to `index`.
@@ -109,17 +185,63 @@ impl Permutation {
     /// # Panics
     /// Unless `index < count`.
     pub fn invert(&self, index: u64) -> u64 {
-        self.walk(index, Network::decrypt)
+        self.check(index);
+        match &self.kind {
+            Kind::Identity => index,
+            Kind::Network(network) => self.walk(index, |place| network.decrypt(place)),
+            Kind::Blocked(blocked) => blocked.invert(index),
+        }
     }
 
-    fn walk(&self, index: u64, turn: fn(&Network, u64) -> u64) -> u64 {
+    fn check(&self, index: u64) {
         assert!(index < self.count, "index {index} of a permutation of {}", self.count);
-        let Some(network) = &self.network else { return index };
-        let mut place = turn(network, index);
+    }
+
+    fn walk(&self, index: u64, turn: impl Fn(u64) -> u64) -> u64 {
+        let mut place = turn(index);
         while place >= self.count {
-            place = turn(network, place);
+            place = turn(place);
         }
         place
+    }
+}
+
+/// Bits of the smallest power of two that holds `count` of at least 2.
+fn bits(count: u64) -> u32 {
+    u64::BITS - count.saturating_sub(1).leading_zeros()
+}
+
+impl Blocked {
+    fn apply(&self, index: u64) -> u64 {
+        let last_first = self.last_place * self.group;
+        let (place, within) = if index < last_first {
+            (index / self.group, index % self.group)
+        } else if index < last_first + self.last_count {
+            (self.last_place, index - last_first)
+        } else {
+            let after = index - self.last_count;
+            (after / self.group + 1, after % self.group)
+        };
+        let group_index = self.groups.apply(place);
+        group_index * self.group + self.inside(group_index).apply(within)
+    }
+
+    fn invert(&self, index: u64) -> u64 {
+        let group_index = index / self.group;
+        let within = self.inside(group_index).invert(index % self.group);
+        let place = self.groups.invert(group_index);
+        if place <= self.last_place {
+            place * self.group + within
+        } else {
+            (place - 1) * self.group + self.last_count + within
+        }
+    }
+
+    /// The order inside a group.
+    fn inside(&self, group_index: u64) -> Permutation {
+        let is_last = group_index == self.groups.count() - 1;
+        let count = if is_last { self.last_count } else { self.group };
+        Permutation::keyed(self.key.of_group(group_index), count)
     }
 }
 

@@ -4,14 +4,20 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use schemas::run::ReadBackend;
 use serde_json::{Value, json};
 
-use crate::corpus::{Corpus, read_manifest};
-use crate::numbers::{format_count, parse_count, parse_positive_count};
-use crate::plan::{Phase, Plan, Window};
+use crate::corpus::read_manifest;
+use crate::numbers::{format_count, parse_positive_count};
+use crate::plan::{Phase, Plan, Stream};
+use crate::plan_diff::{self, Comparison, Difference};
+use crate::plan_lookup::{
+    DocumentName, FindReport, RankOf, StepReport, parse_document, parse_rank, parse_steps, resolve,
+};
+use crate::plan_walk::{self, Proof};
 use crate::run_file::Run;
 
 /// A run file with overrides.
@@ -36,15 +42,31 @@ impl RunArgs {
 pub struct PlanArgs {
     #[command(flatten)]
     run: RunArgs,
+    /// The other run file of --diff.
+    #[arg(requires = "diff")]
+    other: Option<PathBuf>,
     /// Plan for a corpus of this many tokens, whether there is one or not; 60e9 and 60_000 are numbers too.
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count)]
     assume_tokens: Option<u64>,
-    /// Say at which steps a document of the corpus is read (may be repeated).
-    #[arg(long, value_name = "DOCUMENT", value_parser = parse_count, conflicts_with = "assume_tokens")]
-    find: Vec<u64>,
-    /// Say which windows and documents a step reads (may be repeated).
-    #[arg(long, value_name = "STEP", value_parser = parse_count)]
-    step: Vec<u64>,
+    /// Say at which steps a document of the corpus is read (may be repeated): its number, INPUT:ROW as the manifest
+    /// names the input, or its content hash in hex.
+    #[arg(long, value_name = "DOCUMENT", value_parser = parse_document, conflicts_with = "assume_tokens")]
+    find: Vec<DocumentName>,
+    /// Say which windows, shards, documents and sets a step or the steps S..E read (may be repeated).
+    #[arg(long, value_name = "STEP", value_parser = parse_steps)]
+    step: Vec<(u64, u64)>,
+    /// Only the part of each step that rank r of W reads.
+    #[arg(long, value_name = "r/W", value_parser = parse_rank, requires = "step")]
+    rank: Option<RankOf>,
+    /// Walk the whole plan and prove that every pass reads each token of its subset exactly once.
+    #[arg(long)]
+    verify: bool,
+    /// Threads of --verify; one a core when not given.
+    #[arg(long, value_name = "COUNT", requires = "verify")]
+    threads: Option<usize>,
+    /// Say what differs between the plans of two run files, and up to which step they read the same.
+    #[arg(long, requires = "other", conflicts_with_all = ["find", "step", "verify"])]
+    diff: bool,
     /// Print one JSON object instead.
     #[arg(long)]
     json: bool,
@@ -53,29 +75,35 @@ pub struct PlanArgs {
 /// `patchmill plan`.
 pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let run = args.run.load()?;
-    let plan = match args.assume_tokens {
-        Some(tokens) => run.plan(tokens, None)?,
-        None => plan_of_corpus(&run)?,
-    };
+    let plan = plan_of(&run, args.assume_tokens)?;
+    if let Some(other) = &args.other {
+        return diff(args, &plan, other);
+    }
     let needs_corpus =
         args.assume_tokens.is_none() && !(args.find.is_empty() && args.step.is_empty());
-    let corpus = if needs_corpus {
-        Some(Corpus::open(&run.corpus_dir(), ReadBackend::Pread)?)
-    } else {
-        None
-    };
-    let steps = args.step.iter().map(|&step| step_report(&plan, corpus.as_ref(), step));
+    let corpus = if needs_corpus { Some(run.open_corpus(ReadBackend::Pread)?) } else { None };
+    let steps = args.step.iter().flat_map(|&(first, end)| first..end);
+    let steps = steps.map(|step| StepReport::new(&plan, corpus.as_ref(), step, args.rank));
     let steps = steps.collect::<anyhow::Result<Vec<StepReport>>>()?;
-    let found = args.find.iter().map(|&document| find_report(&plan, corpus.as_ref(), document));
-    let found = found.collect::<anyhow::Result<Vec<FindReport>>>()?;
+    let mut found = Vec::new();
+    for name in &args.find {
+        let corpus = corpus.as_ref().context("--find needs a corpus")?;
+        for document in resolve(corpus, name)? {
+            found.push(FindReport::new(&plan, corpus, document)?);
+        }
+    }
+    let walked = if args.verify { Some(walk(&plan, args.threads)?) } else { None };
     let mut out = std::io::stdout().lock();
     if args.json {
         let mut object = plan_json(&plan);
         if !steps.is_empty() {
-            object["steps"] = steps.iter().map(StepReport::json).collect();
+            object["steps"] = steps.iter().map(|report| report.json(&plan)).collect();
         }
         if !found.is_empty() {
             object["documents"] = found.iter().map(FindReport::json).collect();
+        }
+        if let Some(walked) = &walked {
+            object["verify"] = walked.json();
         }
         writeln!(out, "{object}")?;
         return Ok(());
@@ -83,7 +111,139 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     print_plan(&mut out, &plan, &args.run.run)?;
     steps.iter().try_for_each(|report| report.print(&mut out))?;
     found.iter().try_for_each(|report| report.print(&mut out))?;
+    walked.iter().try_for_each(|walked| walked.print(&mut out, &plan))?;
     Ok(())
+}
+
+fn plan_of(run: &Run, assume_tokens: Option<u64>) -> anyhow::Result<Plan> {
+    match assume_tokens {
+        Some(tokens) => Ok(run.plan(tokens, None)?),
+        None => plan_of_corpus(run),
+    }
+}
+
+/// What a walk over the whole plan showed, and how long it took.
+struct Walked {
+    proof: Proof,
+    threads: usize,
+    seconds: f64,
+}
+
+fn walk(plan: &Plan, threads: Option<usize>) -> anyhow::Result<Walked> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.unwrap_or(cores);
+    let bar = indicatif::ProgressBar::new(plan.step_count());
+    let started = Instant::now();
+    let proof = plan_walk::walk(plan, threads, &|steps| bar.inc(steps));
+    bar.finish_and_clear();
+    Ok(Walked { proof: proof?, threads, seconds: started.elapsed().as_secs_f64() })
+}
+
+impl Walked {
+    fn tokens_per_sec(&self) -> f64 {
+        self.proof.tokens as f64 / self.seconds
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "windows": self.proof.windows,
+            "tokens": self.proof.tokens,
+            "whole_passes": self.proof.whole_passes,
+            "partial_tokens": self.proof.partial_tokens,
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "tokens_per_sec": self.tokens_per_sec(),
+        })
+    }
+
+    fn print(&self, out: &mut impl Write, plan: &Plan) -> anyhow::Result<()> {
+        let Proof { windows, tokens, whole_passes, partial_tokens } = &self.proof;
+        writeln!(
+            out,
+            "\nverified {} windows, {} tokens in {:.2} s on {} threads: {:.0} M tokens/s",
+            format_count(*windows),
+            format_count(*tokens),
+            self.seconds,
+            self.threads,
+            self.tokens_per_sec() / 1e6,
+        )?;
+        for ((stream, passes), partial) in
+            plan.streams().iter().zip(whole_passes).zip(partial_tokens)
+        {
+            writeln!(
+                out,
+                "  {}: {} passes read each of {} tokens once; {} tokens of a last one are read, each once",
+                set_name(stream),
+                format_count(*passes),
+                format_count(stream.subset_tokens()),
+                format_count(*partial),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn set_name(stream: &Stream) -> String {
+    stream.name().map_or_else(|| "corpus".to_owned(), |name| format!("set {name:?}"))
+}
+
+/// `patchmill plan --diff A B`.
+fn diff(args: &PlanArgs, first: &Plan, other: &Path) -> anyhow::Result<()> {
+    let run = RunArgs { run: other.to_owned(), overrides: args.run.overrides.clone() };
+    let second = plan_of(&run.load()?, args.assume_tokens)?;
+    let Comparison { differences, same_steps } = plan_diff::compare(first, &second);
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let list = differences.iter().map(|difference| {
+            json!({"name": difference.name, "first": difference.first, "second": difference.second})
+        });
+        let object = json!({
+            "fingerprints": [first.fingerprint(), second.fingerprint()],
+            "steps_total": [first.step_count(), second.step_count()],
+            "same": differences.is_empty(),
+            "same_steps": same_steps,
+            "differences": list.collect::<Vec<Value>>(),
+        });
+        writeln!(out, "{object}")?;
+        return Ok(());
+    }
+    if differences.is_empty() {
+        writeln!(out, "the plans are the same: {}", first.fingerprint())?;
+        return Ok(());
+    }
+    let mut rows = vec![["", "first", "second"].map(str::to_owned).to_vec()];
+    let cell = |value: &Option<Value>| value.as_ref().map_or("-".to_owned(), Value::to_string);
+    for difference in &differences {
+        let Difference { name, first, second } = difference;
+        rows.push(vec![name.clone(), cell(first), cell(second)]);
+    }
+    rows.push(vec![
+        "steps".to_owned(),
+        format_count(first.step_count()),
+        format_count(second.step_count()),
+    ]);
+    print_table(&mut out, &rows)?;
+    writeln!(out, "\n{}", resume_advice(same_steps, first, &second))?;
+    Ok(())
+}
+
+fn resume_advice(same_steps: u64, first: &Plan, second: &Plan) -> String {
+    let refused = "A run refuses to resume under the other plan (exit 4).";
+    if same_steps == 0 {
+        return format!("No step reads the same. {refused} Start a new run.");
+    }
+    let all = if same_steps == first.step_count().min(second.step_count()) {
+        " (all of the shorter plan)"
+    } else {
+        ""
+    };
+    format!(
+        "Steps 0 to {} read the same windows in both{all}: a checkpoint at step {} or before has seen exactly what the other \
+         plan would have shown it, one after it has not. {refused} To take such a checkpoint's weights over, give it \
+         as train.init_from of a new run.",
+        format_count(same_steps - 1),
+        format_count(same_steps),
+    )
 }
 
 /// The plan of a run over the corpus that its file names, of which only the manifest is read.
@@ -91,7 +251,7 @@ pub fn plan_of_corpus(run: &Run) -> anyhow::Result<Plan> {
     let hint = "to plan before there is a corpus, give --assume-tokens";
     let manifest = read_manifest(&run.corpus_dir()).context(hint)?;
     run.check_vocabulary(&manifest)?;
-    Ok(run.plan(manifest.totals.tokens, Some(manifest.fingerprint))?)
+    Ok(run.plan_of(&manifest)?)
 }
 
 /// The plan as other tools read it.
@@ -112,6 +272,18 @@ pub fn plan_json(plan: &Plan) -> Value {
             "end_epoch": end_epoch,
         })
     });
+    let sets = plan.streams().iter().enumerate().filter_map(|(index, stream)| {
+        let read_tokens = plan.stream_read_tokens(index);
+        Some(json!({
+            "set_name": stream.name()?,
+            "tokens": stream.tokens().end - stream.tokens().start,
+            "subset_tokens": stream.subset_tokens(),
+            "tail_tokens": stream.tail_tokens(),
+            "epoch_tokens": stream.epoch_tokens(),
+            "read_tokens": read_tokens,
+            "unread_tokens": plan.spec().epochs * stream.epoch_tokens() - read_tokens,
+        }))
+    });
     json!({
         "fingerprint": plan.fingerprint(),
         "phases": phases.collect::<Vec<Value>>(),
@@ -126,6 +298,7 @@ pub fn plan_json(plan: &Plan) -> Value {
         "unread_tokens": plan.unread_tokens(),
         "tail_tokens": plan.tail_tokens(),
         "relative_cost": plan.relative_cost(),
+        "sets": sets.collect::<Vec<Value>>(),
     })
 }
 
@@ -195,8 +368,32 @@ fn print_plan(out: &mut impl Write, plan: &Plan, path: &Path) -> anyhow::Result<
         ]);
     }
     print_table(out, &rows)?;
+    if plan.streams().iter().any(|stream| stream.name().is_some()) {
+        print_sets(out, plan)?;
+    }
     writeln!(out, "\nfingerprint {}", plan.fingerprint())?;
     Ok(())
+}
+
+fn print_sets(out: &mut impl Write, plan: &Plan) -> std::io::Result<()> {
+    let names = ["set", "tokens", "in the subset", "an epoch", "of it", "passes", "read", "tail"];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    for (index, stream) in plan.streams().iter().enumerate() {
+        let read_tokens = plan.stream_read_tokens(index);
+        let share = stream.epoch_tokens() as f64 / plan.subset_tokens() as f64;
+        rows.push(vec![
+            stream.name().unwrap_or_default().to_owned(),
+            format_count(stream.tokens().end - stream.tokens().start),
+            format_count(stream.subset_tokens()),
+            format_count(stream.epoch_tokens()),
+            format!("{:.3} %", share * 100.0),
+            format!("{:.3}", read_tokens as f64 / stream.subset_tokens().max(1) as f64),
+            format_count(read_tokens),
+            format_count(stream.tail_tokens()),
+        ]);
+    }
+    writeln!(out)?;
+    print_table(out, &rows)
 }
 
 /// Columns as wide as their widest cell, right-aligned.
@@ -209,124 +406,4 @@ fn print_table(out: &mut impl Write, rows: &[Vec<String>]) -> std::io::Result<()
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  "))?;
     }
     Ok(())
-}
-
-/// What a step reads.
-struct StepReport {
-    step: u64,
-    patch_size: u64,
-    /// Each window with its first and last document, when there is a corpus.
-    windows: Vec<(Window, Option<[u64; 2]>)>,
-}
-
-fn step_report(plan: &Plan, corpus: Option<&Corpus>, step: u64) -> anyhow::Result<StepReport> {
-    let step_count = plan.step_count();
-    anyhow::ensure!(
-        step < step_count,
-        "--step {step}: the plan has {step_count} steps, numbered from 0"
-    );
-    let documents = |window: Window| match corpus {
-        Some(corpus) => {
-            let last_token = window.first_token + window.token_count - 1;
-            let ends = [corpus.document_at(window.first_token)?, corpus.document_at(last_token)?];
-            anyhow::Ok((window, Some(ends)))
-        }
-        None => Ok((window, None)),
-    };
-    let windows = plan.step(step).map(documents).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(StepReport { step, patch_size: plan.phase_of(step).patch_size, windows })
-}
-
-impl StepReport {
-    fn json(&self) -> Value {
-        let windows = self.windows.iter().map(|(window, documents)| {
-            json!({
-                "epoch": window.epoch,
-                "first_token": window.first_token,
-                "token_count": window.token_count,
-                "first_document": documents.map(|[first, _]| first),
-                "last_document": documents.map(|[_, last]| last),
-            })
-        });
-        json!({"step": self.step, "patch_size": self.patch_size, "windows": windows.collect::<Vec<Value>>()})
-    }
-
-    fn print(&self, out: &mut impl Write) -> anyhow::Result<()> {
-        writeln!(out, "\nstep {}, K = {}", format_count(self.step), self.patch_size)?;
-        for (slot, (window, documents)) in self.windows.iter().enumerate() {
-            let end_token = window.first_token + window.token_count;
-            write!(
-                out,
-                "  window {slot}: epoch {}, tokens {}..{end_token}",
-                window.epoch, window.first_token
-            )?;
-            match documents {
-                Some([first, last]) if first == last => writeln!(out, ", document {first}")?,
-                Some([first, last]) => writeln!(out, ", documents {first} to {last}")?,
-                None => writeln!(out)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// When a document is read.
-struct FindReport {
-    document: u64,
-    first_token: u64,
-    end_token: u64,
-    /// Epoch, step and slot of each window that holds some of it; `None` for a part that is never read in
-    /// that epoch.
-    readings: Vec<(u64, Option<[u64; 2]>)>,
-}
-
-fn find_report(plan: &Plan, corpus: Option<&Corpus>, document: u64) -> anyhow::Result<FindReport> {
-    let corpus = corpus.context("--find needs a corpus")?;
-    let tokens = corpus.document_tokens(document)?;
-    let smallest = plan.phases().iter().map(|phase| phase.window_tokens).min();
-    let smallest = smallest.context("a plan has a phase")?;
-    let mut readings = Vec::new();
-    for epoch in 0..plan.spec().epochs {
-        let mut token = tokens.start;
-        while token < tokens.end {
-            let reading = plan.find(epoch, token);
-            let window =
-                reading.map_or(smallest, |found| plan.phases()[found.phase_index].window_tokens);
-            let entry = (epoch, reading.map(|found| [found.step, found.slot]));
-            if entry.1.is_some() || readings.last() != Some(&entry) {
-                readings.push(entry);
-            }
-            token = token / window * window + window; // every window is aligned to its own size
-        }
-    }
-    Ok(FindReport { document, first_token: tokens.start, end_token: tokens.end, readings })
-}
-
-impl FindReport {
-    fn json(&self) -> Value {
-        let readings = self.readings.iter().map(|(epoch, place)| {
-            json!({"epoch": epoch, "step": place.map(|[step, _]| step), "slot": place.map(|[_, slot]| slot)})
-        });
-        json!({
-            "document": self.document,
-            "first_token": self.first_token,
-            "end_token": self.end_token,
-            "readings": readings.collect::<Vec<Value>>(),
-        })
-    }
-
-    fn print(&self, out: &mut impl Write) -> anyhow::Result<()> {
-        let Self { document, first_token, end_token, .. } = self;
-        writeln!(out, "\ndocument {document}, tokens {first_token}..{end_token}")?;
-        for (epoch, place) in &self.readings {
-            match place {
-                Some([step, slot]) => writeln!(out, "  epoch {epoch}: step {step}, window {slot}")?,
-                None => writeln!(
-                    out,
-                    "  epoch {epoch}: (a part is outside the subset, or in the unread rest)"
-                )?,
-            }
-        }
-        Ok(())
-    }
 }

@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::Manifest;
-use schemas::run::{RunFile, RunFileError};
+use schemas::run::{ReadBackend, RunFile, RunFileError};
 
-use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec};
+use crate::corpus::{Corpus, CorpusError};
+use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
+use crate::set_streams::{MixedSeries, set_streams};
 
 /// A run file with the folder that its paths are relative to.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,24 @@ pub enum RunError {
     /// The file's numbers give no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Sets that are wanted apart and are not.
+    #[error(transparent)]
+    MixedSeries(#[from] MixedSeries),
+    /// Sets of the run file that are not those of the corpus.
+    #[error(
+        "data.sets is to name every set of the corpus, and no other{}{}",
+        list("; it leaves out", missing),
+        list("; the corpus has no", unknown)
+    )]
+    Sets {
+        /// Of the corpus, not in the run file.
+        missing: Vec<String>,
+        /// Of the run file, not in the corpus.
+        unknown: Vec<String>,
+    },
+    /// A mixture of a corpus whose sets are not known.
+    #[error("data.sets needs the sizes of the corpus' sets: there is no plan for assumed tokens")]
+    AssumedSets,
     /// A warm-up that the phase is too short for.
     #[error(
         "phase {phase_index} has {steps} steps; its schedule.warmup_steps is {warmup_steps}, expected less than the steps"
@@ -87,7 +107,8 @@ pub enum RunError {
 impl RunError {
     /// Whether the run file is in order and the data are others than it wants.
     pub fn is_mismatch(&self) -> bool {
-        matches!(self, RunError::Vocabulary { .. } | RunError::Tokenizers { .. })
+        use RunError::{MixedSeries, Tokenizers, Vocabulary};
+        matches!(self, MixedSeries { .. } | Tokenizers { .. } | Vocabulary { .. })
     }
 
     /// Whether the run file is to be changed.
@@ -154,14 +175,38 @@ impl Run {
         Err(RunError::Vocabulary { model_entries, corpus_entries })
     }
 
-    /// The plan of the run over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None`
-    /// for a corpus that is only assumed. What depends on file and plan at once is checked here.
+    /// Opens the training corpus in the order that the run's plan counts tokens in.
+    pub fn open_corpus(&self, backend: ReadBackend) -> Result<Corpus, CorpusError> {
+        match self.file.data.sets {
+            Some(_) => Corpus::open_by_set(&self.corpus_dir(), backend),
+            None => Corpus::open(&self.corpus_dir(), backend),
+        }
+    }
+
+    /// The plan of the run over the corpus that `manifest` describes. What depends on file and plan at once is
+    /// checked here.
+    pub fn plan_of(&self, manifest: &Manifest) -> Result<Plan, RunError> {
+        let fingerprint = Some(manifest.fingerprint.clone());
+        let mut spec = plan_spec(&self.file, manifest.totals.tokens, fingerprint);
+        spec.sets = self.sets(manifest)?;
+        self.plan_of_spec(&spec)
+    }
+
+    /// The same over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None` for a corpus that
+    /// is only assumed.
     pub fn plan(
         &self,
         corpus_tokens: u64,
         corpus_fingerprint: Option<String>,
     ) -> Result<Plan, RunError> {
-        let plan = Plan::new(&plan_spec(&self.file, corpus_tokens, corpus_fingerprint))?;
+        if self.file.data.sets.is_some() {
+            return Err(RunError::AssumedSets);
+        }
+        self.plan_of_spec(&plan_spec(&self.file, corpus_tokens, corpus_fingerprint))
+    }
+
+    fn plan_of_spec(&self, spec: &PlanSpec) -> Result<Plan, RunError> {
+        let plan = Plan::new(spec)?;
         for (phase_index, (phase, config)) in
             plan.phases().iter().zip(&self.file.phases).enumerate()
         {
@@ -172,6 +217,34 @@ impl Run {
         }
         Ok(plan)
     }
+
+    /// The streams of the mixture, none if the run file asks for none.
+    fn sets(&self, manifest: &Manifest) -> Result<Vec<SetSpec>, RunError> {
+        let Some(amounts) = &self.file.data.sets else { return Ok(Vec::new()) };
+        let streams = set_streams(manifest)?;
+        let is_known = |name: &String| streams.iter().any(|stream| stream.name == *name);
+        let unknown: Vec<String> = amounts.keys().filter(|name| !is_known(name)).cloned().collect();
+        let mut missing = Vec::new();
+        let mut sets = Vec::with_capacity(streams.len());
+        for stream in &streams {
+            match amounts.get(&stream.name) {
+                Some(&amount) => {
+                    let (name, tokens) = (stream.name.clone(), stream.tokens);
+                    sets.push(SetSpec { name, tokens, amount });
+                }
+                None => missing.push(stream.name.clone()),
+            }
+        }
+        if missing.is_empty() && unknown.is_empty() {
+            return Ok(sets);
+        }
+        Err(RunError::Sets { missing, unknown })
+    }
+}
+
+fn list(before: &str, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    if names.is_empty() { String::new() } else { format!("{before} {}", names.join(", ")) }
 }
 
 /// Whether ids mean the same texts in both corpora.
@@ -268,6 +341,7 @@ pub fn plan_spec(
         epochs: run.plan.epochs,
         seed: run.plan.seed,
         shuffle: run.plan.shuffle,
+        sets: Vec::new(),
         phases: phases.collect(),
     }
 }

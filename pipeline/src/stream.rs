@@ -115,9 +115,9 @@ struct Summary {
 pub fn stream(args: &StreamArgs) -> anyhow::Result<()> {
     let run = args.run.load()?;
     let started = Instant::now();
-    let corpus = Arc::new(Corpus::open(&run.corpus_dir(), run.file.loader.io)?);
+    let corpus = Arc::new(run.open_corpus(run.file.loader.io)?);
     run.check_vocabulary(corpus.manifest())?;
-    let plan = run.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
+    let plan = run.plan_of(corpus.manifest())?;
     if args.from_step >= plan.step_count() {
         return Err(UsageError(format!(
             "--from-step is {}; the plan has {} steps, numbered from 0",

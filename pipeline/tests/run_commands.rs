@@ -84,6 +84,8 @@ fn check_plan(dir: &Path, manifest: &Value) {
     let readings = found["documents"][0]["readings"].as_array().unwrap();
     assert!(readings.iter().any(|reading| reading["step"] == 0 && reading["slot"] == 0), "{found}");
 
+    check_look_ups(dir, &plan["steps"][0]["windows"], &found["documents"][0]);
+    check_verify_and_diff(dir, &plan);
     let text = succeed(dir, &["plan", "run/run.toml", "--step", "1", "--find", "0"]);
     for part in
         ["units;", "fingerprint", "stay unread", "\nstep 1, K = 4", "\ndocument 0, tokens 0.."]
@@ -99,6 +101,130 @@ fn check_plan(dir: &Path, manifest: &Value) {
     );
     fail(dir, &["plan", "run/run.toml", "--set", "data.corpus=nowhere"], 1, "--assume-tokens");
     fail(dir, &["plan", "run/run.toml", "--step", "100000"], 1, "numbered from 0");
+}
+
+/// Shards, documents and sets of windows, and documents by other names than their number.
+fn check_look_ups(dir: &Path, windows: &Value, found: &Value) {
+    let windows = windows.as_array().unwrap();
+    let sum = |list: &Value, key: &str| -> u64 {
+        list.as_array().unwrap().iter().map(|entry| entry[key].as_u64().unwrap()).sum()
+    };
+    for window in windows {
+        assert_eq!(sum(&window["parts"], "token_count"), window["token_count"].as_u64().unwrap());
+        for part in window["parts"].as_array().unwrap() {
+            assert_eq!(sum(&part["sets"], "tokens"), part["token_count"].as_u64().unwrap());
+            let offset = 4096 + 2 * part["first_token"].as_u64().unwrap();
+            assert_eq!(part["file_offset"], offset);
+            assert!(dir.join("corpus").join(part["shard"].as_str().unwrap()).is_file());
+        }
+    }
+    let mut of_ranks = Vec::new();
+    for rank in ["0/2", "1/2"] {
+        let args = ["plan", "run/run.toml", "--json", "--step", "0", "--rank", rank];
+        let part = json(dir, &args);
+        of_ranks.extend(part["steps"][0]["windows"].as_array().unwrap().clone());
+    }
+    assert_eq!(&of_ranks, windows);
+    let name = format!("{}:{}", found["input"].as_str().unwrap(), found["row"]);
+    let by_row = json(dir, &["plan", "run/run.toml", "--json", "--find", &name]);
+    assert_eq!(&by_row["documents"][0], found);
+    let shown =
+        json(dir, &["inspect", "corpus", "--doc", &found["document"].to_string(), "--json"]);
+    assert_eq!(shown["is_exact"], true);
+    let hash = blake3::hash(shown["text"].as_str().unwrap().as_bytes()).to_hex();
+    let by_hash = json(dir, &["plan", "run/run.toml", "--json", "--find", &hash[..32]]);
+    assert_eq!(&by_hash["documents"][0], found);
+    let plan = |args: &[&str], code, expected: &str| {
+        fail(dir, &[&["plan", "run/run.toml"], args].concat(), code, expected);
+    };
+    plan(&["--find", &"0".repeat(32)], 2, "no document of the corpus has this content");
+    plan(&["--find", "nothing.jsonl:1"], 2, "the corpus has no input \"nothing.jsonl\"");
+    plan(&["--step", "0", "--rank", "0/7"], 2, "7 ranks do not divide a step's");
+}
+
+fn check_verify_and_diff(dir: &Path, plan: &Value) {
+    let walked = json(dir, &["plan", "run/run.toml", "--json", "--verify", "--threads", "2"]);
+    let read = plan["run_tokens"].as_u64().unwrap() - plan["unread_tokens"].as_u64().unwrap();
+    assert_eq!(walked["verify"]["tokens"], read);
+    assert!(walked["verify"]["tokens_per_sec"].as_f64().unwrap() > 0.0);
+
+    let text = std::fs::read_to_string(dir.join("run/run.toml")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.join("run").join(name), text).unwrap();
+    let replaced = |key: &str, value: u64| -> String {
+        let is_key = |line: &&str| line.starts_with(&format!("{key} ="));
+        let line = text.lines().find(is_key).unwrap();
+        text.replace(line, &format!("{key} = {value}"))
+    };
+    write("longer.toml", &replaced("epochs", 3));
+    write("other.toml", &replaced("seed", 77));
+    let diff = |other: &str| json(dir, &["plan", "--diff", "run/run.toml", other, "--json"]);
+    let switch = plan["phases"][1]["first_step"].as_u64().unwrap();
+    assert_eq!(diff("run/longer.toml")["same_steps"], switch);
+    assert_eq!(diff("run/other.toml")["same_steps"], 0);
+    assert_eq!(diff("run/other.toml")["differences"][0]["name"], "plan.seed");
+    assert_eq!(diff("run/run.toml")["same"], true);
+    let said = succeed(dir, &["plan", "--diff", "run/run.toml", "run/longer.toml"]);
+    assert!(said.contains("read the same windows in both"), "{said}");
+    fail(dir, &["plan", "run/run.toml", "run/other.toml"], 2, "--diff");
+}
+
+/// One input a set makes one series a set, as `--by-set` does.
+#[test]
+fn a_mixture_is_planned_verified_and_streamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    std::fs::create_dir(dir.path().join("text")).unwrap();
+    for (set, lines) in [("A", 40), ("B", 120)] {
+        let line = |number: usize| {
+            let text = format!("{set} {number} ").repeat(200 + number);
+            format!("{{\"text\": {text:?}, \"meta\": {{\"pile_set_name\": {set:?}}}}}\n")
+        };
+        let text: String = (0..lines).map(line).collect();
+        std::fs::write(dir.path().join(format!("text/{set}.jsonl")), text).unwrap();
+    }
+    let tokenizer = fixtures.join("tokenizer/tokenizer.json");
+    let dir = dir.path();
+    let tokenizer = tokenizer.to_str().unwrap();
+    succeed(dir, &["tokenize", "--tokenizer", tokenizer, "--out", "corpus", "text"]);
+    succeed(dir, &["init", "run", "--corpus", "corpus"]);
+    let sets = "data.sets={ A = { epochs = 2 }, B = { epochs = \"1/1\" } }";
+    let with = |args: &[&str]| {
+        json(dir, &[&["plan", "run/run.toml", "--json", "--set", sets], args].concat())
+    };
+    let plan = with(&["--verify", "--step", "0", "--find", "0"]);
+    let of = |set: usize, key: &str| plan["sets"][set][key].as_u64().unwrap();
+    assert_eq!(of(0, "epoch_tokens"), 2 * of(0, "subset_tokens"));
+    assert_eq!(of(1, "epoch_tokens"), of(1, "subset_tokens"));
+    assert_eq!(
+        of(0, "epoch_tokens") + of(1, "epoch_tokens"),
+        plan["subset_tokens"].as_u64().unwrap()
+    );
+    let read = of(0, "read_tokens") + of(1, "read_tokens");
+    assert_eq!(plan["verify"]["tokens"], read);
+    for window in plan["steps"][0]["windows"].as_array().unwrap() {
+        for part in window["parts"].as_array().unwrap() {
+            assert_eq!(part["sets"][0]["set_name"], window["set"]);
+            assert!(part["shard"].as_str().unwrap().starts_with(if window["set"] == "A" {
+                "00000"
+            } else {
+                "00001"
+            }));
+        }
+    }
+    assert_eq!(plan["documents"][0]["set_name"], "A");
+    let streamed = json(dir, &["stream", "run/run.toml", "--json", "--set", sets]);
+    assert_eq!(streamed["tokens"], read);
+    let said = succeed(dir, &["plan", "run/run.toml", "--set", sets]);
+    assert!(said.contains("in the subset"), "{said}");
+    let refused = |sets: &str, code, expected: &str| {
+        fail(dir, &["plan", "run/run.toml", "--set", sets], code, expected);
+    };
+    refused("data.sets={ A = { epochs = 1 } }", 2, "it leaves out \"B\"");
+    refused(
+        "data.sets={ A = { epochs = 1 }, B = { epochs = 1 }, C = { epochs = 1 } }",
+        2,
+        "has no \"C\"",
+    );
 }
 
 fn check_stream(dir: &Path) {

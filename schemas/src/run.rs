@@ -6,10 +6,13 @@
 //! **Invariant:** a [`RunFile`] holds no unknown key and only values that are legal on their own;
 //! what depends on several fields at once is checked where the value is built (`Plan`, `Llama`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use crate::data_order::{Passes, SetAmount, Shuffle};
 
 /// A whole run file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +46,10 @@ pub struct DataConfig {
     /// Tokens of the random subset that an epoch reads; the whole corpus when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset_tokens: Option<u64>,
+    /// How much of each set an epoch reads, for a corpus that keeps its sets apart (`tokenize --by-set`). Every set
+    /// of the corpus is named; `""` is that of the documents without a set's name. One stream when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sets: Option<BTreeMap<String, SetAmount>>,
 }
 
 /// The order in which the training corpus is read.
@@ -59,16 +66,6 @@ pub struct PlanConfig {
     pub seed: u64,
     /// How the order is mixed.
     pub shuffle: Shuffle,
-}
-
-/// How the reading order is mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Shuffle {
-    /// Keyed permutations of the whole subset, another one each epoch.
-    Global,
-    /// File order, as the paper's scripts read; a subset is the first part of the corpus.
-    None,
 }
 
 /// One phase of training.

@@ -33,6 +33,7 @@ fn corpus_and_plan(dir: &Path, backend: ReadBackend) -> (Arc<Corpus>, Arc<Plan>)
         epochs: 3,
         seed: 3,
         shuffle: Shuffle::Global,
+        sets: Vec::new(),
         phases: vec![phase(8, 16, 2), phase(4, 16, 1), phase(1, 16, 2)],
     });
     (Arc::new(corpus), Arc::new(plan.unwrap()))

@@ -15,7 +15,13 @@ mod corpus;
 mod corrupt;
 
 mod permute;
+mod permute_quality;
+
+mod mixture;
 mod plan;
+mod schedules;
+
+mod by_set;
 
 mod loader;
 mod run_file;

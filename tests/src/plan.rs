@@ -12,11 +12,12 @@ fn share(numer: u64, denom: u64) -> Share {
 
 /// Recipes of one to four phases, whose windows each divide the one before: ladders such as 8 → 4 → 1,
 /// phases with a T of their own, shares of 0 and 1, steps that span epochs.
-fn specs() -> impl Strategy<Value = PlanSpec> {
+pub(crate) fn specs() -> impl Strategy<Value = PlanSpec> {
     let ladder = prop::collection::vec((1u64..=4, 0usize..4, 0u64..=3), 1..=4);
     let sizes = (1u64..=4, 1u64..=30, 0u64..24, 1u64..=5, 1u64..=4);
-    (ladder, sizes, any::<u64>(), prop::option::of(1u64..=30), prop::bool::weighted(0.8))
-        .prop_filter_map("a share too small for a step", |(ladder, sizes, seed, subset, global)| {
+    (ladder, sizes, any::<u64>(), prop::option::of(1u64..=30), shuffles()).prop_filter_map(
+        "a share too small for a step",
+        |(ladder, sizes, seed, subset, shuffle)| {
             let (last_window, blocks, tail, step_blocks, epochs) = sizes;
             let denom: u64 = ladder.iter().map(|(_, _, weight)| weight).sum();
             let mut window = last_window;
@@ -36,14 +37,24 @@ fn specs() -> impl Strategy<Value = PlanSpec> {
                 step_tokens: step_blocks * window,
                 epochs,
                 seed,
-                shuffle: if global { Shuffle::Global } else { Shuffle::None },
+                shuffle,
+                sets: Vec::new(),
                 phases,
             };
             Plan::new(&spec).is_ok().then_some(spec)
-        })
+        },
+    )
 }
 
-fn all_windows(plan: &Plan) -> Vec<Window> {
+fn shuffles() -> impl Strategy<Value = Shuffle> {
+    prop_oneof![
+        4 => Just(Shuffle::Global),
+        4 => (1u64..12).prop_map(|group_blocks| Shuffle::Blocked { group_blocks }),
+        1 => Just(Shuffle::None),
+    ]
+}
+
+pub(crate) fn all_windows(plan: &Plan) -> Vec<Window> {
     (0..plan.step_count()).flat_map(|step| plan.step(step)).collect()
 }
 
@@ -174,7 +185,11 @@ proptest! {
     fn another_order_has_another_fingerprint(spec in specs()) {
         let plan = Plan::new(&spec).unwrap();
         prop_assert_eq!(plan.fingerprint(), Plan::new(&spec).unwrap().fingerprint());
-        let changes: [fn(&mut PlanSpec); 6] = [
+        let changes: [fn(&mut PlanSpec); 7] = [
+            |spec| spec.shuffle = match spec.shuffle {
+                Shuffle::Blocked { group_blocks } => Shuffle::Blocked { group_blocks: group_blocks + 1 },
+                _ => Shuffle::Blocked { group_blocks: 2 },
+            },
             |spec| spec.seed = spec.seed.wrapping_add(1),
             |spec| spec.epochs += 1,
             |spec| spec.corpus_fingerprint = Some("other".to_owned()),
@@ -203,6 +218,7 @@ fn paper_spec(patch_share: Share, token_share: Share) -> PlanSpec {
         epochs: 6,
         seed: 1,
         shuffle: Shuffle::Global,
+        sets: Vec::new(),
         phases: vec![
             PhaseSpec { patch_size: 4, window_units: 2048, share: patch_share },
             PhaseSpec { patch_size: 1, window_units: 2048, share: token_share },
@@ -287,6 +303,7 @@ fn a_ladder_of_three_composes_in_file_order() {
         epochs: 2,
         seed: 0,
         shuffle: Shuffle::None,
+        sets: Vec::new(),
         phases: [8, 4, 1]
             .map(|patch_size| PhaseSpec { patch_size, window_units: 1, share: third })
             .to_vec(),
@@ -335,6 +352,7 @@ fn windows_may_grow_at_the_border_of_an_epoch_only() {
         epochs: 2,
         seed: 7,
         shuffle: Shuffle::Global,
+        sets: Vec::new(),
         phases: vec![
             PhaseSpec { patch_size: 1, window_units: 4, share: first },
             PhaseSpec { patch_size: 2, window_units: 4, share: second },

@@ -194,6 +194,34 @@ fn a_missing_run_file_is_named() {
 
 /// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` writes them anew.
 #[test]
+fn the_order_of_the_data_is_written_in_one_way() {
+    use schemas::run::{Passes, SetAmount, Share, Shuffle};
+    let blocked = "plan.shuffle={ kind = \"blocked\", group_blocks = 4096 }";
+    let sets = "data.sets={ Github = { epochs = 2 }, \"Books3\" = { share = \"1/10\" }, \"\" = { epochs = \"3/2\" } }";
+    let run = load(RUN_FILE, &[blocked, sets]).unwrap();
+    assert_eq!(run.file.plan.shuffle, Shuffle::Blocked { group_blocks: 4096 });
+    let amounts = run.file.data.sets.clone().unwrap();
+    assert_eq!(amounts["Github"], SetAmount::Epochs(Passes::new(2, 1).unwrap()));
+    assert_eq!(amounts["Books3"], SetAmount::Share(Share::new(1, 10).unwrap()));
+    assert_eq!(amounts[""], SetAmount::Epochs(Passes::new(3, 2).unwrap()));
+    let text = toml::to_string(&run.file).unwrap();
+    assert_eq!(load(&text, &[]).unwrap().file, run.file);
+
+    let refused = |change: &str, expected: &str| {
+        let found = load(RUN_FILE, &[change]).unwrap_err().to_string();
+        assert!(found.contains(expected), "found {found:?}\nexpected {expected:?}");
+    };
+    refused("plan.shuffle=local", "shuffle is \"local\", expected \"global\", \"none\" or {");
+    refused("plan.shuffle={ kind = \"blocked\", group_blocks = 0 }", "group_blocks is 0");
+    refused("plan.shuffle={ kind = \"rows\", group_blocks = 2 }", "shuffle has kind \"rows\"");
+    refused("plan.shuffle={ kind = \"blocked\" }", "missing field `group_blocks`");
+    refused("data.sets={ a = { epochs = -1 } }", "epochs is -1");
+    refused("data.sets={ a = { epochs = \"2\" } }", "expected a whole number such as 2");
+    refused("data.sets={ a = { share = \"3/2\" } }", "share is \"3/2\"");
+    refused("data.sets={ a = { part = 1 } }", "unknown variant `part`");
+}
+
+#[test]
 fn the_committed_json_schemas_are_those_of_the_types() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/json");
     for (name, expected) in [

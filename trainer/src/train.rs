@@ -98,10 +98,10 @@ impl Run {
     /// reported here, before any training.
     pub fn prepare(file: &run_file::Run, resume: &Resume) -> Result<Run> {
         let config = file.file.clone();
-        let corpus = Arc::new(Corpus::open(&file.corpus_dir(), config.loader.io)?);
+        let corpus = Arc::new(file.open_corpus(config.loader.io)?);
         file.check_vocabulary(corpus.manifest())?;
         prepare::check_tokenizer(&corpus)?;
-        let plan = file.plan(corpus.token_count(), Some(corpus.manifest().fingerprint.clone()))?;
+        let plan = file.plan_of(corpus.manifest())?;
         let plan = Arc::new(plan);
         prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check()?;
         let schedules = prepare::schedules(&config, &plan)?;

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""What a run sees twice and never, when it goes over from long windows to short ones inside an epoch.
+
+    overlap.py --patchmill target/release/patchmill [--tokens 50_331_648] [--seeds 3]
+
+Phase A reads two thirds of a corpus in windows of 8,192 tokens, phase B goes on at the same number of tokens in windows
+of 2,048, each library with the same seed on both sides of the switch, as its users would. Printed for each, a JSON line:
+the part of phase B's tokens that phase A had read, and the part of the corpus that neither read. Indices come from each
+library's own code; one that cannot be imported is named and left out. Packages: numpy, and of grain, torch,
+mosaicml-streaming and ai2-olmo-core those that are to be compared (Megatron-core needs its own data set on disk, which
+is written to a temporary folder).
+"""
+import argparse, json, os, subprocess, sys, tempfile, warnings
+
+warnings.filterwarnings("ignore")
+import numpy as np
+
+LONG, SHORT = 8192, 2048
+PARTS = LONG // SHORT
+
+RUN_FILE = """
+[data]
+corpus = "none"
+[plan]
+window_units = 2048
+step_tokens = {step}
+epochs = 1
+seed = {seed}
+shuffle = {shuffle}
+[[phases]]
+patch_size = 4
+share = "2/3"
+schedule = {{ kind = "cosine", peak = 3e-4, warmup_steps = 0, final = 0.0 }}
+carry = "weights"
+[[phases]]
+patch_size = 1
+share = "1/3"
+schedule = {{ kind = "cosine", peak = 3e-4, warmup_steps = 0, final = 0.0 }}
+carry = "weights"
+[model]
+vocab_size = 32000
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 1
+num_attention_heads = 1
+num_key_value_heads = 1
+rms_norm_eps = 1e-6
+rope_theta = 10000.0
+tie_word_embeddings = false
+initializer_range = 0.02
+[optimizer]
+kind = "adamw"
+betas = [0.9, 0.95]
+eps = 1e-8
+weight_decay = 0.1
+clip_norm = 1.0
+nonfinite = "stop"
+[train]
+init_seed = 1
+device = "cpu"
+activation_checkpointing = "none"
+dtype = "fp32"
+micro_batch_windows = 1
+output = "out"
+checkpoint_every_steps = 1
+keep_checkpoints = 1
+keep_every_steps = 0
+eval_every_steps = 0
+log_every_steps = 1
+[loader]
+workers = 1
+io = "pread"
+ring_bytes = 1_048_576
+"""
+
+
+def patchmill(program, shuffle):
+    """The windows of `patchmill plan --step`, by phase, as pieces of 2,048 tokens."""
+    def pieces(tokens, seed):
+        step = LONG * 16
+        with tempfile.TemporaryDirectory() as folder:
+            run = os.path.join(folder, "run.toml")
+            with open(run, "w") as file:
+                file.write(RUN_FILE.format(step=step, seed=seed, shuffle=shuffle))
+            command = [program, "plan", run, "--assume-tokens", str(tokens), "--json"]
+            steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["steps_total"]
+            said = subprocess.run([*command, "--step", f"0..{steps}"], check=True, capture_output=True).stdout
+        read = {4: [], 1: []}
+        for entry in json.loads(said)["steps"]:
+            for window in entry["windows"]:
+                first = window["first_token"] // SHORT
+                read[entry["patch_size"]].extend(range(first, first + window["token_count"] // SHORT))
+        return np.array(read[4]), np.array(read[1])
+    return pieces
+
+
+def cut(long_order, short_order):
+    """Two thirds of the long windows, then the short ones from the same number of tokens on."""
+    switch = len(long_order) * 2 // 3
+    first = (np.asarray(long_order[:switch])[:, None].astype(np.int64) * PARTS + np.arange(PARTS)).reshape(-1)
+    return first, np.asarray(short_order[switch * PARTS:], dtype=np.int64)
+
+
+def numpy_permutation(tokens, seed):
+    order = lambda count: np.random.default_rng(seed).permutation(count)
+    return cut(order(tokens // LONG), order(tokens // SHORT))
+
+
+def torch_sampler(tokens, seed):
+    import torch
+    order = lambda count: torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    return cut(order(tokens // LONG), order(tokens // SHORT))
+
+
+def grain_shuffle(tokens, seed):
+    import grain
+    order = lambda count: np.fromiter(grain.MapDataset.range(count).shuffle(seed=seed), dtype=np.int64, count=count)
+    return cut(order(tokens // LONG), order(tokens // SHORT))
+
+
+def mosaicml(tokens, seed):
+    from streaming.base.shuffle import get_shuffle
+    def order(count, per_shard):
+        shards = [per_shard] * (count // per_shard) + ([count % per_shard] if count % per_shard else [])
+        return get_shuffle("py1e", np.array(shards), 1, seed, 0, 4_000_000)
+    return cut(order(tokens // LONG, 4096), order(tokens // SHORT, 4096 * PARTS))
+
+
+def token_file(folder, tokens):
+    path = os.path.join(folder, "tokens.bin")
+    (np.arange(tokens, dtype=np.uint64) % 50_000).astype(np.uint16).tofile(path)
+    return path
+
+
+def olmo(tokens, seed):
+    from olmo_core.data import DataCollator, NumpyFSLDataLoader, NumpyFSLDataset
+    with tempfile.TemporaryDirectory() as folder:
+        path = token_file(folder, tokens)
+        def order(length):
+            data = NumpyFSLDataset(path, sequence_length=length, pad_token_id=1, eos_token_id=0, vocab_size=50257,
+                                   dtype=np.uint16, max_target_sequence_length=LONG)
+            loader = NumpyFSLDataLoader(data, global_batch_size=16 * LONG, collator=DataCollator(pad_token_id=1),
+                                        work_dir=folder, seed=seed, chunk_size=LONG // length)
+            loader.reshuffle(epoch=1)
+            return np.asarray(loader.get_global_indices())
+        return cut(order(LONG), order(SHORT))
+
+
+def megatron(tokens, seed):
+    import torch
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    class Tokenizer:
+        vocab_size, eod, pad, unique_identifiers = 50254, 0, 0, {"class": "none"}
+
+    with tempfile.TemporaryDirectory() as folder:
+        builder = IndexedDatasetBuilder(f"{folder}/d.bin", dtype=np.uint16)
+        for first in range(0, tokens, 1 << 20):
+            ids = np.arange(first, min(first + (1 << 20), tokens), dtype=np.int64) % 50_000
+            builder.add_document(torch.from_numpy(ids), [len(ids)])
+        builder.finalize(f"{folder}/d.idx")
+        def order(length, count):
+            config = GPTDatasetConfig(
+                random_seed=seed, sequence_length=length, blend=([f"{folder}/d"], None), split="1,0,0",
+                path_to_cache=tempfile.mkdtemp(dir=folder), tokenizer=Tokenizer(), reset_position_ids=False,
+                reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False,
+                mid_level_dataset_surplus=0.0)
+            built = BlendedMegatronDatasetBuilder(GPTDataset, [count, 0, 0], lambda: True, config).build()[0]
+            return built.document_index, np.asarray(built.shuffle_index)
+        blocks = tokens // LONG
+        (documents, long_order), (same, short_order) = order(LONG, blocks - 1), order(SHORT, blocks * PARTS - PARTS)
+        assert np.array_equal(documents, same), "one stream of documents, so that places compare"
+        return cut(long_order, short_order)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patchmill", required=True, help="the program")
+    parser.add_argument("--tokens", type=lambda text: int(text.replace("_", "")), default=50_331_648)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    peers = {
+        "patchmill, global": patchmill(args.patchmill, '"global"'),
+        "patchmill, blocked": patchmill(args.patchmill, '{ kind = "blocked", group_blocks = 256 }'),
+        "numpy permutation of windows": numpy_permutation,
+        "torch RandomSampler": torch_sampler,
+        "grain MapDataset.shuffle": grain_shuffle,
+        "mosaicml-streaming py1e": mosaicml,
+        "megatron-core GPTDataset": megatron,
+        "OLMo-core NumpyFSLDataset": olmo,
+    }
+    count = args.tokens // LONG * PARTS
+    for name, pieces in peers.items():
+        again, never = [], []
+        try:
+            for seed in range(1, args.seeds + 1):
+                first, second = pieces(args.tokens, seed)
+                seen = np.zeros(count, np.int64)
+                np.add.at(seen, first[first < count], 1)
+                again.append(float((seen[second[second < count]] > 0).mean()))
+                np.add.at(seen, second[second < count], 1)
+                never.append(float((seen == 0).mean()))
+        except ImportError as err:
+            print(f"{name}: not measured, {err}", file=sys.stderr)
+            continue
+        line = {"name": name, "seen_twice": max(again), "never_read": max(never), "tokens": args.tokens, "seeds": args.seeds}
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
