@@ -25,6 +25,7 @@ pub mod docs;
 mod json;
 pub mod rows;
 
+mod encode;
 pub mod tokenize;
 pub mod train_tokenizer;
 
