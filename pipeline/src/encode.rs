@@ -92,7 +92,8 @@ impl Fast {
         let from = (from..=text.len()).find(|&at| text.is_char_boundary(at))?;
         let space_is_marker = self.form.space_is_marker();
         let form = |c: char| if space_is_marker && c == MARKER { ' ' } else { c };
-        let tokens = || [&self.raw, &self.normalized].into_iter().flatten().flat_map(Matcher::tokens);
+        let tokens =
+            || [&self.raw, &self.normalized].into_iter().flatten().flat_map(Matcher::tokens);
         let is_free = |c: char| {
             let same = |other: char| form(other) == form(c);
             tokens().all(|token| {

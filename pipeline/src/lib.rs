@@ -3,7 +3,7 @@
 //! In the order of the data's path:
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
-//! - [`tokenize`]: a document's text to ids.
+//! - [`tokenize`]: a document's text to ids; `encode` is how, where we do it ourselves.
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
@@ -44,6 +44,7 @@ pub mod source;
 pub mod corpus;
 pub mod index;
 pub mod inspect;
+mod inspect_tokenizer;
 pub mod verify;
 
 pub mod permute;

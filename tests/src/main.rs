@@ -5,6 +5,7 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
+mod encode;
 mod tokens;
 
 mod corpus;

@@ -73,8 +73,7 @@ impl Matcher {
             if token.single_word && (word_before || word_after) {
                 continue;
             }
-            let is_space =
-                |c: char| c.is_whitespace() && !(self.space_is_marker && c == ' ');
+            let is_space = |c: char| c.is_whitespace() && !(self.space_is_marker && c == ' ');
             if token.lstrip {
                 start = text[..start].trim_end_matches(is_space).len().max(taken_end);
             }

@@ -77,7 +77,11 @@ fn form(definition: &Definition, why: &mut Vec<String>) -> Option<Form> {
     match definition.pre_tokenizer.as_ref() {
         None => Some(normalized),
         Some(PreTokenizer::Metaspace {
-            replacement, add_prefix_space, prepend_scheme, split, ..
+            replacement,
+            add_prefix_space,
+            prepend_scheme,
+            split,
+            ..
         }) => {
             if *replacement != MARKER {
                 why.push(format!("its pre-tokenizer Metaspace makes {replacement:?} of a space"));
