@@ -89,6 +89,57 @@ deny:
 bench name="*" *arguments: setup
     shift; cargo bench --package benches --features trainer --bench "{{ name }}" "$@"
 
+# Do all ids equal those of the tokenizers crate? On inputs and on a set of awkward documents, in release
+exactness tokenizer +inputs:
+    #!/bin/sh
+    set -eu
+    tokenizer=$1; shift
+    cargo run --release --package benches --example exactness -- --adversarial --tokenizer "$tokenizer" "$@"
+
+# The same for random inputs: 10^7 of up to 128 bytes and 10^4 of up to 64 KiB, with slices of the given inputs
+fuzz-encoder tokenizer +inputs:
+    #!/bin/sh
+    set -eu
+    tokenizer=$1; shift
+    cargo run --release --package benches --example fuzz_encoder -- --tokenizer "$tokenizer" "$@"
+
+# Encoder and whole stage beside other people's tokenizers in interleaved rounds; benches/peers/tokenizers/README.md
+[no-cd]
+bench-peers work *corpus:
+    "{{ justfile_directory() }}/benches/peers/tokenizers/run.sh" "$@"
+
+# The parts of tokenize alone, and what one core can reach with them
+stage-floor tokenizer +inputs:
+    #!/bin/sh
+    set -eu
+    tokenizer=$1; shift
+    cargo run --release --package benches --example stage_floor -- --tokenizer "$tokenizer" "$@"
+
+# Where a running tokenize spends its time; needs perf
+profile tokenizer work +inputs: build-patchmill
+    #!/bin/sh
+    set -eu
+    tokenizer=$1; work=$2; shift 2
+    exec python3 benches/profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+
+# Peak memory of tokenize on inputs and on ten times of them
+bench-memory tokenizer work +inputs: build-patchmill
+    #!/bin/sh
+    set -eu
+    tokenizer=$1; work=$2; shift 2
+    exec python3 benches/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+
+# Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the same, byte for byte
+faults work *arguments: build-patchmill
+    #!/bin/sh
+    set -eu
+    work=$1; shift
+    exec python3 benches/faults/faults.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+
+[private]
+build-patchmill:
+    cargo build --release --package pipeline --bins
+
 # Fuzz one of our own parsers: json, shard, manifest or record, with libFuzzer on the stable compiler
 fuzz target seconds="60" *options:
     fuzz/run.sh "$@"

@@ -1,0 +1,16 @@
+//! What the measurements share: documents in memory, inputs made to break encoders, and the comparison with the
+//! `tokenizers` crate.
+//!
+//! - [`texts`]: documents of inputs in memory, ids and their checksum.
+//! - [`random`]: numbers from a seed.
+//! - [`generate`]: any number of random inputs; [`adversarial`]: a fixed set of awkward ones.
+//! - [`exact`]: an encoder's ids against the reference's, document by document.
+
+pub mod texts;
+
+pub mod random;
+
+pub mod adversarial;
+pub mod generate;
+
+pub mod exact;
