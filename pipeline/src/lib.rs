@@ -3,7 +3,7 @@
 //! In the order of the data's path:
 //! - [`inputs`]: arguments to a sorted list of files.
 //! - [`docs`]: files to documents, a stream in bounded memory; [`rows`] does it for Parquet.
-//! - [`tokenize`]: a document's text to ids.
+//! - [`tokenize`]: a document's text to ids; [`encode`] is how it does so fast.
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
@@ -25,6 +25,7 @@ pub mod docs;
 mod json;
 pub mod rows;
 
+pub mod encode;
 pub mod tokenize;
 pub mod train_tokenizer;
 

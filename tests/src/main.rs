@@ -5,6 +5,7 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
+mod splits;
 mod tokens;
 
 mod corpus;

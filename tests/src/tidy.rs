@@ -8,8 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every file that may hold `unsafe`, and nothing else. A new entry needs the reason that STYLE asks for beside it.
-const UNSAFE_FILES: [&str; 3] =
-    ["pipeline/src/source.rs", "trainer/src/shim.rs", "tests/src/pretrain.rs"];
+const UNSAFE_FILES: [&str; 4] = [
+    "pipeline/src/encode/split/block.rs",
+    "pipeline/src/source.rs",
+    "trainer/src/shim.rs",
+    "tests/src/pretrain.rs",
+];
 
 /// Folders that hold what commands make, not what people write.
 const MADE: [&str; 5] = [".git", "target", "runs", "corpora", "__pycache__"];
