@@ -1,17 +1,19 @@
 //! Text to token ids: the boundary behind which the encoder may change and the ids may not.
 //!
 //! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS as the [`Policy`] says.
+//! Where it can be shown that our own, fast encoder makes the same, it makes them; else the crate does.
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
-use schemas::shard::TokenBytes;
 use tokenizers::{ModelWrapper, Tokenizer};
+
+pub use crate::encode::ids::TokenId;
+use crate::encode::{Fast, FastSession};
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -22,6 +24,9 @@ pub const TOKENIZER_FOLDER: &str = "tokenizer";
 /// The tokenizer's files, as far as they exist, in the order in which a manifest lists them.
 pub const TOKENIZER_FILES: [&str; 4] =
     [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
+
+/// What a [`Session`]'s cache takes unless more or less is asked for; larger ones were no faster.
+pub const CACHE_BYTES: usize = 18 << 20;
 
 /// What stands around a document's ids, and what special tokens in its text become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +121,9 @@ impl TokenizeError {
 /// A tokenizer with a policy. Shared by threads.
 pub struct Encoder {
     tokenizer: Tokenizer,
+    /// Our own encoder, or why there is none.
+    fast: Result<Fast, Vec<String>>,
+    cache_bytes: usize,
     path: PathBuf,
     fingerprint: blake3::Hash,
     vocab_size: u64,
@@ -135,7 +143,11 @@ impl Encoder {
         if !(1..=1 << 32).contains(&vocab_size) {
             return Err(form(format!("its vocabulary has {vocab_size} entries")));
         }
+        let specials_are_text = policy.special_tokens == SpecialTokens::Text;
+        let added_id = |content: &str| tokenizer.token_to_id(content);
         let mut encoder = Encoder {
+            fast: Fast::new(&bytes, specials_are_text, &added_id),
+            cache_bytes: CACHE_BYTES,
             tokenizer,
             fingerprint: blake3::hash(&bytes),
             path: path.clone(),
@@ -176,25 +188,50 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// The same encoder with caches of about `cache_bytes`, which no id depends on.
+    pub fn with_cache_bytes(self, cache_bytes: usize) -> Encoder {
+        Encoder { cache_bytes, ..self }
+    }
+
     /// An encoder for one thread, with what it remembers from text to text; its ids are as wide as `I`.
     ///
     /// # Panics
     /// If `I` cannot hold every id of the vocabulary.
     pub fn session<I: TokenId>(&self) -> Session<'_, I> {
+        self.session_with(self.cache_bytes)
+    }
+
+    fn session_with<I: TokenId>(&self, cache_bytes: usize) -> Session<'_, I> {
         assert!(self.vocab_size <= I::VOCAB_SIZE_MAX, "{} ids", self.vocab_size);
-        Session { encoder: self, ids: Vec::new(), width: PhantomData }
+        let fast = self.fast.as_ref().ok().map(|fast| FastSession::new(fast, cache_bytes));
+        Session { encoder: self, fast, ids: Vec::new() }
     }
 
     /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart, on any threads:
     /// their ids one after the other are those of the whole. One part where no cut is known to be exact.
-    pub fn parts(&self, text: &str, _part_bytes: usize) -> Vec<Range<usize>> {
-        std::iter::once(0..text.len()).collect()
+    pub fn parts(&self, text: &str, part_bytes: usize) -> Vec<Range<usize>> {
+        let cuts = match &self.fast {
+            Ok(fast) if fast.takes(text) => fast.cuts(text, part_bytes),
+            _ => Vec::new(),
+        };
+        let ends = cuts.into_iter().chain([text.len()]);
+        let mut start = 0;
+        ends.map(|end| std::mem::replace(&mut start, end)..end).collect()
     }
 
     /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
     ///
     /// For a text or two; many are faster through one [`Encoder::session`].
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        self.session_with(0).encode(text, ids)
+    }
+
+    /// Appends what [`Encoder::encode`] does, by the `tokenizers` crate: the definition of what is right.
+    pub fn encode_by_definition(
+        &self,
+        text: &str,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizeError> {
         // A crafted tokenizer.json can make the crate panic; that must not take the run down without a word.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, false)))
             .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
@@ -236,7 +273,17 @@ impl Encoder {
 
     /// Which encoder makes the ids, as `--json` reports it.
     pub fn name(&self) -> &'static str {
-        "tokenizers"
+        if self.fast.is_ok() { "fast" } else { "tokenizers" }
+    }
+
+    /// Why the `tokenizers` crate makes the ids, one obstacle each; empty if our own encoder does.
+    pub fn obstacles(&self) -> &[String] {
+        self.fast.as_ref().err().map_or(&[], Vec::as_slice)
+    }
+
+    /// The pairs of characters that some merge joins, between all others of which our own encoder may cut.
+    pub fn pair_count(&self) -> Option<usize> {
+        self.fast.as_ref().ok().map(Fast::pair_count)
     }
 
     /// Every id is below it: the number of entries, or the largest id + 1 where ids have gaps.
@@ -290,46 +337,6 @@ impl Encoder {
     }
 }
 
-/// A token id in the width that a shard stores it in.
-pub trait TokenId: Copy + Send + 'static {
-    /// That width.
-    const BYTES: TokenBytes;
-    /// The largest vocabulary whose every id fits.
-    const VOCAB_SIZE_MAX: u64;
-
-    /// The id in this width; the caller knows that it is below [`TokenId::VOCAB_SIZE_MAX`].
-    fn narrow(id: u32) -> Self;
-
-    /// The id itself.
-    fn widen(self) -> u32;
-}
-
-impl TokenId for u16 {
-    const BYTES: TokenBytes = TokenBytes::Two;
-    const VOCAB_SIZE_MAX: u64 = 1 << 16;
-
-    fn narrow(id: u32) -> u16 {
-        id as u16
-    }
-
-    fn widen(self) -> u32 {
-        u32::from(self)
-    }
-}
-
-impl TokenId for u32 {
-    const BYTES: TokenBytes = TokenBytes::Four;
-    const VOCAB_SIZE_MAX: u64 = 1 << 32;
-
-    fn narrow(id: u32) -> u32 {
-        id
-    }
-
-    fn widen(self) -> u32 {
-        self
-    }
-}
-
 /// Where a part of a text stands in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartPosition {
@@ -347,8 +354,8 @@ impl PartPosition {
 /// An [`Encoder`] in the hands of one thread.
 pub struct Session<'a, I: TokenId> {
     encoder: &'a Encoder,
+    fast: Option<FastSession<'a, I>>,
     ids: Vec<u32>,
-    width: PhantomData<I>,
 }
 
 impl<I: TokenId> Session<'_, I> {
@@ -358,22 +365,38 @@ impl<I: TokenId> Session<'_, I> {
     }
 
     /// Appends the ids of one of the [`Encoder::parts`] of a text. After an error `ids` is as before.
+    ///
+    /// # Panics
+    /// If the text is but a part, and was to be cut nowhere.
     pub fn encode_part(
         &mut self,
         part: &str,
         position: PartPosition,
         ids: &mut Vec<I>,
     ) -> Result<(), TokenizeError> {
-        assert!(position == PartPosition::WHOLE, "the text was cut nowhere");
-        self.ids.clear();
-        self.encoder.encode(part, &mut self.ids)?;
-        ids.extend(self.ids.iter().map(|&id| I::narrow(id)));
+        match &mut self.fast {
+            Some(fast) if fast.takes(part) => {
+                let (bos, eos) = (&self.encoder.bos, &self.encoder.eos);
+                let id = |token: &SpecialToken| I::narrow(token.id);
+                ids.extend(bos.iter().filter(|_| position.is_first).map(id));
+                fast.encode(part, position.is_first, ids);
+                ids.extend(eos.iter().filter(|_| position.is_last).map(id));
+            }
+            _ => {
+                assert!(position == PartPosition::WHOLE, "the text was cut nowhere");
+                self.ids.clear();
+                self.encoder.encode_by_definition(part, &mut self.ids)?;
+                ids.extend(self.ids.iter().map(|&id| I::narrow(id)));
+            }
+        }
         Ok(())
     }
 
     /// What it did so far.
     pub fn statistics(&self) -> SessionStatistics {
-        SessionStatistics::default()
+        let (cache_lookups, misses) =
+            self.fast.as_ref().map_or((0, 0), FastSession::lookups_and_misses);
+        SessionStatistics { cache_lookups, cache_hits: cache_lookups - misses }
     }
 }
 

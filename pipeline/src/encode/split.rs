@@ -16,6 +16,7 @@ mod deepseek;
 mod gpt2;
 mod o200k;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use self::block::{BLOCK_BYTES, Block};
@@ -23,6 +24,7 @@ use self::cl100k::Cl100k;
 use self::deepseek::DeepSeek;
 use self::gpt2::Gpt2;
 use self::o200k::O200k;
+use super::definition::{Pattern, PreTokenizer};
 use crate::encode::classes::{Class, Classes, class_of, run_end};
 
 /// cl100k_base, as Llama-3 writes it.
@@ -73,7 +75,19 @@ pub struct ByteLevel {
 impl ByteLevel {
     /// Recognises the `pre_tokenizer` of a tokenizer.json; an error says, in words, what of it is not known.
     pub fn of(pre_tokenizer: &Value) -> Result<ByteLevel, String> {
-        let steps = steps(pre_tokenizer)?;
+        let definition = PreTokenizer::deserialize(pre_tokenizer);
+        let definition = definition.map_err(|err| format!("its pre-tokenizer: {err}"))?;
+        ByteLevel::of_definition(&definition)
+    }
+
+    /// The same for one that was read already.
+    pub(super) fn of_definition(pre_tokenizer: &PreTokenizer) -> Result<ByteLevel, String> {
+        let steps = match pre_tokenizer {
+            PreTokenizer::Sequence { pretokenizers } => {
+                pretokenizers.iter().map(step).collect::<Result<Vec<_>, _>>()?
+            }
+            single => vec![step(single)?],
+        };
         let Some((Step::ByteLevel { add_prefix_space, use_regex }, before)) = steps.split_last()
         else {
             return Err("its pre-tokenizer does not end in ByteLevel".to_owned());
@@ -82,7 +96,7 @@ impl ByteLevel {
             ([], true) => Split::Gpt2,
             ([], false) => Split::Whole,
             ([Step::Digits], true) => Split::Gpt2Digits,
-            ([Step::Split(split)], false) => *split,
+            ([Step::Split(split)], false) if *split != Split::DeepSeek => *split,
             ([Step::Numbers, Step::Ideographs, Step::Split(Split::DeepSeek)], false) => {
                 Split::DeepSeek
             }
@@ -110,45 +124,22 @@ enum Step {
     Ideographs,
 }
 
-/// A pre-tokenizer, or those of a sequence.
-fn steps(pre_tokenizer: &Value) -> Result<Vec<Step>, String> {
-    match pre_tokenizer["type"].as_str() {
-        Some("Sequence") => {
-            let list = pre_tokenizer["pretokenizers"].as_array();
-            let list = list.ok_or("its pre-tokenizer is a sequence without a list")?;
-            list.iter().map(step).collect()
+fn step(definition: &PreTokenizer) -> Result<Step, String> {
+    match definition {
+        PreTokenizer::ByteLevel { add_prefix_space, use_regex, .. } => {
+            Ok(Step::ByteLevel { add_prefix_space: *add_prefix_space, use_regex: *use_regex })
         }
-        _ => Ok(vec![step(pre_tokenizer)?]),
-    }
-}
-
-fn step(value: &Value) -> Result<Step, String> {
-    match value["type"].as_str() {
-        Some("ByteLevel") => Ok(Step::ByteLevel {
-            add_prefix_space: flag(value, "add_prefix_space", true)?,
-            use_regex: flag(value, "use_regex", true)?,
-        }),
-        Some("Digits") if flag(value, "individual_digits", false)? => Ok(Step::Digits),
-        Some("Split") => split_step(value),
-        Some(kind) => Err(format!("its pre-tokenizer {kind} has no scanner with these options")),
-        None => Err("its pre-tokenizer has no type".to_owned()),
-    }
-}
-
-fn flag(value: &Value, name: &str, default: bool) -> Result<bool, String> {
-    match &value[name] {
-        Value::Null => Ok(default),
-        Value::Bool(flag) => Ok(*flag),
-        other => Err(format!("{name} of its pre-tokenizer is {other}, not true or false")),
+        PreTokenizer::Digits { individual_digits: true } => Ok(Step::Digits),
+        PreTokenizer::Split { pattern: Pattern::Regex(pattern), behavior, invert } => {
+            split_step(pattern, behavior, *invert)
+        }
+        other => Err(format!("its pre-tokenizer has the step {other:?}, which has no scanner")),
     }
 }
 
 /// A `Split` whose matches are pieces: the patterns here leave out no character but DeepSeek's, so that it makes no
 /// difference to the others whether what is between matches is kept or removed.
-fn split_step(value: &Value) -> Result<Step, String> {
-    let Some(pattern) = value["pattern"]["Regex"].as_str() else {
-        return Err("its Split has a pattern that is no regex".to_owned());
-    };
+fn split_step(pattern: &str, behavior: &str, invert: bool) -> Result<Step, String> {
     let (known, all_matched) = match pattern {
         CL100K => (Step::Split(Split::Cl100k { digits_max: 3 }), true),
         QWEN => (Step::Split(Split::Cl100k { digits_max: 1 }), true),
@@ -160,13 +151,11 @@ fn split_step(value: &Value) -> Result<Step, String> {
         deepseek::WORDS => (Step::Split(Split::DeepSeek), false),
         _ => return Err(format!("its Split has the pattern {pattern}, which has no scanner")),
     };
-    let (behavior, invert) = (value["behavior"].as_str(), flag(value, "invert", false)?);
     match (behavior, invert) {
-        (Some("Isolated"), _) => Ok(known),
-        (Some("Removed"), true) if all_matched => Ok(known),
+        ("Isolated", _) => Ok(known),
+        ("Removed", true) if all_matched => Ok(known),
         _ => Err(format!(
-            "its Split has the behavior {} and invert = {invert}, which has no scanner",
-            value["behavior"]
+            "its Split has the behavior {behavior} and invert = {invert}, which has no scanner"
         )),
     }
 }

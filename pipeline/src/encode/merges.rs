@@ -1,0 +1,246 @@
+//! Byte-pair merges over symbols that are ids of the vocabulary; what a symbol stands for, a character or a byte, is the caller's.
+//!
+//! The order is that of the `tokenizers` crate: of all neighbours that a merge is known for, the one of the lowest rank
+//! first, of equal ranks the leftmost. Its queue also holds entries whose symbols have changed since, and it drops one
+//! only if the merge that is now possible at the place has another product. Nothing depends on that difference: a
+//! symbol only grows, so the text under a product begins at the place and ends where it did, and once the left symbol
+//! of a pair or its right one has grown, no other pair at this place covers just that text.
+//!
+//! **Invariant:** [`Merges::apply`] gives the same symbols whichever of its two ways it takes.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Up to this many symbols the lowest rank is searched for from end to end, which is faster than a heap.
+const SCAN_SYMBOLS_MAX: usize = 48;
+/// No merge, where a rank is expected.
+const NONE: u32 = u32::MAX;
+
+/// A merge of two neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Merge {
+    /// Its place in the list of merges; the lowest goes first.
+    pub(crate) rank: u32,
+    /// What the two become.
+    pub(crate) id: u32,
+}
+
+/// All merges of a tokenizer: an open-addressed table, at most half full.
+pub(crate) struct Merges {
+    slots: Vec<Slot>,
+    shift: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    left: u32,
+    right: u32,
+    rank: u32,
+    id: u32,
+}
+
+const EMPTY: Slot = Slot { left: 0, right: 0, rank: NONE, id: 0 };
+
+impl Merges {
+    /// Takes `(left, right, product)` in the order of their ranks. Of two for the same pair the later one counts.
+    ///
+    /// # Panics
+    /// If there are 2^32 - 1 merges or more.
+    pub(crate) fn new(list: &[(u32, u32, u32)]) -> Merges {
+        assert!(list.len() < NONE as usize, "{} merges", list.len());
+        let bits = (list.len() * 2).next_power_of_two().trailing_zeros().max(1);
+        let mut merges = Merges { slots: vec![EMPTY; 1 << bits], shift: 64 - bits };
+        for (rank, &(left, right, id)) in (0u32..).zip(list) {
+            let slot = merges.slot(left, right);
+            merges.slots[slot] = Slot { left, right, rank, id };
+        }
+        merges
+    }
+
+    /// What `left` and `right` become as neighbours.
+    #[inline]
+    pub(crate) fn merge(&self, left: u32, right: u32) -> Option<Merge> {
+        let slot = self.slots[self.slot(left, right)];
+        (slot.rank != NONE).then_some(Merge { rank: slot.rank, id: slot.id })
+    }
+
+    /// The slot of the pair, or the empty one where it would stand.
+    #[inline]
+    fn slot(&self, left: u32, right: u32) -> usize {
+        let key = u64::from(left) << 32 | u64::from(right);
+        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize;
+        loop {
+            let slot = &self.slots[at];
+            if slot.rank == NONE || (slot.left == left && slot.right == right) {
+                return at;
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// Applies every merge that can be applied. O(n log n) in the number of symbols.
+    ///
+    /// # Panics
+    /// At 2^32 symbols or more.
+    pub(crate) fn apply(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
+        if symbols.len() <= SCAN_SYMBOLS_MAX {
+            let len = self.apply_scanning(symbols);
+            symbols.truncate(len);
+        } else {
+            self.apply_queueing(symbols, queue);
+        }
+    }
+
+    /// Merges within `symbols` and returns how many are left of them.
+    fn apply_scanning(&self, symbols: &mut [u32]) -> usize {
+        let mut len = symbols.len();
+        // Of each symbol with its right neighbour: rank above product, so that the lowest number is the merge to do.
+        let mut pairs = [u64::MAX; SCAN_SYMBOLS_MAX + 1];
+        let pair = |left: u32, right: u32| {
+            self.merge(left, right)
+                .map_or(u64::MAX, |merge| u64::from(merge.rank) << 32 | u64::from(merge.id))
+        };
+        for at in 1..len {
+            pairs[at - 1] = pair(symbols[at - 1], symbols[at]);
+        }
+        while len > 1 {
+            let (mut best, mut best_at) = (u64::MAX, 0);
+            for (at, &pair) in pairs[..len - 1].iter().enumerate() {
+                if pair < best {
+                    (best, best_at) = (pair, at);
+                }
+            }
+            if best == u64::MAX {
+                break;
+            }
+            symbols[best_at] = best as u32;
+            symbols.copy_within(best_at + 2..len, best_at + 1);
+            pairs.copy_within(best_at + 1..len, best_at);
+            len -= 1;
+            pairs[len - 1] = u64::MAX;
+            if best_at + 1 < len {
+                pairs[best_at] = pair(symbols[best_at], symbols[best_at + 1]);
+            }
+            if best_at > 0 {
+                pairs[best_at - 1] = pair(symbols[best_at - 1], symbols[best_at]);
+            }
+        }
+        len
+    }
+
+    fn apply_queueing(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
+        let len = u32::try_from(symbols.len()).expect("a piece has fewer than 2^32 symbols");
+        let Queue { heap, next, previous } = queue;
+        heap.clear();
+        next.clear();
+        next.extend(1..=len);
+        previous.clear();
+        previous.extend((0..len).map(|at| at.wrapping_sub(1)));
+        let entry = |at: u32, left: u32, right: u32| {
+            self.merge(left, right).map(|merge| Reverse((merge.rank, at, merge.id)))
+        };
+        heap.extend((1..len).filter_map(|right| {
+            entry(right - 1, symbols[right as usize - 1], symbols[right as usize])
+        }));
+        while let Some(Reverse((rank, at, id))) = heap.pop() {
+            let right = next[at as usize];
+            // An entry is out of date if either symbol has changed since, or is gone: then the pair has another rank.
+            if right >= len
+                || self.merge(symbols[at as usize], symbols[right as usize])
+                    != Some(Merge { rank, id })
+            {
+                continue;
+            }
+            symbols[at as usize] = id;
+            let after = next[right as usize];
+            next[at as usize] = after;
+            next[right as usize] = u32::MAX; // gone: nothing is to its right
+            if after < len {
+                previous[after as usize] = at;
+                heap.extend(entry(at, id, symbols[after as usize]));
+            }
+            let before = previous[at as usize];
+            if before < len {
+                heap.extend(entry(before, symbols[before as usize], id));
+            }
+        }
+        let (mut at, mut kept) = (0, 0);
+        while at < len {
+            symbols[kept] = symbols[at as usize];
+            kept += 1;
+            at = next[at as usize];
+        }
+        symbols.truncate(kept);
+    }
+}
+
+/// What [`Merges::apply`] works with on long words; kept so that it is allocated once.
+#[derive(Default)]
+pub(crate) struct Queue {
+    heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
+    next: Vec<u32>,
+    previous: Vec<u32>,
+}
+
+impl Queue {
+    /// Gives back what one huge word took.
+    pub(crate) fn shrink(&mut self, symbols_max: usize) {
+        if self.next.capacity() > symbols_max {
+            *self = Queue::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition: the lowest rank, then the leftmost, one merge at a time.
+    fn defined(list: &[(u32, u32, u32)], mut symbols: Vec<u32>) -> Vec<u32> {
+        loop {
+            let rank = |left, right| list.iter().rposition(|&(l, r, _)| (l, r) == (left, right));
+            let ranked = |at: usize| rank(symbols[at - 1], symbols[at]).map(|rank| (rank, at));
+            let Some((rank, at)) = (1..symbols.len()).filter_map(ranked).min() else {
+                return symbols;
+            };
+            symbols[at - 1] = list[rank].2;
+            symbols.remove(at);
+        }
+    }
+
+    proptest! {
+        /// Scanning, queueing and the definition agree, whatever the merges: products are new symbols, as they are
+        /// where symbols stand for texts.
+        #[test]
+        fn both_ways_give_what_the_definition_gives(
+            pairs in proptest::collection::vec((0u32..12, 0u32..12), 0..24),
+            symbols in proptest::collection::vec(0u32..4, 0..=SCAN_SYMBOLS_MAX),
+        ) {
+            let mut list: Vec<(u32, u32, u32)> = Vec::new();
+            for (rank, (left, right)) in (0u32..).zip(pairs) {
+                let same = list.iter().find(|&&(l, r, _)| (l, r) == (left, right));
+                let id = same.map_or(4 + rank, |&(_, _, id)| id);
+                list.push((left, right, id));
+            }
+            let merges = Merges::new(&list);
+            let expected = defined(&list, symbols.clone());
+            let mut scanned = symbols.clone();
+            let len = merges.apply_scanning(&mut scanned);
+            prop_assert_eq!(&scanned[..len], &expected[..]);
+            let mut queued = symbols;
+            merges.apply_queueing(&mut queued, &mut Queue::default());
+            prop_assert_eq!(queued, expected);
+        }
+    }
+
+    #[test]
+    fn a_million_equal_symbols_are_merged_in_a_moment() {
+        let list: Vec<(u32, u32, u32)> = (0..10).map(|id| (id, id, id + 1)).collect();
+        let mut symbols = vec![0; 1_000_000];
+        Merges::new(&list).apply(&mut symbols, &mut Queue::default());
+        assert_eq!(symbols.iter().map(|&id| 1u64 << id).sum::<u64>(), 1_000_000);
+        assert_eq!(symbols[..976], [10; 976]);
+    }
+}

@@ -1,0 +1,217 @@
+//! Pieces of a text to ids through a cache: most pieces, words above all, have been seen before.
+//!
+//! Pieces are looked up in batches. While a batch is gathered each piece's place in the table is asked for from memory,
+//! so that it has arrived when the batch is answered; the table is larger than what a core has close by, and waiting
+//! for it would take most of the time.
+//!
+//! Where the table stands in memory and what it holds never shows in the ids: an entry holds all bytes of its piece,
+//! their number included, and is used for no other.
+//!
+//! **Invariant:** the ids are those of [`PieceModel::encode_piece`], piece by piece, in the pieces' order.
+
+use super::ids::TokenId;
+use super::merges::Queue;
+use super::table::{BATCH_PIECES, LongTable, Pending, ShortTable, prefetch};
+
+/// Bytes after a text's end that may be read and mean nothing.
+pub(crate) const PADDING_BYTES: usize = 80;
+/// The longest piece of the first table: with its length it fills a key of 16 bytes.
+pub(crate) const SHORT_BYTES_MAX: usize = 15;
+/// The longest piece of the second table.
+pub(crate) const LONG_BYTES_MAX: usize = 31;
+/// Room that long words leave behind for the next ones.
+const KEPT_SYMBOLS_MAX: usize = 1 << 16;
+
+/// How a piece that is not in the cache becomes ids.
+pub(crate) trait PieceModel {
+    /// Leaves the piece's ids in `work.symbols`.
+    fn encode_piece(&self, piece: &[u8], work: &mut Work);
+}
+
+/// What a model works with; kept so that it is allocated once.
+#[derive(Default)]
+pub(crate) struct Work {
+    /// The ids.
+    pub(crate) symbols: Vec<u32>,
+    /// For [`super::merges::Merges::apply`].
+    pub(crate) queue: Queue,
+}
+
+/// Text with [`PADDING_BYTES`] after it.
+#[derive(Default)]
+pub(crate) struct Padded {
+    bytes: Vec<u8>,
+}
+
+impl Padded {
+    /// Empties it; [`Padded::finish`] has to follow what is appended.
+    pub(crate) fn start(&mut self) -> &mut Vec<u8> {
+        self.bytes.clear();
+        &mut self.bytes
+    }
+
+    /// Appends the padding.
+    pub(crate) fn finish(&mut self) {
+        self.bytes.resize(self.bytes.len() + PADDING_BYTES, 0);
+    }
+
+    /// The text.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - PADDING_BYTES]
+    }
+
+    /// The 64 bytes from `at` on, which is in the text.
+    #[inline]
+    pub(crate) fn block(&self, at: usize) -> &[u8; 64] {
+        self.bytes[at..].first_chunk().expect("a place in the text is followed by the padding")
+    }
+
+    /// The character at `at` and its length in bytes; in the padding, and where none begins, one that means nothing.
+    #[inline]
+    pub(crate) fn char(&self, at: usize) -> (char, usize) {
+        let bytes: &[u8; 4] =
+            self.bytes[at..].first_chunk().expect("a place in the text is followed by the padding");
+        let [a, b, c, d] = bytes.map(u32::from);
+        let (code, length_bytes) = match a {
+            0..0x80 => (a, 1),
+            0x80..0xe0 => ((a & 0x1f) << 6 | (b & 0x3f), 2),
+            0xe0..0xf0 => ((a & 0x0f) << 12 | (b & 0x3f) << 6 | (c & 0x3f), 3),
+            _ => ((a & 0x07) << 18 | (b & 0x3f) << 12 | (c & 0x3f) << 6 | (d & 0x3f), 4),
+        };
+        (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), length_bytes)
+    }
+
+    /// The 16 bytes from `at` on, which is at most 16 bytes behind the text.
+    #[inline]
+    pub(crate) fn word(&self, at: usize) -> u128 {
+        let bytes = self.bytes[at..].first_chunk();
+        u128::from_le_bytes(*bytes.expect("a place in the text is followed by the padding"))
+    }
+}
+
+/// The cache of one thread, and the pieces that wait for it.
+pub(crate) struct Pieces<I: TokenId> {
+    short: ShortTable<I>,
+    long: LongTable<I>,
+    pending: Box<[Pending; BATCH_PIECES]>,
+    pending_count: usize,
+    work: Work,
+    /// Pieces that were looked up.
+    pub(crate) lookups: u64,
+    /// Those that were not there.
+    pub(crate) misses: u64,
+}
+
+impl<I: TokenId> Pieces<I> {
+    /// With a cache of about `cache_bytes`, and never less than a handful of entries.
+    pub(crate) fn new(cache_bytes: usize) -> Pieces<I> {
+        Pieces {
+            short: ShortTable::new(cache_bytes / 8 * 7),
+            long: LongTable::new(cache_bytes / 8),
+            pending: Box::new([Pending::default(); BATCH_PIECES]),
+            pending_count: 0,
+            work: Work::default(),
+            lookups: 0,
+            misses: 0,
+        }
+    }
+
+    /// Whether the next [`Pieces::push`] needs a [`Pieces::flush`] before it, if `count` pieces follow.
+    #[inline]
+    pub(crate) fn is_full_for(&self, count: usize) -> bool {
+        self.pending_count + count > BATCH_PIECES
+    }
+
+    /// Adds the piece `start..end` of the text to the batch, which must not be full.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, text: &Padded, start: usize, end: usize) {
+        let length_bytes = end - start;
+        let place = if length_bytes <= SHORT_BYTES_MAX {
+            let key = short_key(text.word(start), length_bytes);
+            let bucket = self.short.bucket(key);
+            prefetch(&self.short.buckets[bucket as usize]);
+            Pending { key, place: bucket, start: start as u32 }
+        } else {
+            Pending { key: 0, place: length_bytes as u32, start: start as u32 }
+        };
+        self.pending[self.pending_count] = place;
+        self.pending_count += 1;
+    }
+
+    /// Appends the ids of the batch's pieces, which all come from `text`.
+    pub(crate) fn flush<M: PieceModel>(&mut self, model: &M, text: &Padded, ids: &mut Vec<I>) {
+        let lanes = I::LANES;
+        let count = std::mem::take(&mut self.pending_count);
+        self.lookups += count as u64;
+        let mut at = ids.len();
+        ids.resize(at + count * lanes, I::narrow(0));
+        for index in 0..count {
+            let Pending { key, place, start } = self.pending[index];
+            if key != 0
+                && let Some(found) = self.short.find(place, key)
+            {
+                ids[at..at + lanes].copy_from_slice(found.as_ref());
+                at += found.as_ref()[lanes - 1].widen() as usize;
+                continue;
+            }
+            ids.truncate(at);
+            let length = if key == 0 { place as usize } else { (key >> 120) as usize - 1 };
+            self.encode_slowly(model, text, start as usize, length, ids);
+            at = ids.len();
+            ids.resize(at + (count - index - 1) * lanes, I::narrow(0));
+        }
+        ids.truncate(at);
+    }
+
+    /// Appends the ids of a piece that is not in the first table.
+    #[inline(never)]
+    fn encode_slowly<M: PieceModel>(
+        &mut self,
+        model: &M,
+        text: &Padded,
+        start: usize,
+        length_bytes: usize,
+        ids: &mut Vec<I>,
+    ) {
+        let piece = &text.text()[start..start + length_bytes];
+        if length_bytes <= SHORT_BYTES_MAX {
+            self.misses += 1;
+            model.encode_piece(piece, &mut self.work);
+            self.short.insert(short_key(text.word(start), length_bytes), &self.work.symbols);
+        } else if length_bytes <= LONG_BYTES_MAX {
+            let key = [text.word(start), short_key(text.word(start + 16), length_bytes - 16)];
+            if let Some(found) = self.long.find(key) {
+                return ids.extend_from_slice(found);
+            }
+            self.misses += 1;
+            model.encode_piece(piece, &mut self.work);
+            self.long.insert(key, &self.work.symbols);
+        } else {
+            self.misses += 1;
+            model.encode_piece(piece, &mut self.work);
+        }
+        ids.extend(self.work.symbols.iter().map(|&id| I::narrow(id)));
+        if self.work.symbols.capacity() > KEPT_SYMBOLS_MAX {
+            self.work.symbols = Vec::new();
+        }
+        self.work.queue.shrink(KEPT_SYMBOLS_MAX);
+    }
+}
+
+/// The first `length_bytes` of 16 bytes, with their number in the last one, so that no two pieces have the same key
+/// and none has the key of an empty entry.
+#[inline(always)]
+fn short_key(word: u128, length_bytes: usize) -> u128 {
+    (word & MASKS[length_bytes]) | (length_bytes as u128 + 1) << 120
+}
+
+/// The lowest `index` bytes.
+static MASKS: [u128; SHORT_BYTES_MAX + 1] = {
+    let mut masks = [0; SHORT_BYTES_MAX + 1];
+    let mut index = 1;
+    while index < masks.len() {
+        masks[index] = masks[index - 1] << 8 | 0xff;
+        index += 1;
+    }
+    masks
+};

@@ -1,0 +1,173 @@
+//! The tables of a cache of pieces: flat, of a fixed size, two entries to a place, the older one overwritten.
+//!
+//! **Invariant:** an entry is found by the key that it was stored under, and by no other; key 0 is no entry's.
+
+use super::ids::TokenId;
+
+/// Pieces that are looked up together: as many as stay in a core's first cache with their texts.
+pub(crate) const BATCH_PIECES: usize = 512;
+/// From this size on a table asks for pages of 2 MiB.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A piece of a batch.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Pending {
+    /// Key in the short table; 0 for a longer piece.
+    pub(crate) key: u128,
+    /// Bucket in the short table; a longer piece's length in bytes.
+    pub(crate) place: u32,
+    /// Where the piece begins in the text.
+    pub(crate) start: u32,
+}
+
+/// One cache line where ids are two or four bytes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Bucket<I: TokenId> {
+    keys: [u128; 2],
+    /// A piece's ids, their number in the last lane.
+    lanes: [I::Lanes; 2],
+}
+
+/// Pieces of up to 15 bytes with few ids.
+pub(crate) struct ShortTable<I: TokenId> {
+    pub(crate) buckets: Vec<Bucket<I>>,
+    shift: u32,
+}
+
+impl<I: TokenId> ShortTable<I> {
+    pub(crate) fn new(bytes: usize) -> ShortTable<I> {
+        let bits = bucket_bits(bytes, size_of::<Bucket<I>>());
+        let empty = Bucket { keys: [0; 2], lanes: [I::Lanes::default(); 2] };
+        let mut buckets = Vec::with_capacity(1 << bits);
+        advise_huge_pages(&buckets);
+        buckets.resize(1 << bits, empty);
+        ShortTable { buckets, shift: 64 - bits }
+    }
+
+    #[inline(always)]
+    pub(crate) fn bucket(&self, key: u128) -> u32 {
+        (hash(key) >> self.shift) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn find(&self, bucket: u32, key: u128) -> Option<&I::Lanes> {
+        let bucket = &self.buckets[bucket as usize];
+        let way = usize::from(bucket.keys[1] == key);
+        (bucket.keys[way] == key).then_some(&bucket.lanes[way])
+    }
+
+    /// Stores the ids of a piece, if they fit.
+    pub(crate) fn insert(&mut self, key: u128, ids: &[u32]) {
+        if ids.len() >= I::LANES {
+            return;
+        }
+        let bucket = self.bucket(key) as usize;
+        let Bucket { keys, lanes } = &mut self.buckets[bucket];
+        (keys[1], lanes[1]) = (keys[0], lanes[0]);
+        keys[0] = key;
+        let stored = lanes[0].as_mut();
+        for (lane, &id) in stored.iter_mut().zip(ids) {
+            *lane = I::narrow(id);
+        }
+        stored[I::LANES - 1] = I::narrow(ids.len() as u32);
+    }
+}
+
+/// Pieces of 16 to 31 bytes.
+pub(crate) struct LongTable<I: TokenId> {
+    entries: Vec<LongEntry<I>>,
+    shift: u32,
+}
+
+#[derive(Clone, Copy)]
+struct LongEntry<I> {
+    key: [u128; 2],
+    count: u8,
+    ids: [I; LONG_IDS_MAX],
+}
+
+const LONG_IDS_MAX: usize = 15;
+
+impl<I: TokenId> LongTable<I> {
+    pub(crate) fn new(bytes: usize) -> LongTable<I> {
+        let bits = bucket_bits(bytes, size_of::<LongEntry<I>>());
+        let empty = LongEntry { key: [0; 2], count: 0, ids: [I::narrow(0); LONG_IDS_MAX] };
+        LongTable { entries: vec![empty; 1 << bits], shift: 64 - bits }
+    }
+
+    fn place(&self, key: [u128; 2]) -> usize {
+        let low = hash(key[0]);
+        (hash(key[1] ^ u128::from(low) << 32) >> self.shift) as usize
+    }
+
+    pub(crate) fn find(&self, key: [u128; 2]) -> Option<&[I]> {
+        let entry = &self.entries[self.place(key)];
+        (entry.key == key).then(|| &entry.ids[..usize::from(entry.count)])
+    }
+
+    /// Stores the ids of a piece, if they fit.
+    pub(crate) fn insert(&mut self, key: [u128; 2], ids: &[u32]) {
+        if ids.len() > LONG_IDS_MAX {
+            return;
+        }
+        let place = self.place(key);
+        let entry = &mut self.entries[place];
+        entry.key = key;
+        entry.count = ids.len() as u8;
+        for (stored, &id) in entry.ids.iter_mut().zip(ids) {
+            *stored = I::narrow(id);
+        }
+    }
+}
+
+/// The largest table of 2^bits entries within `bytes`, of 2 entries at least.
+fn bucket_bits(bytes: usize, entry_bytes: usize) -> u32 {
+    (bytes / entry_bytes).max(2).ilog2().min(31)
+}
+
+/// Every bit of the key reaches the upper bits.
+#[inline(always)]
+fn hash(key: u128) -> u64 {
+    let low = (key as u64) ^ 0x2d35_8dcc_aa6c_78a5;
+    let high = ((key >> 64) as u64) ^ 0x8bb8_4b93_962e_acc9;
+    let product = u128::from(low) * u128::from(high);
+    ((product as u64) ^ ((product >> 64) as u64)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Has the line of memory that `value` begins in brought close.
+#[inline(always)]
+pub(crate) fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and cannot fault; every x86-64 processor has it.
+        #[expect(unsafe_code, reason = "a batch's entries arrive together; benches/tokenize.rs")]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// Asks for large pages under a large table that is not yet touched: looking up random places needs them.
+fn advise_huge_pages<T>(table: &Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        let start = table.as_ptr() as usize;
+        let first = start.next_multiple_of(HUGE_PAGE_BYTES);
+        let end = (start + table.capacity() * size_of::<T>()) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if first < end {
+            // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE changes nothing that it
+            // holds. A kernel that does not know it says so, and the pages stay small.
+            #[expect(unsafe_code, reason = "fewer misses of the TLB; benches/tokenize.rs")]
+            unsafe {
+                libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = table;
+}
