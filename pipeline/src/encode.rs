@@ -3,7 +3,7 @@
 //!
 //! In the order of a text's way:
 //! - `definition`: tokenizer.json as types; `classify`: whether we can, and why not.
-//! - `added`: where added tokens stand in a text.
+//! - `added`: where added tokens stand in a text; `find` looks for them.
 //! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for byte-level
 //!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it.
 //! - `pieces` and `table`: pieces that were seen before are looked up.
@@ -17,6 +17,7 @@ mod chars;
 pub mod classes;
 mod classify;
 mod definition;
+mod find;
 pub(crate) mod ids;
 mod merges;
 pub mod nfc;
