@@ -60,6 +60,9 @@ pub struct TokenizeArgs {
     /// What special tokens written out in a text are: text, or control ids as Hugging Face's default makes them.
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
+    /// Bytes of each thread's cache of words. The output is the same for any number.
+    #[arg(long, default_value_t = crate::tokenize::CACHE_BYTES)]
+    pub cache_bytes: usize,
     /// Bytes of ids at which a shard closes, at the next document boundary.
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_bytes: u64,
@@ -150,7 +153,7 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
 /// Writes the corpus that `args` ask for. `dry_run` and `json` are for [`tokenize`].
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
     let started = Instant::now();
-    let encoder = Encoder::load(&args.tokenizer, args.policy())?;
+    let encoder = Encoder::load(&args.tokenizer, args.policy())?.with_cache_bytes(args.cache_bytes);
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;

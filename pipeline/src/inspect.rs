@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::corpus::{self, Corpus};
 use crate::index::{self, IndexError, IndexRow};
+use crate::inspect_tokenizer;
 use crate::publish::hash_file;
 use crate::report::write_totals;
 use crate::tokenize::{self, Encoder};
@@ -23,7 +24,11 @@ use crate::tokenize::{self, Encoder};
 #[derive(clap::Args, Clone, Debug)]
 pub struct InspectArgs {
     /// A corpus, or one of its shards (.tok).
-    pub path: PathBuf,
+    #[arg(required_unless_present = "tokenizer", conflicts_with = "tokenizer")]
+    pub path: Option<PathBuf>,
+    /// Show a tokenizer.json, or the one in a folder, and which encoder makes its ids.
+    #[arg(long, value_name = "FILE", conflicts_with = "doc")]
+    pub tokenizer: Option<PathBuf>,
     /// Show this document's text, counted from 0 within the corpus or the shard.
     #[arg(long, value_name = "N")]
     pub doc: Option<u64>,
@@ -34,16 +39,20 @@ pub struct InspectArgs {
 
 /// Runs `patchmill inspect`.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    match (args.path.is_dir(), args.doc) {
-        (true, None) => corpus_totals(&args.path, args.json),
+    if let Some(tokenizer) = &args.tokenizer {
+        return inspect_tokenizer::show(tokenizer, args.json);
+    }
+    let path = args.path.as_deref().context("a corpus, a shard or --tokenizer is wanted")?;
+    match (path.is_dir(), args.doc) {
+        (true, None) => corpus_totals(path, args.json),
         (true, Some(document)) => {
-            let corpus = Corpus::open(&args.path, ReadBackend::Pread)?;
+            let corpus = Corpus::open(path, ReadBackend::Pread)?;
             show_document(&corpus, document, args.json)
         }
-        (false, None) => shard_header(&args.path, args.json),
+        (false, None) => shard_header(path, args.json),
         (false, Some(document)) => {
-            let corpus = Corpus::open(parent(&args.path), ReadBackend::Pread)?;
-            let document = document_of_shard(&corpus, &args.path, document)?;
+            let corpus = Corpus::open(parent(path), ReadBackend::Pread)?;
+            let document = document_of_shard(&corpus, path, document)?;
             show_document(&corpus, document, args.json)
         }
     }

@@ -44,6 +44,7 @@ pub mod source;
 pub mod corpus;
 pub mod index;
 pub mod inspect;
+mod inspect_tokenizer;
 pub mod verify;
 
 pub mod permute;

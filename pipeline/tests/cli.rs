@@ -45,7 +45,7 @@ fn a_corpus_is_made_verified_and_inspected() {
     assert_eq!(made["documents_written"], 75);
     assert_eq!(made["documents_skipped"], 0);
     assert_eq!(made["text_bytes"], 375_948);
-    assert_eq!(made["encoder"], "tokenizers");
+    assert_eq!(made["encoder"], "fast");
     assert!(made["tokens"].as_u64().unwrap() > 75 && made["seconds"].as_f64().unwrap() > 0.0);
 
     let mut command = patchmill();
@@ -213,4 +213,19 @@ fn a_killed_run_goes_on_with_the_next_series_and_gives_the_same_bytes() {
             "{name:?}"
         );
     }
+}
+
+#[test]
+fn a_tokenizer_is_shown_with_its_encoder() {
+    let mut command = patchmill();
+    command.arg("inspect").arg("--tokenizer").arg(fixtures().join("tokenizer")).arg("--json");
+    let shown = last_json(&run(command));
+    assert_eq!((&shown["model"], &shown["token_bytes"]), (&"BPE".into(), &2.into()));
+    assert_eq!((&shown["added_tokens"], &shown["encoder"]), (&3.into(), &"fast".into()));
+    assert_eq!(shown["obstacles"], serde_json::json!([]));
+    assert!(shown["joined_pairs"].as_u64().unwrap() > 100);
+    let mut command = patchmill();
+    command.arg("inspect").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    let shown = String::from_utf8(run(command).stdout).unwrap();
+    assert!(shown.contains("encoder         fast\nobstacles       none\n"), "{shown}");
 }

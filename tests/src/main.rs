@@ -5,6 +5,8 @@ mod corpora;
 mod small_corpus;
 
 mod docs;
+mod encode;
+mod families;
 mod splits;
 mod tokens;
 

@@ -23,7 +23,7 @@ fn split_then_bytes(pattern: &str) -> Value {
     ]})
 }
 
-fn byte_level(use_regex: bool) -> Value {
+pub(crate) fn byte_level(use_regex: bool) -> Value {
     json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex
     })
@@ -51,7 +51,7 @@ fn deepseek() -> Value {
 }
 
 /// Every pre-tokenizer that has a scanner, as tokenizer.json writes it.
-fn known() -> Vec<(Value, Split)> {
+pub(crate) fn known() -> Vec<(Value, Split)> {
     let contractions = format!("{CONTRACTIONS}?");
     let digits = json!({ "type": "Digits", "individual_digits": true });
     vec![
@@ -221,7 +221,7 @@ const EDGES: &[&str] = &[
     "#",
 ];
 
-fn nasty() -> impl Strategy<Value = String> {
+pub(crate) fn nasty() -> impl Strategy<Value = String> {
     let edge = prop_oneof![
         12 => prop::sample::select(EDGES).prop_map(str::to_owned),
         1 => any::<char>().prop_map(String::from),
@@ -231,7 +231,7 @@ fn nasty() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn scanners_cut_where_the_regex_engine_does(text in nasty()) {
@@ -261,6 +261,11 @@ fn reference_nfc(text: &str) -> String {
 
 fn code_points() -> impl Iterator<Item = char> {
     '\0'..=char::MAX
+}
+
+/// All below the ideographs, and of the others, most of which are alike, one of 61.
+fn most_code_points() -> impl Iterator<Item = char> {
+    ('\0'..'\u{3400}').chain(('\u{3400}'..=char::MAX).step_by(61)).chain('\u{10000}'..'\u{11000}')
 }
 
 #[test]
@@ -295,10 +300,10 @@ fn every_code_point_has_the_class_that_the_regex_engine_gives_it() {
 
 /// Behind and before what decides about a character: contractions, blanks, words, numbers, marks.
 #[test]
-fn every_code_point_is_cut_as_the_regex_engine_cuts_it() {
+fn code_points_are_cut_as_the_regex_engine_cuts_them() {
     for pair in Pair::all() {
         let mut text = String::new();
-        for symbol in code_points() {
+        for symbol in most_code_points() {
             for (before, behind) in
                 [("'", "x"), ("'l", " "), ("a ", " b"), ("1", "\n"), (". ", "'s"), ("A'r", "e")]
             {
