@@ -3,27 +3,33 @@
 //!
 //! In the order of a text's way:
 //! - `definition`: tokenizer.json as types; `classify`: whether we can, and why not.
-//! - `added`: where added tokens stand in a text.
-//! - `chars`: where a text may be cut, with the proof, and what becomes of a piece.
+//! - `added`: where added tokens stand in a text; `find` looks for them.
+//! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for byte-level
+//!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it.
 //! - `pieces` and `table`: pieces that were seen before are looked up.
 //! - `merges`: the others are merged.
 //!
 //! **Invariant:** the ids are those of the `tokenizers` crate reading the same tokenizer.json, whatever is in the cache.
 
 mod added;
+mod bytes;
 mod chars;
+pub mod classes;
 mod classify;
 mod definition;
+mod find;
 pub(crate) mod ids;
 mod merges;
+pub mod nfc;
 mod pieces;
+pub mod split;
 mod table;
 
 use std::ops::Range;
 
 use added::{Matcher, Section};
-use chars::{CharModel, MARKER};
-use classify::{Form, Parts};
+use chars::MARKER;
+use classify::{Form, Model, Parts};
 use definition::{Definition, PrependScheme};
 use ids::TokenId;
 use pieces::{Padded, Pieces};
@@ -36,7 +42,7 @@ const KEPT_TEXT_BYTES_MAX: usize = 4 << 20;
 /// A tokenizer that we encode ourselves. Shared by threads.
 pub(crate) struct Fast {
     form: Form,
-    model: CharModel,
+    model: Model,
     raw: Option<Matcher>,
     normalized: Option<Matcher>,
 }
@@ -59,7 +65,10 @@ impl Fast {
 
     /// The pairs of characters that some merge joins: a text may be cut between all others.
     pub(crate) fn pair_count(&self) -> usize {
-        self.model.pair_count()
+        match &self.model {
+            Model::Chars(model) => model.pair_count(),
+            Model::Bytes(_) => 0,
+        }
     }
 
     /// Whether it can take a text of this size.
@@ -71,7 +80,7 @@ impl Fast {
     pub(crate) fn cuts(&self, text: &str, part_bytes: usize) -> Vec<usize> {
         let mut cuts = Vec::new();
         // A word that is looked up as a whole must not be cut.
-        if self.model.looks_up_words() {
+        if matches!(&self.model, Model::Chars(model) if model.looks_up_words()) {
             return cuts;
         }
         let mut from = part_bytes.max(1);
@@ -105,7 +114,11 @@ impl Fast {
         let mut chars = text[from..].char_indices();
         let (_, mut last) = chars.next()?;
         for (at, c) in chars {
-            if self.model.cuts().is_cut(form(last), form(c)) && is_free(last) {
+            let is_cut = match &self.model {
+                Model::Chars(model) => model.cuts().is_cut(form(last), form(c)),
+                Model::Bytes(model) => model.is_cut(text, from + at),
+            };
+            if is_cut && is_free(last) {
                 return Some(from + at);
             }
             last = c;
@@ -143,6 +156,7 @@ impl<'a, I: TokenId> FastSession<'a, I> {
         each_section(fast.raw.as_ref(), text, |Section { id, range }| match id {
             Some(id) => ids.push(I::narrow(id)),
             None => match fast.form {
+                Form::Bytes => self.encode_bytes(text, range, is_first, ids),
                 Form::Normalized { prepends, replaces } => {
                     let prepends = prepends && (is_first || range.start > 0);
                     self.encode_normalized(&text[range], prepends, replaces, ids);
@@ -154,6 +168,27 @@ impl<'a, I: TokenId> FastSession<'a, I> {
         });
     }
 
+    fn encode_bytes(
+        &mut self,
+        text: &str,
+        section: Range<usize>,
+        is_first: bool,
+        ids: &mut Vec<I>,
+    ) {
+        let fast = self.fast;
+        let Model::Bytes(model) = &fast.model else { unreachable!("the form is that of bytes") };
+        let first = section.start;
+        let text = model.normalize(&text[section]);
+        each_section(fast.normalized.as_ref(), &text, |Section { id, range }| match id {
+            Some(id) => ids.push(I::narrow(id)),
+            None => {
+                let begins = is_first || 0 < first + range.start;
+                model.encode(&text[range], begins, &mut self.text, &mut self.pieces, ids);
+            }
+        });
+        self.shrink();
+    }
+
     fn encode_normalized(
         &mut self,
         section: &str,
@@ -163,16 +198,17 @@ impl<'a, I: TokenId> FastSession<'a, I> {
     ) {
         self.fill(section, prepends, replaces);
         let fast = self.fast;
+        let Model::Chars(chars) = &fast.model else { unreachable!("the form is that of chars") };
         let Some(matcher) = &fast.normalized else {
             let end = self.text.text().len();
-            fast.model.encode(&self.text, 0, end, &mut self.pieces, ids);
+            chars.encode(&self.text, 0, end, &mut self.pieces, ids);
             return self.shrink();
         };
         let text = std::str::from_utf8(self.text.text()).expect("it was filled from a text");
         matcher.sections(text, |Section { id, range }| match id {
             Some(id) => ids.push(I::narrow(id)),
             None => {
-                fast.model.encode(&self.text, range.start, range.end, &mut self.pieces, ids);
+                chars.encode(&self.text, range.start, range.end, &mut self.pieces, ids);
             }
         });
         self.shrink();
@@ -187,6 +223,7 @@ impl<'a, I: TokenId> FastSession<'a, I> {
         ids: &mut Vec<I>,
     ) {
         let fast = self.fast;
+        let Model::Chars(chars) = &fast.model else { unreachable!("the form is that of chars") };
         let first = section.start;
         each_section(fast.normalized.as_ref(), &text[section], |Section { id, range }| {
             if let Some(id) = id {
@@ -200,7 +237,7 @@ impl<'a, I: TokenId> FastSession<'a, I> {
             };
             self.fill(word, is_eligible && !word.starts_with([' ', MARKER]), true);
             let end = self.text.text().len();
-            fast.model.encode(&self.text, 0, end, &mut self.pieces, ids);
+            chars.encode(&self.text, 0, end, &mut self.pieces, ids);
             self.shrink();
         });
     }

@@ -40,7 +40,7 @@ mod parquet_rows;
 pub mod row_process;
 pub mod rows;
 
-mod encode;
+pub mod encode;
 pub mod tokenize;
 pub mod train_tokenizer;
 

@@ -44,7 +44,7 @@ fn fast_ids<I: TokenId>(encoder: &Encoder, text: &str, part_bytes: usize) -> [Ve
 }
 
 /// Both ways of handling special tokens, ids of both widths, caches of any size: the ids are as defined.
-fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
+pub(crate) fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
     let file = TokenizerFile::new(json);
     for special_tokens in [SpecialTokens::Text, SpecialTokens::Hf] {
         // What the crate does not take is no tokenizer.
@@ -77,7 +77,7 @@ fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
     }
 }
 
-const TEXTS: [&str; 24] = [
+pub(crate) const TEXTS: [&str; 24] = [
     "",
     " ",
     "a",

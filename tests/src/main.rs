@@ -8,7 +8,9 @@ mod docs;
 mod reading;
 
 mod encode;
+mod families;
 mod select;
+mod splits;
 mod tokens;
 
 mod corpus;

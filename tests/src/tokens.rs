@@ -20,7 +20,7 @@ use crate::corpora::{
 };
 
 /// The documents of an input, read without any of our code.
-fn documents(path: &Path) -> Vec<OwnedDoc> {
+pub(crate) fn documents(path: &Path) -> Vec<OwnedDoc> {
     let bytes = fs::read(path).unwrap();
     let name = path.display().to_string();
     if name.ends_with(".parquet") {

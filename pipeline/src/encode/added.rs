@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use super::find::Finder;
 
 /// An added token as a [`Matcher`] looks for it.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Section {
 
 /// The added tokens that are looked for in the same text.
 pub(crate) struct Matcher {
-    automaton: AhoCorasick,
+    finder: Finder,
     tokens: Vec<Token>,
     /// In the text a space stands for a marker, which is no white space.
     space_is_marker: bool,
@@ -47,11 +47,10 @@ impl Matcher {
         if tokens.iter().all(|token| token.is_text) {
             return Ok(None);
         }
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(tokens.iter().map(|token| &token.pattern))
+        let patterns: Vec<&str> = tokens.iter().map(|token| token.pattern.as_str()).collect();
+        let finder = Finder::new(&patterns)
             .map_err(|err| format!("its added tokens cannot be looked for: {err}"))?;
-        Ok(Some(Matcher { automaton, tokens, space_is_marker }))
+        Ok(Some(Matcher { finder, tokens, space_is_marker }))
     }
 
     /// The tokens that it looks for.
@@ -62,7 +61,7 @@ impl Matcher {
     /// Calls `take` with each section of `text`.
     pub(crate) fn sections(&self, text: &str, mut take: impl FnMut(Section)) {
         let mut taken_end = 0;
-        for found in self.automaton.find_iter(text) {
+        for found in self.finder.find_iter(text) {
             let token = &self.tokens[found.pattern().as_usize()];
             let (mut start, mut end) = (found.start(), found.end());
             if token.is_text {

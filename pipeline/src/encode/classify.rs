@@ -5,14 +5,18 @@
 use std::collections::BTreeMap;
 
 use super::added::{Matcher, Token};
+use super::bytes::ByteModel;
 use super::chars::{CharModel, CharModelParts, MARKER, Unknown};
 use super::definition::{
-    AddedToken, Definition, Model, Normalizer, Pattern, PreTokenizer, PrependScheme,
+    AddedToken, Definition, Model as Bpe, Normalizer, Pattern, PreTokenizer, PrependScheme,
 };
+use super::nfc::nfc;
 
 /// How the sections of a text become texts for the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
+    /// The model does all of it: [`Model::Bytes`].
+    Bytes,
     /// The normalizer does it, before normalized tokens are looked for.
     Normalized {
         /// A marker is put before every section.
@@ -36,10 +40,18 @@ impl Form {
     }
 }
 
+/// What makes ids of a text without added tokens.
+pub(crate) enum Model {
+    /// With characters for its first symbols.
+    Chars(CharModel),
+    /// With bytes.
+    Bytes(ByteModel),
+}
+
 /// What our own encoder works with.
 pub(crate) struct Parts {
     pub(crate) form: Form,
-    pub(crate) model: CharModel,
+    pub(crate) model: Model,
     /// Tokens that are looked for in the text as it is.
     pub(crate) raw: Option<Matcher>,
     /// Tokens that are looked for in its normalized form.
@@ -55,13 +67,18 @@ pub(crate) fn classify(
     added_id: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<Parts, Vec<String>> {
     let mut why = Vec::new();
-    let form = form(definition, &mut why);
+    let byte_level = definition.pre_tokenizer.as_ref().is_some_and(PreTokenizer::is_byte_level);
+    let form = if byte_level { Some(Form::Bytes) } else { form(definition, &mut why) };
     if let Some(post) = &definition.post_processor
         && !post.keeps_ids()
     {
         why.push("its post-processor does not give a text's ids once".to_owned());
     }
-    let model = model(&definition.model, form, &mut why);
+    let model = if byte_level {
+        ByteModel::of(definition, &mut why).map(Model::Bytes)
+    } else {
+        model(&definition.model, form, &mut why).map(Model::Chars)
+    };
     let added = added(&definition.added_tokens, form, specials_are_text, added_id, &mut why);
     match (form, model, added) {
         (Some(form), Some(model), Some((raw, normalized))) if why.is_empty() => {
@@ -129,8 +146,8 @@ fn name_of(pre_tokenizer: &PreTokenizer) -> String {
     }
 }
 
-/// Whether a marker is put before a text, and whether spaces become markers.
-fn normalizer(normalizer: Option<&Normalizer>, why: &mut Vec<String>) -> Option<(bool, bool)> {
+/// Normalizers in their order.
+pub(super) fn steps(normalizer: Option<&Normalizer>) -> Vec<&Normalizer> {
     let mut steps = Vec::new();
     let mut open: Vec<&Normalizer> = normalizer.into_iter().collect();
     while let Some(normalizer) = open.pop() {
@@ -139,6 +156,12 @@ fn normalizer(normalizer: Option<&Normalizer>, why: &mut Vec<String>) -> Option<
             step => steps.push(step),
         }
     }
+    steps
+}
+
+/// Whether a marker is put before a text, and whether spaces become markers.
+fn normalizer(normalizer: Option<&Normalizer>, why: &mut Vec<String>) -> Option<(bool, bool)> {
+    let steps = steps(normalizer);
     let (mut prepends, mut replaces) = (false, false);
     for step in steps {
         match step {
@@ -173,17 +196,16 @@ fn normalizer(normalizer: Option<&Normalizer>, why: &mut Vec<String>) -> Option<
 }
 
 /// Ids by text, their merges, and the ids in merges.
-struct Vocabulary<'a> {
-    entries: Vec<(&'a str, u32)>,
-    merges: Vec<(&'a str, &'a str, [u32; 3])>,
+pub(super) struct Vocabulary<'a> {
+    pub(super) entries: Vec<(&'a str, u32)>,
+    pub(super) merges: Vec<(&'a str, &'a str, [u32; 3])>,
     operands: Vec<u32>,
 }
 
-fn model(model: &Model, form: Option<Form>, why: &mut Vec<String>) -> Option<CharModel> {
-    let found = why.len();
+/// That it is byte-pair encoding which takes texts as they are.
+pub(super) fn check_kind(model: &Bpe, why: &mut Vec<String>) {
     if model.kind != "BPE" {
         why.push(format!("its model is {}, not BPE", model.kind));
-        return None;
     }
     if model.dropout.is_some_and(|dropout| dropout != 0.0) {
         why.push("its model leaves out merges at random".to_owned());
@@ -197,6 +219,11 @@ fn model(model: &Model, form: Option<Form>, why: &mut Vec<String>) -> Option<Cha
             why.push(format!("its model has a {name}"));
         }
     }
+}
+
+fn model(model: &Bpe, form: Option<Form>, why: &mut Vec<String>) -> Option<CharModel> {
+    let found = why.len();
+    check_kind(model, why);
     let vocabulary = vocabulary(model, why)?;
     let unknown = unknown(model, &vocabulary, why);
     let form = form?;
@@ -222,7 +249,7 @@ fn model(model: &Model, form: Option<Form>, why: &mut Vec<String>) -> Option<Cha
     }))
 }
 
-fn vocabulary<'a>(model: &'a Model, why: &mut Vec<String>) -> Option<Vocabulary<'a>> {
+pub(super) fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vocabulary<'a>> {
     let entries: Vec<(&str, u32)> =
         model.vocab.iter().map(|(text, &id)| (text.as_str(), id)).collect();
     let mut ids: Vec<u32> = entries.iter().map(|&(_, id)| id).collect();
@@ -259,7 +286,7 @@ fn vocabulary<'a>(model: &'a Model, why: &mut Vec<String>) -> Option<Vocabulary<
 }
 
 /// What becomes of characters outside the vocabulary; whatever it is must be in no merge.
-fn unknown(model: &Model, vocabulary: &Vocabulary<'_>, why: &mut Vec<String>) -> Option<Unknown> {
+fn unknown(model: &Bpe, vocabulary: &Vocabulary<'_>, why: &mut Vec<String>) -> Option<Unknown> {
     let in_merges = |id: &u32| vocabulary.operands.binary_search(id).is_ok();
     if model.byte_fallback.unwrap_or(false) {
         let byte_ids: BTreeMap<u8, u32> = (0..=255u8)
@@ -327,6 +354,9 @@ fn added(
             }
             _ => content.clone(),
         };
+        if form == Form::Bytes && token.normalized && nfc(content) != *content {
+            why.push(format!("its added token {content:?} is not in normal form C"));
+        }
         let list = if token.normalized { &mut normalized } else { &mut raw };
         list.push(Token {
             pattern,

@@ -177,6 +177,18 @@ pub(crate) enum PreTokenizer {
     },
 }
 
+impl PreTokenizer {
+    /// Whether the last of its steps makes characters of bytes.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        match self {
+            PreTokenizer::Sequence { pretokenizers } => {
+                pretokenizers.last().is_some_and(PreTokenizer::is_byte_level)
+            }
+            step => matches!(step, PreTokenizer::ByteLevel { .. }),
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

@@ -1,0 +1,150 @@
+//! Byte-level byte-pair encoding, as in GPT-2's vocabulary and those after it: a pre-tokenizer cuts the text, and the
+//! first symbols of each piece are its bytes.
+//!
+//! Why it is exact: pieces are those of the pre-tokenizer ([`super::split`]), a piece's ids depend on its bytes alone,
+//! and every byte that UTF-8 has is in the vocabulary, so that nothing in a text is unknown. In tokenizer.json a byte is written as a character
+//! that can be shown; texts are never written so here, the vocabulary is read back into bytes instead.
+//!
+//! **Invariant:** the ids are those of the pieces, in order; no piece reaches over an added token.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::classify;
+use super::definition::{Definition, Normalizer};
+use super::ids::TokenId;
+use super::merges::Merges;
+use super::nfc::nfc;
+use super::pieces::{Padded, PieceModel, Pieces, Work};
+use super::split::ByteLevel;
+
+/// A model over bytes.
+pub(crate) struct ByteModel {
+    /// Whether texts are brought into normal form C first.
+    is_nfc: bool,
+    pre_tokenizer: ByteLevel,
+    byte_ids: Box<[u32; 256]>,
+    merges: Merges,
+    /// Pieces that are ids although their merges may lead elsewhere (`ignore_merges`).
+    whole: Option<HashMap<Box<[u8]>, u32>>,
+}
+
+impl ByteModel {
+    /// The model of a tokenizer.json whose pre-tokenizer ends in `ByteLevel`; every obstacle goes to `why`.
+    pub(crate) fn of(definition: &Definition, why: &mut Vec<String>) -> Option<ByteModel> {
+        let found = why.len();
+        let model = &definition.model;
+        classify::check_kind(model, why);
+        let steps = classify::steps(definition.normalizer.as_ref());
+        let is_nfc = matches!(steps[..], [Normalizer::Nfc]);
+        if !steps.is_empty() && !is_nfc {
+            why.push("its normalizer is another one than NFC, before ByteLevel".to_owned());
+        }
+        let pre_tokenizer = ByteLevel::of_definition(definition.pre_tokenizer.as_ref()?);
+        let pre_tokenizer = pre_tokenizer.map_err(|reason| why.push(reason)).ok();
+        let mut byte_ids = Box::new([0; 256]);
+        let mut byte_of_char = HashMap::new();
+        for byte in 0..=255 {
+            let symbol = char_of_byte(byte);
+            byte_of_char.insert(symbol, byte);
+            match model.vocab.get(symbol.encode_utf8(&mut [0; 4]) as &str) {
+                Some(&id) => byte_ids[usize::from(byte)] = id,
+                // No text in UTF-8 has one of these.
+                None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
+                None => why.push(format!("its vocabulary does not have the byte {byte:#04x}")),
+            }
+        }
+        let vocabulary = classify::vocabulary(model, why)?;
+        let merges = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
+        let merges = Merges::new(&merges.collect::<Vec<_>>());
+        let ignores_merges = model.ignore_merges.unwrap_or(false);
+        let whole = ignores_merges.then(|| {
+            let entries = vocabulary.entries.iter();
+            entries.filter_map(|(text, id)| Some((bytes_of(text, &byte_of_char)?, *id))).collect()
+        });
+        if why.len() > found {
+            return None;
+        }
+        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, byte_ids, merges, whole })
+    }
+
+    /// The text that added tokens of the normalized kind are looked for in.
+    pub(crate) fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.is_nfc { nfc(text) } else { Cow::Borrowed(text) }
+    }
+
+    /// Whether a cut before byte `at` changes no id, whatever the rest of the text is.
+    ///
+    /// There a piece begins, and so does a text that can be normalised apart: white space of ASCII joins with nothing.
+    pub(crate) fn is_cut(&self, text: &str, at: usize) -> bool {
+        self.pre_tokenizer.split.is_cut(text, at)
+    }
+
+    /// Appends the ids of a text without added tokens, which is not empty; `begins` if nothing was cut off before it.
+    pub(crate) fn encode<I: TokenId>(
+        &self,
+        text: &str,
+        begins: bool,
+        padded: &mut Padded,
+        pieces: &mut Pieces<I>,
+        ids: &mut Vec<I>,
+    ) {
+        let prefixed = self.pre_tokenizer.add_prefix_space && begins && !text.starts_with(' ');
+        let text = if prefixed { Cow::Owned(format!(" {text}")) } else { Cow::Borrowed(text) };
+        padded.start().extend_from_slice(text.as_bytes());
+        padded.finish();
+        let mut begin = 0;
+        self.pre_tokenizer.split.for_each_end(&text, |end| {
+            if pieces.is_full_for(1) {
+                pieces.flush(self, padded, ids);
+            }
+            pieces.push(padded, begin, end);
+            begin = end;
+        });
+        pieces.flush(self, padded, ids);
+    }
+}
+
+impl PieceModel for ByteModel {
+    fn encode_piece(&self, piece: &[u8], work: &mut Work) {
+        work.symbols.clear();
+        if let Some(whole) = &self.whole
+            && let Some(&id) = whole.get(piece)
+        {
+            return work.symbols.push(id);
+        }
+        work.symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        self.merges.apply(&mut work.symbols, &mut work.queue);
+    }
+}
+
+/// The character that stands for a byte in tokenizer.json: itself where it can be shown, else one from U+0100 on.
+fn char_of_byte(byte: u8) -> char {
+    let is_shown = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if is_shown(&byte) {
+        return char::from(byte);
+    }
+    let hidden_before = (0..byte).filter(|byte| !is_shown(byte)).count();
+    char::from_u32(0x100 + hidden_before as u32).expect("there are 68 bytes that cannot be shown")
+}
+
+/// The bytes that an entry of the vocabulary stands for, if its characters stand for bytes.
+fn bytes_of(entry: &str, byte_of_char: &HashMap<char, u8>) -> Option<Box<[u8]>> {
+    entry.chars().map(|symbol| byte_of_char.get(&symbol).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_cannot_be_shown_have_the_characters_from_u_0100_on() {
+        let chars: Vec<char> = (0..=255).map(char_of_byte).collect();
+        assert_eq!((chars[0], chars[b' ' as usize], chars[b'\n' as usize]), ('Ā', 'Ġ', 'Ċ'));
+        assert_eq!((chars[b'a' as usize], chars[0xad], chars[0xff]), ('a', 'Ń', 'ÿ'));
+        let mut distinct = chars.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 256);
+    }
+}

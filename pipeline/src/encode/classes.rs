@@ -1,0 +1,196 @@
+//! Classes of code points as the regexes of byte-level tokenizers see them: letters, numbers, white space and so on.
+//!
+//! `tokenizers` matches with Oniguruma 6.9.10, whose tables are those of Unicode 16.0. The tables here come from
+//! `regex-syntax`, of the same version of Unicode; a test compares every code point with the engine itself, so that
+//! an update of either that moves apart is found.
+//!
+//! **Invariant:** every code point has exactly one class.
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class as HirClass, HirKind};
+
+/// What a code point is, as a number below 16, so that a set of classes is a `u16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// Nothing of what follows: control characters, formats, unassigned code points.
+    Other,
+    /// `\p{Lu}`, `\p{Lt}`.
+    Upper,
+    /// `\p{Ll}`.
+    Lower,
+    /// `\p{Lm}`, `\p{Lo}`.
+    Caseless,
+    /// `\p{M}`.
+    Mark,
+    /// `\p{N}`.
+    Number,
+    /// `\s` without what [`Class::Newline`] has.
+    Space,
+    /// `\r`, `\n`.
+    Newline,
+    /// `\p{P}`.
+    Punctuation,
+    /// `\p{S}`.
+    Symbol,
+}
+
+/// A set of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Classes(u16);
+
+impl Classes {
+    /// `\p{L}`.
+    pub const LETTERS: Classes = Classes::of(&[Class::Upper, Class::Lower, Class::Caseless]);
+    /// `\p{N}`.
+    pub const NUMBERS: Classes = Classes::of(&[Class::Number]);
+    /// `\s`.
+    pub const SPACES: Classes = Classes::of(&[Class::Space, Class::Newline]);
+
+    /// The set of these.
+    pub const fn of(classes: &[Class]) -> Classes {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < classes.len() {
+            bits |= 1 << classes[index] as u8;
+            index += 1;
+        }
+        Classes(bits)
+    }
+
+    /// What is in one of both.
+    pub const fn and(self, other: Classes) -> Classes {
+        Classes(self.0 | other.0)
+    }
+
+    /// What is in neither.
+    pub const fn not(self) -> Classes {
+        Classes(!self.0)
+    }
+
+    /// Whether `class` is one of them.
+    #[inline]
+    pub const fn has(self, class: Class) -> bool {
+        self.0 & (1 << class as u8) != 0
+    }
+}
+
+/// Code points in a block of the table.
+const BLOCK_CHARS: usize = 128;
+
+/// Block numbers by code point, and blocks of classes, each kept once.
+struct Table {
+    block_numbers: Vec<u8>,
+    classes: Vec<Class>,
+}
+
+static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+
+/// The class of a character.
+#[inline]
+pub fn class_of(symbol: char) -> Class {
+    let table = &*TABLE;
+    let code = symbol as usize;
+    let block = usize::from(table.block_numbers[code / BLOCK_CHARS]);
+    table.classes[block * BLOCK_CHARS + code % BLOCK_CHARS]
+}
+
+/// The character at `at` and its class; none at the end of the text.
+#[inline]
+pub fn class_at(text: &str, at: usize) -> Option<(char, Class)> {
+    let symbol = text[at..].chars().next()?;
+    Some((symbol, class_of(symbol)))
+}
+
+/// Where the run of characters of `classes` that begins at `at` ends; `at` itself where none begins.
+#[inline]
+pub fn run_end(text: &str, at: usize, classes: Classes) -> usize {
+    let mut end = at;
+    for symbol in text[at..].chars() {
+        if !classes.has(class_of(symbol)) {
+            break;
+        }
+        end += symbol.len_utf8();
+    }
+    end
+}
+
+impl Table {
+    fn new() -> Table {
+        let mut flat = vec![Class::Other; 0x11_0000];
+        let mut fill = |property: &str, class: Class| {
+            for (first, last) in ranges(property) {
+                flat[first as usize..=last as usize].fill(class);
+            }
+        };
+        fill(r"\p{Lu}", Class::Upper);
+        fill(r"\p{Lt}", Class::Upper);
+        fill(r"\p{Ll}", Class::Lower);
+        fill(r"\p{Lm}", Class::Caseless);
+        fill(r"\p{Lo}", Class::Caseless);
+        fill(r"\p{M}", Class::Mark);
+        fill(r"\p{N}", Class::Number);
+        fill(r"\p{P}", Class::Punctuation);
+        fill(r"\p{S}", Class::Symbol);
+        fill(r"\s", Class::Space);
+        fill(r"[\r\n]", Class::Newline);
+        Table::folded(&flat)
+    }
+
+    /// Keeps equal blocks once.
+    fn folded(flat: &[Class]) -> Table {
+        let mut table = Table { block_numbers: Vec::new(), classes: Vec::new() };
+        for block in flat.chunks(BLOCK_CHARS) {
+            let known = table.classes.chunks(BLOCK_CHARS).position(|other| other == block);
+            let number = known.unwrap_or(table.classes.len() / BLOCK_CHARS);
+            if known.is_none() {
+                table.classes.extend_from_slice(block);
+            }
+            table.block_numbers.push(u8::try_from(number).expect("some 170 blocks differ"));
+        }
+        table
+    }
+}
+
+/// The code points of a class that `regex-syntax` knows.
+fn ranges(property: &str) -> Vec<(char, char)> {
+    let parsed = regex_syntax::parse(property).expect("a fixed pattern");
+    match parsed.kind() {
+        HirKind::Class(HirClass::Unicode(class)) => {
+            class.iter().map(|range| (range.start(), range.end())).collect()
+        }
+        _ => panic!("{property} is a class of code points"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascii_has_the_classes_that_one_expects() {
+        let expected = [
+            ('a', Class::Lower),
+            ('Z', Class::Upper),
+            ('7', Class::Number),
+            (' ', Class::Space),
+            ('\u{b}', Class::Space),
+            ('\n', Class::Newline),
+            ('\r', Class::Newline),
+            ('\0', Class::Other),
+            ('_', Class::Punctuation),
+            ('+', Class::Symbol),
+        ];
+        for (symbol, class) in expected {
+            assert_eq!(class_of(symbol), class, "{symbol:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_before_the_first_character_of_another_class() {
+        assert_eq!(run_end("añ字1", 0, Classes::LETTERS), "añ字".len());
+        assert_eq!(run_end("añ字1", 0, Classes::NUMBERS), 0);
+        assert_eq!(run_end("añ", 3, Classes::LETTERS), 3);
+    }
+}
