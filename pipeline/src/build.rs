@@ -181,6 +181,10 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
     let task = task.transpose()?;
     let encoder = Encoder::load(&args.tokenizer, args.policy())?.with_cache_bytes(args.cache_bytes);
+    if !encoder.obstacles().is_empty() {
+        let why = encoder.obstacles().join("; ");
+        notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
+    }
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
@@ -212,7 +216,8 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
         }
     };
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Report { manifest, encoder: encoder.name(), seconds, kept_series, statistics, task })
+    let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
+    Ok(Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task })
 }
 
 fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {

@@ -78,7 +78,15 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
                 return;
             }
         };
-        let entry = DocEntry { row, set_name, text_bytes, content_hash, is_last: true };
+        let surrogates_replaced = doc.surrogates_replaced;
+        let entry = DocEntry {
+            row,
+            set_name,
+            text_bytes,
+            content_hash,
+            surrogates_replaced,
+            is_last: true,
+        };
         let chain = (is_holdout, entry.set_name.clone().filter(|_| self.job.by_set));
         if row <= plan.closed_row(&chain) {
             encoded.items.push(Item::Document { entry, is_holdout, token_count: 0 });
@@ -102,7 +110,8 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
         encoded: &mut Encoded<I>,
     ) -> Result<(), String> {
         let first_item = encoded.items.len();
-        let words = self.job.select.split_words();
+        let (words, surrogates_replaced) =
+            (self.job.select.split_words(), entry.surrogates_replaced);
         let mut push = |text: &str, entry: DocEntry| {
             let first = encoded.ids.len();
             self.encode_text(text, &mut encoded.ids).map_err(|err| err.to_string())?;
@@ -118,15 +127,23 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
                 for part in split_words(text, words) {
                     let (row, set_name) = (entry.row, entry.set_name.clone());
                     let (text_bytes, content_hash) = (part.len() as u64, content_hash(part));
-                    push(
-                        part,
-                        DocEntry { row, set_name, text_bytes, content_hash, is_last: false },
-                    )?;
+                    let entry = DocEntry {
+                        row,
+                        set_name,
+                        text_bytes,
+                        content_hash,
+                        surrogates_replaced: 0,
+                        is_last: false,
+                    };
+                    push(part, entry)?;
                 }
             }
         }
         match encoded.items[first_item..].last_mut() {
-            Some(Item::Document { entry, .. }) => entry.is_last = true,
+            Some(Item::Document { entry, .. }) => {
+                entry.is_last = true;
+                entry.surrogates_replaced = surrogates_replaced;
+            }
             _ => return Err("an empty text without BOS or EOS has no tokens".to_owned()),
         }
         Ok(())

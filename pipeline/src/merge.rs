@@ -59,7 +59,7 @@ pub fn merge(dir: &Path) -> anyhow::Result<Report> {
     let Some(record) = folder.build_record()? else {
         if has_manifest {
             let manifest = corpus::read_manifest(dir)?;
-            return Ok(report(manifest, "none", started));
+            return Ok(report(manifest, None, started));
         }
         let what = "holds no corpus that tasks have begun (patchmill tokenize --task)";
         return Err(UsageError(format!("{} {what}", dir.display())).into());
@@ -68,17 +68,17 @@ pub fn merge(dir: &Path) -> anyhow::Result<Report> {
     let records = find_records(&folder, &record)?;
     let manifest = write_manifest(dir, &encoder, &records, &record.options)?;
     failpoint("merge-manifest");
-    let encoder_name = encoder.name();
     remove_strangers(&folder, &records)?;
     folder.finish(&manifest)?;
-    Ok(report(manifest, encoder_name, started))
+    Ok(report(manifest, Some(&encoder), started))
 }
 
-fn report(manifest: Manifest, encoder: &'static str, started: Instant) -> Report {
+fn report(manifest: Manifest, encoder: Option<&Encoder>, started: Instant) -> Report {
     Report {
         kept_series: manifest.series.len() as u64,
         manifest,
-        encoder,
+        encoder: encoder.map_or("none", Encoder::name),
+        encoder_obstacles: encoder.map_or_else(Vec::new, |encoder| encoder.obstacles().to_vec()),
         seconds: started.elapsed().as_secs_f64(),
         statistics: SessionStatistics::default(),
         task: None,

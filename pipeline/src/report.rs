@@ -83,6 +83,8 @@ pub struct Report {
     pub manifest: Manifest,
     /// Which encoder made the ids.
     pub encoder: &'static str,
+    /// Why it was not our own, one obstacle each.
+    pub encoder_obstacles: Vec<String>,
     /// From the start of the command.
     pub seconds: f64,
     /// Series that an interrupted run had completed.
@@ -111,6 +113,7 @@ impl Report {
                 "documents_dropped": totals.dropped.checked_sum(),
                 "dropped": totals.dropped,
                 "documents_held_out": totals.documents_held_out,
+                "surrogates_replaced": totals.surrogates_replaced,
                 "text_bytes": totals.text_bytes,
                 "tokens": totals.tokens,
                 "sets": self.manifest.sets,
@@ -118,6 +121,7 @@ impl Report {
                 "cache_hit_rate": self.cache_hit_rate(),
                 "task": self.task.map(|task| format!("{}/{}", task.index, task.count)),
                 "encoder": self.encoder,
+                "encoder_obstacles": self.encoder_obstacles,
                 "series": self.manifest.series.len(),
                 "series_kept": self.kept_series,
                 "shards": self.manifest.shards().count(),
@@ -187,6 +191,9 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
         manifest.series.len()
     )?;
     writeln!(out, "text: {} bytes ({})", totals.text_bytes, HumanBytes(totals.text_bytes))?;
+    if totals.surrogates_replaced > 0 {
+        writeln!(out, "{} halves of surrogate pairs became U+FFFD", totals.surrogates_replaced)?;
+    }
     if let Some(skipped) = &manifest.skipped {
         writeln!(out, "skipped documents are listed in {}", skipped.path)?;
     }

@@ -30,6 +30,8 @@ pub(crate) struct DocEntry {
     pub(crate) set_name: Option<String>,
     pub(crate) text_bytes: u64,
     pub(crate) content_hash: [u8; CONTENT_HASH_BYTES],
+    /// Lone surrogates of its JSON; told once, with its last piece.
+    pub(crate) surrogates_replaced: u64,
     /// Whether it is its document's last piece: a shard closes behind no other.
     pub(crate) is_last: bool,
 }
@@ -119,6 +121,7 @@ impl SeriesWriter {
         self.last_row = entry.row;
         self.totals.text_bytes += entry.text_bytes;
         self.totals.tokens += tokens;
+        self.totals.surrogates_replaced += entry.surrogates_replaced;
         self.sets.add(entry.set_name.as_deref(), entry.text_bytes, tokens);
         if is_full { self.close_part() } else { Ok(None) }
     }

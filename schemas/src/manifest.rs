@@ -19,7 +19,8 @@ pub const FORMAT: &str = "patchmill-corpus";
 /// The version that this build writes.
 ///
 /// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a series' `by_set`, and of
-/// the totals `documents_held_out`, `dropped` and `parts_added`.
+/// the totals `documents_held_out`, `dropped`, `parts_added` and
+/// `surrogates_replaced`.
 pub const VERSION: u32 = 2;
 /// The oldest version that this build reads.
 pub const VERSION_MIN: u32 = 1;
@@ -124,6 +125,9 @@ pub struct Totals {
     /// Documents in shards beyond one for each written one, where long ones were cut into several; absent when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parts_added: u64,
+    /// Lone surrogates in the written documents' JSON, each of which became U+FFFD; absent when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub surrogates_replaced: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -148,6 +152,7 @@ impl Totals {
             documents_held_out: self.documents_held_out.checked_add(other.documents_held_out)?,
             dropped: self.dropped.checked_add(other.dropped)?,
             parts_added: self.parts_added.checked_add(other.parts_added)?,
+            surrogates_replaced: self.surrogates_replaced.checked_add(other.surrogates_replaced)?,
         })
     }
 }
@@ -345,6 +350,7 @@ impl Manifest {
             ("documents_held_out", totals().any(|totals| totals.documents_held_out > 0)),
             ("dropped", totals().any(|totals| !totals.dropped.is_none())),
             ("parts_added", totals().any(|totals| totals.parts_added > 0)),
+            ("surrogates_replaced", totals().any(|totals| totals.surrogates_replaced > 0)),
         ] {
             if stands && version < 2 {
                 return Err(ManifestError::NotOfVersion { field, version });
@@ -406,6 +412,7 @@ fn check_totals(what: &str, found: Totals, parts: Totals) -> Result<(), Manifest
         ("dropped.duplicate", found.dropped.duplicate, parts.dropped.duplicate),
         ("dropped.sample", found.dropped.sample, parts.dropped.sample),
         ("parts_added", found.parts_added, parts.parts_added),
+        ("surrogates_replaced", found.surrogates_replaced, parts.surrogates_replaced),
     ] {
         check_sum(&format!("{what}.{field}"), found, Some(expected))?;
     }
