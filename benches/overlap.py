@@ -202,7 +202,7 @@ def main():
                 again.append(float((seen[second[second < count]] > 0).mean()))
                 np.add.at(seen, second[second < count], 1)
                 never.append(float((seen == 0).mean()))
-        except ImportError as err:
+        except (ImportError, OSError, ValueError) as err:  # not there, or without what it needs
             print(f"{name}: not measured, {err}", file=sys.stderr)
             continue
         line = {"name": name, "seen_twice": max(again), "never_read": max(never), "tokens": args.tokens, "seeds": args.seeds}

@@ -184,9 +184,8 @@ impl Visitor<'_> for PassesVisitor {
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Passes, E> {
-        let numer = u64::try_from(number);
-        let numer = numer.or_else(|_| {
-            Err(E::custom(format!("epochs is {number}, expected {PASSES_FORMS}, from 0 on")))
+        let numer = u64::try_from(number).map_err(|_negative| {
+            E::custom(format!("epochs is {number}, expected {PASSES_FORMS}, from 0 on"))
         })?;
         Ok(Passes { numer, denom: 1 })
     }

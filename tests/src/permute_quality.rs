@@ -34,11 +34,16 @@ fn true_shuffle(seed: u64, count: u64) -> Box<dyn Fn(u64) -> u64> {
     Box::new(move |index| places[usize::try_from(index).unwrap()])
 }
 
-/// Chi-square of counts against equal shares, in standard deviations from its mean.
-fn excess(counts: &[u64], freedom: f64) -> f64 {
+/// Chi-square of counts against equal shares.
+fn chi_square(counts: &[u64]) -> f64 {
     let expected = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
     let squares: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2)).sum();
-    (squares / expected - freedom) / (2.0 * freedom).sqrt()
+    squares / expected
+}
+
+/// A chi-square in standard deviations from its mean.
+fn excess(chi_square: f64, freedom: f64) -> f64 {
+    (chi_square - freedom) / (2.0 * freedom).sqrt()
 }
 
 /// Chi-square over all orders of up to 5 elements.
@@ -54,7 +59,7 @@ fn orders(order: Order, count: u64) -> f64 {
         });
         counts[rank] += 1;
     }
-    excess(&counts, categories as f64 - 1.0)
+    excess(chi_square(&counts), categories as f64 - 1.0)
 }
 
 /// Chi-square over where each element goes.
@@ -67,7 +72,9 @@ fn cells(order: Order, count: u64) -> f64 {
             counts[index * n + usize::try_from(order(index as u64)).unwrap()] += 1;
         }
     }
-    excess(&counts, (count as f64 - 1.0).powi(2))
+    // Rows and columns have fixed sums, which leaves (n - 1)^2 free cells and makes each vary by 1 - 1/n as much.
+    let others = count as f64 - 1.0;
+    excess(chi_square(&counts) * others / count as f64, others.powi(2))
 }
 
 /// Chi-square over the places of two elements that stand `lag` apart.
@@ -81,7 +88,7 @@ fn pairs(order: Order, count: u64, lag: u64) -> f64 {
         counts[a * n + b] += 1;
     }
     let counts: Vec<u64> = (0..n * n).filter(|at| at / n != at % n).map(|at| counts[at]).collect();
-    excess(&counts, counts.len() as f64 - 1.0)
+    excess(chi_square(&counts), counts.len() as f64 - 1.0)
 }
 
 /// Serial correlation of one long order at `lag`, in standard deviations.
@@ -101,7 +108,7 @@ fn differences(places: &[u64], count: u64, lag: usize) -> f64 {
         let difference = (b + count - a) % count; // of count - 1 values, all alike but 0
         counts[usize::try_from(difference * BINS / count).unwrap()] += 1;
     }
-    excess(&counts, BINS as f64 - 1.0)
+    excess(chi_square(&counts), BINS as f64 - 1.0)
 }
 
 /// The worst of the statistics for a small count.

@@ -46,7 +46,7 @@ fn consumed(spec: &PlanSpec, lives: &[Life]) -> Vec<Vec<Window>> {
     let fingerprint = Plan::new(spec).unwrap().fingerprint();
     let forever = Life { world_size: 1, steps: u64::MAX, save_every: 1 };
     let mut done: Vec<Vec<Window>> = Vec::new();
-    let mut saved_step = 0u64;
+    let mut saved_step: u64 = 0;
     for life in lives.iter().copied().chain([forever]) {
         let plan = Plan::new(spec).unwrap(); // another process
         assert_eq!(plan.fingerprint(), fingerprint);
