@@ -198,7 +198,7 @@ fn a_changed_manifest_is_refused() {
     };
     let changed = error(&text.replace("valid.jsonl.zst", "other.jsonl.zst"));
     assert!(changed.contains("it was changed after it was written"), "{changed}");
-    let other = error(&text.replace("\"version\": 1", "\"version\": 9"));
+    let other = error(&text.replace("\"version\": 2", "\"version\": 9"));
     assert!(other.contains("manifest version 9 is not supported"), "{other}");
     let cut = error(&text[..text.len() / 2]);
     assert!(cut.contains("manifest.json") && cut.contains("not a corpus manifest"), "{cut}");
