@@ -63,11 +63,12 @@ impl Fast {
         Ok(Fast { form, model, raw, normalized })
     }
 
-    /// The pairs of characters that some merge joins: a text may be cut between all others.
-    pub(crate) fn pair_count(&self) -> usize {
+    /// The pairs of characters that some merge joins: a text may be cut between all others. Byte-level tokenizers are
+    /// cut by their pre-tokenizer instead.
+    pub(crate) fn pair_count(&self) -> Option<usize> {
         match &self.model {
-            Model::Chars(model) => model.pair_count(),
-            Model::Bytes(_) => 0,
+            Model::Chars(model) => Some(model.pair_count()),
+            Model::Bytes(_) => None,
         }
     }
 

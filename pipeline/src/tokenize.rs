@@ -285,7 +285,7 @@ impl Encoder {
 
     /// The pairs of characters that some merge joins, between all others of which our own encoder may cut.
     pub fn pair_count(&self) -> Option<usize> {
-        self.fast.as_ref().ok().map(Fast::pair_count)
+        self.fast.as_ref().ok().and_then(Fast::pair_count)
     }
 
     /// Every id is below it: the number of entries, or the largest id + 1 where ids have gaps.

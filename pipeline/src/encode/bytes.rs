@@ -2,8 +2,8 @@
 //! first symbols of each piece are its bytes.
 //!
 //! Why it is exact: pieces are those of the pre-tokenizer ([`super::split`]), a piece's ids depend on its bytes alone,
-//! and every byte that UTF-8 has is in the vocabulary, so that nothing in a text is unknown. In tokenizer.json a byte is written as a character
-//! that can be shown; texts are never written so here, the vocabulary is read back into bytes instead.
+//! and every byte that UTF-8 has is in the vocabulary, so that nothing in a text is unknown. In tokenizer.json a byte is
+//! written as a character that can be shown; texts are never written so here, the vocabulary is read back into bytes.
 //!
 //! **Invariant:** the ids are those of the pieces, in order; no piece reaches over an added token.
 

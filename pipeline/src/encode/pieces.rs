@@ -55,9 +55,9 @@ impl Padded {
         self.bytes.resize(self.bytes.len() + PADDING_BYTES, 0);
     }
 
-    /// The text.
+    /// The text; none before the first one.
     pub(crate) fn text(&self) -> &[u8] {
-        &self.bytes[..self.bytes.len() - PADDING_BYTES]
+        &self.bytes[..self.bytes.len().saturating_sub(PADDING_BYTES)]
     }
 
     /// The 64 bytes from `at` on, which is in the text.
