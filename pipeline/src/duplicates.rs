@@ -200,25 +200,32 @@ struct Report {
     fingerprint: String,
 }
 
+/// An input with its series; it has several where each set has one.
+struct ListedInput<'a> {
+    head: DropListInput,
+    /// With the number of the first document within the corpus.
+    parts: Vec<(u64, &'a Series)>,
+}
+
 /// Writes the list: counts by input first, which the bits tell, then the rows of one input after the other.
 fn write(args: &DuplicatesArgs, manifest: &Manifest, found: &Bits) -> anyhow::Result<Report> {
-    // An input has several series where each set has one.
-    let mut inputs: BTreeMap<&str, (DropListInput, Vec<(u64, &Series)>)> = BTreeMap::new();
+    let mut inputs: BTreeMap<&str, ListedInput> = BTreeMap::new();
     let mut first_document = 0;
     for series in &manifest.series {
         let (name, bytes) = (series.input.clone(), series.input_bytes);
-        let input = DropListInput { name, bytes, row_count: 0 };
-        let (input, parts) = inputs.entry(&series.input).or_insert((input, Vec::new()));
+        let head = DropListInput { name, bytes, row_count: 0 };
+        let parts = Vec::new();
+        let input = inputs.entry(&series.input).or_insert(ListedInput { head, parts });
         let end_document = first_document + series.totals.documents_written;
         let listed = (first_document..end_document).filter(|document| found.get(*document));
-        input.row_count += listed.count() as u64;
-        parts.push((first_document, series));
+        input.head.row_count += listed.count() as u64;
+        input.parts.push((first_document, series));
         first_document = end_document;
     }
     let head = DropListHead {
         corpus: manifest.fingerprint.clone(),
         selection: manifest.selection.clone(),
-        inputs: inputs.values().map(|(input, _)| input.clone()).collect(),
+        inputs: inputs.values().map(|input| input.head.clone()).collect(),
     };
     let mut file = AtomicFile::create(&args.out)?;
     let mut hasher = blake3::Hasher::new();
@@ -228,13 +235,13 @@ fn write(args: &DuplicatesArgs, manifest: &Manifest, found: &Bits) -> anyhow::Re
     };
     append(&head.encode())?;
     let mut sets = BTreeMap::new();
-    for (input, parts) in inputs.values() {
+    for ListedInput { head, parts } in inputs.values() {
         let mut rows = Vec::new();
         for (first_document, series) in parts {
             listed_rows(&args.corpus, series, *first_document, found, &mut rows, &mut sets)?;
         }
         rows.sort_unstable();
-        let (name, expected) = (&input.name, input.row_count);
+        let (name, expected) = (&head.name, head.row_count);
         ensure!(
             rows.len() as u64 == expected,
             "the document indexes of {name} changed while they were read"
