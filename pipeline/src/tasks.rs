@@ -81,7 +81,9 @@ fn auto(
     let number = |name: &str| {
         let Some(text) = variable(name) else { return Ok(None) };
         let parsed = text.trim().parse::<u64>();
-        parsed.map(Some).map_err(|_| UsageError(format!("{name} is {text:?}; expected a number")))
+        parsed
+            .map(Some)
+            .map_err(|err| UsageError(format!("{name} is {text:?}; expected a number: {err}")))
     };
     if let Some(id) = number("SLURM_ARRAY_TASK_ID")? {
         let need = |name: &str| {

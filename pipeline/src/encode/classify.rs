@@ -43,7 +43,7 @@ impl Form {
 /// What makes ids of a text without added tokens.
 pub(crate) enum Model {
     /// With characters for its first symbols.
-    Chars(CharModel),
+    Chars(Box<CharModel>),
     /// With bytes.
     Bytes(ByteModel),
 }
