@@ -14,8 +14,7 @@ pub(crate) fn failpoint(name: &str) {
         let is_here = |variable: &str, passed: &AtomicU64| {
             let Ok(wanted) = std::env::var(variable) else { return false };
             let (wanted, count) = wanted.split_once('#').unwrap_or((&wanted, "0"));
-            wanted == name
-                && passed.fetch_add(1, Ordering::Relaxed) == count.parse().unwrap_or(0)
+            wanted == name && passed.fetch_add(1, Ordering::Relaxed) == count.parse().unwrap_or(0)
         };
         if is_here("PATCHMILL_ABORT_AT", &ABORTS) {
             std::process::abort();

@@ -61,6 +61,8 @@ pub(crate) struct SeriesWriter {
     /// Rows up to here are in closed parts.
     closed_row: u64,
     last_row: u64,
+    /// The row of the last document that was counted, written or not.
+    seen_row: u64,
     shard: Option<(ShardWriter, IndexWriter)>,
     skipped: Option<AtomicFile>,
     totals: Totals,
@@ -76,6 +78,7 @@ impl SeriesWriter {
             documents: kept.iter().map(|part| part.shard.document_count).sum(),
             closed_row: kept.last().map_or(0, |part| part.last_row),
             last_row: 0,
+            seen_row: 0,
             shard: None,
             skipped: None,
             totals: Totals::default(),
@@ -117,6 +120,7 @@ impl SeriesWriter {
             self.totals.documents_written += 1;
         }
         self.last_row = entry.row;
+        self.seen_row = entry.row;
         self.totals.text_bytes += entry.text_bytes;
         self.totals.tokens += tokens;
         self.sets.add(entry.set_name.as_deref(), entry.text_bytes, tokens);
@@ -144,6 +148,7 @@ impl SeriesWriter {
         let mut line = serde_json::to_string(&document).expect("a record is plain data");
         line.push('\n');
         skipped.append(line.as_bytes())?;
+        self.seen_row = refusal.row;
         self.totals.documents_read += 1;
         self.totals.documents_skipped += 1;
         Ok(())
@@ -152,6 +157,7 @@ impl SeriesWriter {
     /// Counts a document that was not selected.
     pub(crate) fn drop_document(&mut self, row: u64, reason: DropReason) {
         if row > self.closed_row {
+            self.seen_row = row;
             self.totals.documents_read += 1;
             self.totals.dropped.add(reason);
         }
@@ -160,6 +166,7 @@ impl SeriesWriter {
     /// Counts a document that goes into the hold-out.
     pub(crate) fn hold_out(&mut self, row: u64) {
         if row > self.closed_row {
+            self.seen_row = row;
             self.totals.documents_read += 1;
             self.totals.documents_held_out += 1;
         }
@@ -182,7 +189,8 @@ impl SeriesWriter {
             skipped: self.skipped.take(),
             totals: std::mem::take(&mut self.totals),
             sets: std::mem::take(&mut self.sets),
-            last_row: self.last_row,
+            // The last shard of all takes with it what came behind its last document.
+            last_row: self.seen_row,
         };
         self.part_index += 1;
         Ok(Some(part))
