@@ -63,6 +63,8 @@ pub(crate) struct SeriesWriter {
     /// Rows up to here are in closed parts.
     closed_row: u64,
     last_row: u64,
+    /// The row of the last document that was counted, written or not.
+    seen_row: u64,
     shard: Option<(ShardWriter, IndexWriter)>,
     skipped: Option<AtomicFile>,
     totals: Totals,
@@ -78,6 +80,7 @@ impl SeriesWriter {
             documents: kept.iter().map(|part| part.shard.document_count).sum(),
             closed_row: kept.last().map_or(0, |part| part.last_row),
             last_row: 0,
+            seen_row: 0,
             shard: None,
             skipped: None,
             totals: Totals::default(),
@@ -119,6 +122,7 @@ impl SeriesWriter {
             self.totals.documents_written += 1;
         }
         self.last_row = entry.row;
+        self.seen_row = entry.row;
         self.totals.text_bytes += entry.text_bytes;
         self.totals.tokens += tokens;
         self.totals.surrogates_replaced += entry.surrogates_replaced;
@@ -147,6 +151,7 @@ impl SeriesWriter {
         let mut line = serde_json::to_string(&document).expect("a record is plain data");
         line.push('\n');
         skipped.append(line.as_bytes())?;
+        self.seen_row = refusal.row;
         self.totals.documents_read += 1;
         self.totals.documents_skipped += 1;
         Ok(())
@@ -155,6 +160,7 @@ impl SeriesWriter {
     /// Counts a document that was not selected.
     pub(crate) fn drop_document(&mut self, row: u64, reason: DropReason) {
         if row > self.closed_row {
+            self.seen_row = row;
             self.totals.documents_read += 1;
             self.totals.dropped.add(reason);
         }
@@ -163,6 +169,7 @@ impl SeriesWriter {
     /// Counts a document that goes into the hold-out.
     pub(crate) fn hold_out(&mut self, row: u64) {
         if row > self.closed_row {
+            self.seen_row = row;
             self.totals.documents_read += 1;
             self.totals.documents_held_out += 1;
         }
@@ -185,7 +192,8 @@ impl SeriesWriter {
             skipped: self.skipped.take(),
             totals: std::mem::take(&mut self.totals),
             sets: std::mem::take(&mut self.sets),
-            last_row: self.last_row,
+            // The last shard of all takes with it what came behind its last document.
+            last_row: self.seen_row,
         };
         self.part_index += 1;
         Ok(Some(part))

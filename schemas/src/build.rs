@@ -112,7 +112,7 @@ pub struct PartRecord {
     pub totals: Totals,
     /// The shard's sums by set name.
     pub sets: Vec<SetTotals>,
-    /// The 1-based line or row of the shard's last document.
+    /// The 1-based line or row up to which all documents of the series are in this part and those before.
     pub last_row: u64,
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn classify(
     let model = if byte_level {
         ByteModel::of(definition, &mut why).map(Model::Bytes)
     } else {
-        model(&definition.model, form, &mut why).map(Model::Chars)
+        model(&definition.model, form, &mut why).map(|model| Model::Chars(Box::new(model)))
     };
     let added = added(&definition.added_tokens, form, specials_are_text, added_id, &mut why);
     match (form, model, added) {
