@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::ensure;
+use benches::clock::thread_cpu_seconds;
 use benches::exact;
 use benches::texts::{self, Checksum};
 use clap::Parser;
@@ -32,9 +33,9 @@ struct Args {
     /// Threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Take each N-th document alone.
-    #[arg(long, default_value_t = 1)]
-    stride: usize,
+    /// Bytes of each thread's cache; the encoder's default when absent.
+    #[arg(long)]
+    cache_bytes: Option<usize>,
     /// The ids' count and checksum, as COUNT:SUM.
     #[arg(long)]
     expect: Option<String>,
@@ -46,6 +47,7 @@ struct Args {
 /// What one run came to.
 struct Measured {
     seconds: f64,
+    cpu_seconds: f64,
     checksum: Checksum,
     cache_lookups: u64,
     cache_hits: u64,
@@ -66,6 +68,7 @@ fn measure<I: TokenId + Sync>(
     let capacity = texts::text_bytes(texts) as usize / 2 / threads;
     let started = Instant::now();
     let work = || {
+        let cpu_before = thread_cpu_seconds();
         let mut session = encoder.session::<I>();
         let mut taken = Taken { ids: Vec::with_capacity(capacity), blocks: Vec::new() };
         loop {
@@ -80,7 +83,9 @@ fn measure<I: TokenId + Sync>(
             }
             taken.blocks.push((block, taken.ids.len() - start));
         }
-        parts.lock().expect("no thread panics").push((taken, session.statistics()));
+        let cpu_seconds = thread_cpu_seconds() - cpu_before;
+        let part = (taken, session.statistics(), cpu_seconds);
+        parts.lock().expect("no thread panics").push(part);
         anyhow::Ok(())
     };
     std::thread::scope(|scope| {
@@ -90,7 +95,7 @@ fn measure<I: TokenId + Sync>(
     let seconds = started.elapsed().as_secs_f64();
     let parts = parts.into_inner().expect("no thread panics");
     let mut blocks: Vec<(usize, &[I])> = Vec::new();
-    for (taken, _) in &parts {
+    for (taken, ..) in &parts {
         let mut rest = &taken.ids[..];
         for &(block, length) in &taken.blocks {
             let (ids, behind) = rest.split_at(length);
@@ -103,9 +108,10 @@ fn measure<I: TokenId + Sync>(
     for (_, ids) in blocks {
         checksum.push(ids.iter().map(|id| id.widen()));
     }
-    let cache_lookups = parts.iter().map(|(_, did)| did.cache_lookups).sum();
-    let cache_hits = parts.iter().map(|(_, did)| did.cache_hits).sum();
-    Ok(Measured { seconds, checksum, cache_lookups, cache_hits })
+    let cache_lookups = parts.iter().map(|(_, did, _)| did.cache_lookups).sum();
+    let cache_hits = parts.iter().map(|(_, did, _)| did.cache_hits).sum();
+    let cpu_seconds = parts.iter().map(|(.., cpu_seconds)| cpu_seconds).sum();
+    Ok(Measured { seconds, cpu_seconds, checksum, cache_lookups, cache_hits })
 }
 
 fn main() -> anyhow::Result<()> {
@@ -115,10 +121,13 @@ fn main() -> anyhow::Result<()> {
         "hf" => SpecialTokens::Hf,
         other => anyhow::bail!("--special-tokens is {other:?}, expected text or hf"),
     };
-    ensure!(args.threads > 0 && args.stride > 0, "--threads and --stride begin at 1");
-    let texts = texts::load(&args.inputs, args.stride)?;
+    ensure!(args.threads > 0, "--threads begins at 1");
+    let texts = texts::load(&args.inputs)?;
     let loading = Instant::now();
-    let encoder = Encoder::load(&args.tokenizer, exact::policy(special_tokens))?;
+    let mut encoder = Encoder::load(&args.tokenizer, exact::policy(special_tokens))?;
+    if let Some(bytes) = args.cache_bytes {
+        encoder = encoder.with_cache_bytes(bytes);
+    }
     let load_seconds = loading.elapsed().as_secs_f64();
     let measured = if encoder.vocab_size() <= u16::VOCAB_SIZE_MAX {
         measure::<u16>(&encoder, &texts, args.threads)?
@@ -138,6 +147,7 @@ fn main() -> anyhow::Result<()> {
             "checksum": measured.checksum.sum.to_string(),
             "load_seconds": load_seconds,
             "seconds": measured.seconds,
+            "cpu_seconds": measured.cpu_seconds,
             "mb_per_sec": text_bytes as f64 / 1e6 / measured.seconds,
             "cache_lookups": measured.cache_lookups,
             "cache_hits": measured.cache_hits,

@@ -67,7 +67,7 @@ fn input(material: &Material, seed: u64, kind: Kind, index: u64) -> Text {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let texts = texts::load(&args.inputs, 1)?;
+    let texts = texts::load(&args.inputs)?;
     ensure!(!texts.is_empty(), "the inputs hold no documents to cut slices from");
     let tokenizer = exact::reference(&args.tokenizer, SpecialTokens::Text)?;
     let material = exact::material(&tokenizer, texts);

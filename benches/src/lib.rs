@@ -2,10 +2,12 @@
 //! `tokenizers` crate.
 //!
 //! - [`texts`]: documents of inputs in memory, ids and their checksum.
+//! - [`clock`]: CPU time.
 //! - [`random`]: numbers from a seed.
 //! - [`generate`]: any number of random inputs; [`adversarial`]: a fixed set of awkward ones.
 //! - [`exact`]: an encoder's ids against the reference's, document by document.
 
+pub mod clock;
 pub mod texts;
 
 pub mod random;

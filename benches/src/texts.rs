@@ -40,11 +40,11 @@ pub fn for_each_batch(
     if batch.is_empty() { Ok(()) } else { each(batch) }
 }
 
-/// All documents of `arguments`, each `stride`-th from the first on.
-pub fn load(arguments: &[PathBuf], stride: usize) -> anyhow::Result<Vec<String>> {
+/// All documents of `arguments`.
+pub fn load(arguments: &[PathBuf]) -> anyhow::Result<Vec<String>> {
     let mut texts = Vec::new();
     for_each_batch(arguments, usize::MAX, |batch| {
-        texts.extend(batch.into_iter().step_by(stride).map(|text| text.text));
+        texts.extend(batch.into_iter().map(|text| text.text));
         Ok(())
     })
     .context("cannot load the documents")?;

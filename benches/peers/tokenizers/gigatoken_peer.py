@@ -41,13 +41,13 @@ if mode == "encode":
     with open(paths[0], encoding="utf-8") as lines:
         documents = [json.loads(line)["text"].encode() for line in lines]
     text_bytes = sum(map(len, documents))
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), time.process_time()
     arrays = tokenizer.encode_batch(documents, parallel=parallel)
 else:
     source = gigatoken.JsonlFileSource(paths)
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), time.process_time()
     arrays = tokenizer.encode_files(source, parallel=parallel)
-seconds = time.perf_counter() - started
+seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
 ids = numpy.asarray(awkward.flatten(arrays))
 result = {
     "name": "gigatoken 0.10.0",
@@ -57,6 +57,7 @@ result = {
     "checksum": str(checksum(ids)),
     "load_seconds": load_seconds,
     "seconds": seconds,
+    "cpu_seconds": cpu_seconds,
     "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }
 if text_bytes:

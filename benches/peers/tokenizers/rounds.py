@@ -100,7 +100,7 @@ def run(command, cores):
     result = json.loads(out.strip().splitlines()[-1])
     result["wall_seconds"] = wall
     result["process_peak_rss_bytes"] = usage.ru_maxrss * 1024
-    result["cpu_seconds"] = usage.ru_utime + usage.ru_stime
+    result["process_cpu_seconds"] = usage.ru_utime + usage.ru_stime
     return result
 
 
@@ -180,10 +180,21 @@ def rates(entry, threads, text_bytes):
     return [text_bytes[entry.corpus] / 1e6 / seconds(entry, result) for result in entry.runs[threads]]
 
 
+def cpu_rates(entry, threads, text_bytes):
+    """MB of text a second of CPU time: what a busy machine moves less."""
+    key = "process_cpu_seconds" if entry.name == "patchmill tokenize" else "cpu_seconds"
+    used = [result.get(key, result.get("cpu_secs")) for result in entry.runs[threads]]
+    return [text_bytes[entry.corpus] / 1e6 / seconds for seconds in used if seconds]
+
+
 def spread(values):
     if not values:
         return "–"
     return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
+
+
+def middle(values):
+    return f"{statistics.median(values):.2f}" if values else "–"
 
 
 def same_ids(entry, entries, references):
@@ -202,21 +213,23 @@ def same_ids(entry, entries, references):
 
 def table(entries, section, text_bytes, references):
     entries = [entry for entry in entries if entry.section == section]
-    head = "| | 1 core MB/s | 2 cores MB/s | 2 / 1 | ours / it, 1 core | peak RSS MB, 1 and 2 | ids |"
-    rows = [head, "|---|---|---|---|---|---|---|"]
-    ours = rates(entries[0], 1, text_bytes)
+    head = "| | 1 core MB/s | 2 cores MB/s | 2 / 1 | ours / it, 1 core | MB/CPU s, 1 core | ours / it, CPU |"
+    rows = [head + " peak RSS MB, 1 and 2 | ids |", "|---|---|---|---|---|---|---|---|---|"]
+    ours, ours_cpu = rates(entries[0], 1, text_bytes), cpu_rates(entries[0], 1, text_bytes)
     for entry in entries:
         if entry.error:
-            rows.append(f"| {entry.name} | left out: {entry.error} | | | | | |")
+            rows.append(f"| {entry.name} | left out: {entry.error} | | | | | | | |")
             continue
         one, two = rates(entry, 1, text_bytes), rates(entry, 2, text_bytes)
         ratio = [b / a for a, b in zip(one, two)]
         against = [a / b for a, b in zip(ours, one)]
+        cpu = cpu_rates(entry, 1, text_bytes)
+        against_cpu = [a / b for a, b in zip(ours_cpu, cpu)]
         peaks = [max((r["process_peak_rss_bytes"] for r in entry.runs[t]), default=0) / 1e6 for t in (1, 2)]
         name = entry.name if entry.corpus == "full" else f"{entry.name} (each {SUBSET_STRIDE}th document)"
         rows.append(
             f"| {name} | {spread(one)} | {spread(two)} | {statistics.median(ratio):.2f} |"
-            f" {statistics.median(against):.2f} | {peaks[0]:.0f}, {peaks[1]:.0f} | {same_ids(entry, entries, references)} |"
+            f" {statistics.median(against):.2f} | {spread(cpu)} | {middle(against_cpu)} | {peaks[0]:.0f}, {peaks[1]:.0f} | {same_ids(entry, entries, references)} |"
         )
     return "\n".join(rows)
 

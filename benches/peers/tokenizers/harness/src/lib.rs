@@ -24,6 +24,13 @@ fn documents(path: &str) -> Vec<String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(parse).collect()
 }
 
+/// Seconds of CPU time that the calling thread has used.
+fn thread_cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|text| text.parse::<u64>().ok());
+    nanoseconds.unwrap_or(0) as f64 / 1e9
+}
+
 /// Measures `encode`, which appends a document's ids.
 pub fn run<T: Sync>(
     name: &str,
@@ -46,6 +53,7 @@ pub fn run<T: Sync>(
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
+                let cpu_before = thread_cpu_seconds();
                 let mut ids = Vec::with_capacity(text_bytes / 2 / threads);
                 let mut blocks = Vec::new();
                 loop {
@@ -59,7 +67,7 @@ pub fn run<T: Sync>(
                     documents[first..last].iter().for_each(|text| encode(&tokenizer, text, &mut ids));
                     blocks.push((block, before..ids.len()));
                 }
-                parts.lock().expect("no thread panics").push((ids, blocks));
+                parts.lock().expect("no thread panics").push((ids, blocks, thread_cpu_seconds() - cpu_before));
             });
         }
     });
@@ -67,7 +75,7 @@ pub fn run<T: Sync>(
 
     let parts = parts.into_inner().expect("no thread panics");
     let mut blocks: Vec<(usize, &[u32])> = Vec::new();
-    for (ids, taken) in &parts {
+    for (ids, taken, _) in &parts {
         blocks.extend(taken.iter().map(|(block, range)| (*block, &ids[range.clone()])));
     }
     blocks.sort_unstable_by_key(|(block, _)| *block);
@@ -76,6 +84,7 @@ pub fn run<T: Sync>(
         tokens += 1;
         checksum = checksum.wrapping_add(u64::from(id).wrapping_mul(tokens));
     }
+    let cpu_seconds: f64 = parts.iter().map(|(_, _, cpu_seconds)| cpu_seconds).sum();
     let object = serde_json::json!({
         "name": name,
         "threads": threads,
@@ -85,6 +94,7 @@ pub fn run<T: Sync>(
         "checksum": checksum.to_string(),
         "load_seconds": load_seconds,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "mb_per_sec": text_bytes as f64 / 1e6 / seconds,
     });
     println!("{object}");
