@@ -112,17 +112,20 @@ fn fixture() -> Value {
     read_json(fixtures().join("tokenizer/tokenizer.json"))
 }
 
+/// A tokenizer with other values at these places.
+fn changed(json: &Value, changes: &[(&str, Value)]) -> Value {
+    let mut json = json.clone();
+    for (pointer, value) in changes {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[key] = value.clone();
+    }
+    json
+}
+
 /// Changes to a LLaMA tokenizer that our own encoder takes: what stands before and between words, what unknown
 /// characters become, what tokens are added.
 fn variants(json: &Value) -> Vec<Value> {
-    let vary = |changes: &[(&str, Value)]| {
-        let mut json = json.clone();
-        for (pointer, value) in changes {
-            let (parent, key) = pointer.rsplit_once('/').unwrap();
-            json.pointer_mut(parent).unwrap()[key] = value.clone();
-        }
-        json
-    };
+    let vary = |changes: &[(&str, Value)]| changed(json, changes);
     let added = |tokens: &[(&str, bool, &str)]| {
         let mut list = json["added_tokens"].as_array().unwrap().clone();
         for (id, (content, special, flags)) in (100_000..).zip(tokens) {
@@ -251,105 +254,57 @@ fn a_cache_finds_words_again() {
     assert!(statistics.cache_lookups - statistics.cache_hits < 10, "{statistics:?}");
 }
 
+/// Changes to the fixture tokenizer that our own encoder does not take, and a part of the reason.
+fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
+    let metaspace = |replacement: &str, scheme: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": true});
+    let normalizer = |value: Value| vec![("/normalizer", value)];
+    let pre_tokenizer = |value: Value| vec![("/pre_tokenizer", value)];
+    let alone = |value: Value| vec![("/normalizer", Value::Null), ("/pre_tokenizer", value)];
+    let unknown =
+        |token: Value| vec![("/model/byte_fallback", false.into()), ("/model/unk_token", token)];
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b"});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let mut no_byte = json["model"]["vocab"].clone();
+    let id = no_byte.as_object_mut().unwrap().shift_remove("<0x41>").unwrap();
+    no_byte["spare"] = id;
+    let mut twice = json["model"]["vocab"].clone();
+    twice["spare"] = twice["a"].clone();
+    let ignore_merges =
+        [alone(metaspace("▁", "always")), vec![("/model/ignore_merges", true.into())]];
+    // The crate takes no merges without the prefix.
+    let prefix =
+        vec![("/model/continuing_subword_prefix", "##".into()), ("/model/merges", json!([]))];
+    vec![
+        (normalizer(json!({"type": "Lowercase"})), "only the crate reads"),
+        (normalizer(json!({"type": "NFC"})), "NFC"),
+        (normalizer(json!({"type": "Prepend", "prepend": "x"})), "puts \"x\" before"),
+        (normalizer(json!({"type": "Prepend", "prepend": "▁"})), "keeps spaces"),
+        (normalizer(replace), "replaces"),
+        (pre_tokenizer(metaspace("▁", "always")), "both its normalizer and"),
+        (pre_tokenizer(json!({"type": "Whitespace"})), "only the crate reads"),
+        (pre_tokenizer(digits), "pre-tokenizer is Digits"),
+        (alone(metaspace("_", "never")), "makes '_' of a space"),
+        (ignore_merges.concat(), "ignore_merges"),
+        (prefix, "continuing_subword_prefix"),
+        (vec![("/model/end_of_word_suffix", "</w>".into())], "end_of_word_suffix"),
+        (vec![("/model/vocab", no_byte)], "255 of the 256 bytes"),
+        (unknown(Value::Null), "vanish"),
+        (unknown("nowhere".into()), "does not have its unk_token"),
+        (unknown("e".into()), "is part of a merge"),
+        (vec![("/model/vocab", twice)], "two entries"),
+    ]
+}
+
 /// Each obstacle keeps a tokenizer from our own encoder, and is named; the ids are the crate's.
 #[test]
 fn every_obstacle_is_named() {
-    let byte = |json: &mut Value| {
-        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
-        let id = vocab.shift_remove("<0x41>").unwrap();
-        vocab.insert("spare".to_owned(), id);
-    };
-    type Change = Box<dyn Fn(&mut Value)>;
-    let set = |pointer: &'static str, value: Value| -> Change {
-        Box::new(move |json| {
-            let (parent, key) = pointer.rsplit_once('/').unwrap();
-            json.pointer_mut(parent).unwrap()[key] = value.clone();
-        })
-    };
-    let metaspace =
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
-    let underline =
-        json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "never", "split": false});
-    let cases: Vec<(Change, &str)> = vec![
-        (set("/normalizer", json!({"type": "Lowercase"})), "only the crate reads"),
-        (set("/normalizer", json!({"type": "NFC"})), "NFC"),
-        (set("/normalizer", json!({"type": "Prepend", "prepend": "x"})), "puts \"x\" before"),
-        (set("/normalizer", json!({"type": "Prepend", "prepend": "▁"})), "keeps spaces"),
-        (
-            set(
-                "/normalizer",
-                json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b"}),
-            ),
-            "replaces",
-        ),
-        (set("/pre_tokenizer", metaspace.clone()), "both its normalizer and"),
-        (set("/pre_tokenizer", json!({"type": "Whitespace"})), "only the crate reads"),
-        (
-            set("/pre_tokenizer", json!({"type": "Digits", "individual_digits": true})),
-            "pre-tokenizer is Digits",
-        ),
-        (
-            Box::new(move |json| {
-                json["normalizer"] = Value::Null;
-                json["pre_tokenizer"] = underline.clone();
-            }),
-            "makes '_' of a space",
-        ),
-        (
-            Box::new(move |json| {
-                json["normalizer"] = Value::Null;
-                json["pre_tokenizer"] = metaspace.clone();
-                json["model"]["ignore_merges"] = true.into();
-            }),
-            "ignore_merges",
-        ),
-        (
-            Box::new(|json| {
-                json["model"]["continuing_subword_prefix"] = "##".into();
-                json["model"]["merges"] = json!([]); // the crate takes none without the prefix
-            }),
-            "continuing_subword_prefix",
-        ),
-        (set("/model/end_of_word_suffix", "</w>".into()), "end_of_word_suffix"),
-        (Box::new(byte), "255 of the 256 bytes"),
-        (
-            Box::new(|json| {
-                json["model"]["byte_fallback"] = false.into();
-                json["model"]["unk_token"] = Value::Null;
-            }),
-            "vanish",
-        ),
-        (
-            Box::new(|json| {
-                json["model"]["byte_fallback"] = false.into();
-                json["model"]["unk_token"] = "nowhere".into();
-            }),
-            "does not have its unk_token",
-        ),
-        (
-            Box::new(|json| {
-                json["model"]["byte_fallback"] = false.into();
-                json["model"]["unk_token"] = "e".into();
-            }),
-            "is part of a merge",
-        ),
-        (
-            Box::new(|json| {
-                let a = json["model"]["vocab"]["a"].clone();
-                json["model"]["vocab"]["spare"] = a;
-            }),
-            "two entries",
-        ),
-    ];
-    let file = TokenizerFile::new(&fixture());
+    let json = fixture();
+    let file = TokenizerFile::new(&json);
     assert_eq!(file.encoder(SpecialTokens::Text).unwrap().obstacles(), [""; 0]);
-    for (change, reason) in cases {
-        let mut json = fixture();
-        change(&mut json);
-        let encoder = match TokenizerFile::new(&json).encoder(SpecialTokens::Text) {
-            Ok(encoder) => encoder,
-            Err(err) => panic!("{reason}: {err}"),
-        };
+    for (changes, reason) in obstacles(&json) {
+        let file = TokenizerFile::new(&changed(&json, &changes));
+        let encoder = file.encoder(SpecialTokens::Text);
+        let encoder = encoder.unwrap_or_else(|err| panic!("{reason}: {err}"));
         assert_eq!(encoder.name(), "tokenizers", "{reason}");
         let why = encoder.obstacles().join("\n");
         assert!(why.contains(reason), "{reason:?} is not in {why:?}");

@@ -50,8 +50,9 @@ fn consumed(spec: &PlanSpec, lives: &[Life]) -> Vec<Vec<Window>> {
     for life in lives.iter().copied().chain([forever]) {
         let plan = Plan::new(spec).unwrap(); // another process
         assert_eq!(plan.fingerprint(), fingerprint);
-        let end = saved_step.saturating_add(life.steps).min(plan.step_count());
-        for step in saved_step..end {
+        let first = saved_step;
+        let end = first.saturating_add(life.steps).min(plan.step_count());
+        for step in first..end {
             let windows = read_step(&plan, step, life.world_size);
             match done.get_mut(usize::try_from(step).unwrap()) {
                 Some(before) => assert_eq!(*before, windows, "step {step} is done again alike"),
