@@ -165,7 +165,7 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
     for options in [&[][..], &["--by-set"]] {
         let one = reference(dir.path(), &inputs, options);
         for place in places.clone() {
-            for (time, threads) in [(0, "1"), (3, "2")] {
+            for (time, threads) in [(0, "1"), (2, "2")] {
                 let out = dir.path().join("out");
                 let options = [&["--threads", threads], options].concat();
                 let mut killed = tokenize(&out, &inputs, &options);
