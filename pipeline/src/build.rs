@@ -1,6 +1,6 @@
 //! `patchmill tokenize`: inputs to a corpus.
 //!
-//! [`crate::stage`] does the work; here stands what surrounds it: what is checked before anything is written, what of an
+//! `stage` does the work; here stands what surrounds it: what is checked before anything is written, what of an
 //! interrupted run can stay, and what is said in the end.
 //!
 //! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, tasks, restarts or time.

@@ -8,10 +8,10 @@
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - [`stage`]: reading, encoding and writing, overlapped: [`chunk`] makes ids of a chunk ([`split`] with all threads of
-//!   a long document), [`select`] says which documents, [`mod@write`] and [`series`] bring them into shards and
-//!   [`index_writer`] into the index, [`closing`] makes them durable.
-//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, [`lock`] who may write there, [`kept`]
+//! - `stage`: reading, encoding and writing, overlapped: `chunk` makes ids of a chunk (`split` with all threads of
+//!   a long document), [`select`] says which documents, `write` and `series` bring them into shards and
+//!   `index_writer` into the index, `closing` makes them durable.
+//! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, `lock` who may write there, `kept`
 //!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
 //! - [`tasks`] and [`merge`]: the same by several machines.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`.
@@ -19,8 +19,8 @@
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
-//! - [`plan`]: which window each slot of each step reads; made of a [`plan_spec`], [`mixture`] and
-//!   [`plan_sizes`] compute its sizes, [`interleave`] and [`epoch_order`] its order.
+//! - [`plan`]: which window each slot of each step reads; made of a [`plan_spec`], `mixture` and
+//!   `plan_sizes` compute its sizes, `interleave` and `epoch_order` its order.
 //! - [`plan_walk`] proves that a plan reads everything once; [`plan_diff`] says how far two plans are the same.
 //! - [`run_file`]: run files from disk.
 //! - [`loader`]: the plan's windows as batches, read ahead by threads.

@@ -3,10 +3,10 @@
 //! The corpus is one stream of N tokens, cut into aligned *blocks* of the largest window of all phases.
 //! M blocks of it are the subset, and E passes over the subset, one after the other, are the *run*: a
 //! stream of `E * M * block` tokens. Step `s` reads the run's tokens from `s * step_tokens` on, in windows
-//! of its phase; inside an epoch each phase takes what the one before left ([`crate::epoch_order`]).
+//! of its phase; inside an epoch each phase takes what the one before left (`epoch_order`).
 //!
 //! A *mixture* has a stream for each set, with blocks, a subset and passes of its own, as if it were a corpus.
-//! An epoch of the run is a number of blocks of each stream ([`crate::mixture`]); the streams are
+//! An epoch of the run is a number of blocks of each stream (`mixture`); the streams are
 //! interleaved block by block in exactly that proportion ([`crate::interleave`]). A stream that gives its
 //! subset twice an epoch makes two passes, one that gives half of it makes half a pass, and goes on in the next
 //! epoch where it stopped. Phases cut every stream at the place that it has reached. The places of a

@@ -14,7 +14,7 @@
 //!
 //! A cell is the length of its bytes; 2^64 - 1 is null; with bit 63 it is the length of a value that was left out.
 //!
-//! **Invariant:** what [`decode_chunk`] accepts re-encodes to the same bytes.
+//! **Invariant:** what `decode_chunk` accepts re-encodes to the same bytes.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -6,7 +6,7 @@
 //! is left to the `tokenizers` crate.
 //!
 //! A pattern looks ahead but never back: where a piece ends depends on the text from its begin on and on nothing
-//! before it. So a scanner can begin at any border, and it is enough to find the borders inside of a [`block`].
+//! before it. So a scanner can begin at any border, and it is enough to find the borders inside of a `block`.
 //!
 //! **Invariant:** pieces are those of `tokenizers`, in order, and together they are the text.
 
