@@ -236,6 +236,10 @@ impl PieceModel for CharModel {
     fn encode_piece(&self, piece: &[u8], work: &mut Work) {
         let symbols = &mut work.symbols;
         symbols.clear();
+        if piece.is_ascii() && piece.iter().all(|&byte| self.low_ids[usize::from(byte)] != NO_ID) {
+            symbols.extend(piece.iter().map(|&byte| self.low_ids[usize::from(byte)]));
+            return self.merges.apply(symbols, &mut work.queue);
+        }
         let piece = std::str::from_utf8(piece).expect("a text is cut between characters");
         let mut after_unknown = false;
         for c in piece.chars() {

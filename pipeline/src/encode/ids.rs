@@ -10,7 +10,7 @@ pub trait TokenId: Copy + Default + Send + 'static {
     const BYTES: TokenBytes;
     /// The largest vocabulary whose every id fits.
     const VOCAB_SIZE_MAX: u64;
-    /// How many stand in 16 bytes.
+    /// How many a piece in the cache has room for, their number included.
     const LANES: usize;
     /// As many side by side.
     type Lanes: Copy + Default + Send + AsRef<[Self]> + AsMut<[Self]>;
@@ -40,8 +40,8 @@ impl TokenId for u16 {
 impl TokenId for u32 {
     const BYTES: TokenBytes = TokenBytes::Four;
     const VOCAB_SIZE_MAX: u64 = 1 << 32;
-    const LANES: usize = 4;
-    type Lanes = [u32; 4];
+    const LANES: usize = 8;
+    type Lanes = [u32; 8];
 
     fn narrow(id: u32) -> u32 {
         id

@@ -15,6 +15,10 @@ use std::collections::BinaryHeap;
 const SCAN_SYMBOLS_MAX: usize = 48;
 /// No merge, where a rank is expected.
 const NONE: u32 = u32::MAX;
+/// No merge, where a rank and its product are: above all of them.
+const NO_PAIR: u64 = u64::MAX;
+/// Bits of the filter for each slot.
+const FILTER_BITS_PER_SLOT: usize = 8;
 
 /// A merge of two neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +29,14 @@ pub(crate) struct Merge {
     pub(crate) id: u32,
 }
 
-/// All merges of a tokenizer: an open-addressed table, at most half full.
+/// All merges of a tokenizer: an open-addressed table, at most half full, behind a filter.
+///
+/// Most pairs that are asked for have no merge. A bit for each hash says so for nearly all of them, from a sixteenth
+/// of the table's memory, which stays closer to a core.
 pub(crate) struct Merges {
     slots: Vec<Slot>,
     shift: u32,
+    filter: Vec<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,11 +56,15 @@ impl Merges {
     /// If there are 2^32 - 1 merges or more.
     pub(crate) fn new(list: &[(u32, u32, u32)]) -> Merges {
         assert!(list.len() < NONE as usize, "{} merges", list.len());
-        let bits = (list.len() * 2).next_power_of_two().trailing_zeros().max(1);
-        let mut merges = Merges { slots: vec![EMPTY; 1 << bits], shift: 64 - bits };
+        let bits = (list.len() * 2).next_power_of_two().trailing_zeros().max(4);
+        let filter = vec![0; (FILTER_BITS_PER_SLOT << bits) / 64];
+        let mut merges = Merges { slots: vec![EMPTY; 1 << bits], shift: 64 - bits, filter };
         for (rank, &(left, right, id)) in (0u32..).zip(list) {
-            let slot = merges.slot(left, right);
+            let hash = hash(left, right);
+            let slot = merges.slot(left, right, hash);
             merges.slots[slot] = Slot { left, right, rank, id };
+            let bit = merges.filter_bit(hash);
+            merges.filter[bit / 64] |= 1 << (bit % 64);
         }
         merges
     }
@@ -60,15 +72,24 @@ impl Merges {
     /// What `left` and `right` become as neighbours.
     #[inline]
     pub(crate) fn merge(&self, left: u32, right: u32) -> Option<Merge> {
-        let slot = self.slots[self.slot(left, right)];
+        let hash = hash(left, right);
+        let bit = self.filter_bit(hash);
+        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
+            return None;
+        }
+        let slot = self.slots[self.slot(left, right, hash)];
         (slot.rank != NONE).then_some(Merge { rank: slot.rank, id: slot.id })
+    }
+
+    #[inline]
+    fn filter_bit(&self, hash: u64) -> usize {
+        (hash >> (self.shift - FILTER_BITS_PER_SLOT.ilog2())) as usize
     }
 
     /// The slot of the pair, or the empty one where it would stand.
     #[inline]
-    fn slot(&self, left: u32, right: u32) -> usize {
-        let key = u64::from(left) << 32 | u64::from(right);
-        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize;
+    fn slot(&self, left: u32, right: u32, hash: u64) -> usize {
+        let mut at = (hash >> self.shift) as usize;
         loop {
             let slot = &self.slots[at];
             if slot.rank == NONE || (slot.left == left && slot.right == right) {
@@ -78,13 +99,20 @@ impl Merges {
         }
     }
 
+    /// Rank above product, so that the lowest number is the merge to do.
+    #[inline]
+    fn pair(&self, left: u32, right: u32) -> u64 {
+        self.merge(left, right)
+            .map_or(NO_PAIR, |merge| u64::from(merge.rank) << 32 | u64::from(merge.id))
+    }
+
     /// Applies every merge that can be applied. O(n log n) in the number of symbols.
     ///
     /// # Panics
     /// At 2^32 symbols or more.
     pub(crate) fn apply(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
         if symbols.len() <= SCAN_SYMBOLS_MAX {
-            let len = self.apply_scanning(symbols);
+            let len = self.apply_scanning(symbols, &mut queue.scan);
             symbols.truncate(len);
         } else {
             self.apply_queueing(symbols, queue);
@@ -92,45 +120,58 @@ impl Merges {
     }
 
     /// Merges within `symbols` and returns how many are left of them.
-    fn apply_scanning(&self, symbols: &mut [u32]) -> usize {
-        let mut len = symbols.len();
-        // Of each symbol with its right neighbour: rank above product, so that the lowest number is the merge to do.
-        let mut pairs = [u64::MAX; SCAN_SYMBOLS_MAX + 1];
-        let pair = |left: u32, right: u32| {
-            self.merge(left, right)
-                .map_or(u64::MAX, |merge| u64::from(merge.rank) << 32 | u64::from(merge.id))
-        };
-        for at in 1..len {
-            pairs[at - 1] = pair(symbols[at - 1], symbols[at]);
+    ///
+    /// A symbol that was merged into the one before stays where it is, with no pair and in no chain: leaving it
+    /// there costs less than moving all behind it.
+    fn apply_scanning(&self, symbols: &mut [u32], scan: &mut Scan) -> usize {
+        let len = symbols.len();
+        if len < 2 {
+            return len;
         }
-        while len > 1 {
-            let (mut best, mut best_at) = (u64::MAX, 0);
-            for (at, &pair) in pairs[..len - 1].iter().enumerate() {
+        let Scan { pairs, next, previous } = scan;
+        for at in 1..len {
+            pairs[at - 1] = self.pair(symbols[at - 1], symbols[at]);
+            next[at - 1] = at as u8;
+            previous[at] = (at - 1) as u8;
+        }
+        (pairs[len - 1], next[len - 1]) = (NO_PAIR, len as u8);
+        loop {
+            let (mut best, mut best_at) = (NO_PAIR, 0);
+            for (at, &pair) in pairs[..len].iter().enumerate() {
                 if pair < best {
                     (best, best_at) = (pair, at);
                 }
             }
-            if best == u64::MAX {
+            if best == NO_PAIR {
                 break;
             }
+            let gone = usize::from(next[best_at]);
+            let after = usize::from(next[gone]);
             symbols[best_at] = best as u32;
-            symbols.copy_within(best_at + 2..len, best_at + 1);
-            pairs.copy_within(best_at + 1..len, best_at);
-            len -= 1;
-            pairs[len - 1] = u64::MAX;
-            if best_at + 1 < len {
-                pairs[best_at] = pair(symbols[best_at], symbols[best_at + 1]);
+            next[best_at] = after as u8;
+            pairs[gone] = NO_PAIR;
+            pairs[best_at] = NO_PAIR;
+            if after < len {
+                previous[after] = best_at as u8;
+                pairs[best_at] = self.pair(symbols[best_at], symbols[after]);
             }
             if best_at > 0 {
-                pairs[best_at - 1] = pair(symbols[best_at - 1], symbols[best_at]);
+                let before = usize::from(previous[best_at]);
+                pairs[before] = self.pair(symbols[before], symbols[best_at]);
             }
         }
-        len
+        let (mut at, mut kept) = (0, 0);
+        while at < len {
+            symbols[kept] = symbols[at];
+            kept += 1;
+            at = usize::from(next[at]);
+        }
+        kept
     }
 
     fn apply_queueing(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
         let len = u32::try_from(symbols.len()).expect("a piece has fewer than 2^32 symbols");
-        let Queue { heap, next, previous } = queue;
+        let Queue { heap, next, previous, .. } = queue;
         heap.clear();
         next.clear();
         next.extend(1..=len);
@@ -180,6 +221,24 @@ pub(crate) struct Queue {
     heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
     next: Vec<u32>,
     previous: Vec<u32>,
+    scan: Scan,
+}
+
+/// The same for short ones: of each symbol its pair with the next one, and its neighbours.
+struct Scan {
+    pairs: [u64; SCAN_SYMBOLS_MAX],
+    next: [u8; SCAN_SYMBOLS_MAX],
+    previous: [u8; SCAN_SYMBOLS_MAX],
+}
+
+impl Default for Scan {
+    fn default() -> Scan {
+        Scan {
+            pairs: [NO_PAIR; SCAN_SYMBOLS_MAX],
+            next: [0; SCAN_SYMBOLS_MAX],
+            previous: [0; SCAN_SYMBOLS_MAX],
+        }
+    }
 }
 
 impl Queue {
@@ -189,6 +248,12 @@ impl Queue {
             *self = Queue::default();
         }
     }
+}
+
+/// Every bit of the pair reaches the upper bits.
+#[inline]
+fn hash(left: u32, right: u32) -> u64 {
+    (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -227,7 +292,7 @@ mod tests {
             let merges = Merges::new(&list);
             let expected = defined(&list, symbols.clone());
             let mut scanned = symbols.clone();
-            let len = merges.apply_scanning(&mut scanned);
+            let len = merges.apply_scanning(&mut scanned, &mut Scan::default());
             prop_assert_eq!(&scanned[..len], &expected[..]);
             let mut queued = symbols;
             merges.apply_queueing(&mut queued, &mut Queue::default());

@@ -95,6 +95,8 @@ pub(crate) struct Pieces<I: TokenId> {
     long: LongTable<I>,
     pending: Box<[Pending; BATCH_PIECES]>,
     pending_count: usize,
+    /// Ids of a batch's pieces that were found, as far as they stand next to each other.
+    found: Box<[I]>,
     work: Work,
     /// Pieces that were looked up.
     pub(crate) lookups: u64,
@@ -110,6 +112,7 @@ impl<I: TokenId> Pieces<I> {
             long: LongTable::new(cache_bytes / 8),
             pending: Box::new([Pending::default(); BATCH_PIECES]),
             pending_count: 0,
+            found: vec![I::narrow(0); BATCH_PIECES * I::LANES].into_boxed_slice(),
             work: Work::default(),
             lookups: 0,
             misses: 0,
@@ -143,24 +146,24 @@ impl<I: TokenId> Pieces<I> {
         let lanes = I::LANES;
         let count = std::mem::take(&mut self.pending_count);
         self.lookups += count as u64;
-        let mut at = ids.len();
-        ids.resize(at + count * lanes, I::narrow(0));
+        // Whole lanes are copied, of which the next piece overwrites what it does not need.
+        let mut found_count = 0;
         for index in 0..count {
             let Pending { key, place, start } = self.pending[index];
             if key != 0
                 && let Some(found) = self.short.find(place, key)
             {
-                ids[at..at + lanes].copy_from_slice(found.as_ref());
-                at += found.as_ref()[lanes - 1].widen() as usize;
+                let found = found.as_ref();
+                self.found[found_count..found_count + lanes].copy_from_slice(found);
+                found_count += found[lanes - 1].widen() as usize;
                 continue;
             }
-            ids.truncate(at);
+            ids.extend_from_slice(&self.found[..found_count]);
+            found_count = 0;
             let length = if key == 0 { place as usize } else { (key >> 120) as usize - 1 };
             self.encode_slowly(model, text, start as usize, length, ids);
-            at = ids.len();
-            ids.resize(at + (count - index - 1) * lanes, I::narrow(0));
         }
-        ids.truncate(at);
+        ids.extend_from_slice(&self.found[..found_count]);
     }
 
     /// Appends the ids of a piece that is not in the first table.

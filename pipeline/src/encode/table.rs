@@ -104,7 +104,7 @@ impl<I: TokenId> LongTable<I> {
 
     pub(crate) fn find(&self, key: [u128; 2]) -> Option<&[I]> {
         let entry = &self.entries[self.place(key)];
-        (entry.key == key).then(|| &entry.ids[..usize::from(entry.count)])
+        (entry.key[0] == key[0] && entry.key[1] == key[1]).then(|| &entry.ids[..usize::from(entry.count)])
     }
 
     /// Stores the ids of a piece, if they fit.
