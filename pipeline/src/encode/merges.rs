@@ -20,34 +20,24 @@ const NO_PAIR: u64 = u64::MAX;
 /// Bits of the filter for each slot.
 const FILTER_BITS_PER_SLOT: usize = 8;
 
-/// A merge of two neighbours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Merge {
-    /// Its place in the list of merges; the lowest goes first.
-    pub(crate) rank: u32,
-    /// What the two become.
-    pub(crate) id: u32,
-}
-
 /// All merges of a tokenizer: an open-addressed table, at most half full, behind a filter.
 ///
-/// Most pairs that are asked for have no merge. A bit for each hash says so for nearly all of them, from a sixteenth
+/// Most pairs that are asked for have no merge. A bit for each hash says so for nearly all of them, from a small part
 /// of the table's memory, which stays closer to a core.
 pub(crate) struct Merges {
-    slots: Vec<Slot>,
+    slots: Slots,
+    /// Of the slots' number.
     shift: u32,
     filter: Vec<u64>,
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    left: u32,
-    right: u32,
-    rank: u32,
-    id: u32,
+/// Which pair, and what it becomes.
+enum Slots {
+    /// Where ids and ranks fit 16 bits: left, right, rank and product in one number, `NO_PAIR` where there is none.
+    Narrow(Vec<u64>),
+    /// Pair, and rank above product; `NO_PAIR` there where there is none.
+    Wide(Vec<(u64, u64)>),
 }
-
-const EMPTY: Slot = Slot { left: 0, right: 0, rank: NONE, id: 0 };
 
 impl Merges {
     /// Takes `(left, right, product)` in the order of their ranks. Of two for the same pair the later one counts.
@@ -57,28 +47,30 @@ impl Merges {
     pub(crate) fn new(list: &[(u32, u32, u32)]) -> Merges {
         assert!(list.len() < NONE as usize, "{} merges", list.len());
         let bits = (list.len() * 2).next_power_of_two().trailing_zeros().max(4);
+        let largest_id = list.iter().flat_map(|&(left, right, id)| [left, right, id]).max();
+        // The last rank is left out: `NO_PAIR` must not be a merge.
+        let is_narrow = list.len() < 0xffff && largest_id.is_none_or(|id| id <= 0xffff);
+        let slots = match is_narrow {
+            true => Slots::Narrow(vec![NO_PAIR; 1 << bits]),
+            false => Slots::Wide(vec![(0, NO_PAIR); 1 << bits]),
+        };
         let filter = vec![0; (FILTER_BITS_PER_SLOT << bits) / 64];
-        let mut merges = Merges { slots: vec![EMPTY; 1 << bits], shift: 64 - bits, filter };
-        for (rank, &(left, right, id)) in (0u32..).zip(list) {
+        let mut merges = Merges { slots, shift: 64 - bits, filter };
+        for (rank, &(left, right, id)) in (0u64..).zip(list) {
             let hash = hash(left, right);
-            let slot = merges.slot(left, right, hash);
-            merges.slots[slot] = Slot { left, right, rank, id };
+            let (at, _) = merges.look_up(left, right, hash);
+            match &mut merges.slots {
+                Slots::Narrow(slots) => {
+                    slots[at] = u64::from(left << 16 | right) << 32 | rank << 16 | u64::from(id);
+                }
+                Slots::Wide(slots) => {
+                    slots[at] = (joined(left, right), rank << 32 | u64::from(id));
+                }
+            }
             let bit = merges.filter_bit(hash);
             merges.filter[bit / 64] |= 1 << (bit % 64);
         }
         merges
-    }
-
-    /// What `left` and `right` become as neighbours.
-    #[inline]
-    pub(crate) fn merge(&self, left: u32, right: u32) -> Option<Merge> {
-        let hash = hash(left, right);
-        let bit = self.filter_bit(hash);
-        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
-            return None;
-        }
-        let slot = self.slots[self.slot(left, right, hash)];
-        (slot.rank != NONE).then_some(Merge { rank: slot.rank, id: slot.id })
     }
 
     #[inline]
@@ -86,24 +78,49 @@ impl Merges {
         (hash >> (self.shift - FILTER_BITS_PER_SLOT.ilog2())) as usize
     }
 
-    /// The slot of the pair, or the empty one where it would stand.
+    /// The slot of the pair, or the empty one where it would stand, and its rank above its product.
     #[inline]
-    fn slot(&self, left: u32, right: u32, hash: u64) -> usize {
+    fn look_up(&self, left: u32, right: u32, hash: u64) -> (usize, u64) {
         let mut at = (hash >> self.shift) as usize;
-        loop {
-            let slot = &self.slots[at];
-            if slot.rank == NONE || (slot.left == left && slot.right == right) {
-                return at;
+        match &self.slots {
+            Slots::Narrow(slots) => {
+                if left > 0xffff || right > 0xffff {
+                    return (at, NO_PAIR); // a symbol that no merge knows
+                }
+                let key = u64::from(left << 16 | right);
+                loop {
+                    let slot = slots[at];
+                    if slot == NO_PAIR {
+                        return (at, NO_PAIR);
+                    }
+                    if slot >> 32 == key {
+                        return (at, (slot & 0xffff_0000) << 16 | (slot & 0xffff));
+                    }
+                    at = (at + 1) & (slots.len() - 1);
+                }
             }
-            at = (at + 1) & (self.slots.len() - 1);
+            Slots::Wide(slots) => {
+                let key = joined(left, right);
+                loop {
+                    let (found, pair) = slots[at];
+                    if pair == NO_PAIR || found == key {
+                        return (at, pair);
+                    }
+                    at = (at + 1) & (slots.len() - 1);
+                }
+            }
         }
     }
 
-    /// Rank above product, so that the lowest number is the merge to do.
+    /// What `left` and `right` become as neighbours: rank above product, so that the lowest number is the merge to do.
     #[inline]
     fn pair(&self, left: u32, right: u32) -> u64 {
-        self.merge(left, right)
-            .map_or(NO_PAIR, |merge| u64::from(merge.rank) << 32 | u64::from(merge.id))
+        let hash = hash(left, right);
+        let bit = self.filter_bit(hash);
+        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
+            return NO_PAIR;
+        }
+        self.look_up(left, right, hash).1
     }
 
     /// Applies every merge that can be applied. O(n log n) in the number of symbols.
@@ -178,7 +195,8 @@ impl Merges {
         previous.clear();
         previous.extend((0..len).map(|at| at.wrapping_sub(1)));
         let entry = |at: u32, left: u32, right: u32| {
-            self.merge(left, right).map(|merge| Reverse((merge.rank, at, merge.id)))
+            let pair = self.pair(left, right);
+            (pair != NO_PAIR).then_some(Reverse((pair >> 32, at, pair as u32)))
         };
         heap.extend((1..len).filter_map(|right| {
             entry(right - 1, symbols[right as usize - 1], symbols[right as usize])
@@ -187,8 +205,8 @@ impl Merges {
             let right = next[at as usize];
             // An entry is out of date if either symbol has changed since, or is gone: then the pair has another rank.
             if right >= len
-                || self.merge(symbols[at as usize], symbols[right as usize])
-                    != Some(Merge { rank, id })
+                || self.pair(symbols[at as usize], symbols[right as usize])
+                    != rank << 32 | u64::from(id)
             {
                 continue;
             }
@@ -218,7 +236,7 @@ impl Merges {
 /// What [`Merges::apply`] works with on long words; kept so that it is allocated once.
 #[derive(Default)]
 pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
+    heap: BinaryHeap<Reverse<(u64, u32, u32)>>,
     next: Vec<u32>,
     previous: Vec<u32>,
     scan: Scan,
@@ -253,7 +271,12 @@ impl Queue {
 /// Every bit of the pair reaches the upper bits.
 #[inline]
 fn hash(left: u32, right: u32) -> u64 {
-    (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    joined(left, right).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[inline]
+fn joined(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
 }
 
 #[cfg(test)]
