@@ -79,7 +79,7 @@ impl Merges {
     }
 
     /// The slot of the pair, or the empty one where it would stand, and its rank above its product.
-    #[inline]
+    #[inline(always)]
     fn look_up(&self, left: u32, right: u32, hash: u64) -> (usize, u64) {
         let mut at = (hash >> self.shift) as usize;
         match &self.slots {
@@ -113,7 +113,7 @@ impl Merges {
     }
 
     /// What `left` and `right` become as neighbours: rank above product, so that the lowest number is the merge to do.
-    #[inline]
+    #[inline(always)]
     fn pair(&self, left: u32, right: u32) -> u64 {
         let hash = hash(left, right);
         let bit = self.filter_bit(hash);

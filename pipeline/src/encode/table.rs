@@ -21,7 +21,7 @@ pub(crate) struct Pending {
     pub(crate) start: u32,
 }
 
-/// One cache line where ids are two or four bytes.
+/// One cache line where ids are two bytes, two lines where they are four.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Bucket<I: TokenId> {
@@ -104,7 +104,8 @@ impl<I: TokenId> LongTable<I> {
 
     pub(crate) fn find(&self, key: [u128; 2]) -> Option<&[I]> {
         let entry = &self.entries[self.place(key)];
-        (entry.key[0] == key[0] && entry.key[1] == key[1]).then(|| &entry.ids[..usize::from(entry.count)])
+        (entry.key[0] == key[0] && entry.key[1] == key[1])
+            .then(|| &entry.ids[..usize::from(entry.count)])
     }
 
     /// Stores the ids of a piece, if they fit.
