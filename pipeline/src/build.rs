@@ -177,6 +177,7 @@ pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
 /// The same, until somebody asks to stop: then [`Stopped`].
 fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let started = Instant::now();
+    raise_open_files_limit();
     let variable = |name: &str| std::env::var(name).ok();
     let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
     let task = task.transpose()?;
@@ -218,6 +219,15 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let seconds = started.elapsed().as_secs_f64();
     let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
     Ok(Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task })
+}
+
+/// Each series in the making holds two files open, and with `--by-set` there may be thousands of them.
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it stays as it was, opening a file too many says so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {

@@ -144,7 +144,15 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
                 entry.is_last = true;
                 entry.surrogates_replaced = surrogates_replaced;
             }
-            _ => return Err("an empty text without BOS or EOS has no tokens".to_owned()),
+            _ if text.is_empty() => {
+                return Err("an empty text without BOS or EOS has no tokens".to_owned());
+            }
+            _ => {
+                return Err(format!(
+                    "the tokenizer makes no ids of a text of {} bytes, and there is no BOS or EOS",
+                    text.len()
+                ));
+            }
         }
         Ok(())
     }

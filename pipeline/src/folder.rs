@@ -3,6 +3,7 @@
 //! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes. A
 //! finished corpus stays until the one that replaces it is finished.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -11,6 +12,7 @@ use schemas::build::{
 };
 use schemas::manifest::{self, Manifest};
 
+use crate::failpoint::failpoint;
 use crate::lock::{self, FolderLock};
 use crate::publish::{self, write_atomic};
 use crate::tasks::Task;
@@ -65,7 +67,14 @@ impl Folder {
             return Ok(folder);
         }
         folder.refuse(before.as_ref(), record, has_manifest, force)?;
-        if has_manifest {
+        // A replacement that was cut off while its files were moved is gone on with where it is.
+        let is_begun_beside = !has_manifest && task.is_none() && {
+            folder.path = root.join(NEXT_FOLDER);
+            let beside = folder.build_record()?;
+            folder.path = root.to_owned();
+            beside.is_some_and(|beside| beside.options == record.options)
+        };
+        if has_manifest || is_begun_beside {
             folder.path = root.join(NEXT_FOLDER);
             folder.replaces = Some(root.to_owned());
             std::fs::create_dir_all(&folder.path)
@@ -208,12 +217,13 @@ impl Folder {
                 remove(&self.path.join(name))?;
             }
         }
+        remove_next(&self.path)?;
         // Last: while it is there, the same command goes on.
         remove(&self.path.join(BUILD_FILE))?;
         Ok(publish::sync_dir(&self.path)?)
     }
 
-    /// Every step can be cut off: the same command makes the rest again, from what still lies beside.
+    /// Every step can be cut off: the same command makes again what was moved, and the rest is still beside.
     fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
         remove(&root.join(manifest::FILE_NAME))?; // first: what follows is a mixture of both
         publish::sync_dir(root)?;
@@ -230,6 +240,7 @@ impl Folder {
             std::fs::rename(self.path.join(&name), &to)
                 .with_context(|| format!("move {}", to.display()))?;
             moved.push(name);
+            failpoint("replace");
         }
         for name in own_files(root)? {
             if !moved.contains(&name) {
@@ -245,8 +256,7 @@ impl Folder {
         let name = manifest::FILE_NAME;
         std::fs::rename(self.path.join(name), root.join(name)).context("move the manifest")?;
         publish::sync_dir(root)?;
-        std::fs::remove_dir_all(&self.path)
-            .with_context(|| format!("remove {}", self.path.display()))?;
+        remove_next(root)?;
         debug_assert!(manifest.files().all(|file| root.join(&file.path).exists()));
         Ok(publish::sync_dir(root)?)
     }
@@ -465,16 +475,36 @@ pub(crate) fn part_of(name: &str) -> Option<(u64, u64)> {
 fn is_own(name: &str) -> bool {
     let name = name.strip_prefix("holdout/").unwrap_or(name);
     if let Some(file) = name.strip_prefix(&format!("{TOKENIZER_FOLDER}/")) {
-        return TOKENIZER_FILES.contains(&file) || publish::is_temporary(file);
+        return TOKENIZER_FILES.contains(&publish::final_name(file));
     }
-    series_of(name).is_some()
-        || [manifest::FILE_NAME, BUILD_FILE, SKIPPED_FILE].contains(&name)
-        || publish::is_temporary(name)
+    let name = publish::final_name(name);
+    series_of(name).is_some() || [manifest::FILE_NAME, BUILD_FILE, SKIPPED_FILE].contains(&name)
 }
 
 /// Whether a name is what a run may leave that was cut off before it wrote down what it makes.
 fn is_left_over(name: &str) -> bool {
     name.starts_with(TOKENIZER_FOLDER) || name.rsplit('/').next().is_some_and(publish::is_temporary)
+}
+
+/// Removes what a replacement of the corpus at `root` has left, and its folder unless others have put something there.
+fn remove_next(root: &Path) -> anyhow::Result<()> {
+    let next = root.join(NEXT_FOLDER);
+    for name in own_files(&next)? {
+        remove(&next.join(name))?;
+    }
+    let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
+    for folder in [&holdout_tokenizer, HOLDOUT_FOLDER, TOKENIZER_FOLDER, ""] {
+        let path = next.join(folder);
+        match std::fs::remove_dir(&path) {
+            Err(err)
+                if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty].contains(&err.kind()) =>
+            {
+                return Err(err).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {

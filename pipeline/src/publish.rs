@@ -119,6 +119,11 @@ pub fn sync_dir(dir: &Path) -> Result<(), PublishError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(PublishError::at("sync folder", dir))
 }
 
+/// The name that a file gets when it is complete; of a file that is no temporary one its own.
+pub fn final_name(name: &str) -> &str {
+    name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).unwrap_or(name)
+}
+
 /// Whether a file name is that of a temporary file of this module.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")

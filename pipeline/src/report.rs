@@ -113,6 +113,7 @@ impl Report {
                 "documents_dropped": totals.dropped.checked_sum(),
                 "dropped": totals.dropped,
                 "documents_held_out": totals.documents_held_out,
+                "parts_added": totals.parts_added,
                 "surrogates_replaced": totals.surrogates_replaced,
                 "text_bytes": totals.text_bytes,
                 "tokens": totals.tokens,

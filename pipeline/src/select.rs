@@ -281,6 +281,11 @@ impl Select {
         (self.asked != Selection::default()).then(|| self.asked.clone())
     }
 
+    /// Whether some documents go into a corpus of their own.
+    pub(crate) fn has_holdout(&self) -> bool {
+        self.holdout.is_some()
+    }
+
     /// Words after which a text is cut; `None` when none is.
     pub fn split_words(&self) -> Option<u64> {
         self.asked.split_words

@@ -94,7 +94,10 @@ fn auto(
         let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
         check_count(count, tasks, "SLURM_ARRAY_TASK_COUNT")?;
         let behind = id.checked_sub(first).filter(|behind| behind % step == 0);
-        let unfit = format!("SLURM_ARRAY_TASK_ID {id} is none of {first}, {}, …", first + step);
+        let unfit = format!(
+            "SLURM_ARRAY_TASK_ID {id} is none of {first}, {}, …",
+            first.saturating_add(step)
+        );
         return Ok((behind.ok_or(UsageError(unfit))? / step, count));
     }
     if let Some(index) = number("JOB_COMPLETION_INDEX")? {

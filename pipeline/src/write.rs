@@ -78,6 +78,10 @@ impl<'a> Writer<'a> {
                 let chains = BTreeMap::new();
                 let mut current = Current { plan, chains, chain_counts: [0; 2], file_offset: 0 };
                 current.chain(self.job, BASE)?;
+                // Without sets a series stands at its input's place, in the hold-out as well.
+                if self.job.select.has_holdout() && !self.job.by_set {
+                    current.chain(self.job, (true, None))?;
+                }
                 self.current = Some(current);
             }
             Done::Chunk { encoded, file_offset, .. } => {

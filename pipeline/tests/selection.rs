@@ -280,6 +280,34 @@ fn a_run_reads_a_sample_and_its_hold_out() {
     assert!(shown["token_count"].as_u64().unwrap() > 1 && shown["is_exact"] == true);
 }
 
+/// A series' number is its input's place, in the hold-out too, whatever the inputs before it hold.
+#[test]
+fn a_hold_out_of_which_an_input_has_nothing_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    fs::create_dir(&inputs).unwrap();
+    let texts: Vec<String> = (0..60).map(|number| format!("text number {number}")).collect();
+    let lines: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (&**text, None)).collect();
+    write_lines(&inputs.join("b.jsonl"), &lines);
+    write_lines(&inputs.join("c.jsonl"), &lines);
+    let out = dir.path().join("all");
+    tokenize(&out, &inputs, &["--holdout-rate", "0.3"]);
+    let held = manifest(&out.join("holdout"))["totals"]["documents_written"].clone();
+    assert!(held.as_u64().unwrap() > 0);
+    // A document that is not held out, alone in the first input.
+    let names: Vec<String> = texts.iter().map(|text| format!("{text} alone")).collect();
+    for name in &names {
+        write_lines(&inputs.join("a.jsonl"), &[(name, None)]);
+        let out = dir.path().join("out");
+        tokenize(&out, &inputs, &["--holdout-rate", "0.3", "--force"]);
+        verify(&out.join("holdout"));
+        if manifest(&out.join("holdout"))["totals"]["documents_written"] == held {
+            return;
+        }
+    }
+    panic!("every first document was held out");
+}
+
 #[test]
 fn parts_are_the_documents_that_cut_texts_would_give() {
     let dir = tempfile::tempdir().unwrap();

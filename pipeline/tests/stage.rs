@@ -363,6 +363,44 @@ fn a_forced_run_that_fails_or_is_killed_leaves_the_old_corpus() {
     assert_same(&reference(dir.path(), &inputs, &[]), &out);
 }
 
+/// Files of others stay, also where a corpus keeps its own for a while.
+#[test]
+fn files_of_others_are_never_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(".notes.tmp"), "mine").unwrap();
+    fail(tokenize(&out, &inputs, &[]), 2, &[".notes.tmp", "no part of a corpus"]);
+    succeed(tokenize(&out, &inputs, &["--force"]));
+    fs::create_dir_all(out.join(".next/sub")).unwrap();
+    fs::write(out.join(".next/thesis.tex"), "mine").unwrap();
+    fs::write(out.join(".next/sub/x"), "mine").unwrap();
+    succeed(tokenize(&out, &inputs, &["--force", "--eos"]));
+    let files = tree(&out);
+    for name in [".notes.tmp", ".next/thesis.tex", ".next/sub/x"] {
+        assert_eq!(files[name], b"mine");
+    }
+}
+
+/// Cut off while the new corpus takes the place of the old one: the same command ends with the new one and nothing else.
+#[test]
+fn a_replacement_that_was_cut_off_is_made_to_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let one = reference(dir.path(), &inputs, &["--eos"]);
+    for time in 0..4 {
+        let out = dir.path().join("out");
+        succeed(tokenize(&out, &inputs, &[]));
+        let mut killed = tokenize(&out, &inputs, &["--force", "--eos"]);
+        killed.env("PATCHMILL_ABORT_AT", format!("replace#{time}"));
+        assert!(!killed.status().unwrap().success());
+        succeed(tokenize(&out, &inputs, &["--force", "--eos"]));
+        assert_same(&one, &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 #[test]
 fn a_pipe_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -60,7 +60,11 @@ pub(crate) fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
         let tiny = file.encoder(special_tokens).unwrap().with_cache_bytes(0);
         for text in texts {
             let mut defined = Vec::new();
-            encoder.encode_by_definition(text, &mut defined).unwrap();
+            let by_definition = encoder.encode_by_definition(text, &mut defined);
+            if by_definition.is_err() && !must_be_fast {
+                continue; // the crate panics at some added tokens that overlap: nothing is defined
+            }
+            by_definition.unwrap();
             let mut once = Vec::new();
             encoder.encode(text, &mut once).unwrap();
             assert_eq!(once, defined, "{special_tokens:?} {text:?}");
