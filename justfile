@@ -85,6 +85,10 @@ doc: setup
 deny:
     "$(python3 tools/fetch.py cargo-deny)/cargo-deny" --all-features check bans licenses sources
 
+# Print how many rounds of the permutation each statistic needs, as ARCHITECTURE.md says it
+permutation-rounds:
+    cargo test --package tests --test tests -- --ignored --nocapture print_the_rounds_needed
+
 # Run a bench, or all of them
 bench name="*" *arguments: setup
     shift; cargo bench --package benches --features trainer --bench "{{ name }}" "$@"

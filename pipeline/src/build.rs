@@ -74,7 +74,8 @@ pub struct TokenizeArgs {
     /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
     #[arg(long)]
     pub set_column: Option<String>,
-    /// Bytes of the longest document's text; a longer one is refused. Each thread may need 160 times as much memory.
+    /// Bytes of the longest document's text; a longer one is refused. The `tokenizers` crate, where it
+    /// makes the ids, may need 160 times as much memory in each thread.
     #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_document_bytes: u64,
     /// Write a series for each set of an input, so that sets lie apart.

@@ -1,7 +1,6 @@
 //! Makes what was written durable, behind the thread that writes on: parts, and the series that they form.
 //!
-//! Hashing a shard takes a few percent of the time that encoding it took, but waiting for the disk may take as long as
-//! encoding did. At most one part is being closed while the next one is written, so that a kill costs less than two
+//! Hashing a shard takes little beside encoding it, but waiting for the disk may take as long as encoding did. At most one part is being closed while the next one is written, so that a kill costs less than two
 //! shards; with a single thread it is closed in that thread, and costs less than one.
 //!
 //! **Invariant:** parts are published in their order, a series' record after all its parts, and the parts' own files

@@ -125,8 +125,8 @@ pub struct SealedShard {
 impl SealedShard {
     /// Hashes the shard, makes it durable and puts it under its name.
     ///
-    /// The hash is read back: the header, which stands first, is known last. From the page cache that costs about 2 %
-    /// of the time that encoding the ids took.
+    /// The hash is read back: the header, which stands first, is known last. From the page cache that costs little
+    /// beside encoding the ids.
     pub fn publish(mut self) -> Result<schemas::manifest::Shard, PublishError> {
         let (bytes, hash) = self.file.hash()?;
         assert_eq!(Some(bytes), self.header.file_bytes(), "bytes of shard {}", self.name);

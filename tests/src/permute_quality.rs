@@ -183,7 +183,7 @@ fn fewer_rounds_are_seen() {
 }
 
 #[test]
-#[ignore = "prints the table of ARCHITECTURE.md"]
+#[ignore = "checks nothing; prints figures of ARCHITECTURE.md: just permutation-rounds"]
 fn print_the_rounds_needed() {
     for count in SMALL {
         eprintln!("{count}: {}", rounds_needed(worst_of_small, count));
