@@ -273,6 +273,16 @@ fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
     no_byte["spare"] = id;
     let mut twice = json["model"]["vocab"].clone();
     twice["spare"] = twice["a"].clone();
+    let added = |id: u64, content: &str, normalized: bool| {
+        json!({"id": id, "content": content, "special": false, "normalized": normalized,
+            "lstrip": false, "rstrip": false, "single_word": false})
+    };
+    let alike = json!([added(4096, "x y", true), added(4097, "x▁y", true)]);
+    // A new token's id is the number of entries, which a gap among the ids leaves to one of them.
+    let mut gap = json["model"]["vocab"].clone();
+    gap["▁ways"] = gap.as_object().unwrap().len().into();
+    let collision = json!([added(4096, "▁ways", false), added(4096, "[X]", false)]);
+    let collision = vec![("/model/vocab", gap), ("/added_tokens", collision)];
     let ignore_merges =
         [alone(metaspace("▁", "always")), vec![("/model/ignore_merges", true.into())]];
     // The crate takes no merges without the prefix.
@@ -296,6 +306,8 @@ fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (unknown("nowhere".into()), "does not have its unk_token"),
         (unknown("e".into()), "is part of a merge"),
         (vec![("/model/vocab", twice)], "two entries"),
+        (collision, "share the id 4096"),
+        (vec![("/added_tokens", alike)], "like another once it is normalized"),
     ]
 }
 

@@ -337,6 +337,7 @@ fn added(
     let form = form?;
     let found = why.len();
     let (mut raw, mut normalized) = (Vec::new(), Vec::new());
+    let mut content_of = BTreeMap::new();
     for (index, token) in tokens.iter().enumerate() {
         let content = &token.content;
         if content.is_empty() || tokens[..index].iter().any(|other| other.content == *content) {
@@ -347,6 +348,11 @@ fn added(
             why.push(format!("its added token {content:?} has no id"));
             continue;
         };
+        // The crate numbers a new token by how many there are, and where ids have gaps such a number may be taken.
+        // Of two tokens with one id it finds only the later one.
+        if let Some(other) = content_of.insert(id, content) {
+            why.push(format!("its added tokens {other:?} and {content:?} share the id {id}"));
+        }
         let pattern = match form {
             Form::Normalized { prepends, replaces: true } if token.normalized => {
                 let prefix = if prepends { " " } else { "" };
@@ -358,6 +364,9 @@ fn added(
             why.push(format!("its added token {content:?} is not in normal form C"));
         }
         let list = if token.normalized { &mut normalized } else { &mut raw };
+        if list.iter().any(|other: &Token| other.pattern == pattern) {
+            why.push(format!("its added token {content:?} is like another once it is normalized"));
+        }
         list.push(Token {
             pattern,
             id,
