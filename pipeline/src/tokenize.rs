@@ -5,12 +5,13 @@
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
-use tokenizers::{ModelWrapper, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizedString, Normalizer as _, Tokenizer};
 
 pub use crate::encode::ids::TokenId;
 use crate::encode::{Fast, FastSession};
@@ -443,6 +444,12 @@ fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
     if let Some(what) = randomness(tokenizer.get_model()) {
         return Err(format!("{what}, so that equal texts would get different ids; set it to null"));
     }
+    if let Some([one, other]) = same_when_normalized(&tokenizer)? {
+        return Err(format!(
+            "its added tokens {one:?} and {other:?} are the same text once they are normalized, \
+             and it is a matter of chance which of them is found; remove one"
+        ));
+    }
     // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
     tokenizer.with_truncation(None).map_err(|err| err.to_string())?;
     tokenizer.with_padding(None);
@@ -459,6 +466,24 @@ fn randomness(model: &ModelWrapper) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Two added tokens that the crate looks for as one text, in the order of its hash tables.
+fn same_when_normalized(tokenizer: &Tokenizer) -> Result<Option<[String; 2]>, String> {
+    let tokens = tokenizer.get_added_tokens_decoder();
+    let mut by_id: Vec<_> = tokens.iter().filter(|(_, token)| token.normalized).collect();
+    by_id.sort_unstable_by_key(|(id, _)| **id);
+    let mut content_of = BTreeMap::new();
+    for (_, token) in by_id {
+        let mut text = NormalizedString::from(token.content.as_str());
+        if let Some(normalizer) = tokenizer.get_normalizer() {
+            normalizer.normalize(&mut text).map_err(|err| err.to_string())?;
+        }
+        if let Some(other) = content_of.insert(text.get().to_owned(), &token.content) {
+            return Ok(Some([other.clone(), token.content.clone()]));
+        }
+    }
+    Ok(None)
 }
 
 fn vocab_size(tokenizer: &Tokenizer) -> u64 {

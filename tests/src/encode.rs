@@ -258,6 +258,24 @@ fn a_cache_finds_words_again() {
     assert!(statistics.cache_lookups - statistics.cache_hits < 10, "{statistics:?}");
 }
 
+fn added(id: u64, content: &str, normalized: bool) -> Value {
+    json!({"id": id, "content": content, "special": false, "normalized": normalized,
+        "lstrip": false, "rstrip": false, "single_word": false})
+}
+
+/// Which of the two it finds changes from load to load.
+#[test]
+fn added_tokens_that_are_the_same_text_once_normalized_are_refused() {
+    let alike = |normalized| {
+        let tokens = json!([added(4096, "x y", true), added(4097, "x▁y", normalized)]);
+        TokenizerFile::new(&changed(&fixture(), &[("/added_tokens", tokens)]))
+    };
+    let err = alike(true).encoder(SpecialTokens::Text).err().unwrap().to_string();
+    let reason = "its added tokens \"x y\" and \"x▁y\" are the same text";
+    assert!(err.contains(reason), "{reason:?} is not in {err:?}");
+    assert_eq!(alike(false).encoder(SpecialTokens::Text).unwrap().name(), "fast");
+}
+
 /// Changes to the fixture tokenizer that our own encoder does not take, and a part of the reason.
 fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
     let metaspace = |replacement: &str, scheme: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": true});
@@ -273,11 +291,6 @@ fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
     no_byte["spare"] = id;
     let mut twice = json["model"]["vocab"].clone();
     twice["spare"] = twice["a"].clone();
-    let added = |id: u64, content: &str, normalized: bool| {
-        json!({"id": id, "content": content, "special": false, "normalized": normalized,
-            "lstrip": false, "rstrip": false, "single_word": false})
-    };
-    let alike = json!([added(4096, "x y", true), added(4097, "x▁y", true)]);
     // A new token's id is the number of entries, which a gap among the ids leaves to one of them.
     let mut gap = json["model"]["vocab"].clone();
     gap["▁ways"] = gap.as_object().unwrap().len().into();
@@ -307,7 +320,6 @@ fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (unknown("e".into()), "is part of a merge"),
         (vec![("/model/vocab", twice)], "two entries"),
         (collision, "share the id 4096"),
-        (vec![("/added_tokens", alike)], "like another once it is normalized"),
     ]
 }
 

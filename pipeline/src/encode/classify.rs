@@ -364,9 +364,6 @@ fn added(
             why.push(format!("its added token {content:?} is not in normal form C"));
         }
         let list = if token.normalized { &mut normalized } else { &mut raw };
-        if list.iter().any(|other: &Token| other.pattern == pattern) {
-            why.push(format!("its added token {content:?} is like another once it is normalized"));
-        }
         list.push(Token {
             pattern,
             id,
