@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipeline::corpus::Corpus;
-use pipeline::loader::{Loader, LoaderSpec};
+use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
 use pipeline::shard::{ShardSpec, ShardWriter};
 use schemas::manifest::{
@@ -100,7 +100,7 @@ fn plan(window_tokens: u64, corpus: &Corpus) -> Plan {
 
 /// Reads the whole epoch; returns the sum of the ids.
 fn read_epoch(corpus: &Arc<Corpus>, plan: &Arc<Plan>, window_tokens: u64, workers: usize) -> i64 {
-    let mut loader = Loader::start(LoaderSpec {
+    let mut loader: Loader<i64> = Loader::start(LoaderSpec {
         corpus: Arc::clone(corpus),
         plan: Arc::clone(plan),
         from_step: 0,
@@ -110,6 +110,8 @@ fn read_epoch(corpus: &Arc<Corpus>, plan: &Arc<Plan>, window_tokens: u64, worker
         micro_batch_windows: MICRO_BATCH_TOKENS / window_tokens,
         workers,
         ring_bytes: 64 << 20,
+        read_ahead_bytes: READ_AHEAD_BYTES,
+        pin: None,
     })
     .expect("a spec that fits the plan");
     let mut id_sum = 0;

@@ -2,7 +2,8 @@
 //! shards of each set, one set after the other. Documents keep the numbers that the manifest's order gives them.
 //!
 //! What is cheap is checked when a corpus is opened: the manifest, each shard's existence, length and
-//! header. The checksum of a block of ids is checked the first time that the block is read.
+//! header. The checksum of a block of ids is checked the first time that the block is read, and that its ids are below
+//! the vocabulary's size.
 //!
 //! **Invariant:** a read gives exactly the ids that the manifest's tokenizer wrote, or an error that
 //! names the file and the place.
@@ -10,18 +11,19 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use schemas::manifest::{self, Manifest, ManifestError};
 use schemas::run::ReadBackend;
-use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHeader, TokenBytes};
+use schemas::shard::{HEADER_BYTES, ShardError, ShardFooter, ShardHeader};
 
 use crate::set_streams::{MixedSeries, SetStream, set_streams};
-use crate::source::Source;
+pub use crate::widen::OutId;
 
-/// `BLOCK_BYTES` as a length in memory.
-const BLOCK_LEN: usize = BLOCK_BYTES as usize;
+mod shard;
+
+use shard::OpenShard;
+pub(crate) use shard::{ShardPlace, check_header};
 
 /// An open corpus; reading needs no lock, so threads share it in an `Arc`.
 #[derive(Debug)]
@@ -36,22 +38,6 @@ pub struct Corpus {
     sets: Vec<SetStream>,
     /// The footer that was read last, by the shard's position: look-ups of documents come in runs.
     recent_footer: Mutex<Option<(usize, Arc<ShardFooter>)>>,
-}
-
-#[derive(Debug)]
-struct OpenShard {
-    path: PathBuf,
-    source: Source,
-    header: ShardHeader,
-    /// Tokens of the corpus before this shard.
-    first_token: u64,
-    /// Documents of the corpus before this shard.
-    first_document: u64,
-    /// From the footer, which is read at the first touch.
-    block_crcs: OnceLock<Vec<u32>>,
-    /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory: the
-    /// ids are those of an immutable file, and to check a block twice is only work.
-    checked_blocks: Vec<AtomicU64>,
 }
 
 /// Why a corpus could not be opened or read.
@@ -117,10 +103,26 @@ pub enum CorpusError {
         /// From the manifest.
         expected: String,
     },
+    /// A shard became another after it was opened.
+    #[error(
+        "{}: the file {what} while it was read, of its bytes {first_byte}..{end_byte} last: no id read since is certain; \
+         put the corpus right (`patchmill verify`), and start again from the last checkpoint",
+        path.display()
+    )]
+    Changed {
+        /// The shard.
+        path: PathBuf,
+        /// What became of it: "was written to", "was removed or replaced".
+        what: &'static str,
+        /// Offset in the file of what was read last.
+        first_byte: u64,
+        /// Its end, exclusive.
+        end_byte: u64,
+    },
     /// A shard became shorter after it was opened.
     #[error(
         "{}: bytes {first_byte}..{end_byte} are gone: the file was cut to {found_bytes} bytes while it was read; \
-         restore it, and set loader.io = \"pread\" if files can change under a run",
+         put it back, check the corpus (`patchmill verify`), and start again from the last checkpoint",
         path.display()
     )]
     Shrunk {
@@ -156,10 +158,11 @@ pub enum CorpusError {
 impl CorpusError {
     /// Whether data differ from what describes them; else the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
-        use CorpusError::{Files, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk};
+        use CorpusError::{Changed, Files, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk};
         matches!(
             self,
-            Files { .. }
+            Changed { .. }
+                | Files { .. }
                 | Manifest { .. }
                 | Mismatch { .. }
                 | NoManifest { .. }
@@ -177,24 +180,6 @@ fn hint(source: &io::Error) -> &'static str {
             " (too many mappings: raise vm.max_map_count, or set loader.io = \"pread\")"
         }
         _ => "",
-    }
-}
-
-/// An id as the reader wants it: `u32` for tools, `i64` for tensors.
-pub trait TokenId: Copy {
-    /// The same number.
-    fn from_id(id: u32) -> Self;
-}
-
-impl TokenId for u32 {
-    fn from_id(id: u32) -> u32 {
-        id
-    }
-}
-
-impl TokenId for i64 {
-    fn from_id(id: u32) -> i64 {
-        id.into()
     }
 }
 
@@ -345,18 +330,21 @@ impl Corpus {
         Ok(parts)
     }
 
-    /// Fills `out` with the ids from `first_token` on, across the borders of shards.
-    pub fn read<T: TokenId>(&self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
-        self.check_tokens(first_token, out.len() as u64)?;
-        let (mut rest, mut next_token) = (out, first_token);
-        while !rest.is_empty() {
-            let shard = &self.shards[self.shard_of_token(next_token)];
-            let end = shard.tokens().end.min(next_token + rest.len() as u64);
-            let (part, after) = rest.split_at_mut((end - next_token) as usize);
-            shard.read(next_token - shard.first_token, part)?;
-            (rest, next_token) = (after, end);
+    /// Fills `out` with the ids from `first_token` on, across the borders of shards. Many are faster through a [`Reader`].
+    ///
+    /// # Panics
+    /// If `out` cannot hold every id of the vocabulary.
+    pub fn read<T: OutId>(&self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
+        self.reader().read(first_token, out)
+    }
+
+    /// A reader for one thread.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            corpus: self,
+            scratch: Vec::new(),
+            touched: vec![0; self.shards.len().div_ceil(64)],
         }
-        Ok(())
     }
 
     /// Tells the system that these tokens will be read soon.
@@ -410,6 +398,52 @@ impl Corpus {
     /// Position of the shard that holds a token of the corpus; no shard is empty.
     fn shard_of_token(&self, token: u64) -> usize {
         self.shards.partition_point(|shard| shard.first_token <= token) - 1
+    }
+}
+
+/// A [`Corpus`] in the hands of one thread, which remembers what it has read of.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    corpus: &'a Corpus,
+    /// Bytes that are not read in place.
+    scratch: Vec<u8>,
+    /// Bits of the shards that were read since the last [`Reader::check_unchanged`].
+    touched: Vec<u64>,
+}
+
+impl Reader<'_> {
+    /// Fills `out` with the ids from `first_token` on, across the borders of shards.
+    ///
+    /// # Panics
+    /// If `out` cannot hold every id of the vocabulary.
+    pub fn read<T: OutId>(&mut self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
+        let corpus = self.corpus;
+        assert!(corpus.vocab_size() <= T::VOCAB_SIZE_MAX, "{} ids", corpus.vocab_size());
+        corpus.check_tokens(first_token, out.len() as u64)?;
+        let (mut rest, mut next_token) = (out, first_token);
+        while !rest.is_empty() {
+            let index = corpus.shard_of_token(next_token);
+            let shard = &corpus.shards[index];
+            let end = shard.tokens().end.min(next_token + rest.len() as u64);
+            let (part, after) = rest.split_at_mut((end - next_token) as usize);
+            self.touched[index / 64] |= 1 << (index % 64);
+            shard.read(next_token - shard.first_token, part, &mut self.scratch)?;
+            (rest, next_token) = (after, end);
+        }
+        Ok(())
+    }
+
+    /// Whether the files that were read from since this was last asked are still those that were opened: their length,
+    /// their time of modification, and that they have a name. A question to the system for each of them.
+    pub fn check_unchanged(&mut self) -> Result<(), CorpusError> {
+        for (index, word) in self.touched.iter_mut().enumerate() {
+            while *word != 0 {
+                let bit = word.trailing_zeros() as usize;
+                self.corpus.shards[index * 64 + bit].check_unchanged()?;
+                *word &= *word - 1;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -468,222 +502,4 @@ fn check_lengths(dir: &Path, manifest: &Manifest) -> Result<(), CorpusError> {
         return Ok(());
     }
     Err(CorpusError::Files { dir: dir.to_owned(), shard_count: manifest.shards().count(), faults })
-}
-
-/// Where the manifest puts a shard.
-pub(crate) struct ShardPlace {
-    pub(crate) series_index: u64,
-    pub(crate) shard_index: u64,
-    /// Tokens of the corpus before it.
-    pub(crate) first_token: u64,
-    /// Documents of the corpus before it.
-    pub(crate) first_document: u64,
-}
-
-impl OpenShard {
-    fn open(
-        dir: &Path,
-        manifest: &Manifest,
-        record: &manifest::Shard,
-        place: ShardPlace,
-        backend: ReadBackend,
-    ) -> Result<OpenShard, CorpusError> {
-        let path = dir.join(&record.file.path);
-        let io = |action| {
-            let path = path.clone();
-            move |source| CorpusError::Io { action, path, source }
-        };
-        let source = Source::open(&path, backend).map_err(io("open"))?;
-        let file_bytes = source.byte_count().map_err(io("read the length of"))?;
-        let mut buffer = [0; HEADER_BYTES as usize];
-        let wanted = usize::try_from(file_bytes.min(HEADER_BYTES)).expect("at most a page");
-        let head = source.bytes(0, wanted, &mut buffer).map_err(io("read"))?;
-        let header = ShardHeader::decode(head, file_bytes)
-            .map_err(|source| CorpusError::Shard { path: path.clone(), source })?;
-        check_header(&path, &header, manifest, record, &place)?;
-        let block_count = header.block_count().expect("the header's sizes were checked");
-        let checked_blocks = (0..block_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        let ShardPlace { first_token, first_document, .. } = place;
-        let block_crcs = OnceLock::new();
-        Ok(OpenShard {
-            path,
-            source,
-            header,
-            first_token,
-            first_document,
-            block_crcs,
-            checked_blocks,
-        })
-    }
-
-    fn tokens(&self) -> Range<u64> {
-        self.first_token..self.first_token + self.header.token_count
-    }
-
-    fn read_footer(&self) -> Result<ShardFooter, CorpusError> {
-        let sizes = "the header's sizes were checked";
-        let offset = HEADER_BYTES + self.header.payload_bytes().expect(sizes);
-        let end = self.header.file_bytes().expect(sizes);
-        let mut buffer = vec![0; (end - offset) as usize];
-        let bytes = self
-            .source
-            .bytes(offset, (end - offset) as usize, &mut buffer)
-            .map_err(|source| self.read_error(source, offset, end))?;
-        ShardFooter::decode(bytes, &self.header).map_err(|source| self.shard_error(source))
-    }
-
-    fn block_crcs(&self) -> Result<&[u32], CorpusError> {
-        if self.block_crcs.get().is_none() {
-            let _other_thread_was_first = self.block_crcs.set(self.read_footer()?.block_crcs);
-        }
-        Ok(self.block_crcs.get().expect("it was just set"))
-    }
-
-    /// Fills `out` with the ids from `first_token` of this shard on; the caller checked the range.
-    fn read<T: TokenId>(&self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
-        let mut buffer = [0; BLOCK_LEN];
-        let block_tokens = BLOCK_BYTES / u64::from(self.header.token_bytes.get());
-        let (mut rest, mut next_token) = (out, first_token);
-        while !rest.is_empty() {
-            let block_end = (next_token / block_tokens + 1) * block_tokens;
-            let end = block_end.min(next_token + rest.len() as u64);
-            let (part, after) = rest.split_at_mut((end - next_token) as usize);
-            self.read_in_block(next_token, part, &mut buffer)?;
-            (rest, next_token) = (after, end);
-        }
-        Ok(())
-    }
-
-    /// The same for ids of a single block. An unchecked block is read as a whole.
-    fn read_in_block<T: TokenId>(
-        &self,
-        first_token: u64,
-        out: &mut [T],
-        buffer: &mut [u8; BLOCK_LEN],
-    ) -> Result<(), CorpusError> {
-        let token_bytes = u64::from(self.header.token_bytes.get());
-        let payload_bytes = self.header.payload_bytes().expect("the header's sizes were checked");
-        let wanted = first_token * token_bytes..(first_token + out.len() as u64) * token_bytes;
-        let block_index = wanted.start / BLOCK_BYTES;
-        let block_first = block_index * BLOCK_BYTES;
-        let block = block_first..payload_bytes.min(block_first + BLOCK_BYTES);
-        let checked = self.is_checked(block_index);
-        let read = if checked { wanted.clone() } else { block };
-        let (offset, byte_count) = (HEADER_BYTES + read.start, (read.end - read.start) as usize);
-        let io = |source| self.read_error(source, offset, offset + byte_count as u64);
-        let bytes = self.source.bytes(offset, byte_count, buffer).map_err(io)?;
-        if !checked {
-            self.check_block(block_index, offset, bytes)?;
-        }
-        let skip = (wanted.start - read.start) as usize;
-        let ids = &bytes[skip..skip + (wanted.end - wanted.start) as usize];
-        let max = match self.header.token_bytes {
-            TokenBytes::Two => copy_ids(ids, out, |id: [u8; 2]| u16::from_le_bytes(id).into()),
-            TokenBytes::Four => copy_ids(ids, out, u32::from_le_bytes),
-        };
-        self.source.check_holds(offset, byte_count).map_err(io)?;
-        if u64::from(max) >= self.header.vocab_size {
-            return Err(self.id_error(first_token, ids));
-        }
-        Ok(())
-    }
-
-    fn is_checked(&self, block_index: u64) -> bool {
-        let word = &self.checked_blocks[(block_index / 64) as usize];
-        word.load(Ordering::Relaxed) & (1 << (block_index % 64)) != 0
-    }
-
-    fn check_block(&self, block_index: u64, offset: u64, bytes: &[u8]) -> Result<(), CorpusError> {
-        let expected = self.block_crcs()?[block_index as usize];
-        let found = crc32c::crc32c(bytes);
-        if found != expected {
-            let (first_byte, end_byte) = (offset, offset + bytes.len() as u64);
-            return Err(self.shard_error(ShardError::Block {
-                block_index,
-                first_byte,
-                end_byte,
-                found,
-                expected,
-            }));
-        }
-        let word = &self.checked_blocks[(block_index / 64) as usize];
-        word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Names the first of `ids` that is not below the vocabulary size.
-    fn id_error(&self, first_token: u64, ids: &[u8]) -> CorpusError {
-        let vocab_size = self.header.vocab_size;
-        let found = ids.chunks_exact(self.header.token_bytes.get() as usize).map(|id| match *id {
-            [low, high] => u32::from(u16::from_le_bytes([low, high])),
-            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
-            _ => unreachable!("an id has 2 or 4 bytes"),
-        });
-        let (index, found) = (first_token..)
-            .zip(found)
-            .find(|(_, id)| u64::from(*id) >= vocab_size)
-            .expect("the largest of these ids is too large");
-        self.shard_error(ShardError::Id { token_index: index, found, vocab_size })
-    }
-
-    fn shard_error(&self, source: ShardError) -> CorpusError {
-        CorpusError::Shard { path: self.path.clone(), source }
-    }
-
-    fn read_error(&self, source: io::Error, first_byte: u64, end_byte: u64) -> CorpusError {
-        let path = self.path.clone();
-        match self.source.byte_count() {
-            Ok(found_bytes) if source.kind() == io::ErrorKind::UnexpectedEof => {
-                CorpusError::Shrunk { path, first_byte, end_byte, found_bytes }
-            }
-            _ => CorpusError::Io { action: "read", path, source },
-        }
-    }
-}
-
-/// Decodes `bytes` into `out` and returns the largest id.
-fn copy_ids<T: TokenId, const N: usize>(
-    bytes: &[u8],
-    out: &mut [T],
-    decode: impl Fn([u8; N]) -> u32,
-) -> u32 {
-    let (ids, rest) = bytes.as_chunks::<N>();
-    assert!(rest.is_empty() && ids.len() == out.len(), "whole ids, as many as asked for");
-    let mut max = 0;
-    for (slot, id) in out.iter_mut().zip(ids) {
-        let id = decode(*id);
-        max = max.max(id);
-        *slot = T::from_id(id);
-    }
-    max
-}
-
-/// Compares a shard's header with what the manifest says.
-pub(crate) fn check_header(
-    path: &Path,
-    header: &ShardHeader,
-    manifest: &Manifest,
-    record: &manifest::Shard,
-    place: &ShardPlace,
-) -> Result<(), CorpusError> {
-    let tokenizer = blake3::Hash::from_bytes(header.tokenizer).to_hex().to_string();
-    let number = |number: u64| number.to_string();
-    for (field, found, expected) in [
-        ("tokenizer fingerprint", tokenizer, manifest.tokenizer.fingerprint.clone()),
-        ("vocab_size", number(header.vocab_size), number(manifest.tokenizer.vocab_size)),
-        (
-            "token_bytes",
-            number(header.token_bytes.get().into()),
-            number(manifest.token_bytes.into()),
-        ),
-        ("token_count", number(header.token_count), number(record.token_count)),
-        ("document_count", number(header.document_count), number(record.document_count)),
-        ("series_index", number(header.series_index), number(place.series_index)),
-        ("shard_index", number(header.shard_index), number(place.shard_index)),
-    ] {
-        if found != expected {
-            return Err(CorpusError::Mismatch { path: path.to_owned(), field, found, expected });
-        }
-    }
-    Ok(())
 }

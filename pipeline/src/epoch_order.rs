@@ -5,11 +5,14 @@
 //! permutes those; `r` windows of level k lie in one of level k - 1.
 //!
 //! **Invariant:** each place of the subset is read once, by one level, but for what the last level leaves;
-//! `find` is the inverse of `subset_offset`.
+//! `find` is the inverse of `subset_offsets`.
 
 use std::ops::Range;
 
 use crate::permute::Permutation;
+
+/// Offsets that are looked up together.
+const CHUNK: usize = 64;
 
 /// The order of one pass over a stream's subset: its levels, the first phase's at the bottom.
 pub(crate) struct EpochOrder {
@@ -68,23 +71,36 @@ impl EpochOrder {
         EpochOrder { epoch, levels }
     }
 
-    /// Where in the subset the phase's window lies that stands at `epoch_offset` in reading order.
-    pub(crate) fn subset_offset(&self, phase_index: usize, epoch_offset: u64) -> u64 {
+    /// Where in the subset the phase's windows lie that stand at these offsets in reading order; takes the offsets'
+    /// place.
+    pub(crate) fn subset_offsets(&self, phase_index: usize, offsets: &mut [u64]) {
         let top = self.levels.iter().position(|level| level.phase_index == phase_index);
-        let mut depth = top.expect("the phase reads at this place of the epoch");
-        let mut index = self.levels[depth].index_of(epoch_offset);
-        let mut offset_in_window = 0;
-        loop {
+        let top = top.expect("the phase reads at these places of the epoch");
+        for chunk in offsets.chunks_mut(CHUNK) {
+            self.descend(top, chunk);
+        }
+    }
+
+    fn descend(&self, top: usize, offsets: &mut [u64]) {
+        for offset in &mut *offsets {
+            *offset = self.levels[top].index_of(*offset);
+        }
+        let mut in_window = [0; CHUNK];
+        for depth in (0..=top).rev() {
             let level = &self.levels[depth];
-            let place = level.order.apply(index);
+            level.order.apply_all(offsets);
+            let places = offsets.iter_mut().zip(&mut in_window);
             if depth == 0 {
-                return place * level.window_tokens + offset_in_window;
+                places.for_each(|(place, within)| *place = *place * level.window_tokens + *within);
+                return;
             }
             let below = &self.levels[depth - 1];
             let parts = below.window_tokens / level.window_tokens;
-            offset_in_window += place % parts * level.window_tokens;
-            index = below.index_of(level.first_offset) + place / parts;
-            depth -= 1;
+            let first = below.index_of(level.first_offset);
+            for (place, within) in places {
+                *within += *place % parts * level.window_tokens;
+                *place = first + *place / parts;
+            }
         }
     }
 

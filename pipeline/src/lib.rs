@@ -14,8 +14,9 @@
 //! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, `lock` who may write there, `kept`
 //!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
 //! - [`tasks`] and [`merge`]: the same by several machines.
-//! - [`source`]: bytes of a file, memory-mapped or by `pread`.
-//! - [`corpus`]: shards of a manifest as one checked stream of tokens; [`set_streams`] says which belong to a set.
+//! - [`source`]: bytes of a file, memory-mapped or by `pread`; [`lost_pages`] says what a mapped file lost.
+//! - [`corpus`]: shards of a manifest as one checked stream of tokens, which `widen` makes the reader's; [`set_streams`] says
+//!   which belong to a set.
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
@@ -68,6 +69,7 @@ pub mod report;
 pub mod stop;
 pub mod tasks;
 
+pub mod lost_pages;
 pub mod source;
 
 pub mod corpus;
@@ -78,6 +80,7 @@ mod inspect_tokenizer;
 mod rate;
 pub mod set_streams;
 pub mod verify;
+mod widen;
 
 pub mod permute;
 

@@ -8,8 +8,12 @@
 //! groups of `group` indexes, and the indexes inside each group. The last group may be smaller; it takes
 //! its place in the order as any other, and what comes after it moves up.
 //!
-//! **Invariant:** for every key, `apply` is a bijection of `0..count` and `invert` is its inverse.
+//! **Invariant:** for every key, `apply` is a bijection of `0..count`, `apply_all` does the same to many at once, and
+//! `invert` is their inverse.
 
+mod lanes;
+
+use lanes::LANES;
 use siphasher::sip::SipHasher13;
 
 /// The largest `count` of a permutation.
@@ -19,6 +23,10 @@ pub const COUNT_MAX: u64 = 1 << 62;
 const SMALL_BITS: u32 = 20;
 const ROUNDS: u32 = 12;
 const SMALL_ROUNDS: u32 = 32;
+/// Indexes that [`Permutation::apply_all`] turns together.
+const CHUNK: usize = 64;
+/// From so many on, all lanes cost less than one after the other.
+const WORTH_LANES: usize = 3;
 
 /// What a permutation is for; another purpose or seed gives an unrelated permutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +100,8 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Network {
     hasher: SipHasher13,
+    /// The same hash for several words at once.
+    keys: lanes::Keys,
     rounds: u32,
     /// The halves need not be of equal width: rounds change the left and the right half in turn.
     left_bits: u32,
@@ -131,6 +141,7 @@ impl Permutation {
         let bits = bits(count);
         let network = Network {
             hasher: SipHasher13::new_with_keys(key.first, key.second),
+            keys: lanes::Keys::new(key.first, key.second),
             rounds,
             left_bits: bits / 2,
             right_bits: bits - bits / 2,
@@ -193,6 +204,49 @@ impl Permutation {
         }
     }
 
+    /// Replaces each of `indexes` by where it goes: the same as [`Permutation::apply`], several times as fast.
+    ///
+    /// # Panics
+    /// Unless all are below `count`.
+    pub fn apply_all(&self, indexes: &mut [u64]) {
+        if let Kind::Network(network) = &self.kind {
+            indexes.iter().for_each(|&index| self.check(index));
+            for chunk in indexes.chunks_mut(CHUNK) {
+                self.walk_all(network, chunk);
+            }
+        } else {
+            indexes.iter_mut().for_each(|index| *index = self.apply(*index));
+        }
+    }
+
+    /// Turns those that are still outside once more, until none is; the last few one by one.
+    fn walk_all(&self, network: &Network, places: &mut [u64]) {
+        let mut open: [usize; CHUNK] = std::array::from_fn(|at| at);
+        let mut open_count = places.len();
+        while open_count >= WORTH_LANES {
+            let mut still_open = 0;
+            for first in (0..open_count).step_by(LANES) {
+                let count = LANES.min(open_count - first);
+                // Lanes for which there is nothing left do the last one's work again.
+                let ats: [usize; LANES] =
+                    std::array::from_fn(|lane| open[first + lane.min(count - 1)]);
+                let mut turned = ats.map(|at| places[at]);
+                network.encrypt_lanes(&mut turned);
+                for (at, place) in ats.into_iter().zip(turned).take(count) {
+                    places[at] = place;
+                    if place >= self.count {
+                        open[still_open] = at; // no further than what was read of it
+                        still_open += 1;
+                    }
+                }
+            }
+            open_count = still_open;
+        }
+        for &at in &open[..open_count] {
+            places[at] = self.walk(places[at], |place| network.encrypt(place));
+        }
+    }
+
     fn check(&self, index: u64) {
         assert!(index < self.count, "index {index} of a permutation of {}", self.count);
     }
@@ -252,6 +306,19 @@ impl Network {
             self.turn(round, &mut halves);
         }
         self.join(halves)
+    }
+
+    /// [`Network::encrypt`] of each lane.
+    fn encrypt_lanes(&self, lanes: &mut [u64; LANES]) {
+        let mut left = lanes.map(|index| index >> self.right_bits);
+        let mut right = lanes.map(|index| index & mask(self.right_bits));
+        lanes::turn(
+            &self.keys,
+            self.rounds,
+            (&mut left, mask(self.left_bits)),
+            (&mut right, mask(self.right_bits)),
+        );
+        *lanes = std::array::from_fn(|lane| self.join((left[lane], right[lane])));
     }
 
     fn decrypt(&self, index: u64) -> u64 {

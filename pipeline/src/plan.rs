@@ -80,6 +80,12 @@ pub struct Window {
     pub token_count: u64,
 }
 
+impl Window {
+    /// None yet.
+    const NOWHERE: Window =
+        Window { epoch: 0, phase_index: 0, stream_index: 0, first_token: 0, token_count: 0 };
+}
+
 /// When a token is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
@@ -369,6 +375,27 @@ impl Plan {
         self.interleave.count_before(stream_index, step * self.step_blocks())
     }
 
+    /// Which stream and pass the window in `slot` of `step` is of, and where in the pass' reading order it stands; its place
+    /// in the corpus is left open.
+    fn place(&self, phase_index: usize, step: u64, slot: u64) -> (Window, u64) {
+        let Phase { window_tokens, windows_per_step, .. } = self.phases[phase_index];
+        assert!(slot < windows_per_step, "slot {slot} of {windows_per_step}");
+        // The step's blocks stand in the order of the interleave. Their windows are taken round by round, one
+        // of each block; in that order each stream's windows of the step are numbered, and so go on in its order.
+        let step_blocks = self.step_blocks();
+        let (round, in_round) = (slot / step_blocks, slot % step_blocks);
+        let (stream_index, rank) = self.interleave.locate(step * step_blocks + in_round);
+        let first_block = self.stream_blocks_before(stream_index, step);
+        let blocks = self.stream_blocks_before(stream_index, step + 1) - first_block;
+        let in_step = round * blocks + (rank - first_block);
+        let position = first_block * self.block_tokens + in_step * window_tokens;
+        let epoch_tokens = self.streams[stream_index].subset_tokens();
+        let epoch = position / epoch_tokens;
+        let window =
+            Window { epoch, phase_index, stream_index, first_token: 0, token_count: window_tokens };
+        (window, position % epoch_tokens)
+    }
+
     /// Tokens of a stream that the steps before `step` read.
     fn stream_position(&self, stream_index: usize, step: u64) -> u64 {
         self.stream_blocks_before(stream_index, step) * self.block_tokens
@@ -413,6 +440,9 @@ impl Plan {
     }
 }
 
+/// Windows that a [`Cursor`] looks up together.
+const CHUNK: usize = 64;
+
 /// Looks windows and tokens of a plan up; remembers each stream's order of the pass that it was last asked for.
 pub struct Cursor<'a> {
     plan: &'a Plan,
@@ -425,27 +455,56 @@ impl Cursor<'_> {
     /// # Panics
     /// Unless `step < step_count` and `slot` is below the step's number of windows.
     pub fn window(&mut self, step: u64, slot: u64) -> Window {
+        let mut windows = [Window::NOWHERE];
+        self.fill(step, slot, &mut windows);
+        windows[0]
+    }
+
+    /// The windows in the `slots` of `step`, in order, take the place of what `windows` held: as [`Plan::windows`],
+    /// several times as fast.
+    ///
+    /// # Panics
+    /// Unless `step < step_count` and the slots are below the step's number of windows.
+    pub fn windows(&mut self, step: u64, slots: Range<u64>, windows: &mut Vec<Window>) {
+        let count = usize::try_from(slots.end - slots.start).expect("windows that fit memory");
+        windows.clear();
+        windows.resize(count, Window::NOWHERE);
+        for (first_slot, chunk) in slots.step_by(CHUNK).zip(windows.chunks_mut(CHUNK)) {
+            self.fill(step, first_slot, chunk);
+        }
+    }
+
+    /// Fills in at most `CHUNK` windows from `first_slot` on. Those of one pass over one stream are looked up together.
+    fn fill(&mut self, step: u64, first_slot: u64, windows: &mut [Window]) {
         let plan = self.plan;
         let phase_index = plan.phase_index_of(step);
-        let Phase { window_tokens, windows_per_step, .. } = plan.phases[phase_index];
-        assert!(slot < windows_per_step, "slot {slot} of {windows_per_step}");
-        // The step's blocks stand in the order of the interleave. Their windows are taken round by round, one
-        // of each block; in that order each stream's windows of the step are numbered, and so go on in its order.
-        let step_blocks = plan.step_blocks();
-        let (round, in_round) = (slot / step_blocks, slot % step_blocks);
-        let (stream_index, rank) = plan.interleave.locate(step * step_blocks + in_round);
-        let first_block = plan.stream_blocks_before(stream_index, step);
-        let blocks = plan.stream_blocks_before(stream_index, step + 1) - first_block;
-        let in_step = round * blocks + (rank - first_block);
-        let position = first_block * plan.block_tokens + in_step * window_tokens;
-        let stream = &plan.streams[stream_index];
-        let (epoch, epoch_offset) =
-            (position / stream.subset_tokens(), position % stream.subset_tokens());
-        let offset = self.order(stream_index, epoch).subset_offset(phase_index, epoch_offset);
-        let block = stream.subset.apply(offset / plan.block_tokens);
-        let in_stream = block * plan.block_tokens + offset % plan.block_tokens;
-        let first_token = stream.first_token + in_stream;
-        Window { epoch, phase_index, stream_index, first_token, token_count: window_tokens }
+        let mut offsets = [0; CHUNK];
+        for (slot, (window, offset)) in (first_slot..).zip(windows.iter_mut().zip(&mut offsets)) {
+            (*window, *offset) = plan.place(phase_index, step, slot);
+        }
+        let (mut open, mut same, mut at) = (windows.len(), [0; CHUNK], [0; CHUNK]);
+        let mut is_done = [false; CHUNK];
+        while open > 0 {
+            let first = is_done.iter().position(|done| !done).expect("one is open");
+            let Window { epoch, stream_index, .. } = windows[first];
+            let mut count = 0;
+            for (index, window) in windows.iter().enumerate().skip(first) {
+                if (window.epoch, window.stream_index) == (epoch, stream_index) {
+                    (same[count], at[count], is_done[index]) = (offsets[index], index, true);
+                    count += 1;
+                }
+            }
+            let stream = &plan.streams[stream_index];
+            self.order(stream_index, epoch).subset_offsets(phase_index, &mut same[..count]);
+            let mut blocks = same.map(|offset| offset / plan.block_tokens);
+            stream.subset.apply_all(&mut blocks[..count]);
+            for lane in 0..count {
+                let in_block = same[lane] % plan.block_tokens;
+                windows[at[lane]].first_token =
+                    stream.first_token + blocks[lane] * plan.block_tokens + in_block;
+            }
+            open -= count;
+        }
     }
 
     /// When pass `epoch` over its stream reads `token`; as [`Plan::find`].

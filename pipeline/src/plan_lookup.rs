@@ -21,6 +21,18 @@ pub struct RankOf {
     world_size: u64,
 }
 
+impl RankOf {
+    /// From 0.
+    pub fn rank(self) -> u64 {
+        self.rank
+    }
+
+    /// Parts that a step is cut into.
+    pub fn world_size(self) -> u64 {
+        self.world_size
+    }
+}
+
 /// Reads `r/W`, such as `0/8`.
 pub fn parse_rank(text: &str) -> Result<RankOf, String> {
     let parts = text.split_once('/');

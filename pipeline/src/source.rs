@@ -1,80 +1,92 @@
 //! Bytes of one file by offset, memory-mapped or by `pread`: the two ways in which shards are read.
 //!
-//! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files that
-//! may shrink while they are read: a mapped file that shrinks can end the process by SIGBUS.
+//! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files that may shrink while
+//! they are read: what a mapped file lost reads as zeros ([`crate::lost_pages`]), and a read of it is an error.
 //!
-//! **Invariant:** both ways give the same bytes or an error; the file's length is asked for before and
-//! after bytes of a mapping are used, so that a file that shrank is an error and not a run of zeros.
+//! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was when it was opened.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use memmap2::{Advice, Mmap};
 use schemas::run::ReadBackend;
 
+use crate::lost_pages::{Watch, watch};
+
 /// A file that is open for reading at any offset, by any number of threads.
 #[derive(Debug)]
 pub struct Source {
-    file: File,
+    /// Ends before the mapping does.
+    _watch: Option<Watch>,
     map: Option<Mmap>,
+    file: File,
+}
+
+/// What tells a file from what it becomes when somebody changes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileState {
+    /// Length.
+    pub byte_count: u64,
+    /// Time of the last modification: seconds and nanoseconds.
+    pub modified: (i64, i64),
+    /// A folder still names it: it was not removed, and nothing was renamed onto it.
+    pub has_name: bool,
 }
 
 impl Source {
     /// Opens the file at `path`.
-    pub fn open(path: &Path, backend: ReadBackend) -> io::Result<Source> {
+    pub fn open(path: &Path, backend: ReadBackend) -> io::Result<(Source, FileState)> {
         let file = File::open(path)?;
         let map = match backend {
             ReadBackend::Mmap => Some(map(&file)?),
             ReadBackend::Pread => None,
         };
-        Ok(Source { file, map })
+        let _watch = map.as_ref().map(watch).transpose()?;
+        let source = Source { _watch, map, file };
+        let state = source.state()?;
+        Ok((source, state))
     }
 
-    /// Length of the file as it is now, in bytes.
-    pub fn byte_count(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+    /// The file as it is now.
+    pub fn state(&self) -> io::Result<FileState> {
+        let metadata = self.file.metadata()?;
+        Ok(FileState {
+            byte_count: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            has_name: metadata.nlink() > 0,
+        })
     }
 
     /// The bytes `offset..offset + byte_count`: a part of the mapping, or of `buffer` after a read.
     ///
-    /// A file that ends before that is an error of kind `UnexpectedEof`.
-    ///
-    /// # Panics
-    /// If `buffer` holds less than `byte_count`.
+    /// A file that ends before that is an error of kind `UnexpectedEof`; of a mapping only if it did so when it was opened.
     pub fn bytes<'a>(
         &'a self,
         offset: u64,
         byte_count: usize,
-        buffer: &'a mut [u8],
+        buffer: &'a mut Vec<u8>,
     ) -> io::Result<&'a [u8]> {
-        let buffer = &mut buffer[..byte_count];
         let Some(map) = &self.map else {
+            if buffer.len() < byte_count {
+                buffer.resize(byte_count, 0);
+            }
+            let buffer = &mut buffer[..byte_count];
             self.file.read_exact_at(buffer, offset)?;
             return Ok(buffer);
         };
-        self.check_holds(offset, byte_count)?;
         let first = usize::try_from(offset).map_err(io::Error::other)?;
         let end = first.checked_add(byte_count).ok_or(io::ErrorKind::UnexpectedEof)?;
         map.get(first..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// An error of kind `UnexpectedEof` if the file is mapped and no longer holds
-    /// `offset..offset + byte_count`.
+    /// Fills `buffer` with the bytes from `offset` on by a read, also where the file is mapped.
     ///
-    /// To be asked once more after the bytes of a mapping were used: what the file lost in between
-    /// reads as zeros up to the end of its last page.
-    pub fn check_holds(&self, offset: u64, byte_count: usize) -> io::Result<()> {
-        if self.map.is_none() {
-            return Ok(());
-        }
-        let found_bytes = self.byte_count()?;
-        match offset.checked_add(byte_count as u64) {
-            Some(end) if end <= found_bytes => Ok(()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+    /// A file that ends before that is an error of kind `UnexpectedEof`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
     }
 
     /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes of
@@ -98,8 +110,8 @@ impl Source {
 fn map(file: &File) -> io::Result<Mmap> {
     #[expect(unsafe_code, reason = "zero-copy read path: no copy into a buffer of ours")]
     // SAFETY: sound while nobody writes or truncates the file. Shards are immutable: their writer
-    // renames a complete temporary file into place and never reopens it. The length is checked around
-    // each use, and the `pread` back end, which needs no such promise, passes the same tests.
+    // renames a complete temporary file into place and never reopens it. A file that changes all the same is found by
+    // asking about it, and the `pread` back end, which needs no such promise, passes the same tests.
     unsafe {
         Mmap::map(file)
     }

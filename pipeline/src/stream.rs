@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, OutId};
 use crate::folder::UsageError;
-use crate::loader::{Batch, Digest, Loader, LoaderSpec};
-use crate::numbers::{format_count, parse_count};
+use crate::loader::{Batch, Digest, Loader, LoaderSpec, READ_AHEAD_BYTES};
+use crate::numbers::{format_count, parse_count, parse_positive_count};
 use crate::plan::Plan;
 use crate::plan_command::RunArgs;
+use crate::plan_lookup::{RankOf, parse_rank};
 use crate::run_file::Run;
 
 /// Arguments of `patchmill stream`.
@@ -25,18 +26,21 @@ pub struct StreamArgs {
     #[command(flatten)]
     run: RunArgs,
     /// The first step.
-    #[arg(long, default_value = "0", value_parser = parse_count)]
+    #[arg(long = "from", alias = "from-step", value_name = "STEP", default_value = "0", value_parser = parse_count)]
     from_step: u64,
     /// Read this many steps; all the rest when not given.
     #[arg(long, value_parser = parse_count)]
     steps: Option<u64>,
-    /// Read the part of this rank.
-    #[arg(long, default_value = "0", value_parser = parse_count)]
-    rank: u64,
-    /// Cut each step into the parts of this many ranks.
-    #[arg(long, default_value = "1", value_parser = parse_count)]
-    world_size: u64,
-    /// What becomes of the ids: nothing, a digest of them, or a file of little-endian u32.
+    /// Read the part of each step that rank r of W reads.
+    #[arg(long, value_name = "r/W", value_parser = parse_rank)]
+    rank: Option<RankOf>,
+    /// Reading threads, in place of loader.workers.
+    #[arg(long, value_parser = parse_positive_count)]
+    workers: Option<u64>,
+    /// How ids are delivered: u16 or u32 as shards have them, i32 or i64 as tensors want them.
+    #[arg(long, value_enum, default_value_t = Output::I64)]
+    output: Output,
+    /// What becomes of the ids: nothing (null), a digest of them, or a file of little-endian u32.
     #[arg(long, num_args = 1..=2, value_names = ["KIND", "PATH"], default_value = "digest")]
     sink: Vec<String>,
     /// Print one JSON object instead.
@@ -44,15 +48,23 @@ pub struct StreamArgs {
     json: bool,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Output {
+    U16,
+    U32,
+    I32,
+    I64,
+}
+
 enum Sink {
-    None,
+    Null,
     Digest(Digest),
     File { path: PathBuf, out: BufWriter<File> },
 }
 
 /// A `--sink` that is none.
 #[derive(Debug, thiserror::Error)]
-#[error("--sink {found}; expected none, digest, or file PATH")]
+#[error("--sink {found}; expected null, digest, or file PATH")]
 pub struct SinkError {
     found: String,
 }
@@ -60,7 +72,7 @@ pub struct SinkError {
 impl Sink {
     fn new(words: &[String]) -> anyhow::Result<Sink> {
         match words.iter().map(String::as_str).collect::<Vec<&str>>()[..] {
-            ["none"] => Ok(Sink::None),
+            ["null" | "none"] => Ok(Sink::Null),
             ["digest"] => Ok(Sink::Digest(Digest::default())),
             ["file", path] => {
                 let path = PathBuf::from(path);
@@ -72,14 +84,19 @@ impl Sink {
         }
     }
 
-    fn take(&mut self, plan: &Plan, batch: &Batch, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn take<T: OutId>(
+        &mut self,
+        plan: &Plan,
+        batch: &Batch<T>,
+        bytes: &mut Vec<u8>,
+    ) -> anyhow::Result<()> {
         match self {
-            Sink::None => {}
+            Sink::Null => {}
             Sink::Digest(digest) => digest.add(plan, batch),
             Sink::File { path, out } => {
                 bytes.clear();
-                for &id in &batch.ids {
-                    let id = u32::try_from(id).expect("ids come from a corpus, which has u32");
+                for id in batch.ids.iter() {
+                    let id = u32::try_from(id.number()).expect("ids of a corpus are u32");
                     bytes.extend_from_slice(&id.to_le_bytes());
                 }
                 out.write_all(bytes).with_context(|| format!("write {}", path.display()))?;
@@ -90,7 +107,7 @@ impl Sink {
 
     fn finish(&mut self) -> anyhow::Result<Option<Digest>> {
         match self {
-            Sink::None => Ok(None),
+            Sink::Null => Ok(None),
             Sink::Digest(digest) => Ok(Some(*digest)),
             Sink::File { path, out } => {
                 let written = out.flush().and_then(|()| out.get_ref().sync_all());
@@ -105,6 +122,11 @@ impl Sink {
 struct Summary {
     steps: u64,
     tokens: u64,
+    /// Of the shards, that were read.
+    bytes: u64,
+    /// For the manifest, the shards' headers and the plan.
+    open: Duration,
+    /// From then on.
     elapsed: Duration,
     first_batch: Duration,
     waited: Duration,
@@ -120,28 +142,46 @@ pub fn stream(args: &StreamArgs) -> anyhow::Result<()> {
     let plan = run.plan_of(corpus.manifest())?;
     if args.from_step >= plan.step_count() {
         return Err(UsageError(format!(
-            "--from-step is {}; the plan has {} steps, numbered from 0",
+            "--from is {}; the plan has {} steps, numbered from 0",
             args.from_step,
             plan.step_count()
         ))
         .into());
     }
-    let plan = Arc::new(plan);
-    let spec = loader_spec(args, &run, corpus, plan.clone());
-    let steps = spec.end_step.saturating_sub(spec.from_step);
-    let mut loader = Loader::start(spec)?;
-    let mut sink = Sink::new(&args.sink)?;
+    let spec = loader_spec(args, &run, corpus, Arc::new(plan));
+    let open = started.elapsed();
+    let summary = match args.output {
+        Output::U16 => read::<u16>(&spec, &args.sink, open),
+        Output::U32 => read::<u32>(&spec, &args.sink, open),
+        Output::I32 => read::<i32>(&spec, &args.sink, open),
+        Output::I64 => read::<i64>(&spec, &args.sink, open),
+    };
+    print(&summary?, args.json)
+}
+
+fn read<T: OutId>(spec: &LoaderSpec, sink: &[String], open: Duration) -> anyhow::Result<Summary> {
+    let started = Instant::now();
+    let mut loader: Loader<T> = Loader::start(spec.clone())?;
+    let mut sink = Sink::new(sink)?;
     let (mut tokens, mut first_batch, mut bytes) = (0, None, Vec::new());
     while let Some(batch) = loader.next_batch()? {
         first_batch.get_or_insert_with(|| started.elapsed());
         tokens += batch.ids.len() as u64;
-        sink.take(&plan, &batch, &mut bytes)?;
+        sink.take(&spec.plan, &batch, &mut bytes)?;
         loader.recycle(batch);
     }
     let digest = sink.finish()?;
-    let (elapsed, waited) = (started.elapsed(), loader.waited());
-    let first_batch = first_batch.unwrap_or(elapsed);
-    print(&Summary { steps, tokens, elapsed, first_batch, waited, digest }, args.json)
+    let elapsed = started.elapsed();
+    Ok(Summary {
+        steps: spec.end_step - spec.from_step, // in this order, or the loader would not have started
+        tokens,
+        bytes: tokens * u64::from(spec.corpus.manifest().token_bytes),
+        open,
+        elapsed,
+        first_batch: first_batch.unwrap_or(elapsed),
+        waited: loader.waited(),
+        digest,
+    })
 }
 
 fn loader_spec(args: &StreamArgs, run: &Run, corpus: Arc<Corpus>, plan: Arc<Plan>) -> LoaderSpec {
@@ -150,31 +190,39 @@ fn loader_spec(args: &StreamArgs, run: &Run, corpus: Arc<Corpus>, plan: Arc<Plan
         Some(steps) => args.from_step.saturating_add(steps), // the loader refuses what is not there
         None => step_count,
     };
+    let loader = &run.file.loader;
+    let (rank, world_size) = args.rank.map_or((0, 1), |part| (part.rank(), part.world_size()));
     LoaderSpec {
         corpus,
         plan,
         from_step: args.from_step,
         end_step,
-        rank: args.rank,
-        world_size: args.world_size,
+        rank,
+        world_size,
         micro_batch_windows: run.file.train.micro_batch_windows,
-        workers: run.file.loader.workers,
-        ring_bytes: run.file.loader.ring_bytes,
+        workers: args.workers.map_or(loader.workers, |workers| workers as usize),
+        ring_bytes: loader.ring_bytes,
+        read_ahead_bytes: loader.read_ahead_bytes.unwrap_or(READ_AHEAD_BYTES),
+        pin: None,
     }
 }
 
 fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
-    let Summary { steps, tokens, .. } = *summary;
+    let Summary { steps, tokens, bytes, .. } = *summary;
     let seconds = summary.elapsed.as_secs_f64();
-    let tokens_per_sec = tokens as f64 / seconds;
-    let first_batch_ms = summary.first_batch.as_secs_f64() * 1e3;
+    let (tokens_per_sec, bytes_per_sec) = (tokens as f64 / seconds, bytes as f64 / seconds);
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let (open_ms, first_batch_ms) = (ms(summary.open), ms(summary.first_batch));
     let digest = summary.digest.map(|digest| digest.0);
     let mut out = std::io::stdout().lock();
     if json {
         let object = json!({
             "tokens": tokens,
+            "bytes": bytes,
             "seconds": seconds,
             "tokens_per_sec": tokens_per_sec,
+            "bytes_per_sec": bytes_per_sec,
+            "open_ms": open_ms,
             "first_batch_ms": first_batch_ms,
             "waited_seconds": summary.waited.as_secs_f64(),
             "digest": digest,
@@ -185,10 +233,12 @@ fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "{} steps, {} tokens in {seconds:.3} s: {:.1} M tokens/s; first batch after {first_batch_ms:.1} ms; waited {:.3} s",
+        "{} steps, {} tokens in {seconds:.3} s: {:.1} M tokens/s, {:.2} GB/s of shards\n\
+         opened in {open_ms:.1} ms, first batch {first_batch_ms:.1} ms later; waited {:.3} s",
         format_count(steps),
         format_count(tokens),
         tokens_per_sec / 1e6,
+        bytes_per_sec / 1e9,
         summary.waited.as_secs_f64(),
     )?;
     if let Some(digest) = digest {

@@ -244,23 +244,26 @@ fn check_stream(dir: &Path) {
         let again = stream(&["--set", &format!("loader.io={io}"), "--set", "loader.workers=3"]);
         assert_eq!(digest(&again), digest(&whole));
     }
-    let set = ["--set", "train.micro_batch_windows=1", "--world-size", "2", "--rank"];
-    let halves = ["0", "1"].map(|rank| digest(&stream(&[&set[..], &[rank]].concat())));
+    let set = ["--set", "train.micro_batch_windows=1", "--rank"];
+    let halves = ["0/2", "1/2"].map(|rank| digest(&stream(&[&set[..], &[rank]].concat())));
     assert_eq!(halves[0].wrapping_add(halves[1]), digest(&whole));
-    let parts = [&["--steps", "5"], &["--from-step", "5"]].map(|part| digest(&stream(part)));
+    let parts = [&["--steps", "5"], &["--from", "5"]].map(|part| digest(&stream(part)));
     assert_eq!(parts[0].wrapping_add(parts[1]), digest(&whole));
+
+    for output in ["u16", "u32", "i32", "i64"] {
+        let again = stream(&["--output", output, "--workers", "2"]);
+        assert_eq!(digest(&again), digest(&whole), "{output}");
+    }
+    assert_eq!(stream(&["--sink", "null"])["digest"], Value::Null);
 
     stream(&["--steps", "2", "--sink", "file", "ids.bin"]);
     let ids = std::fs::read(dir.join("ids.bin")).unwrap();
     assert_eq!(ids.len() as u64, 4 * 2 * plan["step_tokens"].as_u64().unwrap());
-    fail(dir, &["stream", "run/run.toml", "--sink", "tape"], 2, "--sink tape; expected none");
+    fail(dir, &["stream", "run/run.toml", "--sink", "tape"], 2, "--sink tape; expected null");
+    fail(dir, &["stream", "run/run.toml", "--rank", "2/2"], 2, "\"2/2\" is no rank");
+    fail(dir, &["stream", "run/run.toml", "--workers", "0"], 2, "expected at least 1");
     fail(dir, &["stream", "run/run.toml", "--steps", "100000"], 2, "are wanted; the plan has");
-    fail(
-        dir,
-        &["stream", "run/run.toml", "--from-step", "100000"],
-        2,
-        "--from-step is 100000; the plan has",
-    );
+    fail(dir, &["stream", "run/run.toml", "--from", "100000"], 2, "--from is 100000; the plan has");
 }
 
 #[test]

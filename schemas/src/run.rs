@@ -353,6 +353,9 @@ pub struct LoaderConfig {
     pub io: ReadBackend,
     /// Memory of all rings together, in bytes.
     pub ring_bytes: u64,
+    /// What the system is asked to read ahead while reading is slow, in bytes of the shards; 16 MiB when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_ahead_bytes: Option<u64>,
 }
 
 /// How shards are read.

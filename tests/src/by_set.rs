@@ -114,6 +114,8 @@ fn spec(corpus: Corpus, plan: &Arc<Plan>) -> LoaderSpec {
         micro_batch_windows: 1,
         workers: 2,
         ring_bytes: 1 << 16,
+        read_ahead_bytes: 0,
+        pin: None,
     }
 }
 
@@ -123,7 +125,7 @@ fn the_loader_reads_a_mixture_as_planned() {
     let ids = by_set(&write_by_set(dir.path()));
     let corpus = Corpus::open_by_set(dir.path(), ReadBackend::Mmap).unwrap();
     let plan = Arc::new(plan(&corpus));
-    let mut loader = Loader::start(spec(corpus, &plan)).unwrap();
+    let mut loader: Loader<i64> = Loader::start(spec(corpus, &plan)).unwrap();
     for step in 0..plan.step_count() {
         for window in plan.step(step) {
             let batch = loader.next_batch().unwrap().unwrap();
@@ -143,7 +145,7 @@ fn a_mixture_is_not_read_from_a_corpus_in_another_order() {
     let corpus = Corpus::open_by_set(dir.path(), ReadBackend::Mmap).unwrap();
     let plan = Arc::new(plan(&corpus));
     let plain = Corpus::open(dir.path(), ReadBackend::Mmap).unwrap();
-    let err = Loader::start(spec(plain, &plan)).unwrap_err();
+    let err = Loader::<i64>::start(spec(plain, &plan)).unwrap_err();
     assert!(err.is_mismatch());
     let expected = "sets \"\" 530, \"a\" 501, \"b\" 1041; ";
     assert!(err.to_string().contains(expected), "found {err}");

@@ -1,22 +1,26 @@
 //! The loader: the plan's windows in the plan's order, for any workers, ranks, rings and back ends.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use pipeline::corpus::Corpus;
+use pipeline::corpus::{Corpus, OutId};
 use pipeline::loader::{Digest, Loader, LoaderError, LoaderSpec};
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 
-use crate::small_corpus::{flip_byte, write_corpus};
+use crate::small_corpus::{Lengths, flip_byte, write_corpus};
 
 const VOCAB_SIZE: u64 = 5000;
 
-/// Windows of 128 tokens, then 64, then 16; shards whose borders no window respects.
+/// Shards whose borders no window respects.
+const SHARDS: Lengths<'static> = &[&[&[700, 50], &[999]], &[&[9000, 3], &[101], &[2000]]];
+
+/// Windows of 128 tokens, then 64, then 16.
 fn corpus_and_plan(dir: &Path, backend: ReadBackend) -> (Arc<Corpus>, Arc<Plan>) {
     if !dir.join("manifest.json").exists() {
-        write_corpus(dir, VOCAB_SIZE, &[&[&[700, 50], &[999]], &[&[9000, 3], &[101], &[2000]]]);
+        write_corpus(dir, VOCAB_SIZE, SHARDS);
     }
     let corpus = Corpus::open(dir, backend).unwrap();
     let share = |numer| Share::new(numer, 5).unwrap();
@@ -50,15 +54,31 @@ fn spec(corpus: Arc<Corpus>, plan: Arc<Plan>) -> LoaderSpec {
         micro_batch_windows: 2,
         workers: 2,
         ring_bytes: 1 << 16,
+        read_ahead_bytes: 1 << 20,
+        pin: None,
     }
 }
 
 /// All ids of a loader in order, with the digest; checks what batches say about themselves.
 fn drain(spec: LoaderSpec) -> Result<(Vec<i64>, Digest), LoaderError> {
+    drain_as(spec)
+}
+
+fn drain_as<T: OutId>(spec: LoaderSpec) -> Result<(Vec<T>, Digest), LoaderError> {
     let plan = spec.plan.clone();
-    let mut loader = Loader::start(spec)?;
+    let mut loader: Loader<T> = Loader::start(spec)?;
     let (mut ids, mut digest, mut place) = (Vec::new(), Digest::default(), None);
-    while let Some(batch) = loader.next_batch()? {
+    loop {
+        let next = loader.next_place();
+        let Some(batch) = loader.next_batch()? else {
+            assert_eq!(next, None);
+            break;
+        };
+        assert_eq!(
+            next,
+            Some((batch.step, batch.micro_index)),
+            "a run goes on with what comes next"
+        );
         let phase = plan.phase_of(batch.step);
         assert_eq!(batch.window_tokens, phase.window_tokens);
         assert_eq!(batch.phase_index, plan.phase_index_of(batch.step));
@@ -103,6 +123,85 @@ fn any_number_of_workers_reads_the_plan_in_order() {
             }
         }
     }
+}
+
+#[test]
+fn ids_come_as_the_reader_wants_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for (vocab_size, backend) in [
+        (VOCAB_SIZE, ReadBackend::Mmap),
+        (VOCAB_SIZE, ReadBackend::Pread),
+        (70_000, ReadBackend::Mmap),
+    ] {
+        let dir = dir.path().join(format!("{vocab_size}"));
+        fs::create_dir_all(&dir).unwrap();
+        write_corpus(&dir, vocab_size, SHARDS);
+        let (corpus, plan) = corpus_and_plan(&dir, backend);
+        let spec = || spec(corpus.clone(), plan.clone());
+        let (expected, digest) = drain(spec()).unwrap();
+        check_as::<u32>(spec(), &expected, digest);
+        check_as::<i32>(spec(), &expected, digest);
+        if vocab_size <= 1 << 16 {
+            check_as::<u16>(spec(), &expected, digest);
+        } else {
+            let err = drain_as::<u16>(spec()).unwrap_err();
+            assert!(err.is_usage(), "{err}");
+            let message = "ids are wanted as u16, which holds 65536 different ones";
+            assert!(err.to_string().contains(message), "{err}");
+            assert!(err.to_string().ends_with("has a vocabulary of 70000"), "{err}");
+        }
+    }
+}
+
+fn check_as<T: OutId>(spec: LoaderSpec, expected: &[i64], expected_digest: Digest) {
+    let (ids, digest) = drain_as::<T>(spec).unwrap();
+    assert!(ids.iter().map(|id| id.number()).eq(expected.iter().map(|id| id.number())));
+    assert_eq!(digest, expected_digest);
+}
+
+/// Any workers, back end, ring, depth of reading ahead, ranks, and any number of stops in between.
+#[test]
+fn the_digest_is_that_of_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (corpus, plan) = corpus_and_plan(dir.path(), ReadBackend::Mmap);
+    let (_, expected) = drain(spec(corpus, plan.clone())).unwrap();
+    for backend in [ReadBackend::Mmap, ReadBackend::Pread] {
+        let (corpus, _) = corpus_and_plan(dir.path(), backend);
+        for (case, workers) in [1, 2, 3, 8].into_iter().enumerate() {
+            for world_size in [1, 2, 4, 8] {
+                let spec = LoaderSpec {
+                    micro_batch_windows: 1,
+                    workers,
+                    world_size,
+                    ring_bytes: [8 << 10, 64 << 10, 1 << 20, 16 << 20][case],
+                    read_ahead_bytes: [0, 1, 4096, 1 << 20][case],
+                    ..spec(corpus.clone(), plan.clone())
+                };
+                let mut sum = Digest::default();
+                for rank in 0..world_size {
+                    // Stopped every few steps, with batches read ahead and thrown away.
+                    let mut from_step = 0;
+                    while from_step < plan.step_count() {
+                        let part = LoaderSpec { rank, from_step, ..spec.clone() };
+                        from_step = read_some(part, 1 + (from_step + rank) % 7, &mut sum);
+                    }
+                }
+                assert_eq!(sum, expected, "{backend:?}, {workers} workers, {world_size} ranks");
+            }
+        }
+    }
+}
+
+/// Reads so many steps and drops the loader; returns the step that a run goes on with.
+fn read_some(spec: LoaderSpec, steps: u64, sum: &mut Digest) -> u64 {
+    let (plan, end) = (spec.plan.clone(), (spec.from_step + steps).min(spec.end_step));
+    let mut loader: Loader<u16> = Loader::start(spec).unwrap();
+    while loader.next_place().is_some_and(|(step, _)| step < end) {
+        let batch = loader.next_batch().unwrap().unwrap();
+        sum.add(&plan, &batch);
+        loader.recycle(batch);
+    }
+    end
 }
 
 #[test]
@@ -159,7 +258,7 @@ fn a_loader_that_starts_later_reads_what_one_from_the_start_reads_then() {
 
 /// Drains a loader over a damaged corpus: the steps that came whole, and the error.
 fn steps_before_error(spec: LoaderSpec) -> (u64, String) {
-    let mut loader = Loader::start(spec).unwrap();
+    let mut loader: Loader<i64> = Loader::start(spec).unwrap();
     let mut batches = 0;
     loop {
         match loader.next_batch() {
@@ -202,15 +301,117 @@ fn a_damaged_block_is_an_error_after_the_good_batches() {
     }
 }
 
+/// What somebody may do to a file that a run has open.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Cut(u64),
+    /// Cut and made as long as before: zeros, where ids were.
+    Zeroed(u64),
+    /// One byte is another one.
+    Overwritten,
+    Replaced,
+    Removed,
+}
+
+impl Change {
+    fn apply(self, path: &Path) {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let byte_count = file.metadata().unwrap().len();
+        match self {
+            Change::Cut(len) => file.set_len(len).unwrap(),
+            Change::Zeroed(len) => {
+                file.set_len(len).unwrap();
+                file.set_len(byte_count).unwrap();
+            }
+            Change::Overwritten => file.write_all_at(&[7], byte_count / 2).unwrap(),
+            Change::Replaced => {
+                let other = path.with_extension("other");
+                fs::copy(path, &other).unwrap();
+                fs::rename(&other, path).unwrap();
+            }
+            Change::Removed => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    fn message(self) -> String {
+        match self {
+            Change::Cut(len) => format!("the file was cut to {len} bytes"),
+            Change::Zeroed(_) | Change::Overwritten => "the file was written to while".to_owned(),
+            Change::Replaced | Change::Removed => "the file was removed or replaced".to_owned(),
+        }
+    }
+}
+
+const CHANGES: [Change; 9] = [
+    Change::Cut(0),
+    Change::Cut(4096),
+    Change::Cut(4096 + 100),
+    Change::Cut(4096 + 4096 + 1),
+    Change::Zeroed(4096),
+    Change::Zeroed(4096 + 5001),
+    Change::Overwritten,
+    Change::Replaced,
+    Change::Removed,
+];
+
+/// Whatever becomes of a file after it was opened, also after its checksums were found right.
 #[test]
-fn a_shard_that_is_cut_under_the_loader_is_an_error() {
-    for backend in [ReadBackend::Mmap, ReadBackend::Pread] {
+fn a_shard_that_changes_under_the_loader_is_an_error() {
+    for vocab_size in [VOCAB_SIZE, 70_000] {
+        for backend in [ReadBackend::Mmap, ReadBackend::Pread] {
+            for (change, read_before) in
+                CHANGES.into_iter().flat_map(|change| [(change, true), (change, false)])
+            {
+                let dir = tempfile::tempdir().unwrap();
+                write_corpus(dir.path(), vocab_size, SHARDS);
+                let (corpus, plan) = corpus_and_plan(dir.path(), backend);
+                if read_before {
+                    direct_read(&corpus, &plan, 0..plan.step_count());
+                }
+                change.apply(&dir.path().join("01-00000.tok"));
+                let (_, err) = steps_before_error(spec(corpus, plan));
+                let is_named = err.contains("01-00000.tok") && err.contains("bytes ");
+                // An unchecked block that was overwritten may be found by its checksum first.
+                let is_said = err.contains(&change.message())
+                    || (!read_before && err.contains("block 0 (bytes 4096..20480)"));
+                assert!(is_named && is_said, "{change:?}: {err}");
+            }
+        }
+    }
+}
+
+/// Under a loader that is running: no id is ever another one, and the error comes.
+#[test]
+fn changes_while_batches_are_read_give_right_ids_or_an_error() {
+    for round in 0..40 {
+        let backend = if round % 2 == 0 { ReadBackend::Mmap } else { ReadBackend::Pread };
         let dir = tempfile::tempdir().unwrap();
         let (corpus, plan) = corpus_and_plan(dir.path(), backend);
+        let expected = direct_read(&corpus, &plan, 0..plan.step_count());
         let path = dir.path().join("01-00000.tok");
-        OpenOptions::new().write(true).open(path).unwrap().set_len(4096 + 100).unwrap();
-        let (_, err) = steps_before_error(spec(corpus, plan));
-        assert!(err.contains("01-00000.tok") && err.contains("cut to 4196 bytes"), "{err}");
+        let mut loader: Loader<i64> = Loader::start(LoaderSpec {
+            micro_batch_windows: 1,
+            workers: 1 + round % 3,
+            ..spec(corpus, plan)
+        })
+        .unwrap();
+        let (mut seen, taken_before) = (0, round * 3);
+        let err = loop {
+            if seen / 128 == taken_before {
+                CHANGES[round % 6].apply(&path); // those that take ids away
+            }
+            match loader.next_batch() {
+                Ok(Some(batch)) => {
+                    assert!(batch.ids[..] == expected[seen..seen + batch.ids.len()], "{round}");
+                    seen += batch.ids.len();
+                    loader.recycle(batch);
+                }
+                Ok(None) => break None, // the workers had read all of it before
+                Err(err) => break Some(err.to_string()),
+            }
+        };
+        let is_named = |err: String| err.contains("01-00000.tok") && err.contains("bytes ");
+        assert!(err.is_none_or(is_named) || seen == expected.len(), "round {round}");
     }
 }
 
@@ -219,7 +420,7 @@ fn dropping_a_loader_in_the_middle_ends_its_threads() {
     let dir = tempfile::tempdir().unwrap();
     for (workers, taken) in [(1, 0), (2, 1), (4, 3), (8, 20)] {
         let (corpus, plan) = corpus_and_plan(dir.path(), ReadBackend::Mmap);
-        let mut loader = Loader::start(LoaderSpec {
+        let mut loader: Loader<i64> = Loader::start(LoaderSpec {
             workers,
             ring_bytes: workers as u64 * 2 * 128 * 8, // one slot each: workers wait for room
             ..spec(corpus.clone(), plan.clone())
@@ -240,7 +441,7 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
     let check = |change: fn(&mut LoaderSpec), expected: &str| {
         let mut spec = spec(corpus.clone(), plan.clone());
         change(&mut spec);
-        let found = Loader::start(spec).unwrap_err().to_string();
+        let found = Loader::<i64>::start(spec).unwrap_err().to_string();
         assert!(found.contains(expected), "found {found:?}\nexpected {expected:?}");
     };
     check(
@@ -266,7 +467,7 @@ fn a_plan_of_another_corpus_is_refused() {
     write_corpus(other.path(), VOCAB_SIZE + 1, &[&[&[12_853]]]);
     let other = Arc::new(Corpus::open(other.path(), ReadBackend::Mmap).unwrap());
     assert_eq!(other.token_count(), corpus.token_count());
-    let err = Loader::start(spec(other.clone(), plan)).unwrap_err().to_string();
+    let err = Loader::<i64>::start(spec(other.clone(), plan)).unwrap_err().to_string();
     for fingerprint in [&corpus.manifest().fingerprint, &other.manifest().fingerprint] {
         assert!(err.contains(fingerprint.as_str()), "{err}");
     }

@@ -34,6 +34,29 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Many at once go where each of them goes alone, of every kind of permutation.
+    #[test]
+    fn many_at_once_go_where_each_goes(
+        seed: u64,
+        count in prop_oneof![1u64..200, 1u64..=COUNT_MAX],
+        group in 1u64..50,
+        at in proptest::collection::vec(any::<u64>(), 0..200),
+    ) {
+        let key = PermutationKey::derive(seed, Purpose::Subset);
+        for permutation in [
+            Permutation::keyed(key, count),
+            Permutation::blocked(key, count, group),
+            Permutation::identity(count),
+        ] {
+            let mut indexes: Vec<u64> = at.iter().map(|at| at % count).collect();
+            let expected: Vec<u64> = indexes.iter().map(|&index| permutation.apply(index)).collect();
+            permutation.apply_all(&mut indexes);
+            prop_assert_eq!(indexes, expected);
+        }
+    }
+}
+
 /// Chi-square of counts against equal shares, in standard deviations from its mean.
 fn excess(counts: &BTreeMap<Vec<u64>, u64>, categories: u64) -> f64 {
     let draws: u64 = counts.values().sum();

@@ -126,6 +126,20 @@ proptest! {
         prop_assert_eq!(plan.run_tokens(), spec.epochs * plan.subset_tokens());
     }
 
+    /// Windows that are looked up together are those that are looked up alone.
+    #[test]
+    fn windows_of_a_step_are_those_of_its_slots(spec in specs(), step: u64) {
+        let plan = Plan::new(&spec).unwrap();
+        let step = step % plan.step_count();
+        let expected: Vec<Window> = plan.step(step).collect();
+        let mut cursor = plan.cursor();
+        let mut found = vec![expected[0]; 3]; // what it held before is gone
+        for first in [0, expected.len() / 2] {
+            cursor.windows(step, first as u64..expected.len() as u64, &mut found);
+            prop_assert_eq!(&found[..], &expected[first..]);
+        }
+    }
+
     #[test]
     fn a_seek_gives_what_iteration_gives(spec in specs()) {
         let plan = Plan::new(&spec).unwrap();

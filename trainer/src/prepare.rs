@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
-use pipeline::loader::LoaderSpec;
+use pipeline::loader::{LoaderSpec, READ_AHEAD_BYTES};
 use pipeline::plan::Plan;
 use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
@@ -62,6 +62,8 @@ pub fn loader_spec(
         micro_batch_windows: config.train.micro_batch_windows,
         workers: config.loader.workers,
         ring_bytes: config.loader.ring_bytes,
+        read_ahead_bytes: config.loader.read_ahead_bytes.unwrap_or(READ_AHEAD_BYTES),
+        pin: None,
     }
 }
 

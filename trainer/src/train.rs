@@ -103,7 +103,7 @@ impl Run {
         prepare::check_tokenizer(&corpus)?;
         let plan = file.plan_of(corpus.manifest())?;
         let plan = Arc::new(plan);
-        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check()?;
+        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check::<i64>()?;
         let schedules = prepare::schedules(&config, &plan)?;
         let validation = file
             .validation_dir()
@@ -221,7 +221,7 @@ impl Run {
     }
 
     /// Reads the next step's windows and trains on them.
-    fn step(&mut self, phase: &Phase, loader: &mut Loader, rate: f64) -> Result<StepReport> {
+    fn step(&mut self, phase: &Phase, loader: &mut Loader<i64>, rate: f64) -> Result<StepReport> {
         let shape = BatchShape {
             window_units: phase.window_units,
             patch_size: phase.patch_size,

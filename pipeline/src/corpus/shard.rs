@@ -1,0 +1,319 @@
+//! One shard of an open corpus.
+//!
+//! Files can change while they are open, against all promises. What a file loses reads as zeros up to the end of its
+//! last page, behind which a mapping raises SIGBUS ([`crate::lost_pages`]) and a `pread` comes back short. So if the last
+//! byte that was read of a page is not zero, nothing was lost of that page; if it is, the file is asked about. This costs
+//! nothing but a look at one id a page. What was written over is found when the file is asked about next
+//! ([`super::Reader::check_unchanged`]), or by the checksum.
+//!
+//! **Invariant:** a read gives the ids of blocks whose checksum was right, and never a zero that the file does not hold.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schemas::manifest::{self, Manifest};
+use schemas::run::ReadBackend;
+use schemas::shard::{
+    BLOCK_BYTES, HEADER_BYTES, PAGE_BYTES, ShardError, ShardFooter, ShardHeader, TokenBytes,
+};
+
+use super::CorpusError;
+use crate::source::{FileState, Source};
+use crate::widen::{OutId, largest_id, widen};
+
+/// A shard whose header agrees with the manifest.
+#[derive(Debug)]
+pub(super) struct OpenShard {
+    pub(super) path: PathBuf,
+    pub(super) source: Source,
+    pub(super) header: ShardHeader,
+    /// Tokens of the corpus before this shard.
+    pub(super) first_token: u64,
+    /// Documents of the corpus before this shard.
+    pub(super) first_document: u64,
+    /// The file as it was when it was opened.
+    state: FileState,
+    /// From the footer, which is read at the first touch.
+    block_crcs: OnceLock<Vec<u32>>,
+    /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory: the
+    /// ids are those of an immutable file, and to check a block twice is only work.
+    checked_blocks: Vec<AtomicU64>,
+    /// Offset in the file of the last read, for messages. Relaxed, as any recent one will do.
+    last_read: AtomicU64,
+}
+
+/// Where the manifest puts a shard.
+pub(crate) struct ShardPlace {
+    pub(crate) series_index: u64,
+    pub(crate) shard_index: u64,
+    /// Tokens of the corpus before it.
+    pub(crate) first_token: u64,
+    /// Documents of the corpus before it.
+    pub(crate) first_document: u64,
+}
+
+impl OpenShard {
+    pub(super) fn open(
+        dir: &Path,
+        manifest: &Manifest,
+        record: &manifest::Shard,
+        place: ShardPlace,
+        backend: ReadBackend,
+    ) -> Result<OpenShard, CorpusError> {
+        let path = dir.join(&record.file.path);
+        let io = |action| {
+            let path = path.clone();
+            move |source| CorpusError::Io { action, path, source }
+        };
+        let (source, state) = Source::open(&path, backend).map_err(io("open"))?;
+        let mut head = [0; HEADER_BYTES as usize];
+        let wanted = usize::try_from(state.byte_count.min(HEADER_BYTES)).expect("at most a page");
+        source.read(0, &mut head[..wanted]).map_err(io("read"))?;
+        let header = ShardHeader::decode(&head[..wanted], state.byte_count)
+            .map_err(|source| CorpusError::Shard { path: path.clone(), source })?;
+        check_header(&path, &header, manifest, record, &place)?;
+        let block_count = header.block_count().expect("the header's sizes were checked");
+        let checked_blocks = (0..block_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let ShardPlace { first_token, first_document, .. } = place;
+        Ok(OpenShard {
+            path,
+            source,
+            header,
+            first_token,
+            first_document,
+            state,
+            block_crcs: OnceLock::new(),
+            checked_blocks,
+            last_read: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn tokens(&self) -> Range<u64> {
+        self.first_token..self.first_token + self.header.token_count
+    }
+
+    pub(super) fn read_footer(&self) -> Result<ShardFooter, CorpusError> {
+        let sizes = "the header's sizes were checked";
+        let offset = HEADER_BYTES + self.header.payload_bytes().expect(sizes);
+        let end = self.header.file_bytes().expect(sizes);
+        let mut bytes = vec![0; (end - offset) as usize];
+        self.source.read(offset, &mut bytes).map_err(|source| self.read_error(source))?;
+        ShardFooter::decode(&bytes, &self.header).map_err(|source| self.damage(source))
+    }
+
+    fn block_crcs(&self) -> Result<&[u32], CorpusError> {
+        if self.block_crcs.get().is_none() {
+            let _other_thread_was_first = self.block_crcs.set(self.read_footer()?.block_crcs);
+        }
+        Ok(self.block_crcs.get().expect("it was just set"))
+    }
+
+    /// Fills `out` with the ids from `first_token` of this shard on; the caller checked the range.
+    pub(super) fn read<T: OutId>(
+        &self,
+        first_token: u64,
+        out: &mut [T],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), CorpusError> {
+        let token_bytes = u64::from(self.header.token_bytes.get());
+        let wanted = first_token * token_bytes..(first_token + out.len() as u64) * token_bytes;
+        self.last_read.store(HEADER_BYTES + wanted.start, Ordering::Relaxed);
+        let blocks = wanted.start / BLOCK_BYTES..(wanted.end - 1) / BLOCK_BYTES + 1;
+        if blocks.clone().all(|block_index| self.is_checked(block_index)) {
+            let bytes = self.bytes(wanted.clone(), scratch)?;
+            widen(bytes, self.header.token_bytes, out);
+        } else {
+            let (mut rest, mut next) = (&mut *out, wanted.start);
+            for block_index in blocks {
+                let end = wanted.end.min((block_index + 1) * BLOCK_BYTES);
+                let (part, after) = rest.split_at_mut(((end - next) / token_bytes) as usize);
+                self.read_in_block(block_index, next..end, part, scratch)?;
+                (rest, next) = (after, end);
+            }
+        }
+        self.check_zeros(wanted, out)
+    }
+
+    /// Ids of a single block, which is read as a whole and checked unless it was.
+    fn read_in_block<T: OutId>(
+        &self,
+        block_index: u64,
+        wanted: Range<u64>,
+        out: &mut [T],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), CorpusError> {
+        let token_bytes = self.header.token_bytes;
+        if self.is_checked(block_index) {
+            widen(self.bytes(wanted, scratch)?, token_bytes, out);
+            return Ok(());
+        }
+        let payload_bytes = self.header.payload_bytes().expect("the header's sizes were checked");
+        let first = block_index * BLOCK_BYTES;
+        let bytes = self.bytes(first..payload_bytes.min(first + BLOCK_BYTES), scratch)?;
+        self.check_block(block_index, bytes)?;
+        let within = (wanted.start - first) as usize..(wanted.end - first) as usize;
+        widen(&bytes[within], token_bytes, out);
+        self.mark_checked(block_index);
+        Ok(())
+    }
+
+    /// These bytes of the payload, in place or in `scratch`.
+    fn bytes<'a>(
+        &'a self,
+        range: Range<u64>,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], CorpusError> {
+        let (offset, end) = (HEADER_BYTES + range.start, HEADER_BYTES + range.end);
+        let byte_count = usize::try_from(end - offset).expect("what is read fits memory");
+        let bytes = self.source.bytes(offset, byte_count, scratch);
+        bytes.map_err(|source| self.read_error(source))
+    }
+
+    fn is_checked(&self, block_index: u64) -> bool {
+        let word = &self.checked_blocks[(block_index / 64) as usize];
+        word.load(Ordering::Relaxed) & (1 << (block_index % 64)) != 0
+    }
+
+    fn mark_checked(&self, block_index: u64) {
+        let word = &self.checked_blocks[(block_index / 64) as usize];
+        word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
+    }
+
+    fn check_block(&self, block_index: u64, bytes: &[u8]) -> Result<(), CorpusError> {
+        let expected = self.block_crcs()?[block_index as usize];
+        let found = crc32c::crc32c(bytes);
+        let first = block_index * BLOCK_BYTES;
+        if found != expected {
+            let (first_byte, end_byte) =
+                (HEADER_BYTES + first, HEADER_BYTES + first + bytes.len() as u64);
+            return Err(self.damage(ShardError::Block {
+                block_index,
+                first_byte,
+                end_byte,
+                found,
+                expected,
+            }));
+        }
+        if u64::from(largest_id(bytes, self.header.token_bytes)) >= self.header.vocab_size {
+            return Err(self.id_error(first / u64::from(self.header.token_bytes.get()), bytes));
+        }
+        Ok(())
+    }
+
+    /// Asks about the file if `out`, the ids of `wanted`, may end in what it lost of a page.
+    fn check_zeros<T: OutId>(&self, wanted: Range<u64>, out: &[T]) -> Result<(), CorpusError> {
+        let token_bytes = u64::from(self.header.token_bytes.get());
+        // Below this an id's last bytes are zeros, or would be if they were lost.
+        let suspect_below = match self.header.token_bytes {
+            TokenBytes::Two => 1 << 8,
+            TokenBytes::Four if self.header.vocab_size <= 1 << 24 => 1 << 16,
+            TokenBytes::Four => u64::MAX,
+        };
+        let mut page_end = (wanted.start / PAGE_BYTES + 1) * PAGE_BYTES;
+        loop {
+            let end = page_end.min(wanted.end);
+            let last = out[((end - wanted.start) / token_bytes - 1) as usize];
+            if last.number() < suspect_below {
+                return self.check_unchanged();
+            }
+            if end == wanted.end {
+                return Ok(());
+            }
+            page_end += PAGE_BYTES;
+        }
+    }
+
+    /// Asks the system whether the file is the one that was opened.
+    pub(super) fn check_unchanged(&self) -> Result<(), CorpusError> {
+        let path = || self.path.clone();
+        let state = self.source.state().map_err(|source| CorpusError::Io {
+            action: "read the length of",
+            path: path(),
+            source,
+        })?;
+        if state == self.state {
+            return Ok(());
+        }
+        let first_byte = self.last_read.load(Ordering::Relaxed);
+        if state.byte_count < self.state.byte_count {
+            let (end_byte, found_bytes) = (self.state.byte_count, state.byte_count);
+            return Err(CorpusError::Shrunk {
+                path: path(),
+                first_byte: found_bytes,
+                end_byte,
+                found_bytes,
+            });
+        }
+        let what = if state.has_name == self.state.has_name {
+            "was written to"
+        } else {
+            "was removed or replaced"
+        };
+        let end_byte = self.state.byte_count.min(first_byte + BLOCK_BYTES);
+        Err(CorpusError::Changed { path: path(), what, first_byte, end_byte })
+    }
+
+    /// Names the first of `ids` that is not below the vocabulary size.
+    fn id_error(&self, first_token: u64, ids: &[u8]) -> CorpusError {
+        let vocab_size = self.header.vocab_size;
+        let found = ids.chunks_exact(self.header.token_bytes.get() as usize).map(|id| match *id {
+            [low, high] => u32::from(u16::from_le_bytes([low, high])),
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+            _ => unreachable!("an id has 2 or 4 bytes"),
+        });
+        let (index, found) = (first_token..)
+            .zip(found)
+            .find(|(_, id)| u64::from(*id) >= vocab_size)
+            .expect("the largest of these ids is too large");
+        self.shard_error(ShardError::Id { token_index: index, found, vocab_size })
+    }
+
+    /// What to say of bytes that are wrong: that the file changed while it was open, if it did.
+    fn damage(&self, source: ShardError) -> CorpusError {
+        self.check_unchanged().err().unwrap_or_else(|| self.shard_error(source))
+    }
+
+    fn shard_error(&self, source: ShardError) -> CorpusError {
+        CorpusError::Shard { path: self.path.clone(), source }
+    }
+
+    /// What to say of a read that failed, the same for both back ends.
+    fn read_error(&self, source: io::Error) -> CorpusError {
+        let path = self.path.clone();
+        let failed = CorpusError::Io { action: "read", path, source };
+        self.check_unchanged().err().unwrap_or(failed)
+    }
+}
+
+/// Compares a shard's header with what the manifest says.
+pub(crate) fn check_header(
+    path: &Path,
+    header: &ShardHeader,
+    manifest: &Manifest,
+    record: &manifest::Shard,
+    place: &ShardPlace,
+) -> Result<(), CorpusError> {
+    let tokenizer = blake3::Hash::from_bytes(header.tokenizer).to_hex().to_string();
+    let number = |number: u64| number.to_string();
+    for (field, found, expected) in [
+        ("tokenizer fingerprint", tokenizer, manifest.tokenizer.fingerprint.clone()),
+        ("vocab_size", number(header.vocab_size), number(manifest.tokenizer.vocab_size)),
+        (
+            "token_bytes",
+            number(header.token_bytes.get().into()),
+            number(manifest.token_bytes.into()),
+        ),
+        ("token_count", number(header.token_count), number(record.token_count)),
+        ("document_count", number(header.document_count), number(record.document_count)),
+        ("series_index", number(header.series_index), number(place.series_index)),
+        ("shard_index", number(header.shard_index), number(place.shard_index)),
+    ] {
+        if found != expected {
+            return Err(CorpusError::Mismatch { path: path.to_owned(), field, found, expected });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! What a reading thread does: its share of the micro-batches, one after the other.
+//!
+//! It asks the system to read ahead only where reading is slow: on data that are in memory each question costs as much as a
+//! good part of the copy that it is about.
+//!
+//! **Invariant:** a worker ends after its last micro-batch, an error that it handed over, or a stop.
+
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lane::Outlet;
+
+use super::ids::Ids;
+use super::{Batch, Item, LoaderError, LoaderSpec};
+use crate::corpus::{OutId, Reader};
+use crate::plan::{Cursor, Plan, Window};
+
+/// How often a worker asks whether the files that it read from are still the same.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// Reading below this speed waits for a disk or a network: memory is several times as fast.
+const SLOW_BYTES_PER_SEC: f64 = 500e6;
+/// How long reading ahead goes on after a slow batch, at first and at most.
+const AHEAD_FIRST: Duration = Duration::from_secs(1);
+const AHEAD_MAX: Duration = Duration::from_secs(64);
+
+/// Which windows make up a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MicroBatch {
+    pub(super) step: u64,
+    pub(super) micro_index: u64,
+    pub(super) slots: Range<u64>,
+}
+
+/// Which micro-batches a loader delivers.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule {
+    plan: Arc<Plan>,
+    steps: Range<u64>,
+    rank: u64,
+    world_size: u64,
+    micro_batch_windows: u64,
+}
+
+impl Schedule {
+    /// Of a spec that was checked.
+    pub(super) fn new(spec: &LoaderSpec) -> Schedule {
+        Schedule {
+            plan: Arc::clone(&spec.plan),
+            steps: spec.from_step..spec.end_step,
+            rank: spec.rank,
+            world_size: spec.world_size,
+            micro_batch_windows: spec.micro_batch_windows,
+        }
+    }
+
+    /// One window a step.
+    #[cfg(test)]
+    pub(super) fn of(plan: Arc<Plan>, steps: Range<u64>) -> Schedule {
+        Schedule { plan, steps, rank: 0, world_size: 1, micro_batch_windows: 1 }
+    }
+
+    /// First step, steps, and micro-batches of a step, for each phase that has any.
+    fn parts(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.plan.phases().iter().filter_map(|phase| {
+            let first = phase.first_step.max(self.steps.start);
+            let end = phase.step_range().end.min(self.steps.end);
+            let per_step = phase.windows_per_step / (self.world_size * self.micro_batch_windows);
+            (first < end).then(|| (first, end - first, per_step)) // exact, see `check_split`
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        self.parts().map(|(_, steps, per_step)| steps * per_step).sum()
+    }
+
+    /// Number `index` of them; `None` behind the last one. O(1): a walk over the phases.
+    pub(super) fn get(&self, index: u64) -> Option<MicroBatch> {
+        let mut rest = index;
+        for (first_step, steps, per_step) in self.parts() {
+            if rest < steps * per_step {
+                let (step, micro_index) = (first_step + rest / per_step, rest % per_step);
+                let windows = self.micro_batch_windows;
+                let first_slot = (self.rank * per_step + micro_index) * windows;
+                let slots = first_slot..first_slot + windows;
+                return Some(MicroBatch { step, micro_index, slots });
+            }
+            rest -= steps * per_step;
+        }
+        None
+    }
+}
+
+/// Does the work of one thread; whatever ends it arrives at the reader.
+pub(super) fn run<T: OutId>(
+    spec: &LoaderSpec,
+    schedule: &Schedule,
+    lane: usize,
+    outlet: &Outlet<Item<T>, Ids<T>>,
+) {
+    guarded(lane, outlet, || Worker::new(spec, schedule, lane, outlet).work());
+}
+
+/// Hands over what `work` ends with, a panic too.
+pub(super) fn guarded<T: OutId>(
+    worker: usize,
+    outlet: &Outlet<Item<T>, Ids<T>>,
+    work: impl FnOnce() -> Result<(), LoaderError>,
+) {
+    let err = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return,
+        Ok(Err(err)) => err,
+        Err(panic) => LoaderError::Panic { worker, message: panic_message(panic.as_ref()) },
+    };
+    let _nobody_wants_it = outlet.push(Err(err));
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+struct Worker<'a, T> {
+    spec: &'a LoaderSpec,
+    schedule: &'a Schedule,
+    lane: usize,
+    outlet: &'a Outlet<Item<T>, Ids<T>>,
+    reader: Reader<'a>,
+    cursor: Cursor<'a>,
+    windows: Vec<Window>,
+    ahead: Ahead<'a>,
+    /// Buffers that came back. The last one is used first: its memory is the likeliest to be in a cache.
+    buffers: Vec<Ids<T>>,
+}
+
+impl<'a, T: OutId> Worker<'a, T> {
+    fn new(
+        spec: &'a LoaderSpec,
+        schedule: &'a Schedule,
+        lane: usize,
+        outlet: &'a Outlet<Item<T>, Ids<T>>,
+    ) -> Worker<'a, T> {
+        Worker {
+            spec,
+            schedule,
+            lane,
+            outlet,
+            reader: spec.corpus.reader(),
+            cursor: spec.plan.cursor(),
+            windows: Vec::new(),
+            ahead: Ahead::new(spec, schedule, lane),
+            buffers: Vec::new(),
+        }
+    }
+
+    fn work(&mut self) -> Result<(), LoaderError> {
+        let mut index = self.lane as u64;
+        let mut checked = Instant::now();
+        while let Some(micro_batch) = self.schedule.get(index) {
+            index += self.spec.workers as u64;
+            self.ahead.ask(index);
+            let started = Instant::now();
+            let batch = self.read(&micro_batch)?;
+            let now = Instant::now();
+            self.ahead.judge(
+                self.windows.iter().map(|window| window.token_count).sum(),
+                started,
+                now,
+            );
+            if now - checked >= CHECK_EVERY || self.schedule.get(index).is_none() {
+                checked = now;
+                let (step, slot) = (micro_batch.step, micro_batch.slots.start);
+                let check = self.reader.check_unchanged();
+                check.map_err(|source| LoaderError::Read { step, slot, source })?;
+            }
+            if self.outlet.push(Ok(batch)).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, micro_batch: &MicroBatch) -> Result<Batch<T>, LoaderError> {
+        let MicroBatch { step, micro_index, ref slots } = *micro_batch;
+        self.cursor.windows(step, slots.clone(), &mut self.windows);
+        let Window { token_count: window_tokens, phase_index, .. } = self.windows[0]; // a step is of one phase
+        let mut ids = self.buffer()?;
+        ids.set_len(self.windows.len() * window_tokens as usize);
+        let parts = ids.chunks_exact_mut(window_tokens as usize);
+        for ((slot, window), part) in slots.clone().zip(&self.windows).zip(parts) {
+            let read = self.reader.read(window.first_token, part);
+            read.map_err(|source| LoaderError::Read { step, slot, source })?;
+        }
+        let (first_slot, lane) = (slots.start, self.lane);
+        Ok(Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, lane })
+    }
+
+    fn buffer(&mut self) -> Result<Ids<T>, LoaderError> {
+        self.buffers.extend(std::iter::from_fn(|| self.outlet.buffer()));
+        if let Some(buffer) = self.buffers.pop() {
+            return Ok(buffer);
+        }
+        let capacity = self.spec.batch_tokens() as usize;
+        Ids::new(capacity, self.spec.pin.as_ref()).map_err(|source| {
+            let batch_bytes = self.spec.batch_tokens() * size_of::<T>() as u64;
+            LoaderError::Memory { batch_bytes, source }
+        })
+    }
+}
+
+/// Asks the system for what will be read, while reading is slow.
+struct Ahead<'a> {
+    spec: &'a LoaderSpec,
+    schedule: &'a Schedule,
+    cursor: Cursor<'a>,
+    windows: Vec<Window>,
+    /// The next micro-batch of this worker to be asked for.
+    next: u64,
+    /// Tokens of the micro-batches to come that are asked for before they are read.
+    tokens: u64,
+    until: Instant,
+    /// How long it goes on after the next slow batch.
+    lasts: Duration,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, lane: usize) -> Ahead<'a> {
+        let token_bytes = u64::from(spec.corpus.manifest().token_bytes);
+        Ahead {
+            spec,
+            schedule,
+            cursor: spec.plan.cursor(),
+            windows: Vec::new(),
+            next: lane as u64,
+            tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
+            until: Instant::now(), // nothing is known: the first batch says how fast reading is
+            lasts: AHEAD_FIRST,
+        }
+    }
+
+    /// Asks for micro-batches from `index` on that were not asked for yet, as many as it may.
+    fn ask(&mut self, index: u64) {
+        self.next = self.next.max(index);
+        if self.tokens == 0 || Instant::now() >= self.until {
+            return;
+        }
+        let step = self.spec.workers as u64;
+        while (self.next - index) / step * self.spec.batch_tokens() < self.tokens {
+            let Some(MicroBatch { step: of, slots, .. }) = self.schedule.get(self.next) else {
+                return;
+            };
+            self.cursor.windows(of, slots, &mut self.windows);
+            for window in &self.windows {
+                self.spec.corpus.will_need(window.first_token, window.token_count);
+            }
+            self.next += step;
+        }
+    }
+
+    /// Learns from a batch of so many tokens, read from `started` to `now`.
+    fn judge(&mut self, tokens: u64, started: Instant, now: Instant) {
+        let bytes = (tokens * u64::from(self.spec.corpus.manifest().token_bytes)) as f64;
+        let is_slow = bytes < SLOW_BYTES_PER_SEC * (now - started).as_secs_f64();
+        if is_slow && now >= self.until {
+            self.until = now + self.lasts;
+            self.lasts = (self.lasts * 2).min(AHEAD_MAX);
+        } else if !is_slow && now >= self.until {
+            self.lasts = AHEAD_FIRST;
+        }
+    }
+}
