@@ -66,8 +66,8 @@ test *arguments: setup
 test-core *arguments:
     cargo test "$@"
 
-# What CI runs, but for `pretrain`: formatting, lints, tests, documentation, dependencies
-check: fmt clippy test doc deny
+# What CI runs, but for `pretrain`: formatting, lints, tests, model checks, documentation, dependencies
+check: fmt clippy test loom shuttle doc deny
 
 # Check the formatting
 fmt:
@@ -139,6 +139,29 @@ faults work *arguments: build-patchmill
     set -eu
     work=$1; shift
     exec python3 benches/faults/faults.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+
+# The protocol of the loader's rings under every schedule of small cases (loom)
+loom:
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ target }}/loom" cargo test --release --package lane --test model
+
+# The same under many random schedules of larger cases (shuttle)
+shuttle schedules="5000":
+    SCHEDULES="{{ schedules }}" RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="{{ target }}/shuttle" \
+        cargo test --release --package lane --test model
+
+# Real threads on real rings under ThreadSanitizer, with the stable compiler
+tsan rounds="2000":
+    ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 TSAN_OPTIONS="halt_on_error=1" \
+        RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR="{{ target }}/tsan" \
+        cargo test --release --package lane --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
+
+# Does loom notice when any part of that protocol is taken away?
+lane-mutants work:
+    python3 tools/lane_mutants.py "$1"
+
+# Start and stop a loader so many times: no thread, descriptor or mapping may be left, and nothing is allocated per batch
+loader-cycles cycles="10000":
+    CYCLES="{{ cycles }}" cargo test --release --package pipeline --test loader_life -- --nocapture
 
 [private]
 build-patchmill:

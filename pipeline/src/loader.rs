@@ -127,7 +127,7 @@ impl<T: OutId> Loader<T> {
             let (spec, schedule) = (Arc::clone(&spec), loader.schedule.clone());
             let workers = spec.workers;
             let spawned = loader.spawn(slots, move |outlet| {
-                worker::run(&spec, &schedule, worker, outlet);
+                worker::run(&spec, &schedule, (worker, buffers_of(slots)), outlet);
             });
             // On an error, what has been started is stopped by the drop of `loader`.
             spawned.map_err(|source| LoaderError::Thread { worker, workers, source })?;
@@ -152,8 +152,7 @@ impl<T: OutId> Loader<T> {
         slots: usize,
         work: impl FnOnce(&lane::Outlet<Item<T>, Ids<T>>) + Send + 'static,
     ) -> std::io::Result<()> {
-        // On their way back are at most those of the ring, one in the worker's hand and one in the reader's.
-        let (outlet, lane) = lane(slots, slots + 2, self.parker.unparker().clone());
+        let (outlet, lane) = lane(slots, buffers_of(slots), self.parker.unparker().clone());
         let name = format!("loader-{}", self.lanes.len());
         let thread = std::thread::Builder::new().name(name).spawn(move || work(&outlet))?;
         self.lanes.push(lane);
@@ -211,6 +210,11 @@ impl<T: OutId> Drop for Loader<T> {
             assert!(joined.is_ok() || std::thread::panicking(), "a worker's panics are caught");
         }
     }
+}
+
+/// Buffers of a ring: its own, one in the worker's hand and one in the reader's.
+fn buffers_of(slots: usize) -> usize {
+    slots + 2
 }
 
 /// Checks a spec and gives the number of slots of a ring for ids of `id_bytes`.

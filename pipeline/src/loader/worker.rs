@@ -94,14 +94,14 @@ impl Schedule {
     }
 }
 
-/// Does the work of one thread; whatever ends it arrives at the reader.
+/// Does the work of one thread, of which at most so many buffers are under way; whatever ends it arrives at the reader.
 pub(super) fn run<T: OutId>(
     spec: &LoaderSpec,
     schedule: &Schedule,
-    lane: usize,
+    (lane, buffers): (usize, usize),
     outlet: &Outlet<Item<T>, Ids<T>>,
 ) {
-    guarded(lane, outlet, || Worker::new(spec, schedule, lane, outlet).work());
+    guarded(lane, outlet, || Worker::new(spec, schedule, (lane, buffers), outlet).work());
 }
 
 /// Hands over what `work` ends with, a panic too.
@@ -141,7 +141,7 @@ impl<'a, T: OutId> Worker<'a, T> {
     fn new(
         spec: &'a LoaderSpec,
         schedule: &'a Schedule,
-        lane: usize,
+        (lane, buffers): (usize, usize),
         outlet: &'a Outlet<Item<T>, Ids<T>>,
     ) -> Worker<'a, T> {
         Worker {
@@ -153,7 +153,7 @@ impl<'a, T: OutId> Worker<'a, T> {
             cursor: spec.plan.cursor(),
             windows: Vec::new(),
             ahead: Ahead::new(spec, schedule, lane),
-            buffers: Vec::new(),
+            buffers: Vec::with_capacity(buffers),
         }
     }
 

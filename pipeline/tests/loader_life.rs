@@ -1,0 +1,175 @@
+//! What a loader leaves behind and what it allocates: nothing, and nothing per batch. A program of its own, since it counts
+//! all of its process' allocations; its tests take turns for the same reason.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::alloc::System;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pipeline::corpus::Corpus;
+use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
+use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use pipeline::shard::{ShardSpec, ShardWriter};
+use schemas::manifest::{
+    FILE_NAME, FORMAT, Manifest, Series, SetTotals, SpecialTokens, TokenizerRecord, Totals, VERSION,
+};
+use schemas::run::{ReadBackend, Share, Shuffle};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Held by the test that runs.
+static TURN: Mutex<()> = Mutex::new(());
+
+const SHARDS: u64 = 4;
+const SHARD_TOKENS: u64 = 100_000;
+
+fn write_corpus(dir: &Path) {
+    let tokens = SHARDS * SHARD_TOKENS;
+    let shards: Vec<_> = (0..SHARDS)
+        .map(|shard_index| {
+            let spec =
+                ShardSpec { vocab_size: 32_000, tokenizer: [0; 32], series_index: 0, shard_index };
+            let name = format!("00000-{shard_index:05}.tok");
+            let mut writer = ShardWriter::create(dir, name, spec).unwrap();
+            let ids: Vec<u32> =
+                (0..SHARD_TOKENS).map(|token| (token * 7919 % 32_000) as u32).collect();
+            writer.push(&ids).unwrap();
+            writer.finish().unwrap()
+        })
+        .collect();
+    let totals =
+        Totals { documents_read: SHARDS, documents_written: SHARDS, tokens, ..Totals::default() };
+    let sets = vec![SetTotals { set_name: None, documents: SHARDS, text_bytes: 0, tokens }];
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        fingerprint: String::new(),
+        tokenizer: TokenizerRecord {
+            fingerprint: "00".repeat(32),
+            vocab_size: 32_000,
+            bos: None,
+            eos: None,
+            special_tokens: SpecialTokens::Text,
+            files: Vec::new(),
+        },
+        token_bytes: 2,
+        totals,
+        sets: sets.clone(),
+        series: vec![Series {
+            input: "made.jsonl".to_owned(),
+            input_bytes: 0,
+            totals,
+            sets,
+            index: None,
+            shards,
+            by_set: None,
+        }],
+        skipped: None,
+        selection: None,
+    };
+    fs::write(dir.join(FILE_NAME), manifest.seal().1).unwrap();
+}
+
+/// Two phases, windows of 64 and 16 tokens, steps of 1,024.
+fn spec(dir: &Path, backend: ReadBackend) -> LoaderSpec {
+    let corpus = Corpus::open(dir, backend).unwrap();
+    let phase =
+        |patch_size| PhaseSpec { patch_size, window_units: 16, share: Share::new(1, 2).unwrap() };
+    let plan = Plan::new(&PlanSpec {
+        corpus_tokens: corpus.token_count(),
+        corpus_fingerprint: None,
+        subset_tokens: None,
+        step_tokens: 1024,
+        epochs: 1,
+        seed: 1,
+        shuffle: Shuffle::Global,
+        sets: Vec::new(),
+        phases: vec![phase(4), phase(1)],
+    })
+    .unwrap();
+    LoaderSpec {
+        from_step: 0,
+        end_step: plan.step_count(),
+        corpus: Arc::new(corpus),
+        plan: Arc::new(plan),
+        rank: 0,
+        world_size: 1,
+        micro_batch_windows: 4,
+        workers: 2,
+        ring_bytes: 1 << 16,
+        read_ahead_bytes: READ_AHEAD_BYTES,
+        pin: None,
+    }
+}
+
+/// Threads, descriptors and mappings of this process.
+fn left_behind() -> [usize; 3] {
+    let count = |folder: &str| fs::read_dir(folder).unwrap().count();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    [count("/proc/self/task"), count("/proc/self/fd"), maps]
+}
+
+/// Any number of workers, stopped anywhere, on a sound corpus and on a damaged one.
+#[test]
+fn starting_and_stopping_leaves_nothing_behind() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let cycles = std::env::var("CYCLES").map_or(100, |text| text.parse().unwrap());
+    let (good, bad) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_corpus(good.path());
+    write_corpus(bad.path());
+    let path = bad.path().join("00000-00002.tok");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (mut before, mut errors) = ([0; 3], 0);
+    for cycle in 0..cycles {
+        if cycle == 20 {
+            before = left_behind(); // what is made once has been made
+        }
+        let backend = if cycle % 2 == 0 { ReadBackend::Mmap } else { ReadBackend::Pread };
+        let dir = if cycle % 5 == 0 { &bad } else { &good };
+        let spec = LoaderSpec { workers: 1 + cycle % 7, ..spec(dir.path(), backend) };
+        let mut loader: Loader<i64> = Loader::start(spec).unwrap();
+        for _ in 0..cycle * 13 % 60 {
+            match loader.next_batch() {
+                Ok(Some(batch)) if cycle % 3 == 0 => drop(batch), // a buffer that never comes back
+                Ok(batch) => batch.into_iter().for_each(|batch| loader.recycle(batch)),
+                Err(err) => {
+                    assert!(
+                        dir.path() == bad.path() && err.to_string().contains("00002.tok: block 0")
+                    );
+                    errors += 1;
+                }
+            }
+        }
+    }
+    assert!(errors > 0 && errors < cycles, "{errors} errors");
+    let after = left_behind();
+    // The allocator and the kernel join and split mappings of their own; a loader's would be hundreds.
+    assert!(after[..2] == before[..2] && after[2] <= before[2] + 20, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_batch_allocates_nothing_once_the_rings_have_been_full() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    write_corpus(dir.path());
+    for backend in [ReadBackend::Mmap, ReadBackend::Pread] {
+        let mut loader: Loader<u16> = Loader::start(spec(dir.path(), backend)).unwrap();
+        let mut next = |count| {
+            for _ in 0..count {
+                let batch = loader.next_batch().unwrap().unwrap();
+                loader.recycle(batch);
+            }
+        };
+        // Both phases' orders are made, and each worker has had as many buffers as there are.
+        next(1600);
+        let region = Region::new(ALLOCATOR);
+        next(1000);
+        let change = region.change();
+        assert_eq!((change.allocations, change.reallocations), (0, 0), "{backend:?} {change:?}");
+    }
+}
