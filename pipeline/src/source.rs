@@ -1,7 +1,9 @@
 //! Bytes of one file by offset, memory-mapped or by `pread`: the two ways in which shards are read.
 //!
 //! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files that may shrink while
-//! they are read: what a mapped file lost reads as zeros ([`crate::lost_pages`]), and a read of it is an error.
+//! they are read: what a mapped file lost reads as zeros ([`crate::lost_pages`]), and a read of it is an error. Windows of a
+//! shuffled plan lie anywhere, so the system is told not to read around what is read; what comes next it hears from
+//! [`Source::will_need`].
 //!
 //! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was when it was opened.
 
@@ -10,6 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use memmap2::{Advice, Mmap};
 use schemas::run::ReadBackend;
@@ -19,10 +22,18 @@ use crate::lost_pages::{Watch, watch};
 /// A file that is open for reading at any offset, by any number of threads.
 #[derive(Debug)]
 pub struct Source {
-    /// Ends before the mapping does.
-    _watch: Option<Watch>,
-    map: Option<Mmap>,
+    /// Made at the first look: a page table for a shard that nobody reads is not worth its time.
+    map: OnceLock<Watched>,
+    is_mapped: bool,
     file: File,
+}
+
+/// A mapping, and what it takes to read it safely.
+#[derive(Debug)]
+struct Watched {
+    /// Ends before the mapping does.
+    _watch: Watch,
+    map: Mmap,
 }
 
 /// What tells a file from what it becomes when somebody changes it.
@@ -40,14 +51,21 @@ impl Source {
     /// Opens the file at `path`.
     pub fn open(path: &Path, backend: ReadBackend) -> io::Result<(Source, FileState)> {
         let file = File::open(path)?;
-        let map = match backend {
-            ReadBackend::Mmap => Some(map(&file)?),
-            ReadBackend::Pread => None,
-        };
-        let _watch = map.as_ref().map(watch).transpose()?;
-        let source = Source { _watch, map, file };
+        advise_file(&file, 0, 0, libc::POSIX_FADV_RANDOM);
+        let is_mapped = backend == ReadBackend::Mmap;
+        let source = Source { map: OnceLock::new(), is_mapped, file };
         let state = source.state()?;
         Ok((source, state))
+    }
+
+    fn map(&self) -> io::Result<&Mmap> {
+        if let Some(watched) = self.map.get() {
+            return Ok(&watched.map);
+        }
+        let map = map(&self.file)?;
+        let _hint = map.advise(Advice::Random);
+        let watched = Watched { _watch: watch(&map)?, map };
+        Ok(&self.map.get_or_init(|| watched).map)
     }
 
     /// The file as it is now.
@@ -69,14 +87,15 @@ impl Source {
         byte_count: usize,
         buffer: &'a mut Vec<u8>,
     ) -> io::Result<&'a [u8]> {
-        let Some(map) = &self.map else {
+        if !self.is_mapped {
             if buffer.len() < byte_count {
                 buffer.resize(byte_count, 0);
             }
             let buffer = &mut buffer[..byte_count];
             self.file.read_exact_at(buffer, offset)?;
             return Ok(buffer);
-        };
+        }
+        let map = self.map()?;
         let first = usize::try_from(offset).map_err(io::Error::other)?;
         let end = first.checked_add(byte_count).ok_or(io::ErrorKind::UnexpectedEof)?;
         map.get(first..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -92,16 +111,13 @@ impl Source {
     /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes of
     /// it changes no result, so its failure is none.
     pub fn will_need(&self, offset: u64, byte_count: u64) {
-        match &self.map {
-            Some(map) => {
-                let range = usize::try_from(offset).ok().zip(usize::try_from(byte_count).ok());
-                let inside =
-                    offset.checked_add(byte_count).is_some_and(|end| end <= map.len() as u64);
-                if let Some((first, count)) = range.filter(|_| inside && byte_count > 0) {
-                    let _hint = map.advise_range(Advice::WillNeed, first, count);
-                }
-            }
-            None => advise_file(&self.file, offset, byte_count),
+        let Some(Watched { map, .. }) = self.map.get() else {
+            return advise_file(&self.file, offset, byte_count, libc::POSIX_FADV_WILLNEED);
+        };
+        let range = usize::try_from(offset).ok().zip(usize::try_from(byte_count).ok());
+        let inside = offset.checked_add(byte_count).is_some_and(|end| end <= map.len() as u64);
+        if let Some((first, count)) = range.filter(|_| inside && byte_count > 0) {
+            let _hint = map.advise_range(Advice::WillNeed, first, count);
         }
     }
 }
@@ -117,13 +133,12 @@ fn map(file: &File) -> io::Result<Mmap> {
     }
 }
 
-fn advise_file(file: &File, offset: u64, byte_count: u64) {
+/// A length of 0 is the whole file.
+fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     let (Ok(offset), Ok(byte_count)) = (i64::try_from(offset), i64::try_from(byte_count)) else {
         return;
     };
     #[expect(unsafe_code, reason = "read-ahead by advice, for which std has no call")]
     // SAFETY: the call takes no pointer, and the descriptor is open as long as `file` lives.
-    let _hint = unsafe {
-        libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, libc::POSIX_FADV_WILLNEED)
-    };
+    let _hint = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, advice) };
 }

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** what [`ShardHeader::decode`] and [`ShardFooter::decode`] accept re-encodes to the same bytes.
 
+use std::ops::Range;
+
 /// First bytes of every shard.
 pub const MAGIC: [u8; 8] = *b"PATCHTOK";
 /// The version that this build writes and reads.
@@ -299,6 +301,13 @@ pub struct ShardFooter {
 }
 
 impl ShardFooter {
+    /// Where in the file the checksums of the blocks lie, 4 bytes each and little-endian, for those who need nothing
+    /// else of the footer; `None` if the header's sizes do not fit `u64`.
+    pub fn block_crcs_range(header: &ShardHeader) -> Option<Range<u64>> {
+        let end = header.file_bytes()?.checked_sub(4)?; // the footer's own checksum is the last
+        Some(end.checked_sub(4 * header.block_count()?)?..end)
+    }
+
     /// The bytes after the ids of a shard with this `header`, padding included.
     ///
     /// # Panics

@@ -36,13 +36,21 @@ pub(super) struct OpenShard {
     pub(super) first_document: u64,
     /// The file as it was when it was opened.
     state: FileState,
-    /// From the footer, which is read at the first touch.
-    block_crcs: OnceLock<Vec<u32>>,
+    /// Made at the first touch: a run need not touch every shard that it opens.
+    checks: OnceLock<Checks>,
+    /// Offset in the file of the last read, for messages. Relaxed, as any recent one will do.
+    last_read: AtomicU64,
+}
+
+/// What is known of a shard's blocks.
+#[derive(Debug)]
+struct Checks {
+    /// As the footer has them, which as a whole is not read here: with many documents it is large. One that was damaged
+    /// there does not match its block; then the footer tells which of the two it is.
+    block_crcs: Vec<u32>,
     /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory: the
     /// ids are those of an immutable file, and to check a block twice is only work.
     checked_blocks: Vec<AtomicU64>,
-    /// Offset in the file of the last read, for messages. Relaxed, as any recent one will do.
-    last_read: AtomicU64,
 }
 
 /// Where the manifest puts a shard.
@@ -75,8 +83,6 @@ impl OpenShard {
         let header = ShardHeader::decode(&head[..wanted], state.byte_count)
             .map_err(|source| CorpusError::Shard { path: path.clone(), source })?;
         check_header(&path, &header, manifest, record, &place)?;
-        let block_count = header.block_count().expect("the header's sizes were checked");
-        let checked_blocks = (0..block_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let ShardPlace { first_token, first_document, .. } = place;
         Ok(OpenShard {
             path,
@@ -85,8 +91,7 @@ impl OpenShard {
             first_token,
             first_document,
             state,
-            block_crcs: OnceLock::new(),
-            checked_blocks,
+            checks: OnceLock::new(),
             last_read: AtomicU64::new(0),
         })
     }
@@ -104,11 +109,20 @@ impl OpenShard {
         ShardFooter::decode(&bytes, &self.header).map_err(|source| self.damage(source))
     }
 
-    fn block_crcs(&self) -> Result<&[u32], CorpusError> {
-        if self.block_crcs.get().is_none() {
-            let _other_thread_was_first = self.block_crcs.set(self.read_footer()?.block_crcs);
+    fn checks(&self) -> Result<&Checks, CorpusError> {
+        if let Some(checks) = self.checks.get() {
+            return Ok(checks);
         }
-        Ok(self.block_crcs.get().expect("it was just set"))
+        let range = ShardFooter::block_crcs_range(&self.header);
+        let range = range.expect("the header's sizes were checked");
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let read = self.source.read(range.start, &mut bytes);
+        read.map_err(|source| self.read_error(source))?;
+        let (crcs, _) = bytes.as_chunks::<4>();
+        let block_crcs: Vec<u32> = crcs.iter().map(|crc| u32::from_le_bytes(*crc)).collect();
+        let words = block_crcs.len().div_ceil(64);
+        let checked_blocks = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Ok(self.checks.get_or_init(|| Checks { block_crcs, checked_blocks }))
     }
 
     /// Fills `out` with the ids from `first_token` of this shard on; the caller checked the range.
@@ -122,7 +136,8 @@ impl OpenShard {
         let wanted = first_token * token_bytes..(first_token + out.len() as u64) * token_bytes;
         self.last_read.store(HEADER_BYTES + wanted.start, Ordering::Relaxed);
         let blocks = wanted.start / BLOCK_BYTES..(wanted.end - 1) / BLOCK_BYTES + 1;
-        if blocks.clone().all(|block_index| self.is_checked(block_index)) {
+        let checks = self.checks()?;
+        if blocks.clone().all(|block_index| checks.is_checked(block_index)) {
             let bytes = self.bytes(wanted.clone(), scratch)?;
             widen(bytes, self.header.token_bytes, out);
         } else {
@@ -130,7 +145,7 @@ impl OpenShard {
             for block_index in blocks {
                 let end = wanted.end.min((block_index + 1) * BLOCK_BYTES);
                 let (part, after) = rest.split_at_mut(((end - next) / token_bytes) as usize);
-                self.read_in_block(block_index, next..end, part, scratch)?;
+                self.read_in_block((checks, block_index), next..end, part, scratch)?;
                 (rest, next) = (after, end);
             }
         }
@@ -140,23 +155,23 @@ impl OpenShard {
     /// Ids of a single block, which is read as a whole and checked unless it was.
     fn read_in_block<T: OutId>(
         &self,
-        block_index: u64,
+        (checks, block_index): (&Checks, u64),
         wanted: Range<u64>,
         out: &mut [T],
         scratch: &mut Vec<u8>,
     ) -> Result<(), CorpusError> {
         let token_bytes = self.header.token_bytes;
-        if self.is_checked(block_index) {
+        if checks.is_checked(block_index) {
             widen(self.bytes(wanted, scratch)?, token_bytes, out);
             return Ok(());
         }
         let payload_bytes = self.header.payload_bytes().expect("the header's sizes were checked");
         let first = block_index * BLOCK_BYTES;
         let bytes = self.bytes(first..payload_bytes.min(first + BLOCK_BYTES), scratch)?;
-        self.check_block(block_index, bytes)?;
+        self.check_block(block_index, checks.block_crcs[block_index as usize], bytes)?;
         let within = (wanted.start - first) as usize..(wanted.end - first) as usize;
         widen(&bytes[within], token_bytes, out);
-        self.mark_checked(block_index);
+        checks.mark_checked(block_index);
         Ok(())
     }
 
@@ -172,23 +187,18 @@ impl OpenShard {
         bytes.map_err(|source| self.read_error(source))
     }
 
-    fn is_checked(&self, block_index: u64) -> bool {
-        let word = &self.checked_blocks[(block_index / 64) as usize];
-        word.load(Ordering::Relaxed) & (1 << (block_index % 64)) != 0
-    }
-
-    fn mark_checked(&self, block_index: u64) {
-        let word = &self.checked_blocks[(block_index / 64) as usize];
-        word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
-    }
-
-    fn check_block(&self, block_index: u64, bytes: &[u8]) -> Result<(), CorpusError> {
-        let expected = self.block_crcs()?[block_index as usize];
+    fn check_block(
+        &self,
+        block_index: u64,
+        expected: u32,
+        bytes: &[u8],
+    ) -> Result<(), CorpusError> {
         let found = crc32c::crc32c(bytes);
         let first = block_index * BLOCK_BYTES;
         if found != expected {
             let (first_byte, end_byte) =
                 (HEADER_BYTES + first, HEADER_BYTES + first + bytes.len() as u64);
+            self.read_footer()?; // or is the footer damaged?
             return Err(self.damage(ShardError::Block {
                 block_index,
                 first_byte,
@@ -288,6 +298,18 @@ impl OpenShard {
     }
 }
 
+impl Checks {
+    fn is_checked(&self, block_index: u64) -> bool {
+        let word = &self.checked_blocks[(block_index / 64) as usize];
+        word.load(Ordering::Relaxed) & (1 << (block_index % 64)) != 0
+    }
+
+    fn mark_checked(&self, block_index: u64) {
+        let word = &self.checked_blocks[(block_index / 64) as usize];
+        word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
+    }
+}
+
 /// Compares a shard's header with what the manifest says.
 pub(crate) fn check_header(
     path: &Path,
@@ -296,23 +318,24 @@ pub(crate) fn check_header(
     record: &manifest::Shard,
     place: &ShardPlace,
 ) -> Result<(), CorpusError> {
-    let tokenizer = blake3::Hash::from_bytes(header.tokenizer).to_hex().to_string();
-    let number = |number: u64| number.to_string();
+    let mismatch = |field, found, expected| {
+        Err(CorpusError::Mismatch { path: path.to_owned(), field, found, expected })
+    };
+    let tokenizer = blake3::Hash::from_bytes(header.tokenizer).to_hex();
+    if tokenizer.as_str() != manifest.tokenizer.fingerprint {
+        let expected = manifest.tokenizer.fingerprint.clone();
+        return mismatch("tokenizer fingerprint", tokenizer.to_string(), expected);
+    }
     for (field, found, expected) in [
-        ("tokenizer fingerprint", tokenizer, manifest.tokenizer.fingerprint.clone()),
-        ("vocab_size", number(header.vocab_size), number(manifest.tokenizer.vocab_size)),
-        (
-            "token_bytes",
-            number(header.token_bytes.get().into()),
-            number(manifest.token_bytes.into()),
-        ),
-        ("token_count", number(header.token_count), number(record.token_count)),
-        ("document_count", number(header.document_count), number(record.document_count)),
-        ("series_index", number(header.series_index), number(place.series_index)),
-        ("shard_index", number(header.shard_index), number(place.shard_index)),
+        ("vocab_size", header.vocab_size, manifest.tokenizer.vocab_size),
+        ("token_bytes", header.token_bytes.get().into(), manifest.token_bytes.into()),
+        ("token_count", header.token_count, record.token_count),
+        ("document_count", header.document_count, record.document_count),
+        ("series_index", header.series_index, place.series_index),
+        ("shard_index", header.shard_index, place.shard_index),
     ] {
         if found != expected {
-            return Err(CorpusError::Mismatch { path: path.to_owned(), field, found, expected });
+            return mismatch(field, found.to_string(), expected.to_string());
         }
     }
     Ok(())

@@ -23,6 +23,8 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Reading below this speed waits for a disk or a network: memory is several times as fast.
 const SLOW_BYTES_PER_SEC: f64 = 500e6;
 /// How long reading ahead goes on after a slow batch, at first and at most.
+/// At the start nothing is known yet.
+const AHEAD_UNKNOWN: Duration = Duration::from_millis(20);
 const AHEAD_FIRST: Duration = Duration::from_secs(1);
 const AHEAD_MAX: Duration = Duration::from_secs(64);
 
@@ -161,8 +163,8 @@ impl<'a, T: OutId> Worker<'a, T> {
         let mut index = self.lane as u64;
         let mut checked = Instant::now();
         while let Some(micro_batch) = self.schedule.get(index) {
-            index += self.spec.workers as u64;
             self.ahead.ask(index);
+            index += self.spec.workers as u64;
             let started = Instant::now();
             let batch = self.read(&micro_batch)?;
             let now = Instant::now();
@@ -237,7 +239,7 @@ impl<'a> Ahead<'a> {
             windows: Vec::new(),
             next: lane as u64,
             tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
-            until: Instant::now(), // nothing is known: the first batch says how fast reading is
+            until: Instant::now() + AHEAD_UNKNOWN,
             lasts: AHEAD_FIRST,
         }
     }
