@@ -85,7 +85,8 @@ def main():
     size = args.shards * args.shard_tokens * 2
     print(f"{args.shards:,} shards, {size / 1e9:,.0f} GB, {args.workers} workers, {args.rounds} rounds: median (range) in ms\n")
     for io in ("mmap", "pread"):
-        print(f"parts, {io}:", flush=True)
+        print(f"parts, {io}; the first round is cold:", flush=True)
+        drop_pages(corpus)
         command = [os.path.join(args.examples, "open_corpus"), corpus, "--io", io, "--rounds", str(args.rounds)]
         subprocess.run(command, check=True)
         print()

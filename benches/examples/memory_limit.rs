@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use benches::clock::process_cpu_seconds;
 use benches::random::Random;
 use clap::Parser;
 use memmap2::{Advice, Mmap};
@@ -82,33 +83,32 @@ fn read(
     batch: &mut Batch,
     place: Range<usize>,
 ) -> anyhow::Result<u64> {
-    let room = &mut batch.narrow[place.clone()];
-    let ids = match input {
+    let (narrow, wide) = (&mut batch.narrow[place.clone()], &mut batch.wide[place]);
+    let ids: &[[u8; 2]] = match input {
         Input::Map(bytes) => {
-            let bytes = &bytes[first_byte..first_byte + 2 * room.len()];
+            let bytes = &bytes[first_byte..first_byte + 2 * narrow.len()];
             if work == Work::ChecksumAndWiden {
                 for block in bytes.chunks(BLOCK_BYTES as usize) {
                     black_box(crc32c::crc32c(block));
                 }
             }
-            bytes.as_chunks().0
+            let ids = bytes.as_chunks().0;
+            if work == Work::Copy {
+                narrow.copy_from_slice(ids);
+            }
+            ids
         }
         Input::File(file) => {
-            file.read_exact_at(room.as_flattened_mut(), first_byte as u64)?;
-            &*room
+            file.read_exact_at(narrow.as_flattened_mut(), first_byte as u64)?;
+            narrow
         }
     };
-    let ends = [ids[0], ids[ids.len() - 1]].map(|id| u64::from(u16::from_le_bytes(id)));
-    match (work, input) {
-        (Work::Copy, Input::Map(_)) => batch.narrow[place].copy_from_slice(ids),
-        (Work::Copy, Input::File(_)) => {}
-        (Work::Widen | Work::ChecksumAndWiden, _) => {
-            for (wide, &id) in batch.wide[place].iter_mut().zip(ids) {
-                *wide = i64::from(u16::from_le_bytes(id));
-            }
+    if work != Work::Copy {
+        for (wide, &id) in wide.iter_mut().zip(ids) {
+            *wide = i64::from(u16::from_le_bytes(id));
         }
     }
-    Ok(ends[0] + ends[1])
+    Ok([ids[0], ids[ids.len() - 1]].map(|id| u64::from(u16::from_le_bytes(id))).iter().sum())
 }
 
 /// One thread's part: reads `windows` in this order; returns the sum of their first and last ids.
@@ -141,17 +141,26 @@ fn orders(window_count: u32) -> [Vec<u32>; 2] {
     [in_order, shuffled]
 }
 
-/// Runs a mode on all threads; returns tokens a second and the sum of first and last ids.
-fn measure(args: &Args, input: Input, work: Work, order: &[u32]) -> anyhow::Result<(f64, u64)> {
+/// What a mode came to.
+struct Measured {
+    tokens_per_sec: f64,
+    tokens_per_cpu_sec: f64,
+    /// Of the first and last ids of all windows.
+    sum: u64,
+}
+
+/// Runs a mode on all threads.
+fn measure(args: &Args, input: Input, work: Work, order: &[u32]) -> anyhow::Result<Measured> {
     let per_thread = order.len().div_ceil(args.threads);
-    let started = Instant::now();
-    let sums = std::thread::scope(|scope| {
+    let (started, cpu_before) = (Instant::now(), process_cpu_seconds());
+    let sum = std::thread::scope(|scope| {
         let start = |part| scope.spawn(move || read_all(input, work, args.window_tokens, part));
         let threads: Vec<_> = order.chunks(per_thread).map(start).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<Result<u64, _>>()
     })?;
+    let (elapsed, cpu) = (started.elapsed().as_secs_f64(), process_cpu_seconds() - cpu_before);
     let tokens = (order.len() * args.window_tokens) as f64;
-    Ok((tokens / started.elapsed().as_secs_f64(), sums))
+    Ok(Measured { tokens_per_sec: tokens / elapsed, tokens_per_cpu_sec: tokens / cpu, sum })
 }
 
 fn main() -> anyhow::Result<()> {
@@ -184,13 +193,15 @@ fn main() -> anyhow::Result<()> {
         ("random, pread", Input::File(&file), Work::Copy, &shuffled),
         ("random, pread, widened", Input::File(&file), Work::Widen, &shuffled),
     ];
-    let (mut rates, mut expected) = (serde_json::Map::new(), None);
+    let (mut rates, mut cpu_rates) = (serde_json::Map::new(), serde_json::Map::new());
+    let mut expected = None;
     for (name, input, work, order) in modes {
-        let (tokens_per_sec, sum) = measure(&args, input, work, order)?;
-        let expected = *expected.get_or_insert(sum);
+        let found = measure(&args, input, work, order)?;
+        let (sum, expected) = (found.sum, *expected.get_or_insert(found.sum));
         ensure!(sum == expected, "{name}: first and last ids add up to {sum}; expected {expected}");
         if is_populated || !name.contains("populated") {
-            rates.insert(name.to_owned(), json!(tokens_per_sec));
+            rates.insert(name.to_owned(), json!(found.tokens_per_sec));
+            cpu_rates.insert(name.to_owned(), json!(found.tokens_per_cpu_sec));
         }
     }
     println!(
@@ -200,6 +211,7 @@ fn main() -> anyhow::Result<()> {
             "threads": args.threads,
             "tokens": u64::from(windows) * args.window_tokens as u64,
             "tokens_per_sec": rates,
+            "tokens_per_cpu_sec": cpu_rates,
         })
     );
     Ok(())
