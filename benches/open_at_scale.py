@@ -52,12 +52,13 @@ def run_words(args, corpus, io):
     fixture = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "pretrain.toml")
     values = [f"data.corpus={json.dumps(os.path.abspath(corpus))}", "plan.window_units=2048", f"plan.step_tokens={STEP_TOKENS}",
               "plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "model.vocab_size=50257", f"loader.io={io}",
-              f"train.micro_batch_windows={BATCH_WINDOWS}", f"loader.workers={args.workers}", "loader.ring_bytes=67108864"]
+              f"train.micro_batch_windows={BATCH_WINDOWS}", f"loader.workers={args.workers}",
+              "loader.ring_bytes=67108864"]
     return [fixture] + [word for value in values for word in ("--set", value)]
 
 
 def stream(args, run, from_step):
-    command = [args.patchmill, "stream", *run, "--from-step", str(from_step), "--steps", "1", "--sink", "none", "--json"]
+    command = [args.patchmill, "stream", *run, "--from", str(from_step), "--steps", "1", "--sink", "null", "--json"]
     started = time.perf_counter()
     report = said(command)
     wall_ms = (time.perf_counter() - started) * 1e3

@@ -19,7 +19,7 @@ use anyhow::ensure;
 use clap::Parser;
 use pipeline::corpus::{Corpus, read_manifest};
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
-use pipeline::source::Source;
+use pipeline::source::{FileState, Source};
 use schemas::manifest::Manifest;
 use schemas::run::{ReadBackend, Share, Shuffle};
 use schemas::shard::{HEADER_BYTES, ShardHeader};
@@ -85,17 +85,21 @@ fn plan_spec(manifest: &Manifest, window_units: u64) -> PlanSpec {
     }
 }
 
-fn open_shards(dir: &Path, manifest: &Manifest, io: ReadBackend) -> anyhow::Result<Vec<Source>> {
+fn open_shards(
+    dir: &Path,
+    manifest: &Manifest,
+    io: ReadBackend,
+) -> anyhow::Result<Vec<(Source, FileState)>> {
     let paths = manifest.shards().map(|shard| dir.join(&shard.file.path));
     paths.map(|path| Ok(Source::open(&path, io)?)).collect()
 }
 
 /// What `Corpus::open` reads of each shard that is open.
-fn check_headers(sources: &[Source]) -> anyhow::Result<()> {
-    let mut buffer = [0; HEADER_BYTES as usize];
-    for source in sources {
-        let file_bytes = source.byte_count()?;
-        ShardHeader::decode(source.bytes(0, HEADER_BYTES as usize, &mut buffer)?, file_bytes)?;
+fn check_headers(shards: &[(Source, FileState)]) -> anyhow::Result<()> {
+    let mut head = [0; HEADER_BYTES as usize];
+    for (source, state) in shards {
+        source.read(0, &mut head)?;
+        ShardHeader::decode(&head, state.byte_count)?;
     }
     Ok(())
 }
