@@ -112,6 +112,36 @@ fuzz-encoder tokenizer +inputs:
 bench-peers work *corpus:
     "{{ justfile_directory() }}/benches/peers/tokenizers/run.sh" "$@"
 
+# Loaders beside other people's in interleaved rounds, and what memory allows; benches/peers/loaders/README.md
+[no-cd]
+bench-loaders work *options:
+    "{{ justfile_directory() }}/benches/peers/loaders/run.sh" "$@"
+
+# What a switch of window length reads twice and never, ours and peers; PEERS_VENV as made by bench-loaders
+bench-overlap *options: build-patchmill
+    #!/bin/sh
+    set -eu
+    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/overlap.py --patchmill "{{ patchmill }}" "$@"
+
+# What a plan costs: ours at 360B and 15T tokens, then peers' at sizes that fit; PEERS_VENV as above
+bench-plans *options:
+    #!/bin/sh
+    set -eu
+    cargo bench --package benches --bench plan
+    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan_peers.py "$@"
+
+# From nothing open to the first batch of a corpus of 720 GB in 1,000 shards (sparse files, 1.9 GB), and at 50 %
+bench-open work *options: build-patchmill
+    #!/bin/sh
+    set -eu
+    work=$1; shift
+    cargo build --release --package benches --example make_corpus --example open_corpus
+    exec python3 benches/open_at_scale.py --patchmill "{{ patchmill }}" --examples "{{ target }}/release/examples" --work "$work" "$@"
+
+# Does the README's reader of shards read what patchmill reads? Needs NumPy
+check-read-shards: build-patchmill
+    "${PYTHON:-python3}" benches/check_read_shards.py --patchmill "{{ patchmill }}"
+
 # The parts of tokenize alone, and what one core can reach with them
 stage-floor tokenizer +inputs:
     #!/bin/sh

@@ -4,15 +4,25 @@
     overlap.py --patchmill target/release/patchmill [--tokens 50_331_648] [--seeds 3]
 
 Phase A reads two thirds of a corpus in windows of 8,192 tokens, phase B goes on at the same number of tokens in windows
-of 2,048, each library with the same seed on both sides of the switch, as its users would. Printed for each, a JSON line:
-the part of phase B's tokens that phase A had read, and the part of the corpus that neither read. Indices come from each
-library's own code; one that cannot be imported is named and left out. Packages: numpy, and of grain, torch,
-mosaicml-streaming and ai2-olmo-core those that are to be compared (Megatron-core needs its own data set on disk, which
-is written to a temporary folder).
+of 2,048, each library with the same seed on both sides of the switch, as its users would. Printed for each, a JSON line
+with the part of phase B's tokens that phase A had read and the part of the corpus that neither read, the worst of the seeds;
+in the end a table. Indices come from each library's own code; one that cannot be imported is named and left out. Packages:
+numpy, and those of peers/loaders/requirements.txt that are to be compared (OLMo-core and Megatron-core need a corpus on
+disk, which is written to a temporary folder).
 """
-import argparse, json, os, subprocess, sys, tempfile, warnings
 
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+
+# In place of this folder, whose profile.py hides Python's own from the libraries.
+sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "loaders")
 warnings.filterwarnings("ignore")
+
 import numpy as np
 
 LONG, SHORT = 8192, 2048
@@ -148,12 +158,8 @@ def olmo(tokens, seed):
 
 def megatron(tokens, seed):
     import torch
-    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    class Tokenizer:
-        vocab_size, eod, pad, unique_identifiers = 50254, 0, 0, {"class": "none"}
+    from peers import megatron_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         builder = IndexedDatasetBuilder(f"{folder}/d.bin", dtype=np.uint16)
@@ -162,17 +168,27 @@ def megatron(tokens, seed):
             builder.add_document(torch.from_numpy(ids), [len(ids)])
         builder.finalize(f"{folder}/d.idx")
         def order(length, count):
-            config = GPTDatasetConfig(
-                random_seed=seed, sequence_length=length, blend=([f"{folder}/d"], None), split="1,0,0",
-                path_to_cache=tempfile.mkdtemp(dir=folder), tokenizer=Tokenizer(), reset_position_ids=False,
-                reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False,
-                mid_level_dataset_surplus=0.0)
-            built = BlendedMegatronDatasetBuilder(GPTDataset, [count, 0, 0], lambda: True, config).build()[0]
+            built = megatron_dataset(f"{folder}/d", length, count, tempfile.mkdtemp(dir=folder), seed)
             return built.document_index, np.asarray(built.shuffle_index)
         blocks = tokens // LONG
         (documents, long_order), (same, short_order) = order(LONG, blocks - 1), order(SHORT, blocks * PARTS - PARTS)
         assert np.array_equal(documents, same), "one stream of documents, so that places compare"
         return cut(long_order, short_order)
+
+
+def measure(pieces, tokens, seeds):
+    """The part of phase B that phase A had read, and the part of the corpus that neither read: the worst of the seeds."""
+    count, again, never = tokens // LONG * PARTS, [], []
+    for seed in range(1, seeds + 1):
+        first, second = pieces(tokens, seed)
+        first, second = first[first < count], second[second < count]
+        assert len(first) > 0 and len(second) > 0, "both phases read something"
+        seen = np.zeros(count, bool)
+        seen[first] = True
+        again.append(float(seen[second].mean()))
+        seen[second] = True
+        never.append(float((~seen).mean()))
+    return max(again), max(never)
 
 
 def main():
@@ -191,22 +207,20 @@ def main():
         "megatron-core GPTDataset": megatron,
         "OLMo-core NumpyFSLDataset": olmo,
     }
-    count = args.tokens // LONG * PARTS
+    rows, left_out = [], []
     for name, pieces in peers.items():
-        again, never = [], []
         try:
-            for seed in range(1, args.seeds + 1):
-                first, second = pieces(args.tokens, seed)
-                seen = np.zeros(count, np.int64)
-                np.add.at(seen, first[first < count], 1)
-                again.append(float((seen[second[second < count]] > 0).mean()))
-                np.add.at(seen, second[second < count], 1)
-                never.append(float((seen == 0).mean()))
-        except (ImportError, OSError, ValueError) as err:  # not there, or without what it needs
-            print(f"{name}: not measured, {err}", file=sys.stderr)
+            again, never = measure(pieces, args.tokens, args.seeds)
+        except Exception as err:  # not there, or without what it needs
+            left_out.append(f"{name}: not measured, {type(err).__name__}: {err}")
             continue
-        line = {"name": name, "seen_twice": max(again), "never_read": max(never), "tokens": args.tokens, "seeds": args.seeds}
+        rows.append(f"| {name} | {100 * again:.1f} % | {100 * never:.1f} % |")
+        line = {"name": name, "seen_twice": again, "never_read": never, "tokens": args.tokens, "seeds": args.seeds}
         print(json.dumps(line), flush=True)
+    print(f"\n| {args.tokens:,} tokens, worst of {args.seeds} seeds | phase B had been read | never read |\n|---|---|---|")
+    print("\n".join(rows + [""] * bool(left_out) + left_out))
+    if not all(row.endswith("| 0.0 % | 0.0 % |") for row in rows if row.startswith("| patchmill")):
+        sys.exit("Patchmill reads a token twice or never")
 
 
 if __name__ == "__main__":

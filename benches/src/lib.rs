@@ -6,6 +6,7 @@
 //! - [`random`]: numbers from a seed.
 //! - [`generate`]: any number of random inputs; [`adversarial`]: a fixed set of awkward ones.
 //! - [`exact`]: an encoder's ids against the reference's, document by document.
+//! - [`corpora`]: corpora without a text behind them, to open and to read.
 
 pub mod clock;
 pub mod texts;
@@ -16,3 +17,5 @@ pub mod adversarial;
 pub mod generate;
 
 pub mod exact;
+
+pub mod corpora;

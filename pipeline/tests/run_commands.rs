@@ -314,3 +314,21 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(page.contains("assume\\-tokens"), "{page}");
     assert!(dir.path().join("pages/patchmill.1").exists());
 }
+
+/// The reader of README.md is the one that is tested, and what it reads is what `patchmill` reads. Without NumPy, which not every
+/// machine has, only the first.
+#[test]
+fn the_readme_reads_shards_as_patchmill_does() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/check_read_shards.py");
+    let mut command = std::process::Command::new("python3");
+    command.arg(script).arg("--patchmill").arg(env!("CARGO_BIN_EXE_patchmill"));
+    match command.output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+            println!("{said}");
+        }
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => println!("skipped: no python3"),
+        Err(err) => panic!("python3: {err}"),
+    }
+}
