@@ -80,12 +80,6 @@ pub struct Window {
     pub token_count: u64,
 }
 
-impl Window {
-    /// None yet.
-    const NOWHERE: Window =
-        Window { epoch: 0, phase_index: 0, stream_index: 0, first_token: 0, token_count: 0 };
-}
-
 /// When a token is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
@@ -455,8 +449,10 @@ impl Cursor<'_> {
     /// # Panics
     /// Unless `step < step_count` and `slot` is below the step's number of windows.
     pub fn window(&mut self, step: u64, slot: u64) -> Window {
-        let mut windows = [Window::NOWHERE];
-        self.fill(step, slot, &mut windows);
+        let phase_index = self.plan.phase_index_of(step);
+        let (window, epoch_offset) = self.plan.place(phase_index, step, slot);
+        let mut windows = [window];
+        self.find_places(&mut windows, &[epoch_offset; CHUNK]);
         windows[0]
     }
 
@@ -466,30 +462,51 @@ impl Cursor<'_> {
     /// # Panics
     /// Unless `step < step_count` and the slots are below the step's number of windows.
     pub fn windows(&mut self, step: u64, slots: Range<u64>, windows: &mut Vec<Window>) {
-        let count = usize::try_from(slots.end - slots.start).expect("windows that fit memory");
         windows.clear();
-        windows.resize(count, Window::NOWHERE);
-        for (first_slot, chunk) in slots.step_by(CHUNK).zip(windows.chunks_mut(CHUNK)) {
-            self.fill(step, first_slot, chunk);
+        self.add_windows(slots.map(|slot| (step, slot)), windows);
+    }
+
+    /// Appends the windows of these steps and slots.
+    ///
+    /// # Panics
+    /// Unless the steps and slots are the plan's.
+    pub fn add_windows(
+        &mut self,
+        places: impl IntoIterator<Item = (u64, u64)>,
+        windows: &mut Vec<Window>,
+    ) {
+        let mut places = places.into_iter().peekable();
+        let (mut steps_phase, plan) = (None, self.plan);
+        while places.peek().is_some() {
+            let first = windows.len();
+            let mut offsets = [0; CHUNK];
+            for (offset, (step, slot)) in offsets.iter_mut().zip(&mut places) {
+                let phase_index = match steps_phase {
+                    Some((known, phase_index)) if known == step => phase_index,
+                    _ => plan.phase_index_of(step),
+                };
+                steps_phase = Some((step, phase_index));
+                let (window, epoch_offset) = plan.place(phase_index, step, slot);
+                windows.push(window);
+                *offset = epoch_offset;
+            }
+            self.find_places(&mut windows[first..], &offsets);
         }
     }
 
-    /// Fills in at most `CHUNK` windows from `first_slot` on. Those of one pass over one stream are looked up together.
-    fn fill(&mut self, step: u64, first_slot: u64, windows: &mut [Window]) {
+    /// Fills in where windows lie whose places in their pass' reading order are these. Those of one phase and one pass over
+    /// one stream are looked up together.
+    fn find_places(&mut self, windows: &mut [Window], offsets: &[u64; CHUNK]) {
         let plan = self.plan;
-        let phase_index = plan.phase_index_of(step);
-        let mut offsets = [0; CHUNK];
-        for (slot, (window, offset)) in (first_slot..).zip(windows.iter_mut().zip(&mut offsets)) {
-            (*window, *offset) = plan.place(phase_index, step, slot);
-        }
+        let key = |window: &Window| (window.phase_index, window.epoch, window.stream_index);
         let (mut open, mut same, mut at) = (windows.len(), [0; CHUNK], [0; CHUNK]);
         let mut is_done = [false; CHUNK];
         while open > 0 {
             let first = is_done.iter().position(|done| !done).expect("one is open");
-            let Window { epoch, stream_index, .. } = windows[first];
+            let (phase_index, epoch, stream_index) = key(&windows[first]);
             let mut count = 0;
             for (index, window) in windows.iter().enumerate().skip(first) {
-                if (window.epoch, window.stream_index) == (epoch, stream_index) {
+                if key(window) == (phase_index, epoch, stream_index) {
                     (same[count], at[count], is_done[index]) = (offsets[index], index, true);
                     count += 1;
                 }

@@ -142,3 +142,16 @@ fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     // SAFETY: the call takes no pointer, and the descriptor is open as long as `file` lives.
     let _hint = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, advice) };
 }
+
+/// How often this thread has gone to sleep so far: for a disk or a network, where it does nothing but read. What others took of
+/// its time does not count. 0 where the system does not tell.
+pub(crate) fn waits_of_thread() -> u64 {
+    #[expect(unsafe_code, reason = "the system's count, for which std has no call")]
+    // SAFETY: zeroes are a value of the structure, which the call fills in.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+        usage
+    };
+    u64::try_from(usage.ru_nvcsw).unwrap_or(0)
+}

@@ -17,7 +17,10 @@ use super::ids::Ids;
 use super::{Batch, Item, LoaderError, LoaderSpec};
 use crate::corpus::{OutId, Reader};
 use crate::plan::{Cursor, Plan, Window};
+use crate::source::waits_of_thread;
 
+/// Windows whose places are computed together.
+const LOOKED_UP_WINDOWS: u64 = 64;
 /// How often a worker asks whether the files that it read from are still the same.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Reading below this speed waits for a disk or a network: memory is several times as fast.
@@ -132,8 +135,7 @@ struct Worker<'a, T> {
     lane: usize,
     outlet: &'a Outlet<Item<T>, Ids<T>>,
     reader: Reader<'a>,
-    cursor: Cursor<'a>,
-    windows: Vec<Window>,
+    upcoming: Upcoming<'a>,
     ahead: Ahead<'a>,
     /// Buffers that came back. The last one is used first: its memory is the likeliest to be in a cache.
     buffers: Vec<Ids<T>>,
@@ -152,8 +154,7 @@ impl<'a, T: OutId> Worker<'a, T> {
             lane,
             outlet,
             reader: spec.corpus.reader(),
-            cursor: spec.plan.cursor(),
-            windows: Vec::new(),
+            upcoming: Upcoming::new(spec, schedule, lane),
             ahead: Ahead::new(spec, schedule, lane),
             buffers: Vec::with_capacity(buffers),
         }
@@ -165,14 +166,9 @@ impl<'a, T: OutId> Worker<'a, T> {
         while let Some(micro_batch) = self.schedule.get(index) {
             self.ahead.ask(index);
             index += self.spec.workers as u64;
-            let started = Instant::now();
+            self.ahead.start();
             let batch = self.read(&micro_batch)?;
-            let now = Instant::now();
-            self.ahead.judge(
-                self.windows.iter().map(|window| window.token_count).sum(),
-                started,
-                now,
-            );
+            let now = self.ahead.judge(batch.ids.len() as u64);
             if now - checked >= CHECK_EVERY || self.schedule.get(index).is_none() {
                 checked = now;
                 let (step, slot) = (micro_batch.step, micro_batch.slots.start);
@@ -188,12 +184,12 @@ impl<'a, T: OutId> Worker<'a, T> {
 
     fn read(&mut self, micro_batch: &MicroBatch) -> Result<Batch<T>, LoaderError> {
         let MicroBatch { step, micro_index, ref slots } = *micro_batch;
-        self.cursor.windows(step, slots.clone(), &mut self.windows);
-        let Window { token_count: window_tokens, phase_index, .. } = self.windows[0]; // a step is of one phase
         let mut ids = self.buffer()?;
-        ids.set_len(self.windows.len() * window_tokens as usize);
+        let windows = self.upcoming.next();
+        let Window { token_count: window_tokens, phase_index, .. } = windows[0]; // a step is of one phase
+        ids.set_len(windows.len() * window_tokens as usize);
         let parts = ids.chunks_exact_mut(window_tokens as usize);
-        for ((slot, window), part) in slots.clone().zip(&self.windows).zip(parts) {
+        for ((slot, window), part) in slots.clone().zip(windows).zip(parts) {
             let read = self.reader.read(window.first_token, part);
             read.map_err(|source| LoaderError::Read { step, slot, source })?;
         }
@@ -214,6 +210,52 @@ impl<'a, T: OutId> Worker<'a, T> {
     }
 }
 
+/// The windows of a worker's micro-batches, several of these looked up together.
+struct Upcoming<'a> {
+    schedule: &'a Schedule,
+    cursor: Cursor<'a>,
+    windows: Vec<Window>,
+    /// Of `windows`, how many were handed out.
+    used: usize,
+    /// The next micro-batch to look up, and how many there are from one of the worker's to its next.
+    next: u64,
+    stride: u64,
+    /// Micro-batches that are looked up together.
+    count: u64,
+}
+
+impl<'a> Upcoming<'a> {
+    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, lane: usize) -> Upcoming<'a> {
+        let count = LOOKED_UP_WINDOWS.div_ceil(spec.micro_batch_windows);
+        Upcoming {
+            schedule,
+            cursor: spec.plan.cursor(),
+            windows: Vec::with_capacity((count * spec.micro_batch_windows) as usize),
+            used: 0,
+            next: lane as u64,
+            stride: spec.workers as u64,
+            count,
+        }
+    }
+
+    /// The windows of the next micro-batch.
+    fn next(&mut self) -> &[Window] {
+        if self.used == self.windows.len() {
+            self.windows.clear();
+            self.used = 0;
+            let indexes = (0..self.count).map(|turn| self.next + turn * self.stride);
+            let places = indexes
+                .filter_map(|index| self.schedule.get(index))
+                .flat_map(|MicroBatch { step, slots, .. }| slots.map(move |slot| (step, slot)));
+            self.cursor.add_windows(places, &mut self.windows);
+            self.next += self.count * self.stride;
+        }
+        let first = self.used;
+        self.used += self.schedule.micro_batch_windows as usize;
+        &self.windows[first..self.used]
+    }
+}
+
 /// Asks the system for what will be read, while reading is slow.
 struct Ahead<'a> {
     spec: &'a LoaderSpec,
@@ -227,6 +269,11 @@ struct Ahead<'a> {
     until: Instant,
     /// How long it goes on after the next slow batch.
     lasts: Duration,
+    started: Instant,
+    /// The batch before was slow, so of this one it is counted how often the thread waited: a thread that others kept from its
+    /// core was slow as well.
+    suspects: bool,
+    waits_before: u64,
 }
 
 impl<'a> Ahead<'a> {
@@ -241,6 +288,9 @@ impl<'a> Ahead<'a> {
             tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
             until: Instant::now() + AHEAD_UNKNOWN,
             lasts: AHEAD_FIRST,
+            started: Instant::now(),
+            suspects: true,
+            waits_before: 0,
         }
     }
 
@@ -263,15 +313,26 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Learns from a batch of so many tokens, read from `started` to `now`.
-    fn judge(&mut self, tokens: u64, started: Instant, now: Instant) {
+    /// A batch is read from now on.
+    fn start(&mut self) {
+        if self.suspects {
+            self.waits_before = waits_of_thread();
+        }
+        self.started = Instant::now();
+    }
+
+    /// Learns from the batch of so many tokens that was read; says what time it is.
+    fn judge(&mut self, tokens: u64) -> Instant {
+        let now = Instant::now();
         let bytes = (tokens * u64::from(self.spec.corpus.manifest().token_bytes)) as f64;
-        let is_slow = bytes < SLOW_BYTES_PER_SEC * (now - started).as_secs_f64();
-        if is_slow && now >= self.until {
+        let is_slow = bytes < SLOW_BYTES_PER_SEC * (now - self.started).as_secs_f64();
+        if is_slow && self.suspects && now >= self.until && waits_of_thread() > self.waits_before {
             self.until = now + self.lasts;
             self.lasts = (self.lasts * 2).min(AHEAD_MAX);
         } else if !is_slow && now >= self.until {
             self.lasts = AHEAD_FIRST;
         }
+        self.suspects = is_slow;
+        now
     }
 }

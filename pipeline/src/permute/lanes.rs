@@ -1,13 +1,13 @@
 //! The rounds of a Feistel network for several indexes at once.
 //!
 //! A round is a SipHash-1-3 of one word (Aumasson and Bernstein, 2012), which is a chain of dependent operations; a
-//! processor that has nothing else to do waits for most of them. Eight chains next to each other are vector
-//! operations, of 512 or 256 bits where the processor has them.
+//! processor that has nothing else to do waits for most of them. Sixteen chains next to each other are vector
+//! operations, of 512 or 256 bits where the processor has them, and two or four of these at a time.
 //!
 //! **Invariant:** every lane has what the `siphasher` crate gives for its word.
 
 /// Indexes that are turned together.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = 16;
 
 type Lanes = [u64; LANES];
 
