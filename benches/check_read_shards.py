@@ -15,6 +15,9 @@ import subprocess
 import sys
 import tempfile
 
+# Behind the libraries: profile.py beside this file hides Python's own from them.
+sys.path.append(sys.path.pop(0))
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 STEP_TOKENS = 4096
@@ -78,6 +81,18 @@ def check_documents(patchmill, corpus, mapped):
     return checked
 
 
+def check_torch(shard_ids):
+    """The README's line for torch, where there is torch."""
+    try:
+        import torch
+    except ImportError:
+        return
+    from read_shards import window
+
+    found = torch.from_numpy(window(shard_ids, 2048 * 7, 2048))
+    assert found.dtype == torch.int64 and found.tolist() == window(shard_ids, 2048 * 7, 2048).tolist(), "a tensor of the ids"
+
+
 def check_reader(patchmill, folder):
     from read_shards import shards
 
@@ -95,6 +110,7 @@ def check_reader(patchmill, folder):
     shard_ids = [ids for ids, _ in mapped]
     tokens = [check_stream(patchmill, folder, corpus, shuffle, shard_ids) for shuffle in ("none", "global")]
     documents = check_documents(patchmill, corpus, mapped)
+    check_torch(shard_ids)
     print(f"the README's reader is right: {len(mapped)} shards, {tokens[0]} ids in file order and {tokens[1]} in the order of "
           f"a plan, {documents} documents")
 

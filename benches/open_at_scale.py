@@ -79,7 +79,7 @@ def main():
     parser.add_argument("--shards", type=count, default=1000)
     parser.add_argument("--shard-tokens", type=count, default=360_000_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--limit-ms", type=float, help="fail above this")
     args = parser.parse_args()
     corpus = make(args)

@@ -98,7 +98,7 @@ impl Seeks {
             p99: at(0.99),
             p999: at(0.999),
             max: at(1.0),
-            kept_core_max: kept().last().map_or(Duration::ZERO, |(time, _)| *time),
+            kept_core_max: kept().next_back().map_or(Duration::ZERO, |(time, _)| *time),
             kept_core_count: kept().count(),
         }
     }

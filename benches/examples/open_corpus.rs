@@ -127,7 +127,7 @@ fn round(args: &Args) -> anyhow::Result<Parts> {
     let sources = parts.time("all shards opened", || open_shards(dir, &manifest, args.io))?;
     parts.time("all headers read and decoded", || check_headers(&sources))?;
     parts.time("all shards closed", || drop(sources));
-    let corpus = parts.time("Corpus::open: all of the above", || Corpus::open(dir, args.io))?;
+    let corpus = parts.time("Corpus::open, in all", || Corpus::open(dir, args.io))?;
     let spec = plan_spec(&manifest, args.window_units);
     let plan = parts.time("plan", || Plan::new(&spec))?;
     parts.time("windows of a step", || plan.step(0).count());

@@ -326,9 +326,9 @@ fn the_readme_reads_shards_as_patchmill_does() {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-            println!("{said}");
+            eprintln!("{said}");
         }
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => println!("skipped: no python3"),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => eprintln!("skipped: no python3"),
         Err(err) => panic!("python3: {err}"),
     }
 }

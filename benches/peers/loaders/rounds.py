@@ -162,11 +162,14 @@ def check_peer(args, server, folder):
         asked(server, "convert", folder, window_tokens, 0)
         for workers in args.workers:
             said = asked(server, "check", folder, window_tokens, workers)
-            share = said["tokens"] / said["corpus_tokens"]
+            left = said["corpus_tokens"] - said["tokens"]
             if said["sum"] == said["expected_sum"]:
-                found.append("each token once" if share == 1 else f"each token once, {100 * (1 - share):.1f} % left out")
+                rest = f", {left:,} of {said['corpus_tokens']:,} tokens left out at T = {window_tokens}" if left else ""
+                found.append("each token once" + rest)
+            elif server.about["reads"] == "once":
+                raise RuntimeError(f"ids add up to {said['sum']}; expected {said['expected_sum']}: {said['tokens']:,} tokens")
             else:
-                found.append(f"other tokens than once each ({100 * share:.1f} % by number)")
+                found.append(server.about["reads"])
             if server.about["can_resume"]:
                 following = asked(server, "state", folder, window_tokens, workers)["next_sum"]
                 resumed = asked(server, "resume", folder, window_tokens, workers)["next_sum"]
