@@ -19,7 +19,7 @@ use crate::failpoint::failpoint;
 use crate::folder;
 use crate::index_writer::IndexWriter;
 use crate::inputs::Input;
-use crate::publish::{AtomicFile, write_atomic};
+use crate::publish::{AtomicFile, sync_dir, write_atomic};
 use crate::series::{ClosedPart, SeriesSpec, Sets, Tail};
 
 /// Takes finished inputs with their position.
@@ -29,7 +29,7 @@ pub(crate) type OnInput<'a> = dyn Fn(u64, SeriesRecord) + Sync + 'a;
 pub(crate) enum Closing {
     /// A shard and what goes with it.
     Part(Box<ClosedPart>),
-    /// All series of an input, in manifest order, behind all their parts.
+    /// An input to its end, behind all parts that were closed before.
     Input(ClosedInput),
 }
 
@@ -40,8 +40,17 @@ pub(crate) struct ClosedInput {
     pub(crate) dir: std::path::PathBuf,
     pub(crate) input: Input,
     pub(crate) options: String,
-    /// Each with the parts that were there when the run began.
-    pub(crate) series: Vec<(Tail, Vec<PartRecord>)>,
+    /// All of them, in manifest order.
+    pub(crate) series: Vec<ClosedSeries>,
+}
+
+/// A series that was written to its end.
+pub(crate) struct ClosedSeries {
+    /// The parts that were there when the run began.
+    pub(crate) kept: Vec<PartRecord>,
+    /// The last shard, which goes with its input: handed over alone, it would make its input wait for it.
+    pub(crate) last: Option<ClosedPart>,
+    pub(crate) tail: Tail,
 }
 
 /// Closes in the calling thread, or hands over to one that closes behind it.
@@ -67,12 +76,10 @@ pub(crate) struct Parts(BTreeMap<(bool, u64), Vec<PartRecord>>);
 impl Parts {
     pub(crate) fn close(&mut self, closing: Closing, on_input: &OnInput) -> anyhow::Result<()> {
         match closing {
-            Closing::Part(part) => {
-                let spec = Arc::clone(part.spec());
-                let record = part.publish()?;
-                self.0.entry((spec.is_holdout, spec.series_index)).or_default().push(record);
-            }
-            Closing::Input(input) => {
+            Closing::Part(part) => self.publish(*part)?,
+            Closing::Input(mut input) => {
+                let last = input.series.iter_mut().filter_map(|series| series.last.take());
+                last.into_iter().try_for_each(|part| self.publish(part))?;
                 let position = input.position;
                 on_input(position, self.close_input(input)?);
             }
@@ -80,11 +87,18 @@ impl Parts {
         Ok(())
     }
 
+    fn publish(&mut self, part: ClosedPart) -> anyhow::Result<()> {
+        let spec = Arc::clone(part.spec());
+        let record = part.publish()?;
+        self.0.entry((spec.is_holdout, spec.series_index)).or_default().push(record);
+        Ok(())
+    }
+
     fn close_input(&mut self, closed: ClosedInput) -> anyhow::Result<SeriesRecord> {
         let (mut series, mut holdout) = (Vec::new(), Vec::new());
         let mut skipped = Vec::new();
         let mut leftovers = Vec::new();
-        for (mut tail, mut parts) in closed.series {
+        for ClosedSeries { kept: mut parts, mut tail, .. } in closed.series {
             let key = (tail.spec.is_holdout, tail.spec.series_index);
             parts.extend(self.0.remove(&key).unwrap_or_default());
             skipped.extend(parts.iter().filter_map(|part| part.skipped.clone()));
@@ -136,7 +150,12 @@ fn join(spec: &SeriesSpec, parts: &[PartRecord], tail: Totals) -> anyhow::Result
         for part in parts {
             index.append(&spec.dir.join(&part.rows.path))?;
         }
-        Some(index.finish()?)
+        let index = index.place()?;
+        // In the corpus' own folder the input's record, which follows, keeps its name.
+        if spec.is_holdout {
+            sync_dir(&spec.dir)?;
+        }
+        Some(index)
     };
     Ok(Series {
         input: spec.input.name.clone(),

@@ -14,7 +14,7 @@ use schemas::manifest::{self, Manifest};
 
 use crate::failpoint::failpoint;
 use crate::lock::{self, FolderLock};
-use crate::publish::{self, write_atomic};
+use crate::publish::{self, AtomicFile, write_atomic};
 use crate::tasks::Task;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
@@ -346,9 +346,11 @@ fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyh
             "{} changed while it was in use",
             source.display()
         );
-        write_atomic(&dir.join(name), &bytes)?;
+        let mut copy = AtomicFile::create(&dir.join(name))?;
+        copy.append(&bytes)?;
+        copy.place()?;
     }
-    Ok(())
+    Ok(publish::sync_dir(&dir)?)
 }
 
 fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {

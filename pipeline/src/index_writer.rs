@@ -106,13 +106,13 @@ impl IndexWriter {
         self.writer.write(&batch).with_context(|| format!("write {}", self.name))
     }
 
-    /// Completes the file and puts it under its name.
-    pub(crate) fn finish(mut self) -> anyhow::Result<FileRecord> {
+    /// Completes the file and puts it under its name, which is durable with the next sync of the folder.
+    pub(crate) fn place(mut self) -> anyhow::Result<FileRecord> {
         self.write_group()?;
         let file = self.writer.into_inner();
         let mut file = file.with_context(|| format!("write {}", self.name))?;
         let (bytes, hash) = file.hash()?;
-        file.publish()?;
+        file.place()?;
         Ok(FileRecord { path: self.name, bytes, blake3: hash.to_hex().to_string() })
     }
 

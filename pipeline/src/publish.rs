@@ -2,7 +2,8 @@
 //!
 //! A crash can leave a temporary file (`.NAME.tmp`), never half a file under its final name.
 //!
-//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back.
+//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back; after [`AtomicFile::place`] it can
+//! take back its name, and leaves what had it before.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,6 +49,11 @@ impl AtomicFile {
         Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
     }
 
+    /// The folder that the file will lie in.
+    pub fn dir(&self) -> &Path {
+        parent(&self.path)
+    }
+
     /// Appends `bytes`, with an error that names the file.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         self.writer.write_all(bytes).map_err(PublishError::at("write", &self.path))
@@ -78,13 +84,20 @@ impl AtomicFile {
     }
 
     /// Makes the file durable under its name.
-    pub fn publish(mut self) -> Result<(), PublishError> {
+    pub fn publish(self) -> Result<(), PublishError> {
+        let path = self.path.clone();
+        self.place()?;
+        sync_dir(parent(&path))
+    }
+
+    /// Makes the file's bytes durable and puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    pub fn place(mut self) -> Result<(), PublishError> {
         self.writer.flush().map_err(PublishError::at("write", &self.path))?;
         self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))?;
         let temporary = self.temporary.as_ref().expect("only publishing takes it");
         std::fs::rename(temporary, &self.path).map_err(PublishError::at("publish", &self.path))?;
         self.temporary = None;
-        sync_dir(parent(&self.path))
+        Ok(())
     }
 }
 

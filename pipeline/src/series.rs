@@ -218,13 +218,13 @@ impl ClosedPart {
         &self.spec
     }
 
-    /// Makes the part's files durable, its record last.
+    /// Makes the part's files durable, its record last, whose sync of the folder keeps the names of all.
     pub(crate) fn publish(self) -> anyhow::Result<PartRecord> {
         let SeriesSpec { series_index, dir, .. } = &*self.spec;
         failpoint("part-begin");
-        let shard = self.shard.publish()?;
+        let shard = self.shard.place()?;
         failpoint("part-shard");
-        let rows = self.rows.finish()?;
+        let rows = self.rows.place()?;
         failpoint("part-rows");
         let skipped = publish_skipped(self.skipped, *series_index, self.part_index)?;
         let record = PartRecord {

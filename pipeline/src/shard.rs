@@ -7,7 +7,7 @@ use std::path::Path;
 use schemas::manifest::FileRecord;
 use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenBytes};
 
-use crate::publish::{AtomicFile, PublishError};
+use crate::publish::{AtomicFile, PublishError, sync_dir};
 use crate::tokenize::TokenId;
 
 /// What a shard says about itself beyond its ids.
@@ -84,7 +84,11 @@ impl ShardWriter {
 
     /// Completes the shard and puts it under its name.
     pub fn finish(self) -> Result<schemas::manifest::Shard, PublishError> {
-        self.seal()?.publish()
+        let sealed = self.seal()?;
+        let dir = sealed.file.dir().to_owned();
+        let shard = sealed.place()?;
+        sync_dir(&dir)?;
+        Ok(shard)
     }
 
     /// Writes what completes the shard's bytes; making them durable, which takes time, is left for later.
@@ -123,14 +127,15 @@ pub struct SealedShard {
 }
 
 impl SealedShard {
-    /// Hashes the shard, makes it durable and puts it under its name.
+    /// Hashes the shard, makes its bytes durable and puts it under its name, which is durable with the next
+    /// [`sync_dir`] of the folder.
     ///
     /// The hash is read back: the header, which stands first, is known last. From the page cache that costs little
     /// beside encoding the ids.
-    pub fn publish(mut self) -> Result<schemas::manifest::Shard, PublishError> {
+    pub fn place(mut self) -> Result<schemas::manifest::Shard, PublishError> {
         let (bytes, hash) = self.file.hash()?;
         assert_eq!(Some(bytes), self.header.file_bytes(), "bytes of shard {}", self.name);
-        self.file.publish()?;
+        self.file.place()?;
         Ok(schemas::manifest::Shard {
             file: FileRecord { path: self.name, bytes, blake3: hash.to_hex().to_string() },
             token_count: self.header.token_count,

@@ -12,11 +12,11 @@ use schemas::build::PartRecord;
 use schemas::manifest::BySet;
 
 use crate::chunk::{Encoded, Item};
-use crate::closing::{ClosedInput, Closer, Closing};
+use crate::closing::{ClosedInput, ClosedSeries, Closer, Closing};
 use crate::docs::DocsError;
 use crate::folder::{HOLDOUT_FOLDER, SETS_MAX};
 use crate::inputs::Input;
-use crate::series::{ClosedPart, SeriesSpec, SeriesWriter};
+use crate::series::{SeriesSpec, SeriesWriter};
 use crate::stage::{Done, Job};
 use crate::tokenize::TokenId;
 
@@ -123,7 +123,7 @@ impl Current {
                         self.chain(job, (false, set.clone()))?.hold_out(entry.row);
                     }
                     let part = self.chain(job, (*is_holdout, set))?.push(entry, document_ids)?;
-                    close(closer, part)?;
+                    part.map_or(Ok(()), |part| closer.close(Closing::Part(Box::new(part))))?;
                     job.progress.add_document(entry.text_bytes, *token_count as u64);
                 }
                 Item::Dropped { row, set_name, reason } => {
@@ -188,12 +188,13 @@ impl Current {
     fn finish(self, job: &Job, closer: &mut Closer) -> anyhow::Result<()> {
         let mut series = Vec::new();
         for (chain, writer) in self.chains {
-            let (part, tail) = writer.finish()?;
-            close(closer, part)?;
+            let (last, tail) = writer.finish()?;
             let kept = self.plan.kept.get(&chain).cloned().unwrap_or_default();
-            series.push((tail, kept));
+            series.push(ClosedSeries { kept, last, tail });
         }
-        series.sort_by_key(|(tail, _)| (tail.spec.is_holdout, tail.spec.series_index));
+        series.sort_by_key(|ClosedSeries { tail, .. }| {
+            (tail.spec.is_holdout, tail.spec.series_index)
+        });
         closer.close(Closing::Input(ClosedInput {
             position: self.plan.position,
             dir: job.dir.to_owned(),
@@ -202,8 +203,4 @@ impl Current {
             series,
         }))
     }
-}
-
-fn close(closer: &mut Closer, part: Option<ClosedPart>) -> anyhow::Result<()> {
-    part.map_or(Ok(()), |part| closer.close(Closing::Part(Box::new(part))))
 }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use super::classify;
 use super::definition::{Definition, Normalizer};
 use super::ids::TokenId;
-use super::merges::Merges;
+use super::merges::{Alphabet, Merges};
 use super::nfc::nfc;
 use super::pieces::{Padded, PieceModel, Pieces, Work};
 use super::split::ByteLevel;
@@ -23,10 +23,10 @@ pub(crate) struct ByteModel {
     /// Whether texts are brought into normal form C first.
     is_nfc: bool,
     pre_tokenizer: ByteLevel,
-    byte_ids: Box<[u32; 256]>,
+    alphabet: Alphabet,
     merges: Merges,
-    /// Pieces that are ids although their merges may lead elsewhere (`ignore_merges`).
-    whole: Option<HashMap<Box<[u8]>, u32>>,
+    /// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if any.
+    whole: HashMap<Box<[u8]>, u32>,
 }
 
 impl ByteModel {
@@ -55,17 +55,39 @@ impl ByteModel {
             }
         }
         let vocabulary = classify::vocabulary(model, why)?;
-        let merges = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
-        let merges = Merges::new(&merges.collect::<Vec<_>>());
-        let ignores_merges = model.ignore_merges.unwrap_or(false);
-        let whole = ignores_merges.then(|| {
-            let entries = vocabulary.entries.iter();
-            entries.filter_map(|(text, id)| Some((bytes_of(text, &byte_of_char)?, *id))).collect()
+        let list = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
+        let list: Vec<_> = list.collect();
+        let bytes_of_id: HashMap<u32, Box<[u8]>> = vocabulary
+            .entries
+            .iter()
+            .filter_map(|&(text, id)| Some((id, bytes_of(text, &byte_of_char)?)))
+            .collect();
+        let is_live = Merges::live(&list, |id, symbols| match bytes_of_id.get(&id) {
+            Some(bytes) => {
+                symbols.extend(bytes.iter().map(|&byte| byte_ids[usize::from(byte)]));
+                true
+            }
+            None => false,
         });
+        let live =
+            list.iter().zip(is_live).filter_map(|(&merge, is_live)| is_live.then_some(merge));
+        let merges = Merges::new(&live.collect::<Vec<_>>());
+        let alphabet = merges.alphabet(byte_ids);
+        let mut whole = HashMap::new();
+        if model.ignore_merges.unwrap_or(false) {
+            let mut work = Work::default();
+            for &(text, id) in &vocabulary.entries {
+                let Some(bytes) = bytes_of(text, &byte_of_char) else { continue };
+                merges.apply_to_bytes(&alphabet, &bytes, &mut work);
+                if work.symbols != [id] {
+                    whole.insert(bytes, id);
+                }
+            }
+        }
         if why.len() > found {
             return None;
         }
-        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, byte_ids, merges, whole })
+        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, alphabet, merges, whole })
     }
 
     /// The text that added tokens of the normalized kind are looked for in.
@@ -107,14 +129,13 @@ impl ByteModel {
 
 impl PieceModel for ByteModel {
     fn encode_piece(&self, piece: &[u8], work: &mut Work) {
-        work.symbols.clear();
-        if let Some(whole) = &self.whole
-            && let Some(&id) = whole.get(piece)
+        if !self.whole.is_empty()
+            && let Some(&id) = self.whole.get(piece)
         {
+            work.symbols.clear();
             return work.symbols.push(id);
         }
-        work.symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
-        self.merges.apply(&mut work.symbols, &mut work.queue);
+        self.merges.apply_to_bytes(&self.alphabet, piece, work);
     }
 }
 

@@ -28,7 +28,7 @@
 use std::collections::HashMap;
 
 use super::ids::TokenId;
-use super::merges::Merges;
+use super::merges::{Alphabet, Merges};
 use super::pieces::{Padded, PieceModel, Pieces, Work};
 
 /// What Metaspace and its like make of a space.
@@ -45,9 +45,33 @@ pub(crate) struct CharModel {
     high_ids: HashMap<char, u32>,
     unknown: Unknown,
     merges: Merges,
+    /// Of ASCII characters; `NO_ID` for those that the vocabulary does not have.
+    alphabet: Alphabet,
     cuts: Cuts,
     /// Whole words that go before their merges.
     whole: Option<Whole>,
+}
+
+type TextMerge<'a> = (&'a str, &'a str, [u32; 3]);
+
+/// The merges that ever happen, and perhaps some more.
+fn live_merges<'a>(
+    parts: &CharModelParts<'a>,
+    first_id: impl Fn(char) -> u32,
+) -> Vec<TextMerge<'a>> {
+    let list = parts.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
+    let text_of: HashMap<u32, &str> = parts.vocab.iter().map(|&(text, id)| (id, text)).collect();
+    let is_live = Merges::live(&list.collect::<Vec<_>>(), |id, symbols| {
+        let Some(text) = text_of.get(&id) else { return false };
+        // No text has a space.
+        if parts.space_is_marker && text.contains(' ') {
+            return false;
+        }
+        symbols.extend(text_form(text, parts.space_is_marker).chars().map(&first_id));
+        !symbols.contains(&NO_ID)
+    });
+    let live = parts.merges.iter().zip(is_live);
+    live.filter_map(|(&merge, is_live)| is_live.then_some(merge)).collect()
 }
 
 /// What becomes of a character that the vocabulary does not have.
@@ -110,13 +134,22 @@ impl CharModel {
             }
             whole.insert(text.into_bytes().into_boxed_slice(), id);
         }
-        let merges: Vec<_> =
-            parts.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id)).collect();
+        let first_id = |c: char| match low_ids.get(c as usize) {
+            Some(&id) => id,
+            None => high_ids.get(&c).copied().unwrap_or(NO_ID),
+        };
+        let live = live_merges(&parts, first_id);
+        let list: Vec<_> =
+            live.iter().map(|&(_, _, [left, right, id])| (left, right, id)).collect();
+        let merges = Merges::new(&list);
+        let mut ascii_ids = Box::new([NO_ID; 256]);
+        ascii_ids[..128].copy_from_slice(&low_ids[..128]);
         let mut model = CharModel {
+            alphabet: merges.alphabet(ascii_ids),
             low_ids,
             high_ids,
             unknown: parts.unknown,
-            merges: Merges::new(&merges),
+            merges,
             cuts: Cuts {
                 ascii: [[u64::MAX; 2]; 128],
                 joins: vec![0; 1 << (PAIR_BITS - 6)],
@@ -126,7 +159,7 @@ impl CharModel {
             },
             whole: None,
         };
-        model.derive_cuts(&parts.merges, parts.space_is_marker);
+        model.derive_cuts(&live, parts.space_is_marker);
         if parts.ignore_merges {
             let bytes_max = parts.vocab.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
             model.whole = Some(Whole { ids: whole, bytes_max });
@@ -234,12 +267,11 @@ impl CharModel {
 
 impl PieceModel for CharModel {
     fn encode_piece(&self, piece: &[u8], work: &mut Work) {
+        if piece.iter().all(|&byte| self.alphabet.id(byte) != NO_ID) {
+            return self.merges.apply_to_bytes(&self.alphabet, piece, work);
+        }
         let symbols = &mut work.symbols;
         symbols.clear();
-        if piece.is_ascii() && piece.iter().all(|&byte| self.low_ids[usize::from(byte)] != NO_ID) {
-            symbols.extend(piece.iter().map(|&byte| self.low_ids[usize::from(byte)]));
-            return self.merges.apply(symbols, &mut work.queue);
-        }
         let piece = std::str::from_utf8(piece).expect("a text is cut between characters");
         let mut after_unknown = false;
         for c in piece.chars() {
@@ -260,7 +292,7 @@ impl PieceModel for CharModel {
             }
             after_unknown = true;
         }
-        self.merges.apply(symbols, &mut work.queue);
+        self.merges.apply(work);
     }
 }
 

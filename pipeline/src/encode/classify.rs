@@ -10,6 +10,7 @@ use super::chars::{CharModel, CharModelParts, MARKER, Unknown};
 use super::definition::{
     AddedToken, Definition, Model as Bpe, Normalizer, Pattern, PreTokenizer, PrependScheme,
 };
+use super::merges::Merges;
 use super::nfc::nfc;
 
 /// How the sections of a text become texts for the model.
@@ -250,10 +251,10 @@ fn model(model: &Bpe, form: Option<Form>, why: &mut Vec<String>) -> Option<CharM
 }
 
 pub(super) fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vocabulary<'a>> {
-    let entries: Vec<(&str, u32)> =
+    let mut entries: Vec<(&str, u32)> =
         model.vocab.iter().map(|(text, &id)| (text.as_str(), id)).collect();
-    let mut ids: Vec<u32> = entries.iter().map(|&(_, id)| id).collect();
-    ids.sort_unstable();
+    entries.sort_unstable_by_key(|&(text, id)| (id, text));
+    let ids: Vec<u32> = entries.iter().map(|&(_, id)| id).collect();
     if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
         why.push(format!("two entries of its vocabulary have the id {}", pair[0]));
         return None;
@@ -278,6 +279,10 @@ pub(super) fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vo
             return None;
         }
         merges.push((merge.left.as_str(), merge.right.as_str(), [left, right, id]));
+    }
+    if !Merges::fit(merges.len(), ids.last().copied().unwrap_or(0)) {
+        why.push(format!("its {} merges of {} ids are too many", merges.len(), ids.len()));
+        return None;
     }
     let mut operands: Vec<u32> = merges.iter().flat_map(|(_, _, [l, r, _])| [*l, *r]).collect();
     operands.sort_unstable();

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** what is read here means what the `tokenizers` crate takes it to mean.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -81,7 +81,7 @@ pub(crate) struct Model {
     #[serde(default)]
     pub(crate) ignore_merges: Option<bool>,
     /// Of two entries for one text the later one counts, as everywhere in JSON.
-    pub(crate) vocab: BTreeMap<String, u32>,
+    pub(crate) vocab: HashMap<String, u32>,
     pub(crate) merges: Vec<MergePair>,
 }
 

@@ -4,16 +4,30 @@
 
 use schemas::shard::TokenBytes;
 
+/// Ids of four bytes that are packed together.
+const PACKED_IDS_MAX: usize = 5;
+/// Bits of each.
+const PACKED_ID_BITS: u32 = 24;
+const PACKED_ID_MAX: u32 = (1 << PACKED_ID_BITS) - 1;
+/// Where their number stands.
+const COUNT_SHIFT: u32 = PACKED_IDS_MAX as u32 * PACKED_ID_BITS;
+
 /// A token id in the width that a shard stores it in.
 pub trait TokenId: Copy + Default + Send + 'static {
     /// That width.
     const BYTES: TokenBytes;
     /// The largest vocabulary whose every id fits.
     const VOCAB_SIZE_MAX: u64;
-    /// How many a piece in the cache has room for, their number included.
-    const LANES: usize;
-    /// As many side by side.
-    type Lanes: Copy + Default + Send + AsRef<[Self]> + AsMut<[Self]>;
+    /// Ids that are handed out together from the cache.
+    const LANES: usize = 8;
+    /// The ids of a piece in the cache, and their number.
+    type Packed: Copy + Default + Send;
+
+    /// Packs the ids of a piece; `None` where they do not fit.
+    fn pack(ids: &[u32]) -> Option<Self::Packed>;
+
+    /// Puts the ids to the front of `room` and returns their number; what is behind them means nothing.
+    fn unpack(packed: &Self::Packed, room: &mut [Self; 8]) -> usize;
 
     /// The id in this width; the caller knows that it is below [`TokenId::VOCAB_SIZE_MAX`].
     fn narrow(id: u32) -> Self;
@@ -25,8 +39,23 @@ pub trait TokenId: Copy + Default + Send + 'static {
 impl TokenId for u16 {
     const BYTES: TokenBytes = TokenBytes::Two;
     const VOCAB_SIZE_MAX: u64 = 1 << 16;
-    const LANES: usize = 8;
-    type Lanes = [u16; 8];
+    /// The number is the last one: seven ids fit.
+    type Packed = [u16; 8];
+
+    fn pack(ids: &[u32]) -> Option<[u16; 8]> {
+        let mut packed = [0; 8];
+        let (last, room) = packed.split_last_mut().expect("there are eight");
+        *last = ids.len() as u16;
+        let room = room.get_mut(..ids.len())?;
+        room.iter_mut().zip(ids).for_each(|(packed, &id)| *packed = id as u16);
+        Some(packed)
+    }
+
+    #[inline(always)]
+    fn unpack(packed: &[u16; 8], room: &mut [u16; 8]) -> usize {
+        *room = *packed;
+        usize::from(packed[7])
+    }
 
     fn narrow(id: u32) -> u16 {
         id as u16
@@ -40,8 +69,23 @@ impl TokenId for u16 {
 impl TokenId for u32 {
     const BYTES: TokenBytes = TokenBytes::Four;
     const VOCAB_SIZE_MAX: u64 = 1 << 32;
-    const LANES: usize = 8;
-    type Lanes = [u32; 8];
+    /// Five ids of 24 bits, the first in the lowest ones, and the number above them: a piece takes half a cache line.
+    type Packed = u128;
+
+    fn pack(ids: &[u32]) -> Option<u128> {
+        let fit = ids.len() <= PACKED_IDS_MAX && ids.iter().all(|&id| id >> PACKED_ID_BITS == 0);
+        let count = (ids.len() as u128) << COUNT_SHIFT;
+        let ids = ids.iter().rev().fold(0, |all, &id| all << PACKED_ID_BITS | u128::from(id));
+        fit.then_some(count | ids)
+    }
+
+    #[inline(always)]
+    fn unpack(packed: &u128, room: &mut [u32; 8]) -> usize {
+        for (index, room) in room[..PACKED_IDS_MAX].iter_mut().enumerate() {
+            *room = (packed >> (PACKED_ID_BITS * index as u32)) as u32 & PACKED_ID_MAX;
+        }
+        (packed >> COUNT_SHIFT) as usize
+    }
 
     fn narrow(id: u32) -> u32 {
         id

@@ -107,9 +107,12 @@ pub(crate) struct Pieces<I: TokenId> {
 impl<I: TokenId> Pieces<I> {
     /// With a cache of about `cache_bytes`, and never less than a handful of entries.
     pub(crate) fn new(cache_bytes: usize) -> Pieces<I> {
+        // Sizes are powers of two: what the one leaves over is the other's.
+        let short = ShortTable::new(cache_bytes / 9 * 8);
+        let long = LongTable::new(cache_bytes.saturating_sub(short.bytes()));
         Pieces {
-            short: ShortTable::new(cache_bytes / 8 * 7),
-            long: LongTable::new(cache_bytes / 8),
+            short,
+            long,
             pending: Box::new([Pending::default(); BATCH_PIECES]),
             pending_count: 0,
             found: vec![I::narrow(0); BATCH_PIECES * I::LANES].into_boxed_slice(),
@@ -143,7 +146,6 @@ impl<I: TokenId> Pieces<I> {
 
     /// Appends the ids of the batch's pieces, which all come from `text`.
     pub(crate) fn flush<M: PieceModel>(&mut self, model: &M, text: &Padded, ids: &mut Vec<I>) {
-        let lanes = I::LANES;
         let count = std::mem::take(&mut self.pending_count);
         self.lookups += count as u64;
         // Whole lanes are copied, of which the next piece overwrites what it does not need.
@@ -153,9 +155,8 @@ impl<I: TokenId> Pieces<I> {
             if key != 0
                 && let Some(found) = self.short.find(place, key)
             {
-                let found = found.as_ref();
-                self.found[found_count..found_count + lanes].copy_from_slice(found);
-                found_count += found[lanes - 1].widen() as usize;
+                let room = self.found[found_count..].first_chunk_mut();
+                found_count += I::unpack(found, room.expect("each piece has its lanes"));
                 continue;
             }
             ids.extend_from_slice(&self.found[..found_count]);
