@@ -191,7 +191,17 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
         manifest.shards().count(),
         manifest.series.len()
     )?;
-    writeln!(out, "text: {} bytes ({})", totals.text_bytes, HumanBytes(totals.text_bytes))?;
+    match &manifest.imported {
+        None => {
+            writeln!(out, "text: {} bytes ({})", totals.text_bytes, HumanBytes(totals.text_bytes))?;
+        }
+        Some(imported) => writeln!(
+            out,
+            "text: not known, imported as ids from {}; documents by {}",
+            imported.format.name(),
+            imported.borders.describe()
+        )?,
+    }
     if totals.surrogates_replaced > 0 {
         writeln!(out, "{} halves of surrogate pairs became U+FFFD", totals.surrogates_replaced)?;
     }
