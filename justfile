@@ -140,6 +140,13 @@ faults work *arguments: build-patchmill
     work=$1; shift
     exec python3 benches/faults/faults.py --patchmill "{{ patchmill }}" --work "$work" "$@"
 
+# Do Megatron-core, OLMo-core, nanoGPT and datatrove read our exports, and is what comes back the same? Python with them in PYTHON
+exchange work *arguments: build-patchmill
+    #!/bin/sh
+    set -eu
+    work=$1; shift
+    exec "${PYTHON:-python3}" benches/exchange.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+
 [private]
 build-patchmill:
     cargo build --release --package pipeline --bins
