@@ -45,7 +45,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The fixtures' tokenizer with so many added tokens that an id takes 4 bytes; `used` is the one with id 65,536.
+/// The fixtures' tokenizer with ids up to 65,999, which take 4 bytes; `used` is the text of id 65,536.
 fn large_tokenizer(dir: &Path, used: &str) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
@@ -53,9 +53,8 @@ fn large_tokenizer(dir: &Path, used: &str) -> PathBuf {
     }
     let mut tokenizer: Value =
         serde_json::from_slice(&fs::read(tokenizer().join("tokenizer.json")).unwrap()).unwrap();
-    let first = tokenizer["model"]["vocab"].as_object().unwrap().len() as u64;
-    for id in first..66_000 {
-        let content = if id == 65_536 { used.to_owned() } else { format!("<extra {id}>") };
+    for (content, id) in [(used, 65_536), ("<the last>", 65_999)] {
+        tokenizer["model"]["vocab"][content] = json!(id);
         tokenizer["added_tokens"].as_array_mut().unwrap().push(json!({
             "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": false,
@@ -69,7 +68,8 @@ fn large_tokenizer(dir: &Path, used: &str) -> PathBuf {
 fn corpus(out: &Path, tokenizer: &Path, options: &[&str]) {
     let texts = fixtures().join("text/valid");
     let fixed = ["tokenize", "--tokenizer", text(tokenizer), "--out", text(out), text(&texts)];
-    let output = patchmill(&[&fixed, &["--shard-bytes", "60000", "--json"][..], options].concat(), &[]);
+    let output =
+        patchmill(&[&fixed, &["--shard-bytes", "60000", "--json"][..], options].concat(), &[]);
     last_json(&output);
 }
 
@@ -187,11 +187,16 @@ fn read_datatrove(dir: &Path, width: usize) -> Stream {
     (all, ends)
 }
 
+/// The fixtures' run file, for corpora of few steps.
+fn write_run(path: &Path) {
+    let run = fs::read_to_string(fixtures().join("pretrain.toml")).unwrap();
+    fs::write(path, run.replace("warmup_steps = 20", "warmup_steps = 1")).unwrap();
+}
+
 /// What `patchmill stream` reads of a corpus by one plan.
 fn digest(dir: &Path, vocab_size: u64) -> Value {
     let run = dir.with_extension("toml");
-    let fixed = fs::read_to_string(fixtures().join("pretrain.toml")).unwrap();
-    fs::write(&run, fixed).unwrap();
+    write_run(&run);
     let set = [
         format!("data.corpus={}", dir.display()),
         format!("model.vocab_size={vocab_size}"),
@@ -241,7 +246,10 @@ fn check_round_trips(tokenizer: &Path, options: &[&str], around: &[&str]) {
         };
         assert!(found == stream, "{to} {split:?} {options:?}");
         if split.len() == 1 {
-            assert_eq!(files(&out, ".gz").len().max(files(&out, ".index").len()), files(&source, ".tok").len());
+            assert_eq!(
+                files(&out, ".gz").len().max(files(&out, ".index").len()),
+                files(&source, ".tok").len()
+            );
         }
         let from = if to == "nanogpt" { out.join("train.bin") } else { out };
         back.push((to, split.len(), from));
@@ -318,15 +326,30 @@ fn an_export_refuses_what_it_would_spoil() {
     fails("nanogpt", &source.join("tokenizer"), &[], "lies inside the corpus");
     fails("megatron", dir.path(), &[], "is a folder; name a prefix in it");
     fails("megatron", &out("a/"), &[], "is a folder; name a prefix in it");
-    fails("megatron", &out("a"), &["--file-per-shard"], "--file-per-shard is for olmo and datatrove");
+    fails(
+        "megatron",
+        &out("a"),
+        &["--file-per-shard"],
+        "--file-per-shard is for olmo and datatrove",
+    );
     fails("olmo", &out("a"), &["--val", text(&source)], "--val is for nanogpt");
     fs::write(out("file"), "mine").unwrap();
     fails("datatrove", &out("file"), &[], "is a file; datatrove wants a folder");
     assert_eq!(fs::read(out("file")).unwrap(), b"mine");
     assert!(!out("a").exists());
     last_json(&export(&source, "datatrove", &out("d"), &[]));
-    fails("datatrove", &out("d"), &[], "tokens.ds exists; name another place, or replace it with --force");
-    fails("datatrove", &out("d"), &["--file-per-shard", "--force"], "holds tokens.ds, which a reader of datatrove");
+    fails(
+        "datatrove",
+        &out("d"),
+        &[],
+        "tokens.ds exists; name another place, or replace it with --force",
+    );
+    fails(
+        "datatrove",
+        &out("d"),
+        &["--file-per-shard", "--force"],
+        "holds tokens.ds, which a reader of datatrove",
+    );
     last_json(&export(&source, "megatron", &out("m.v1"), &[]));
     assert!(out("m.v1.bin").exists(), "a prefix may have dots");
     fails("megatron", &out("m.v1"), &[], "m.v1.bin exists");
@@ -345,7 +368,8 @@ fn a_damaged_corpus_leaves_nothing_behind() {
     fs::write(&shard, bytes).unwrap();
     for to in ["megatron", "olmo", "nanogpt", "datatrove"] {
         let out = dir.path().join("out").join("x");
-        let output = export(&source, to, &out, if to == "olmo" { &["--file-per-shard"] } else { &[] });
+        let output =
+            export(&source, to, &out, if to == "olmo" { &["--file-per-shard"] } else { &[] });
         assert_fails(&output, 4, "block 0 (bytes 4096..");
         let left = if to == "megatron" { dir.path().join("out") } else { out };
         assert_eq!(fs::read_dir(&left).unwrap().count(), 0, "{to}");
@@ -367,7 +391,8 @@ fn an_export_that_was_cut_off_has_whole_files_or_none_and_begins_anew() {
         names.sort();
         names
     };
-    let arguments = ["export", text(&source), "--to", "olmo", "--out", text(&out), "--file-per-shard"];
+    let arguments =
+        ["export", text(&source), "--to", "olmo", "--out", text(&out), "--file-per-shard"];
     for place in ["export-ids", "export-ids#2", "export-publish"] {
         let output = patchmill(&arguments, &[("PATCHMILL_ABORT_AT", place)]);
         assert!(!output.status.success());
@@ -399,9 +424,10 @@ fn an_import_that_was_cut_off_goes_on_and_ends_the_same() {
     let options = ["--bos", "--no-eos", "--shard-bytes", "20000"];
     last_json(&import(&ids, "olmo", &whole, &options));
     let tokenizer = tokenizer();
-    for (number, place) in ["part-shard", "part-record#3", "series-joined", "series-record#1", "manifest"]
-        .into_iter()
-        .enumerate()
+    for (number, place) in
+        ["part-shard", "part-record#3", "series-joined", "series-record#1", "manifest"]
+            .into_iter()
+            .enumerate()
     {
         let out = dir.path().join(format!("out-{number}"));
         let fixed = ["import", text(&ids), "--from", "olmo", "--out", text(&out), "--json"];
@@ -469,7 +495,8 @@ fn sequences_of_a_document_belong_together_and_empty_ones_are_listed() {
         assert_eq!(verified["faults"], json!([]));
     }
     write_megatron(&dir.path().join("none"), &[], &[], 2);
-    let output = import(&dir.path().join("none"), "megatron", &dir.path().join("n"), &["--bos", "--eos"]);
+    let output =
+        import(&dir.path().join("none"), "megatron", &dir.path().join("n"), &["--bos", "--eos"]);
     assert_fails(&output, 2, "the inputs hold no document (0 read, 0 skipped)");
 }
 
@@ -511,23 +538,52 @@ fn whatever_is_wrong_with_an_index_is_named() {
         assert_eq!((found.replace(text(dir.path()), "D"), status), (what.to_owned(), 4));
         assert!(!out.join("manifest.json").exists());
     };
-    let magic = "D/m.idx: magic (at byte 0) is \"NMIDIDX\\x00\\x00\"; expected \"MMIDIDX\\x00\\x00\"";
+    let magic =
+        "D/m.idx: magic (at byte 0) is \"NMIDIDX\\x00\\x00\"; expected \"MMIDIDX\\x00\\x00\"";
     check(0, b"N", magic);
     check(9, &[2], "D/m.idx: version (at byte 9) is 2; expected 1");
     check(17, &[7], "D/m.idx: type of the ids (at byte 17) is 7; expected 8 (uint16) or 4 (int32)");
-    check(17, &[4], "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 8, where the sequence before ends");
+    check(
+        17,
+        &[4],
+        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 8, where the sequence before ends",
+    );
     check(18, &[4], "D/m.idx is 94 bytes; expected 106 for 4 sequences and 3 document borders");
-    check(18, &[255; 8], "D/m.idx is 94 bytes; expected fewer than 2^64 for 18446744073709551615 sequences and 3 document borders");
-    check(25, &[1], "D/m.idx is 94 bytes; expected 864691128455135302 for 72057594037927939 sequences and 3 document borders");
+    check(
+        18,
+        &[255; 8],
+        "D/m.idx is 94 bytes; expected fewer than 2^64 for 18446744073709551615 sequences and 3 document borders",
+    );
+    check(
+        25,
+        &[1],
+        "D/m.idx is 94 bytes; expected 864691128455135326 for 72057594037927939 sequences and 3 document borders",
+    );
     check(26, &[0], "D/m.idx: number of document borders (at byte 26) is 0; expected at least 1");
-    check(34, &[1], "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 2, where the sequence before ends");
-    check(34, &[255; 4], "D/m.idx: number of tokens of sequence 0 (at byte 34) is -1; expected 0 or more");
+    check(
+        34,
+        &[1],
+        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 2, where the sequence before ends",
+    );
+    check(
+        34,
+        &[255; 4],
+        "D/m.idx: number of tokens of sequence 0 (at byte 34) is -1; expected 0 or more",
+    );
     check(42, &[4], "D/m.bin is 12 bytes; expected 14, where D/m.idx ends its last sequence");
-    check(46, &[255; 8], "D/m.idx: pointer of sequence 0 (at byte 46) is -1; expected 0, where the sequence before ends");
+    check(
+        46,
+        &[255; 8],
+        "D/m.idx: pointer of sequence 0 (at byte 46) is -1; expected 0, where the sequence before ends",
+    );
     check(70, &[1], "D/m.idx: document border 0 (at byte 70) is 1; expected 0");
     check(78, &[4], "D/m.idx: document border 1 (at byte 78) is 4; expected 0 to 3");
     check(78, &[255; 8], "D/m.idx: document border 1 (at byte 78) is -1; expected 0 to 3");
-    check(86, &[2], "D/m.idx: document border 2 (at byte 86) is 2; expected 3, the number of sequences");
+    check(
+        86,
+        &[2],
+        "D/m.idx: document border 2 (at byte 86) is 2; expected 3, the number of sequences",
+    );
 }
 
 /// Every flipped bit and every shorter or longer file is an error or another dataset, never a panic.
@@ -555,7 +611,10 @@ fn no_index_is_too_strange() {
         bytes.resize(length, 0);
         fs::write(&idx, bytes).unwrap();
         let (found, status) = import_error(&arguments).unwrap();
-        assert!(status == 4 && found.contains(&format!("m.idx is {length} bytes; expected ")), "{found}");
+        assert!(
+            status == 4 && found.contains(&format!("m.idx is {length} bytes; expected ")),
+            "{found}"
+        );
     }
     fs::write(&idx, &sound).unwrap();
     for length in (0..sound_bin.len()).chain([sound_bin.len() + 1]) {
@@ -592,16 +651,20 @@ fn documents_of_a_csv_fill_the_ids_or_the_line_is_named() {
         let found = found.replace(text(dir.path()), "D");
         assert!(found.starts_with(what) && status == 4, "found {found}\nexpected {what}");
     };
-    fails(&gz("0,2\n3,5\n"), "D/a.csv.gz: start in line 2 is 3; expected 2, where the document before ends");
+    fails(
+        &gz("0,2\n3,5\n"),
+        "D/a.csv.gz: start in line 2 is 3; expected 2, where the document before ends",
+    );
     fails(&gz("0,2\n2,1\n"), "D/a.csv.gz: end in line 2 is 1; expected 2 to 5, the number of ids");
     fails(&gz("0,2\n2,6\n"), "D/a.csv.gz: end in line 2 is 6; expected 2 to 5, the number of ids");
     let short = "D/a.csv.gz: what stands in line 2 is the end of the file, at token 4; expected documents up to token 5";
     fails(&gz("0,4\n"), short);
-    let header = "D/a.csv.gz: the text in line 1 is \"start,end\"; expected \"start,end\", two numbers";
+    let header =
+        "D/a.csv.gz: the text in line 1 is \"start,end\"; expected \"start,end\", two numbers";
     fails(&gz("start,end\n0,5\n"), header);
     fails(&gz("-1,5\n"), "D/a.csv.gz: the text in line 1 is \"-1,5\"");
     fails(&gz(&"0".repeat(1 << 20)), "D/a.csv.gz: the text in line 1 is longer than 65536 bytes");
-    fails(b"0,5\n", "cannot read D/a.csv.gz: invalid gzip header");
+    fails(b"0,1\n1,2\n2,5\n", "cannot read D/a.csv.gz: invalid gzip header");
     let whole = gz("0,5\n");
     fails(&whole[..whole.len() - 3], "cannot read D/a.csv.gz: ");
 }
@@ -622,7 +685,7 @@ fn raw_ids_that_are_none_are_named() {
     check(&[1, 2, 3], Source::Nanogpt, &format!("D/train.bin is 3 bytes; {expected}"));
     let outside = "D/train.bin: id of token 70000 (at byte 140000) is 4096; \
                    expected one below 4096, the size of the tokenizer's vocabulary";
-    let mut ids = vec![5u8, 0].repeat(70_000);
+    let mut ids = [5u8, 0].repeat(70_000);
     ids.extend(4096u16.to_le_bytes());
     check(&ids, Source::Nanogpt, outside);
     let saved = "D/train.bin: the beginning (at byte 0) is that of a file of numpy.save; \
@@ -683,7 +746,7 @@ fn what_needs_texts_says_that_they_are_not_known() {
     let rate = patchmill(&["inspect", text(&out), "--rate-for", "100"], &[]);
     assert_fails(&rate, 2, "was imported as ids: without texts there are no hashes");
     let run = dir.path().join("run.toml");
-    fs::copy(fixtures().join("pretrain.toml"), &run).unwrap();
+    write_run(&run);
     let set = format!("data.corpus={}", out.display());
     let find = |what: &str| {
         let sizes = ["plan.step_tokens=1024", "plan.window_units=64"];
