@@ -2,7 +2,8 @@
 //! format, and what is wrong with a file of one.
 //!
 //! The facts are those of the projects' own readers: Megatron-core's in `megatron`, OLMo-core's and dolma's in `olmo`,
-//! datatrove's in `datatrove`. nanoGPT maps a file of `uint16` and knows nothing else.
+//! datatrove's in `datatrove`. nanoGPT (`train.py`) maps a file of `uint16` and knows nothing else. `sources` finds such files and
+//! `files` writes them.
 //!
 //! **Invariant:** a file that is not what its project's reader expects is an error that names the file, the place, what was
 //! found there and what was expected; never a panic, and never memory in proportion to what a file claims.
@@ -12,9 +13,11 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 pub(crate) mod datatrove;
+pub(crate) mod files;
 pub(crate) mod ids;
 pub(crate) mod megatron;
 pub(crate) mod olmo;
+pub(crate) mod sources;
 
 /// Why a file of another project was refused.
 #[derive(Debug, thiserror::Error)]

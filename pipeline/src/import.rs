@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use indicatif::ProgressBar;
 use schemas::build::{BuildOptions, SeriesRecord};
 use schemas::manifest::{Borders, ForeignFormat, Imported, Manifest, SpecialTokens};
@@ -19,10 +19,11 @@ use serde_json::json;
 use crate::build::{Specials, build_record, check_outside, raise_open_files_limit};
 use crate::closing::{ClosedInput, Closing, Parts};
 use crate::documents::{Around, Current, Documents, Ends, Written};
-use crate::exchange::ids::{self, IdFile};
-use crate::exchange::{ForeignError, Reading, megatron, olmo};
+use crate::exchange::ids::IdFile;
+use crate::exchange::olmo;
+use crate::exchange::sources::{Foreign, find};
 use crate::folder::{Folder, UsageError};
-use crate::inputs::{self, Input};
+use crate::inputs::Input;
 use crate::kept::{Expected, Kept};
 use crate::merge;
 use crate::publish::free_bytes;
@@ -88,15 +89,6 @@ pub enum Source {
     Olmo,
     /// nanoGPT: a file of uint16.
     Nanogpt,
-}
-
-/// A file of ids, checked as far as can be without reading them.
-struct Foreign {
-    input: Input,
-    token_bytes: TokenBytes,
-    token_count: u64,
-    index: Option<megatron::Index>,
-    csv: Option<PathBuf>,
 }
 
 /// What came out.
@@ -190,107 +182,6 @@ fn token_bytes(args: &ImportArgs) -> anyhow::Result<Option<TokenBytes>> {
         (_, Some(_)) => usage("--token-bytes is for olmo; the others say it themselves".to_owned()),
         (_, None) => Ok(None),
     }
-}
-
-/// The files, in the order in which they form the corpus.
-fn find(args: &ImportArgs, token_bytes: TokenBytes) -> anyhow::Result<Vec<Foreign>> {
-    let source = &args.source;
-    match args.from {
-        Source::Megatron => find_megatron(source),
-        Source::Olmo => {
-            let inputs = inputs::foreign(source, olmo::IDS_END)?;
-            let files = inputs.into_iter().map(|input| flat(input, token_bytes, true));
-            let files = files.collect::<anyhow::Result<Vec<Foreign>>>()?;
-            let with = files.iter().find(|file| file.csv.is_some());
-            let without = files.iter().find(|file| file.csv.is_none());
-            if let (Some(with), Some(without)) = (with, without) {
-                return usage(format!(
-                    "{} has a .csv.gz of its documents and {} has none; import them apart",
-                    with.input.path.display(),
-                    without.input.path.display()
-                ));
-            }
-            Ok(files)
-        }
-        Source::Nanogpt if source.is_dir() => usage(format!(
-            "{} is a folder; name train.bin or val.bin in it, each of which becomes a corpus",
-            source.display()
-        )),
-        Source::Nanogpt => {
-            let inputs = inputs::foreign(source, ".bin")?;
-            inputs.into_iter().map(|input| flat(input, token_bytes, false)).collect()
-        }
-    }
-}
-
-/// A file of ids alone.
-fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Result<Foreign> {
-    let path = &input.path;
-    let token_count = ids::token_count(path, token_bytes)?;
-    let csv = Some(olmo::csv_path(path)).filter(|csv| may_have_csv && csv.exists());
-    let magic = olmo::NUMPY_SAVE_MAGIC;
-    let mut head = vec![0; magic.len()];
-    if input.bytes >= head.len() as u64 {
-        Reading::open(path, 0)?.fill(&mut head)?;
-    }
-    if head == magic {
-        return Err(ForeignError::Field {
-            path: path.clone(),
-            offset: 0,
-            what: "the beginning".to_owned(),
-            found: "that of a file of numpy.save".to_owned(),
-            expected: "raw ids, as numpy's tofile writes them".to_owned(),
-        }
-        .into());
-    }
-    if let Some(csv) = &csv {
-        let mut ends = olmo::DocumentEnds::open(csv, token_count)?;
-        while ends.next_end()?.is_some() {}
-    }
-    Ok(Foreign { input, token_bytes, token_count, index: None, csv })
-}
-
-/// Pairs of `.bin` and `.idx`.
-fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
-    let inputs = if source.is_dir() {
-        let found = inputs::foreign(source, ".idx")?;
-        // A `.bin` without its `.idx` would be left out without a word.
-        for bin in inputs::foreign(source, ".bin").unwrap_or_default() {
-            let idx = bin.path.with_extension("idx");
-            if !idx.exists() {
-                return usage(format!("{} has no {}", bin.path.display(), idx.display()));
-            }
-        }
-        found.into_iter().map(|idx| bin_of(&idx.path, &idx.name)).collect::<Result<_, _>>()?
-    } else {
-        let text = source.to_string_lossy();
-        let is_file = text.ends_with(".bin") || text.ends_with(".idx");
-        let bin = if is_file {
-            source.with_extension("bin")
-        } else {
-            megatron::with_extension(source, ".bin")
-        };
-        inputs::foreign(&bin, ".bin")?
-    };
-    let open = |mut input: Input| {
-        let idx = input.path.with_extension("idx");
-        let index = megatron::Index::open(&idx, &input.path)?;
-        let token_count = input.bytes / u64::from(index.token_bytes.get());
-        let changed = inputs::foreign(&idx, ".idx")?;
-        let changed = changed.iter().map(|idx| idx.modified_nanoseconds).max();
-        input.modified_nanoseconds = input.modified_nanoseconds.max(changed.unwrap_or(0));
-        let token_bytes = index.token_bytes;
-        Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None })
-    };
-    inputs.into_iter().map(open).collect()
-}
-
-fn bin_of(idx: &Path, name: &str) -> anyhow::Result<Input> {
-    let bin = idx.with_extension("bin");
-    let found = inputs::foreign(&bin, ".bin")?;
-    let input = found.into_iter().next().context("a file is an input")?;
-    let stem = name.strip_suffix(".idx").unwrap_or(name);
-    Ok(Input { name: format!("{stem}.bin"), ..input })
 }
 
 /// What says where documents end.

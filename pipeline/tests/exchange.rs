@@ -332,6 +332,7 @@ fn an_export_refuses_what_it_would_spoil() {
         &["--file-per-shard"],
         "--file-per-shard is for olmo and datatrove",
     );
+    fails("megatron", &out("a.bin"), &[], "has an extension; name the prefix alone");
     fails("olmo", &out("a"), &["--val", text(&source)], "--val is for nanogpt");
     fs::write(out("file"), "mine").unwrap();
     fails("datatrove", &out("file"), &[], "is a file; datatrove wants a folder");
@@ -434,6 +435,10 @@ fn an_import_that_was_cut_off_goes_on_and_ends_the_same() {
         let arguments = [&fixed[..], &["--tokenizer", text(&tokenizer)], &options].concat();
         let cut = patchmill(&arguments, &[("PATCHMILL_ABORT_AT", place)]);
         assert!(!cut.status.success() && !out.join("manifest.json").exists(), "{place}");
+        if number == 0 {
+            let stopped = patchmill(&arguments, &[("PATCHMILL_TERM_AT", "part-record#1")]);
+            assert_fails(&stopped, 75, "stopped on request; run the same command again");
+        }
         assert_fails(
             &import(&ids, "olmo", &out, &["--bos", "--no-eos"]),
             2,
