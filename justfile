@@ -193,6 +193,13 @@ lane-mutants work:
 loader-cycles cycles="10000":
     CYCLES="{{ cycles }}" cargo test --release --package pipeline --test loader_life -- --nocapture
 
+# Do Megatron-core, OLMo-core, nanoGPT and datatrove read our exports, and is what comes back the same? Python with them in PYTHON
+exchange work *arguments: build-patchmill
+    #!/bin/sh
+    set -eu
+    work=$1; shift
+    exec "${PYTHON:-python3}" benches/exchange.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+
 [private]
 build-patchmill:
     cargo build --release --package pipeline --bins

@@ -73,6 +73,7 @@ fn write_corpus(dir: &Path) -> i64 {
         }],
         skipped: None,
         selection: None,
+        imported: None,
     };
     std::fs::write(dir.join(FILE_NAME), manifest.seal().1).expect("room on the disk");
     id_sum

@@ -155,6 +155,8 @@ impl TokenizeArgs {
             max_document_bytes: (self.on_error == OnError::Skip).then_some(self.max_document_bytes),
             by_set: self.by_set,
             selection: select.record(),
+            imported: None,
+            foreign_token_bytes: None,
         }
     }
 }
@@ -223,7 +225,7 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
 }
 
 /// Each series in the making holds two files open, and with `--by-set` there may be thousands of them.
-fn raise_open_files_limit() {
+pub(crate) fn raise_open_files_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -231,12 +233,13 @@ fn raise_open_files_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
+pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
     let inputs = inputs.iter();
     let inputs =
         inputs.map(|input| BuildInput { name: input.name.clone(), bytes: input.bytes }).collect();
     let format = BUILD_FORMAT.to_owned();
-    BuildRecord { format, version: manifest::VERSION, options, inputs }
+    let version = manifest::version_of(options.imported.as_ref());
+    BuildRecord { format, version, options, inputs }
 }
 
 /// What a run writes.
@@ -389,7 +392,7 @@ fn find_inputs(args: &TokenizeArgs) -> anyhow::Result<Vec<Input>> {
 }
 
 /// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
-fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
+pub(crate) fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
     let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
     for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
         let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;

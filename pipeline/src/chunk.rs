@@ -83,7 +83,7 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
             row,
             set_name,
             text_bytes,
-            content_hash,
+            content_hash: Some(content_hash),
             surrogates_replaced,
             is_last: true,
         };
@@ -131,7 +131,7 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
                         row,
                         set_name,
                         text_bytes,
-                        content_hash,
+                        content_hash: Some(content_hash),
                         surrogates_replaced: 0,
                         is_last: false,
                     };

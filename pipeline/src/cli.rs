@@ -9,7 +9,10 @@ use clap::CommandFactory as _;
 use crate::build::{self, TokenizeArgs};
 use crate::corpus::CorpusError;
 use crate::duplicates::{self, DuplicatesArgs};
+use crate::exchange::ForeignError;
+use crate::export::{self, ExportArgs};
 use crate::folder::UsageError;
+use crate::import::{self, ImportArgs};
 use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
 use crate::inspect::{self, InspectArgs};
@@ -22,7 +25,7 @@ use crate::rows;
 use crate::run_file::RunError;
 use crate::select::DropListMismatch;
 use crate::shell::{self, CompletionsArgs, ManArgs};
-use crate::stop::Stopped;
+use crate::stop::{Stopped, StoppedBefore};
 use crate::stream::{self, SinkError, StreamArgs};
 use crate::tokenize::TokenizeError;
 use crate::train_tokenizer::{self, TrainTokenizerArgs};
@@ -52,6 +55,10 @@ enum Command {
     Inspect(InspectArgs),
     /// List the documents of a corpus whose text an earlier one has, for tokenize --drop-list.
     Duplicates(DuplicatesArgs),
+    /// Write a corpus as files that Megatron-core, OLMo-core, nanoGPT or datatrove read.
+    Export(ExportArgs),
+    /// Make a corpus of token ids that Megatron-core, OLMo-core or nanoGPT wrote.
+    Import(ImportArgs),
     /// Train a small LLaMA-style tokenizer on texts.
     TrainTokenizer(TrainTokenizerArgs),
     /// Say what a run file comes to: phases, epochs, steps, tokens, cost, fingerprint.
@@ -81,6 +88,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Verify(args) => verify::verify(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Duplicates(args) => duplicates::duplicates(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Import(args) => import::import(&args),
         Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
         Command::Plan(args) => plan_command::plan(&args),
         Command::Stream(args) => stream::stream(&args),
@@ -122,6 +131,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
             || cause.is::<schemas::shard::ShardError>()
             || cause.downcast_ref::<TokenizeError>().is_some_and(TokenizeError::is_mismatch)
             || cause.downcast_ref::<IndexError>().is_some_and(IndexError::is_mismatch)
+            || cause.downcast_ref::<ForeignError>().is_some_and(ForeignError::is_mismatch)
             || cause.is::<schemas::manifest::ManifestError>()
             || cause.is::<schemas::drop_list::DropListError>()
             || cause.is::<DropListMismatch>()
@@ -129,7 +139,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
             || cause.downcast_ref::<RunError>().is_some_and(RunError::is_mismatch)
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_mismatch)
     };
-    if err.is::<Stopped>() {
+    if err.is::<Stopped>() || err.is::<StoppedBefore>() {
         EXIT_STOPPED
     } else if err.chain().any(is_mismatch) {
         EXIT_MISMATCH

@@ -94,7 +94,8 @@ impl Parts {
         Ok(())
     }
 
-    fn close_input(&mut self, closed: ClosedInput) -> anyhow::Result<SeriesRecord> {
+    /// Makes the series of an input of its parts.
+    pub(crate) fn close_input(&mut self, closed: ClosedInput) -> anyhow::Result<SeriesRecord> {
         let (mut series, mut holdout) = (Vec::new(), Vec::new());
         let mut skipped = Vec::new();
         let mut leftovers = Vec::new();
@@ -146,7 +147,11 @@ fn join(spec: &SeriesSpec, parts: &[PartRecord], tail: Totals) -> anyhow::Result
     let index = if parts.is_empty() {
         None
     } else {
-        let mut index = IndexWriter::create(&spec.dir, folder::index_name(spec.series_index))?;
+        let mut index = IndexWriter::create(
+            &spec.dir,
+            folder::index_name(spec.series_index),
+            spec.index_schema.clone(),
+        )?;
         for part in parts {
             index.append(&spec.dir.join(&part.rows.path))?;
         }

@@ -71,6 +71,12 @@ fn check(args: &DuplicatesArgs, manifest: &Manifest) -> anyhow::Result<()> {
     if args.out.exists() {
         return usage(format!("{} exists; remove it or name another file", args.out.display()));
     }
+    if manifest.imported.is_some() {
+        return usage(format!(
+            "{dir} was imported as ids, and its index has no hashes of texts to compare; make the list from a corpus that \
+             `patchmill tokenize` made"
+        ));
+    }
     let selection = manifest.selection.clone().unwrap_or_default();
     if let Some(words) = selection.split_words {
         return usage(format!(

@@ -35,10 +35,10 @@ pub struct IndexRow {
     pub input: String,
     /// 1-based line or row of the input.
     pub row: u64,
-    /// Bytes of the text in UTF-8.
-    pub text_bytes: u64,
-    /// First bytes of the text's BLAKE3.
-    pub content_hash: [u8; CONTENT_HASH_BYTES],
+    /// Bytes of the text in UTF-8; `None` where ids were imported.
+    pub text_bytes: Option<u64>,
+    /// First bytes of the text's BLAKE3; `None` where ids were imported.
+    pub content_hash: Option<[u8; CONTENT_HASH_BYTES]>,
 }
 
 /// Why an index was refused.
@@ -136,7 +136,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, IndexError
     let form = |reason| IndexError::Form { path: path.to_owned(), reason };
     let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(form)?;
     let (found, expected) = (builder.schema().fields(), index::schema());
-    if found != expected.fields() {
+    if found != expected.fields() && found != index::imported_schema().fields() {
         let names = |fields: &arrow::datatypes::Fields| {
             let named =
                 fields.iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
@@ -170,7 +170,9 @@ pub fn documents(path: &Path, wanted: Wanted) -> Result<Vec<u64>, IndexError> {
         for at in 0..batch.num_rows() {
             let hit = match wanted {
                 Wanted::Row(row) => values.as_primitive::<UInt64Type>().value(at) == row,
-                Wanted::ContentHash(hash) => values.as_fixed_size_binary().value(at) == hash,
+                Wanted::ContentHash(hash) => {
+                    values.is_valid(at) && values.as_fixed_size_binary().value(at) == hash
+                }
             };
             if hit {
                 found.push(document);
@@ -222,7 +224,9 @@ fn row(batch: &RecordBatch, at: usize) -> IndexRow {
         set_name: set_names.is_valid(at).then(|| set_names.value(at).to_owned()),
         input: column(index::INPUT).as_string::<i32>().value(at).to_owned(),
         row: number(index::ROW),
-        text_bytes: number(index::TEXT_BYTES),
-        content_hash: hashes.value(at).try_into().expect("the schema was checked"),
+        text_bytes: column(index::TEXT_BYTES).is_valid(at).then(|| number(index::TEXT_BYTES)),
+        content_hash: hashes
+            .is_valid(at)
+            .then(|| hashes.value(at).try_into().expect("the schema was checked")),
     }
 }

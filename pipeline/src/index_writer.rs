@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, StringBuilder, UInt64Builder};
+use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -25,6 +26,7 @@ const JOIN_ROWS: usize = 1 << 13;
 /// A document index, or a part of one, in the making.
 pub(crate) struct IndexWriter {
     writer: ArrowWriter<AtomicFile>,
+    schema: SchemaRef,
     name: String,
     rows: u64,
     shard: UInt64Builder,
@@ -39,7 +41,12 @@ pub(crate) struct IndexWriter {
 }
 
 impl IndexWriter {
-    pub(crate) fn create(dir: &Path, name: String) -> anyhow::Result<IndexWriter> {
+    /// Begins the index `name` with the columns of `schema`, one of those of `schemas::index`.
+    pub(crate) fn create(
+        dir: &Path,
+        name: String,
+        schema: SchemaRef,
+    ) -> anyhow::Result<IndexWriter> {
         let file = AtomicFile::create(&dir.join(&name))?;
         // All that could differ between builds of this program is set: equal rows give equal bytes.
         let level = ZstdLevel::try_new(3).expect("a level of zstd");
@@ -48,10 +55,11 @@ impl IndexWriter {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(INDEX_GROUP_ROWS))
             .build();
-        let writer = ArrowWriter::try_new(file, schemas::index::schema(), Some(properties));
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
         let hash_bytes = i32::try_from(CONTENT_HASH_BYTES).expect("16 fits");
         Ok(IndexWriter {
             writer: writer.with_context(|| format!("write {name}"))?,
+            schema,
             name,
             rows: 0,
             shard: UInt64Builder::new(),
@@ -82,8 +90,16 @@ impl IndexWriter {
         self.set_name.append_option(entry.set_name.as_deref());
         self.input_name.append_value(input);
         self.row.append_value(entry.row);
-        self.text_bytes.append_value(entry.text_bytes);
-        self.content_hash.append_value(entry.content_hash).expect("the hash has its length");
+        match entry.content_hash {
+            Some(hash) => {
+                self.text_bytes.append_value(entry.text_bytes);
+                self.content_hash.append_value(hash).expect("the hash has its length");
+            }
+            None => {
+                self.text_bytes.append_null();
+                self.content_hash.append_null();
+            }
+        }
         self.rows += 1;
         if self.rows.is_multiple_of(INDEX_GROUP_ROWS as u64) { self.write_group() } else { Ok(()) }
     }
@@ -101,7 +117,7 @@ impl IndexWriter {
             Arc::new(self.text_bytes.finish()),
             Arc::new(self.content_hash.finish()),
         ];
-        let batch = RecordBatch::try_new(schemas::index::schema(), columns)
+        let batch = RecordBatch::try_new(self.schema.clone(), columns)
             .expect("the columns are those of the schema");
         self.writer.write(&batch).with_context(|| format!("write {}", self.name))
     }

@@ -34,6 +34,8 @@ pub enum Format {
     JsonLinesGzip,
     /// .parquet
     Parquet,
+    /// Raw ids of another project, which only [`foreign`] finds.
+    Ids,
 }
 
 impl Format {
@@ -62,6 +64,7 @@ impl Format {
             Format::JsonLinesZstd => "zstd",
             Format::JsonLinesGzip => "gzip",
             Format::Parquet => "Parquet",
+            Format::Ids => "ids",
         }
     }
 }
@@ -82,6 +85,14 @@ pub enum InputsError {
     NoneInFolder {
         /// As given.
         argument: String,
+    },
+    /// A folder without files of ids.
+    #[error("{argument} holds no file whose name ends in {extension}")]
+    NoIdsInFolder {
+        /// As given.
+        argument: String,
+        /// What names of them end in.
+        extension: &'static str,
     },
     /// A file of an unknown kind.
     #[error(
@@ -166,18 +177,22 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
                 ignored_files.set(ignored_files.get() + u64::from(!is_input));
                 is_input
             };
-            let found = walk(path, &argument, is_input)?;
+            let found = walk(path, &argument, is_input, Format::of)?;
             if found.is_empty() {
                 return Err(InputsError::NoneInFolder { argument });
             }
             inputs.extend(found);
         } else if path.exists() {
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-            inputs.push(input(path.clone(), &name)?);
+            inputs.push(input(path.clone(), &name, Format::of)?);
         } else {
             let (root, matcher) = glob(path, &argument)?;
             let is_match = |relative: &str| matcher.as_ref().is_some_and(|m| m.is_match(relative));
-            let found = if root.is_dir() { walk(&root, &argument, is_match)? } else { Vec::new() };
+            let found = if root.is_dir() {
+                walk(&root, &argument, is_match, Format::of)?
+            } else {
+                Vec::new()
+            };
             if found.is_empty() {
                 return Err(InputsError::Missing { argument });
             }
@@ -195,10 +210,28 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     Ok(Found { inputs, ignored_files: ignored_files.get() })
 }
 
+/// Files of another project's ids: `path` itself, or those in the folder `path` and below whose names end in `extension`,
+/// in the byte order of their relative paths.
+pub fn foreign(path: &Path, extension: &'static str) -> Result<Vec<Input>, InputsError> {
+    let format_of = |_: &str| Some(Format::Ids);
+    if !path.is_dir() {
+        let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+        return Ok(vec![input(path.to_owned(), &name, format_of)?]);
+    }
+    let argument = path.display().to_string();
+    let mut inputs = walk(path, &argument, |name| name.ends_with(extension), format_of)?;
+    inputs.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    if inputs.is_empty() {
+        return Err(InputsError::NoIdsInFolder { argument, extension });
+    }
+    Ok(inputs)
+}
+
 fn walk(
     root: &Path,
     argument: &str,
     is_wanted: impl Fn(&str) -> bool,
+    format_of: fn(&str) -> Option<Format>,
 ) -> Result<Vec<Input>, InputsError> {
     let is_hidden = |entry: &walkdir::DirEntry| {
         entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
@@ -213,7 +246,7 @@ fn walk(
         let relative = entry.path().strip_prefix(root).expect("the walk stays below its root");
         if is_wanted(&relative.to_string_lossy()) {
             let relative = relative.to_owned();
-            inputs.push(input(entry.into_path(), &relative)?);
+            inputs.push(input(entry.into_path(), &relative, format_of)?);
         }
     }
     Ok(inputs)
@@ -235,11 +268,15 @@ fn glob(path: &Path, argument: &str) -> Result<(PathBuf, Option<GlobMatcher>), I
     Ok((root, Some(glob.compile_matcher())))
 }
 
-fn input(path: PathBuf, relative: &Path) -> Result<Input, InputsError> {
+fn input(
+    path: PathBuf,
+    relative: &Path,
+    format_of: fn(&str) -> Option<Format>,
+) -> Result<Input, InputsError> {
     let parts: Option<Vec<&str>> = relative.components().map(|p| p.as_os_str().to_str()).collect();
     let Some(parts) = parts else { return Err(InputsError::Name { path }) };
     let name = parts.join("/");
-    let Some(format) = Format::of(&name) else { return Err(InputsError::Kind { path }) };
+    let Some(format) = format_of(&name) else { return Err(InputsError::Kind { path }) };
     let stat = || {
         let metadata = std::fs::metadata(&path)?;
         let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);

@@ -82,13 +82,16 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
     let tokenizer = &manifest.tokenizer;
     let mut out = std::io::stdout().lock();
     if as_json {
-        let bytes_per_token =
-            |text_bytes: u64, tokens: u64| text_bytes as f64 / tokens.max(1) as f64;
+        // Null where the texts are not known.
+        let known = |text_bytes: u64| manifest.imported.is_none().then_some(text_bytes);
+        let bytes_per_token = |text_bytes: u64, tokens: u64| {
+            known(text_bytes).map(|text_bytes| text_bytes as f64 / tokens.max(1) as f64)
+        };
         let set = |set: &SetTotals| {
             json!({
                 "set_name": set.set_name,
                 "documents": set.documents,
-                "text_bytes": set.text_bytes,
+                "text_bytes": known(set.text_bytes),
                 "tokens": set.tokens,
                 "bytes_per_token": bytes_per_token(set.text_bytes, set.tokens),
             })
@@ -103,7 +106,7 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
             "documents_dropped": totals.dropped.checked_sum(),
             "parts_added": totals.parts_added,
             "surrogates_replaced": totals.surrogates_replaced,
-            "text_bytes": totals.text_bytes,
+            "text_bytes": known(totals.text_bytes),
             "tokens": totals.tokens,
             "bytes_per_token": bytes_per_token(totals.text_bytes, totals.tokens),
             "token_bytes": manifest.token_bytes,
@@ -112,6 +115,7 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
             "bos": tokenizer.bos,
             "eos": tokenizer.eos,
             "special_tokens": tokenizer.special_tokens,
+            "imported": manifest.imported,
             "series": manifest.series.len(),
             "shards": manifest.shards().count(),
             "sets": manifest.sets.iter().map(set).collect::<Vec<_>>(),
@@ -198,8 +202,9 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
     let row = index_row(corpus, document)?;
     let text = encoder.decode_document(&ids)?;
     // A tokenizer may normalize, so that the text cannot be had back; the hash tells.
-    let is_exact =
-        blake3::hash(text.as_bytes()).as_bytes()[..CONTENT_HASH_BYTES] == row.content_hash;
+    let is_exact = row.content_hash.map(|content_hash| {
+        blake3::hash(text.as_bytes()).as_bytes()[..CONTENT_HASH_BYTES] == content_hash
+    });
     let mut out = std::io::stdout().lock();
     if as_json {
         let json = json!({
@@ -218,14 +223,18 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
     }
     writeln!(
         out,
-        "document {document}: {} row {}, set {}, tokens {}..{} of the corpus, {} bytes of text{}\n",
+        "document {document}: {} row {}, set {}, tokens {}..{} of the corpus, {}\n",
         row.input,
         row.row,
         row.set_name.as_deref().unwrap_or("(none)"),
         tokens.start,
         tokens.end,
-        row.text_bytes,
-        if is_exact { "" } else { " (decoded: not exactly the original text)" }
+        match (row.text_bytes, is_exact) {
+            (Some(bytes), Some(true)) => format!("{bytes} bytes of text"),
+            (Some(bytes), _) =>
+                format!("{bytes} bytes of text (decoded: not exactly the original text)"),
+            (None, _) => "imported as ids (decoded: the original text is not known)".to_owned(),
+        }
     )?;
     writeln!(out, "{text}")?;
     Ok(())

@@ -19,6 +19,8 @@
 //!   which belong to a set.
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
+//! - [`export`] and [`import`]: a corpus to and from the files of other projects; [`exchange`] has their formats, `documents`
+//!   finds where documents of foreign ids end.
 //! - [`permute`]: keyed permutations of `0..n` that are computed and never stored.
 //! - [`plan`]: which window each slot of each step reads; made of a [`plan_spec`], `mixture` and
 //!   `plan_sizes` compute its sizes, `interleave` and `epoch_order` its order.
@@ -81,6 +83,11 @@ mod rate;
 pub mod set_streams;
 pub mod verify;
 mod widen;
+
+mod documents;
+pub mod exchange;
+pub mod export;
+pub mod import;
 
 pub mod permute;
 

@@ -119,6 +119,7 @@ impl Lines {
                 Box::new(Counted { reader, count })
             }
             Format::Parquet => unreachable!("rows are read by `Rows`"),
+            Format::Ids => unreachable!("ids are read by `import`"),
         };
         Ok(Lines {
             path: path.to_owned(),

@@ -42,6 +42,12 @@ impl FolderLock {
         Ok(FolderLock { _task: None, _folder: held })
     }
 
+    /// For the one writer of some files of a folder, by the name of the lock's own file.
+    pub(crate) fn named(folder: &Path, name: &str) -> anyhow::Result<FolderLock> {
+        let held = Held::exclusive(folder, name, "process")?;
+        Ok(FolderLock { _task: None, _folder: held })
+    }
+
     /// For a task, beside others of the same number of tasks.
     pub(crate) fn task(folder: &Path, task: Task) -> anyhow::Result<FolderLock> {
         let shared = Held::shared(folder)?;

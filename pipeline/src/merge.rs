@@ -241,7 +241,7 @@ fn manifest_of(
     }
     Manifest {
         format: manifest::FORMAT.to_owned(),
-        version: manifest::VERSION,
+        version: manifest::version_of(options.imported.as_ref()),
         fingerprint: String::new(),
         tokenizer: TokenizerRecord {
             fingerprint: encoder.fingerprint().to_hex().to_string(),
@@ -257,6 +257,7 @@ fn manifest_of(
         series,
         skipped: None,
         selection,
+        imported: options.imported.clone(),
     }
 }
 

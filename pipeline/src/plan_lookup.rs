@@ -100,6 +100,11 @@ pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>>
         DocumentName::Row(_, row) => Wanted::Row(*row),
         DocumentName::ContentHash(hash) => Wanted::ContentHash(*hash),
     };
+    if matches!(wanted, Wanted::ContentHash(_)) && corpus.manifest().imported.is_some() {
+        let what = "--find: the corpus was imported as ids, so that its documents have no content hashes; find them by \
+                    number or INPUT:ROW";
+        return Err(UsageError(what.to_owned()).into());
+    }
     let (mut found, mut first_document, mut has_input) = (Vec::new(), 0, false);
     for series in &corpus.manifest().series {
         let is_input = !matches!(name, DocumentName::Row(input, _) if *input != series.input);

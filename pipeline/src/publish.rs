@@ -85,19 +85,52 @@ impl AtomicFile {
 
     /// Makes the file durable under its name.
     pub fn publish(self) -> Result<(), PublishError> {
+        self.seal()?.publish()
+    }
+
+    /// Makes the file's bytes durable and puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    pub fn place(self) -> Result<(), PublishError> {
+        self.seal()?.place()
+    }
+
+    /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to appear together.
+    pub fn seal(mut self) -> Result<SealedFile, PublishError> {
+        self.writer.flush().map_err(PublishError::at("write", &self.path))?;
+        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))?;
+        Ok(SealedFile { path: self.path.clone(), temporary: self.temporary.take() })
+    }
+}
+
+/// A complete file that has not got its name. Dropped before [`SealedFile::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct SealedFile {
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl SealedFile {
+    /// Makes the file durable under its name.
+    pub fn publish(self) -> Result<(), PublishError> {
         let path = self.path.clone();
         self.place()?;
         sync_dir(parent(&path))
     }
 
-    /// Makes the file's bytes durable and puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    /// Puts it under its name, which is durable with the next [`sync_dir`] of the folder.
     pub fn place(mut self) -> Result<(), PublishError> {
-        self.writer.flush().map_err(PublishError::at("write", &self.path))?;
-        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))?;
         let temporary = self.temporary.as_ref().expect("only publishing takes it");
         std::fs::rename(temporary, &self.path).map_err(PublishError::at("publish", &self.path))?;
         self.temporary = None;
         Ok(())
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            let _ = std::fs::remove_file(temporary);
+        }
     }
 }
 
@@ -125,6 +158,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
     let mut file = AtomicFile::create(path)?;
     file.append(bytes)?;
     file.publish()
+}
+
+/// Writes a whole file that has not got its name.
+pub fn write_sealed(path: &Path, bytes: &[u8]) -> Result<SealedFile, PublishError> {
+    let mut file = AtomicFile::create(path)?;
+    file.append(bytes)?;
+    file.seal()
 }
 
 /// Makes the names in a folder durable.
@@ -176,7 +216,7 @@ fn temporary_path(path: &Path) -> PathBuf {
 }
 
 /// The folder of `path`; `.` for a bare name.
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

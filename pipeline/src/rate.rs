@@ -87,6 +87,12 @@ fn check(dir: &Path, manifest: &Manifest, select: &Select, seed: u64) -> anyhow:
     if asked.split_words.is_some() {
         return usage("--rate-for counts whole documents; leave --split-words out".to_owned());
     }
+    if manifest.imported.is_some() {
+        return usage(format!(
+            "{} was imported as ids: without texts there are no hashes that a sample could go by",
+            dir.display()
+        ));
+    }
     select.check_inputs(manifest.series.iter().map(|s| (s.input.as_str(), s.input_bytes)))?;
     let Some(held) = &manifest.selection else { return Ok(()) };
     let has_chance = held.sample_rate.is_some() || held.holdout_rate.is_some();

@@ -191,7 +191,17 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
         manifest.shards().count(),
         manifest.series.len()
     )?;
-    writeln!(out, "text: {} bytes ({})", totals.text_bytes, HumanBytes(totals.text_bytes))?;
+    match &manifest.imported {
+        None => {
+            writeln!(out, "text: {} bytes ({})", totals.text_bytes, HumanBytes(totals.text_bytes))?;
+        }
+        Some(imported) => writeln!(
+            out,
+            "text: not known, imported as ids from {}; documents by {}",
+            imported.format.name(),
+            imported.borders.describe()
+        )?,
+    }
     if totals.surrogates_replaced > 0 {
         writeln!(out, "{} halves of surrogate pairs became U+FFFD", totals.surrogates_replaced)?;
     }
@@ -212,12 +222,17 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
         text_bytes: totals.text_bytes,
         tokens: totals.tokens,
     };
+    let is_known = manifest.imported.is_none();
     for (name, set) in names.iter().map(String::as_str).zip(&manifest.sets).chain([("all", &all)]) {
         let bytes_per_token = set.text_bytes as f64 / set.tokens.max(1) as f64;
+        let shown = |text: String| if is_known { text } else { "-".to_owned() };
         writeln!(
             out,
-            "{name:width$}  {:>12}  {:>16}  {:>14}  {bytes_per_token:>11.3}",
-            set.documents, set.text_bytes, set.tokens
+            "{name:width$}  {:>12}  {:>16}  {:>14}  {:>11}",
+            set.documents,
+            shown(set.text_bytes.to_string()),
+            set.tokens,
+            shown(format!("{bytes_per_token:.3}"))
         )?;
     }
     Ok(())

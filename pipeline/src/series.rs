@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use schemas::build::{PartRecord, SkippedDocument};
 use schemas::index::CONTENT_HASH_BYTES;
 use schemas::manifest::{BySet, FileRecord, SetTotals, Totals};
@@ -29,7 +30,8 @@ pub(crate) struct DocEntry {
     pub(crate) row: u64,
     pub(crate) set_name: Option<String>,
     pub(crate) text_bytes: u64,
-    pub(crate) content_hash: [u8; CONTENT_HASH_BYTES],
+    /// `None` if the text is not known, and then `text_bytes` is 0.
+    pub(crate) content_hash: Option<[u8; CONTENT_HASH_BYTES]>,
     /// Lone surrogates of its JSON; told once, with its last piece.
     pub(crate) surrogates_replaced: u64,
     /// Whether it is its document's last piece: a shard closes behind no other.
@@ -52,6 +54,8 @@ pub(crate) struct SeriesSpec {
     pub(crate) input: Input,
     /// Fingerprint of the options.
     pub(crate) options: String,
+    /// Columns of its document index.
+    pub(crate) index_schema: SchemaRef,
 }
 
 /// A series in the making.
@@ -94,11 +98,18 @@ impl SeriesWriter {
         entry: &DocEntry,
         ids: &[I],
     ) -> anyhow::Result<Option<ClosedPart>> {
-        if entry.row <= self.closed_row {
-            return Ok(None);
+        self.append(entry.row, ids)?;
+        self.end_document(entry)
+    }
+
+    /// Appends ids of the document of `row`, which [`SeriesWriter::end_document`] will end: for documents that may be
+    /// longer than memory.
+    pub(crate) fn append<I: TokenId>(&mut self, row: u64, ids: &[I]) -> anyhow::Result<()> {
+        if row <= self.closed_row {
+            return Ok(());
         }
         let spec = &self.spec;
-        let (shard, rows) = match &mut self.shard {
+        let (shard, _) = match &mut self.shard {
             Some(open) => open,
             none => {
                 let (series_index, shard_index) = (spec.series_index, self.part_index);
@@ -107,11 +118,22 @@ impl SeriesWriter {
                 let shard_spec = ShardSpec { vocab_size, tokenizer, series_index, shard_index };
                 let shard = ShardWriter::create(&spec.dir, name, shard_spec)?;
                 let name = folder::rows_name(series_index, shard_index);
-                none.insert((shard, IndexWriter::create(&spec.dir, name)?))
+                let rows = IndexWriter::create(&spec.dir, name, spec.index_schema.clone())?;
+                none.insert((shard, rows))
             }
         };
-        let (document, tokens) = (self.documents, ids.len() as u64);
-        let first_token = shard.push(ids)?;
+        Ok(shard.append(ids)?)
+    }
+
+    /// Ends the document that was appended; the part that this completed.
+    pub(crate) fn end_document(&mut self, entry: &DocEntry) -> anyhow::Result<Option<ClosedPart>> {
+        if entry.row <= self.closed_row {
+            return Ok(None);
+        }
+        let spec = &self.spec;
+        let (shard, rows) = self.shard.as_mut().expect("its ids were appended");
+        let document = self.documents;
+        let (first_token, tokens) = shard.end_document();
         rows.push(&spec.input.name, self.part_index, document, first_token, tokens, entry)?;
         let is_full = entry.is_last && shard.payload_bytes() >= spec.shard_bytes;
         self.documents += 1;

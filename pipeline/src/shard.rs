@@ -57,24 +57,44 @@ impl ShardWriter {
     /// # Panics
     /// If the document has no tokens or an id that the vocabulary does not have, which the encoder rules out.
     pub fn push<I: TokenId>(&mut self, ids: &[I]) -> Result<u64, PublishError> {
-        assert!(!ids.is_empty(), "a document without tokens has no place in a shard");
+        self.append(ids)?;
+        Ok(self.end_document().0)
+    }
+
+    /// Appends ids of a document that [`ShardWriter::end_document`] will end.
+    ///
+    /// # Panics
+    /// If the vocabulary does not have one of them.
+    pub fn append<I: TokenId>(&mut self, ids: &[I]) -> Result<(), PublishError> {
         let id_max = ids.iter().map(|id| id.widen()).fold(0, u32::max);
         assert!(u64::from(id_max) < self.spec.vocab_size, "{id_max} of {}", self.spec.vocab_size);
-        let first_token = self.token_count;
         let mut rest = ids;
         while !rest.is_empty() {
             let room_bytes = BLOCK_BYTES as usize - self.block.len();
             let room = room_bytes / self.token_bytes.get() as usize;
             let (now, later) = rest.split_at(room.min(rest.len()));
-            append(&mut self.block, now, self.token_bytes);
+            append_bytes(&mut self.block, now, self.token_bytes);
             if self.block.len() as u64 == BLOCK_BYTES {
                 self.write_block()?;
             }
             rest = later;
         }
         self.token_count += ids.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the document that was appended; its first token's position in the shard, and its tokens.
+    ///
+    /// # Panics
+    /// If it has no tokens.
+    pub fn end_document(&mut self) -> (u64, u64) {
+        let first_token = self.document_ends.last().copied().unwrap_or(0);
+        assert!(
+            first_token < self.token_count,
+            "a document without tokens has no place in a shard"
+        );
         self.document_ends.push(self.token_count);
-        Ok(first_token)
+        (first_token, self.token_count - first_token)
     }
 
     /// Bytes of ids so far.
@@ -145,7 +165,7 @@ impl SealedShard {
 }
 
 /// Appends ids, little-endian; the caller knows that they fit.
-fn append<I: TokenId>(bytes: &mut Vec<u8>, ids: &[I], token_bytes: TokenBytes) {
+fn append_bytes<I: TokenId>(bytes: &mut Vec<u8>, ids: &[I], token_bytes: TokenBytes) {
     let start = bytes.len();
     bytes.resize(start + ids.len() * token_bytes.get() as usize, 0);
     let room = &mut bytes[start..];

@@ -14,6 +14,11 @@ use signal_hook::flag;
 #[error("stopped on request; run the same command again to go on behind the last closed shard")]
 pub struct Stopped;
 
+/// A run that somebody asked to stop before it had anything to show.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped on request; nothing was written, the same command begins anew")]
+pub struct StoppedBefore;
+
 /// Whether somebody asked the run to stop.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {

@@ -319,6 +319,12 @@ impl Encoder {
         &self.path
     }
 
+    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where the vocabulary does not have it.
+    pub(crate) fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
+        let config = read_config(&self.path).ok()?;
+        self.special_token(&config, flag, "", if flag == "bos" { "<s>" } else { "</s>" }).ok()
+    }
+
     fn special_token(
         &self,
         config: &serde_json::Value,

@@ -276,7 +276,7 @@ impl Check<'_> {
             let spans = starts.zip(footer.document_ends.iter().copied());
             spans.map(move |(first, end)| (shard, first, end - first))
         });
-        if let Err(err) = check_rows(&path, series, ends) {
+        if let Err(err) = check_rows(&path, series, self.manifest.imported.is_some(), ends) {
             self.fault(&record.path, format!("{err:#}"));
         }
     }
@@ -351,6 +351,7 @@ fn check_ids(block: &[u8], first_token: u64, header: &ShardHeader) -> Result<(),
 fn check_rows(
     path: &Path,
     series: &Series,
+    is_imported: bool,
     mut documents: impl Iterator<Item = (u64, u64, u64)>,
 ) -> anyhow::Result<()> {
     let mut sets = Sets::default();
@@ -380,9 +381,16 @@ fn check_rows(
             row.row,
             series.input
         );
+        let knows_text = row.text_bytes.is_some() && row.content_hash.is_some();
+        anyhow::ensure!(
+            knows_text != is_imported && row.text_bytes.is_some() == row.content_hash.is_some(),
+            "text_bytes and content_hash of document {document} are {}; the manifest says that its text is {}",
+            if row.text_bytes.is_some() { "given" } else { "null" },
+            if is_imported { "not known" } else { "known" }
+        );
         last_row = row.row;
         row_count = document + 1;
-        let (text_bytes, tokens) = (row.text_bytes, row.token_count);
+        let (text_bytes, tokens) = (row.text_bytes.unwrap_or(0), row.token_count);
         sets.add_totals(&SetTotals { set_name: row.set_name, documents: 1, text_bytes, tokens });
     }
     let expected = series.totals.shard_documents().expect("a manifest adds up");

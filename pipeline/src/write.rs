@@ -24,7 +24,7 @@ use crate::tokenize::TokenId;
 pub(crate) type Chain = (bool, Option<String>);
 
 /// The chain that also has what was skipped.
-const BASE: Chain = (false, None);
+pub(crate) const BASE: Chain = (false, None);
 
 /// An input that is to be written.
 pub(crate) struct InputPlan {
@@ -181,6 +181,7 @@ impl Current {
             shard_bytes: job.shard_bytes,
             input: plan.input.clone(),
             options: job.options.clone(),
+            index_schema: schemas::index::schema(),
         };
         Ok(SeriesWriter::new(spec, kept))
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{
-    BySet, FileRecord, Series, SetTotals, Shard, SpecialToken, SpecialTokens, Totals,
+    BySet, FileRecord, Imported, Series, SetTotals, Shard, SpecialToken, SpecialTokens, Totals,
 };
 use crate::selection::Selection;
 
@@ -72,6 +72,12 @@ pub struct BuildOptions {
     /// Which documents are written; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
+    /// Where the ids come from; absent for those made of texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+    /// Bytes of an id in files that do not say it themselves; absent for texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_token_bytes: Option<u32>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -30,6 +30,15 @@ pub const CONTENT_HASH: &str = "content_hash";
 
 /// Columns of the index, in file order.
 pub fn schema() -> Arc<Schema> {
+    columns(false)
+}
+
+/// The same of imported ids: [`TEXT_BYTES`] and [`CONTENT_HASH`] may be null, and are, because the texts are not known.
+pub fn imported_schema() -> Arc<Schema> {
+    columns(true)
+}
+
+fn columns(is_imported: bool) -> Arc<Schema> {
     let hash_bytes = i32::try_from(CONTENT_HASH_BYTES).expect("16 fits");
     Arc::new(Schema::new(vec![
         Field::new(SHARD, DataType::UInt64, false),
@@ -39,7 +48,7 @@ pub fn schema() -> Arc<Schema> {
         Field::new(SET_NAME, DataType::Utf8, true),
         Field::new(INPUT, DataType::Utf8, false),
         Field::new(ROW, DataType::UInt64, false),
-        Field::new(TEXT_BYTES, DataType::UInt64, false),
-        Field::new(CONTENT_HASH, DataType::FixedSizeBinary(hash_bytes), false),
+        Field::new(TEXT_BYTES, DataType::UInt64, is_imported),
+        Field::new(CONTENT_HASH, DataType::FixedSizeBinary(hash_bytes), is_imported),
     ]))
 }

@@ -16,12 +16,14 @@ use crate::selection::{Dropped, Selection};
 pub const FILE_NAME: &str = "manifest.json";
 /// What `format` says.
 pub const FORMAT: &str = "patchmill-corpus";
-/// The version that this build writes.
+/// The version that this build writes of corpora that it made of texts.
 ///
 /// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a series' `by_set`, and of
 /// the totals `documents_held_out`, `dropped`, `parts_added` and
 /// `surrogates_replaced`.
 pub const VERSION: u32 = 2;
+/// The version that this build writes of corpora that it made of another project's ids: it has `imported`.
+pub const VERSION_IMPORTED: u32 = 3;
 /// The oldest version that this build reads.
 pub const VERSION_MIN: u32 = 1;
 
@@ -50,6 +52,71 @@ pub struct Manifest {
     /// Which documents of the inputs were written; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
+    /// Where the ids come from, if not from texts: then no text is known, and `text_bytes` is 0 everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+}
+
+/// Where ids come from that another project made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {
+    /// Whose files they were.
+    pub format: ForeignFormat,
+    /// What said where a document ends.
+    pub borders: Borders,
+}
+
+/// A project whose files of ids are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ForeignFormat {
+    /// Megatron-core's `.bin` and `.idx`.
+    Megatron,
+    /// OLMo-core's and dolma's `.npy` of raw ids.
+    Olmo,
+    /// nanoGPT's `train.bin` and `val.bin`.
+    Nanogpt,
+}
+
+impl ForeignFormat {
+    /// Whose it is.
+    pub fn name(self) -> &'static str {
+        match self {
+            ForeignFormat::Megatron => "Megatron-core",
+            ForeignFormat::Olmo => "OLMo-core",
+            ForeignFormat::Nanogpt => "nanoGPT",
+        }
+    }
+}
+
+/// What says where a document of imported ids ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Borders {
+    /// An index beside the ids.
+    Index,
+    /// Each EOS id ends one.
+    Eos,
+    /// Each BOS id begins one.
+    Bos,
+    /// An EOS id with a BOS id behind it.
+    EosBos,
+    /// Nothing: a file is one document.
+    File,
+}
+
+impl Borders {
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Borders::Index => "the index beside the ids",
+            Borders::Eos => "EOS at their ends",
+            Borders::Bos => "BOS at their beginnings",
+            Borders::EosBos => "EOS at their ends and BOS at their beginnings",
+            Borders::File => "file: each is one document",
+        }
+    }
 }
 
 /// What made the ids.
@@ -64,7 +131,7 @@ pub struct TokenizerRecord {
     pub bos: Option<SpecialToken>,
     /// Put after each document.
     pub eos: Option<SpecialToken>,
-    /// What special tokens written out in a text are.
+    /// What special tokens written out in a text are; of imported ids what was said about them.
     pub special_tokens: SpecialTokens,
     /// Copies of the tokenizer's files in the corpus folder, tokenizer.json first.
     pub files: Vec<FileRecord>,
@@ -229,7 +296,7 @@ pub enum ManifestError {
     },
     /// Another version.
     #[error(
-        "manifest version {found} is not supported; this build reads versions {VERSION_MIN} to {VERSION}"
+        "manifest version {found} is not supported; this build reads versions {VERSION_MIN} to {VERSION_IMPORTED}"
     )]
     Version {
         /// What stands there.
@@ -253,6 +320,16 @@ pub enum ManifestError {
         /// As written.
         expected: String,
     },
+    /// Texts of which nothing can be known.
+    #[error(
+        "{what} is {found} in a manifest of imported ids, whose texts are not known; expected 0"
+    )]
+    TextOfIds {
+        /// Which sum.
+        what: &'static str,
+        /// As written.
+        found: u64,
+    },
     /// A path that leaves the folder.
     #[error("path {found:?} leaves the corpus folder")]
     Path {
@@ -271,6 +348,11 @@ pub enum ManifestError {
     },
 }
 
+/// The version that this build writes of a corpus.
+pub fn version_of(imported: Option<&Imported>) -> u32 {
+    if imported.is_some() { VERSION_IMPORTED } else { VERSION }
+}
+
 impl Manifest {
     /// Reads a manifest and checks all that it says about itself.
     pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
@@ -280,7 +362,7 @@ impl Manifest {
             return Err(ManifestError::Format { found: format.to_owned() });
         }
         let version = head.get("version").and_then(|version| version.as_u64()).unwrap_or(0);
-        if !(u64::from(VERSION_MIN)..=u64::from(VERSION)).contains(&version) {
+        if !(u64::from(VERSION_MIN)..=u64::from(VERSION_IMPORTED)).contains(&version) {
             return Err(ManifestError::Version { found: version });
         }
         let manifest: Manifest = serde_json::from_str(text)?;
@@ -336,7 +418,12 @@ impl Manifest {
             totals = totals.checked_add(series.totals).ok_or_else(|| overflow("totals"))?;
         }
         check_totals("totals", self.totals, totals)?;
-        check_sets("sets", self.totals, &self.sets)
+        check_sets("sets", self.totals, &self.sets)?;
+        // All others are parts of it.
+        match (&self.imported, self.totals.text_bytes) {
+            (Some(_), found @ 1..) => Err(ManifestError::TextOfIds { what: "text_bytes", found }),
+            _ => Ok(()),
+        }
     }
 
     /// A field that a later version brought may not stand in an earlier one, whose readers do not know it.
@@ -344,15 +431,16 @@ impl Manifest {
         let version = self.version;
         let totals =
             || self.series.iter().map(|series| series.totals).chain(std::iter::once(self.totals));
-        for (field, stands) in [
-            ("selection", self.selection.is_some()),
-            ("by_set", self.series.iter().any(|series| series.by_set.is_some())),
-            ("documents_held_out", totals().any(|totals| totals.documents_held_out > 0)),
-            ("dropped", totals().any(|totals| !totals.dropped.is_none())),
-            ("parts_added", totals().any(|totals| totals.parts_added > 0)),
-            ("surrogates_replaced", totals().any(|totals| totals.surrogates_replaced > 0)),
+        for (first_version, field, stands) in [
+            (2, "selection", self.selection.is_some()),
+            (2, "by_set", self.series.iter().any(|series| series.by_set.is_some())),
+            (2, "documents_held_out", totals().any(|totals| totals.documents_held_out > 0)),
+            (2, "dropped", totals().any(|totals| !totals.dropped.is_none())),
+            (2, "parts_added", totals().any(|totals| totals.parts_added > 0)),
+            (2, "surrogates_replaced", totals().any(|totals| totals.surrogates_replaced > 0)),
+            (3, "imported", self.imported.is_some()),
         ] {
-            if stands && version < 2 {
+            if stands && version < first_version {
                 return Err(ManifestError::NotOfVersion { field, version });
             }
         }
@@ -506,6 +594,7 @@ mod tests {
             series: vec![series],
             skipped: None,
             selection: None,
+            imported: None,
         }
     }
 
@@ -549,8 +638,8 @@ mod tests {
             "format is \"other\"; expected \"patchmill-corpus\"",
         );
         check(
-            |m| m.version = 3,
-            "manifest version 3 is not supported; this build reads versions 1 to 2",
+            |m| m.version = 4,
+            "manifest version 4 is not supported; this build reads versions 1 to 3",
         );
         check(|m| m.totals.tokens = 10, "totals.tokens is 10; the parts come to 9");
         check(
@@ -592,6 +681,60 @@ mod tests {
         refused(|m| m.series[0].totals.dropped.sample = 1, "dropped");
         refused(|m| m.totals.parts_added = 1, "parts_added");
         refused(|m| m.series[0].by_set = Some(BySet { set_name: None, series_index: 7 }), "by_set");
+    }
+
+    /// Corpora of texts are written as before imported ones came.
+    #[test]
+    fn a_manifest_of_version_2_is_read_and_written_byte_for_byte() {
+        let mut selected = manifest();
+        selected.series[0].by_set = Some(BySet { set_name: None, series_index: 7 });
+        for totals in [&mut selected.totals, &mut selected.series[0].totals] {
+            totals.documents_read += 3;
+            totals.documents_held_out = 1;
+            totals.surrogates_replaced = 2;
+            totals.dropped = Dropped { too_short: 1, sample: 1, ..Dropped::default() };
+        }
+        selected.selection = Some(Selection { min_bytes: Some(9), ..Selection::default() });
+        let (sealed, text) = selected.seal();
+        assert_eq!(text, include_str!("manifest.v2.json"));
+        assert_eq!(Manifest::parse(&text).unwrap(), sealed);
+    }
+
+    fn imported() -> Manifest {
+        let mut imported = manifest();
+        imported.version = VERSION_IMPORTED;
+        imported.imported =
+            Some(Imported { format: ForeignFormat::Megatron, borders: Borders::Index });
+        let series = &mut imported.series[0];
+        (imported.totals.text_bytes, series.totals.text_bytes) = (0, 0);
+        imported.sets.iter_mut().chain(&mut series.sets).for_each(|set| set.text_bytes = 0);
+        imported
+    }
+
+    #[test]
+    fn a_manifest_of_imported_ids_is_of_version_3_and_knows_no_texts() {
+        let (sealed, text) = imported().seal();
+        assert_eq!(text, include_str!("manifest.v3.json"));
+        assert_eq!(Manifest::parse(&text).unwrap(), sealed);
+        let with_imported = |change: fn(&mut Manifest)| {
+            move |m: &mut Manifest| {
+                *m = imported();
+                change(m);
+            }
+        };
+        check(
+            with_imported(|m| m.version = 2),
+            "imported stands in a manifest of version 2, which does not have it",
+        );
+        check(
+            with_imported(|m| {
+                m.totals.text_bytes = 5;
+                m.sets[0].text_bytes = 5;
+                m.series[0].totals.text_bytes = 5;
+                m.series[0].sets[0].text_bytes = 5;
+            }),
+            "text_bytes is 5 in a manifest of imported ids, whose texts are not known; expected 0",
+        );
     }
 
     #[test]

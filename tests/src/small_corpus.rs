@@ -71,6 +71,7 @@ pub(crate) fn write_corpus_of(dir: &Path, vocab_size: u64, lengths: Lengths, ids
         series: all_series,
         skipped: None,
         selection: None,
+        imported: None,
     };
     std::fs::write(dir.join(FILE_NAME), manifest.seal().1).unwrap();
 }

@@ -1,0 +1,127 @@
+//! Which files an import reads, and what can be checked of them before anything is written.
+//!
+//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it fits them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use schemas::shard::TokenBytes;
+
+use crate::exchange::{ForeignError, Reading, ids, megatron, olmo};
+use crate::folder::UsageError;
+use crate::import::{ImportArgs, Source};
+use crate::inputs::{self, Input};
+
+fn usage<T>(what: String) -> anyhow::Result<T> {
+    Err(UsageError(what).into())
+}
+
+/// A file of ids, checked as far as can be without reading them.
+pub(crate) struct Foreign {
+    pub(crate) input: Input,
+    pub(crate) token_bytes: TokenBytes,
+    pub(crate) token_count: u64,
+    pub(crate) index: Option<megatron::Index>,
+    pub(crate) csv: Option<PathBuf>,
+}
+
+/// The files, in the order in which they form the corpus.
+pub(crate) fn find(args: &ImportArgs, token_bytes: TokenBytes) -> anyhow::Result<Vec<Foreign>> {
+    let source = &args.source;
+    match args.from {
+        Source::Megatron => find_megatron(source),
+        Source::Olmo => {
+            let inputs = inputs::foreign(source, olmo::IDS_END)?;
+            let files = inputs.into_iter().map(|input| flat(input, token_bytes, true));
+            let files = files.collect::<anyhow::Result<Vec<Foreign>>>()?;
+            let with = files.iter().find(|file| file.csv.is_some());
+            let without = files.iter().find(|file| file.csv.is_none());
+            if let (Some(with), Some(without)) = (with, without) {
+                return usage(format!(
+                    "{} has a .csv.gz of its documents and {} has none; import them apart",
+                    with.input.path.display(),
+                    without.input.path.display()
+                ));
+            }
+            Ok(files)
+        }
+        Source::Nanogpt if source.is_dir() => usage(format!(
+            "{} is a folder; name train.bin or val.bin in it, each of which becomes a corpus",
+            source.display()
+        )),
+        Source::Nanogpt => {
+            let inputs = inputs::foreign(source, ".bin")?;
+            inputs.into_iter().map(|input| flat(input, token_bytes, false)).collect()
+        }
+    }
+}
+
+/// A file of ids alone.
+fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Result<Foreign> {
+    let path = &input.path;
+    let token_count = ids::token_count(path, token_bytes)?;
+    let csv = Some(olmo::csv_path(path)).filter(|csv| may_have_csv && csv.exists());
+    let magic = olmo::NUMPY_SAVE_MAGIC;
+    let mut head = vec![0; magic.len()];
+    if input.bytes >= head.len() as u64 {
+        Reading::open(path, 0)?.fill(&mut head)?;
+    }
+    if head == magic {
+        return Err(ForeignError::Field {
+            path: path.clone(),
+            offset: 0,
+            what: "the beginning".to_owned(),
+            found: "that of a file of numpy.save".to_owned(),
+            expected: "raw ids, as numpy's tofile writes them".to_owned(),
+        }
+        .into());
+    }
+    if let Some(csv) = &csv {
+        let mut ends = olmo::DocumentEnds::open(csv, token_count)?;
+        while ends.next_end()?.is_some() {}
+    }
+    Ok(Foreign { input, token_bytes, token_count, index: None, csv })
+}
+
+/// Pairs of `.bin` and `.idx`.
+fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
+    let inputs = if source.is_dir() {
+        let found = inputs::foreign(source, ".idx")?;
+        // A `.bin` without its `.idx` would be left out without a word.
+        for bin in inputs::foreign(source, ".bin").unwrap_or_default() {
+            let idx = bin.path.with_extension("idx");
+            if !idx.exists() {
+                return usage(format!("{} has no {}", bin.path.display(), idx.display()));
+            }
+        }
+        found.into_iter().map(|idx| bin_of(&idx.path, &idx.name)).collect::<Result<_, _>>()?
+    } else {
+        let text = source.to_string_lossy();
+        let is_file = text.ends_with(".bin") || text.ends_with(".idx");
+        let bin = if is_file {
+            source.with_extension("bin")
+        } else {
+            megatron::with_extension(source, ".bin")
+        };
+        inputs::foreign(&bin, ".bin")?
+    };
+    let open = |mut input: Input| {
+        let idx = input.path.with_extension("idx");
+        let index = megatron::Index::open(&idx, &input.path)?;
+        let token_count = input.bytes / u64::from(index.token_bytes.get());
+        let changed = inputs::foreign(&idx, ".idx")?;
+        let changed = changed.iter().map(|idx| idx.modified_nanoseconds).max();
+        input.modified_nanoseconds = input.modified_nanoseconds.max(changed.unwrap_or(0));
+        let token_bytes = index.token_bytes;
+        Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None })
+    };
+    inputs.into_iter().map(open).collect()
+}
+
+fn bin_of(idx: &Path, name: &str) -> anyhow::Result<Input> {
+    let bin = idx.with_extension("bin");
+    let found = inputs::foreign(&bin, ".bin")?;
+    let input = found.into_iter().next().context("a file is an input")?;
+    let stem = name.strip_suffix(".idx").unwrap_or(name);
+    Ok(Input { name: format!("{stem}.bin"), ..input })
+}

@@ -1,0 +1,466 @@
+//! `patchmill export`: a corpus in the files that another project reads.
+//!
+//! Ids are read through [`Corpus`], which checks each block, and written as they are; side files come from the footers of
+//! the shards, of which one is in memory. All files are complete under temporary names before the first gets its own.
+//!
+//! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them has its name.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use indicatif::ProgressBar;
+use schemas::manifest::Manifest;
+use schemas::run::ReadBackend;
+use schemas::shard::TokenBytes;
+use serde_json::json;
+
+use crate::build::raise_open_files_limit;
+use crate::corpus::Corpus;
+use crate::exchange::files::{Job, Part, bytes_of, for_each_chunk, parts};
+use crate::exchange::{datatrove, megatron, olmo};
+use crate::failpoint::failpoint;
+use crate::folder::{self, HOLDOUT_FOLDER, UsageError};
+use crate::lock::FolderLock;
+use crate::publish::{SealedFile, free_bytes, parent, sync_dir};
+use crate::report::notice;
+use crate::stop::StopFlag;
+
+/// Options of `patchmill export`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ExportArgs {
+    /// The corpus.
+    pub corpus: PathBuf,
+    /// Whose files to write.
+    #[arg(long, value_enum)]
+    pub to: Target,
+    /// Where: for megatron a prefix, which gets DEST.bin and DEST.idx; else a folder.
+    #[arg(long, value_name = "DEST")]
+    pub out: PathBuf,
+    /// For olmo and datatrove: write a file for each shard in place of one for all.
+    #[arg(long)]
+    pub file_per_shard: bool,
+    /// For nanogpt: the corpus of val.bin; when absent the hold-out of CORPUS, if it has one.
+    #[arg(long, value_name = "CORPUS")]
+    pub val: Option<PathBuf>,
+    /// Replace files of an export that are there.
+    #[arg(long)]
+    pub force: bool,
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whose files to write.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Megatron-core: DEST.bin of uint16 or int32, and DEST.idx with the documents.
+    Megatron,
+    /// OLMo-core, dolma: raw uint16 or uint32 ids named .npy, and .csv.gz with the documents.
+    Olmo,
+    /// nanoGPT: train.bin and val.bin of uint16, without documents.
+    Nanogpt,
+    /// datatrove: .ds of 2 or 4 bytes an id, .ds.index with the documents, .ds.metadata.
+    Datatrove,
+}
+
+impl Target {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Target::Megatron => "megatron",
+            Target::Olmo => "olmo",
+            Target::Nanogpt => "nanogpt",
+            Target::Datatrove => "datatrove",
+        }
+    }
+
+    /// Ids from here on have no place in its files.
+    fn id_end(self) -> u64 {
+        match self {
+            Target::Nanogpt => 1 << 16,
+            Target::Megatron => megatron::INT32_ID_END,
+            Target::Olmo | Target::Datatrove => 1 << 32,
+        }
+    }
+
+    /// Names by which its readers find files in a folder.
+    fn name_ends(self) -> &'static [&'static str] {
+        match self {
+            Target::Megatron | Target::Nanogpt => &[],
+            Target::Olmo => &[olmo::IDS_END, olmo::CSV_END],
+            Target::Datatrove => &[datatrove::IDS_END, ".ds.index", ".ds.metadata"],
+        }
+    }
+}
+
+/// What came out.
+pub struct Report {
+    to: Target,
+    /// With their lengths.
+    files: Vec<(PathBuf, u64)>,
+    tokens: u64,
+    documents: u64,
+    token_bytes: TokenBytes,
+    vocab_size: u64,
+    fingerprint: String,
+    /// What the files do not hold.
+    lost: Vec<&'static str>,
+    seconds: f64,
+}
+
+/// Runs `patchmill export`.
+pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    export_until(args, &StopFlag::install()?)?.print(args.json)
+}
+
+/// Writes the files that `args` ask for. `json` is for [`export`].
+pub fn write(args: &ExportArgs) -> anyhow::Result<Report> {
+    export_until(args, &StopFlag::default())
+}
+
+fn export_until(args: &ExportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    raise_open_files_limit();
+    check_options(args)?;
+    let train = Corpus::open(&args.corpus, ReadBackend::Pread)?;
+    let val = open_val(args, &train)?;
+    let corpora: Vec<&Corpus> = std::iter::once(&train).chain(&val).collect();
+    for corpus in &corpora {
+        check_destination(args, corpus.dir())?;
+        check_sequences(args.to, corpus)?;
+        check_ids(args.to, corpus, stop)?;
+    }
+    let parts = parts(args, &corpora);
+    check_existing(args, &parts)?;
+    let token_bytes = token_bytes(args.to, train.manifest());
+    let dir = folder_of(args);
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let _lock = FolderLock::named(dir, &lock_name(args))?;
+    check_existing(args, &parts)?; // another export may have ended since
+    check_space(args.to, dir, &parts, token_bytes)?;
+    let bytes: u64 = parts.iter().map(|part| part.tokens() * bytes_of(token_bytes)).sum();
+    let mut job = Job { to: args.to, token_bytes, stop, bar: ProgressBar::new(bytes) };
+    let mut files = Vec::new();
+    for part in &parts {
+        files.extend(job.write(part)?);
+    }
+    job.bar.finish_and_clear();
+    let lost = lost(args.to, &corpora);
+    say(args, &train, &val, &lost);
+    let files = publish(dir, &parts, files)?;
+    Ok(Report {
+        to: args.to,
+        files,
+        tokens: parts.iter().map(Part::tokens).sum(),
+        documents: corpora.iter().map(|corpus| corpus.document_count()).sum(),
+        token_bytes,
+        vocab_size: train.vocab_size(),
+        fingerprint: train.manifest().fingerprint.clone(),
+        lost,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn usage<T>(what: String) -> anyhow::Result<T> {
+    Err(UsageError(what).into())
+}
+
+fn check_options(args: &ExportArgs) -> anyhow::Result<()> {
+    let (to, out) = (args.to.name(), args.out.display());
+    if args.file_per_shard && !matches!(args.to, Target::Olmo | Target::Datatrove) {
+        return usage(format!("--file-per-shard is for olmo and datatrove; {to} has one file"));
+    }
+    if args.val.is_some() && args.to != Target::Nanogpt {
+        return usage(format!("--val is for nanogpt; export the other corpus by itself to {to}"));
+    }
+    let ends_in_slash = args.out.to_string_lossy().ends_with('/');
+    if args.to == Target::Megatron && (args.out.is_dir() || ends_in_slash) {
+        return usage(format!(
+            "--out {out} is a folder; name a prefix in it, which gets .bin and .idx"
+        ));
+    }
+    let has_extension = args.out.extension().is_some_and(|end| end == "bin" || end == "idx");
+    if args.to == Target::Megatron && has_extension {
+        return usage(format!(
+            "--out {out} has an extension; name the prefix alone, which gets both"
+        ));
+    }
+    if args.out.file_name().is_none() && !args.out.is_dir() || args.out.as_os_str().is_empty() {
+        return usage(format!("--out {out:?} is no name"));
+    }
+    if args.to != Target::Megatron && args.out.exists() && !args.out.is_dir() {
+        return usage(format!("--out {out} is a file; {to} wants a folder"));
+    }
+    Ok(())
+}
+
+/// The corpus of val.bin.
+fn open_val(args: &ExportArgs, train: &Corpus) -> anyhow::Result<Option<Corpus>> {
+    let holdout = args.corpus.join(HOLDOUT_FOLDER);
+    let dir = match &args.val {
+        Some(dir) => dir.clone(),
+        None if args.to == Target::Nanogpt && holdout.join("manifest.json").exists() => holdout,
+        None => return Ok(None),
+    };
+    let val = Corpus::open(&dir, ReadBackend::Pread)?;
+    let of = |corpus: &Corpus| corpus.manifest().tokenizer.fingerprint.clone();
+    if of(&val) != of(train) {
+        return usage(format!(
+            "{} has ids of another tokenizer ({}) than {} ({})",
+            dir.display(),
+            of(&val),
+            args.corpus.display(),
+            of(train)
+        ));
+    }
+    Ok(Some(val))
+}
+
+/// The folder that files are written into.
+fn folder_of(args: &ExportArgs) -> &Path {
+    if args.to == Target::Megatron { parent(&args.out) } else { &args.out }
+}
+
+/// Exports with different prefixes may run side by side.
+fn lock_name(args: &ExportArgs) -> String {
+    match (args.to, args.out.file_name()) {
+        (Target::Megatron, Some(name)) => format!(".{}.lock", name.to_string_lossy()),
+        _ => ".export.lock".to_owned(),
+    }
+}
+
+/// Refuses to write among the files of a corpus.
+fn check_destination(args: &ExportArgs, corpus: &Path) -> anyhow::Result<()> {
+    let dir = folder_of(args);
+    let real_corpus =
+        corpus.canonicalize().with_context(|| format!("find {}", corpus.display()))?;
+    // What does not exist lies where its nearest folder that does lies.
+    let real = dir.ancestors().map(|dir| if dir == Path::new("") { Path::new(".") } else { dir });
+    let real = real.filter_map(|dir| dir.canonicalize().ok()).next();
+    if real.is_some_and(|real| real.starts_with(&real_corpus)) {
+        return usage(format!(
+            "--out {} lies inside the corpus {}; name a place outside of it",
+            args.out.display(),
+            corpus.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a document that is longer than Megatron's sequences can be.
+fn check_sequences(to: Target, corpus: &Corpus) -> anyhow::Result<()> {
+    if to != Target::Megatron {
+        return Ok(());
+    }
+    let tokens_max = megatron::SEQUENCE_TOKENS_MAX;
+    for shard in 0..corpus.shard_count() {
+        if corpus.shard_header(shard).token_count <= tokens_max {
+            continue;
+        }
+        let footer = corpus.shard_footer(shard)?;
+        let mut first = 0;
+        for (document, &end) in (0u64..).zip(&footer.document_ends) {
+            if end - first > tokens_max {
+                return usage(format!(
+                    "{}: document {document} has {} tokens; a sequence of megatron has at most {tokens_max}",
+                    corpus.shard_path(shard).display(),
+                    end - first
+                ));
+            }
+            first = end;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses ids that the target's files have no place for; looks for them only where the vocabulary has such.
+fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()> {
+    let id_end = to.id_end();
+    if corpus.vocab_size() <= id_end {
+        return Ok(());
+    }
+    for shard in 0..corpus.shard_count() {
+        let tokens = corpus.shard_tokens(shard);
+        for_each_chunk(corpus, tokens.clone(), stop, |first, ids| {
+            let at = ids.iter().position(|&id| u64::from(id) >= id_end);
+            let Some(at) = at else { return Ok(()) };
+            usage(format!(
+                "{}: token {} is id {}; {} holds ids below {id_end}, so that it cannot hold this corpus",
+                corpus.shard_path(shard).display(),
+                first - tokens.start + at as u64,
+                ids[at],
+                to.name()
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn token_bytes(to: Target, manifest: &Manifest) -> TokenBytes {
+    if to == Target::Nanogpt || manifest.token_bytes == 2 {
+        TokenBytes::Two
+    } else {
+        TokenBytes::Four
+    }
+}
+
+/// Refuses files that are there, unless they may be replaced; and others that a reader would take for a part of these.
+fn check_existing(args: &ExportArgs, parts: &[Part]) -> anyhow::Result<()> {
+    let paths: Vec<&PathBuf> = parts.iter().flat_map(Part::paths).collect();
+    if let Some(path) = paths.iter().find(|path| path.symlink_metadata().is_ok()) {
+        if !args.force {
+            return usage(format!(
+                "{} exists; name another place, or replace it with --force",
+                path.display()
+            ));
+        }
+        if path.is_dir() {
+            return usage(format!("{} is a folder, which is not replaced", path.display()));
+        }
+    }
+    let Ok(entries) = std::fs::read_dir(folder_of(args)) else { return Ok(()) };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| !name.starts_with('.'))
+        .filter(|name| args.to.name_ends().iter().any(|end| name.ends_with(end)))
+        .filter(|name| !paths.iter().any(|path| path.file_name() == Some(name.as_ref())))
+        .collect();
+    names.sort();
+    match names.first() {
+        None => Ok(()),
+        Some(name) => usage(format!(
+            "{} holds {name}, which a reader of {} would take for a part of this corpus; move it away",
+            args.out.display(),
+            args.to.name()
+        )),
+    }
+}
+
+fn check_space(
+    to: Target,
+    dir: &Path,
+    parts: &[Part],
+    token_bytes: TokenBytes,
+) -> anyhow::Result<()> {
+    let document_bytes = match to {
+        Target::Megatron => 20,
+        Target::Olmo | Target::Datatrove => 8,
+        Target::Nanogpt => 0,
+    };
+    let needed =
+        |part: &Part| part.tokens() * bytes_of(token_bytes) + part.documents() * document_bytes;
+    let needed_bytes: u64 = parts.iter().map(needed).sum();
+    let free_bytes = free_bytes(dir)?;
+    ensure!(
+        needed_bytes <= free_bytes,
+        "the files will need about {needed_bytes} bytes; {} has {free_bytes} free",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Gives all files their names. Where old ones are replaced, what is beside the ids goes first: a file of ids is never
+/// beside documents of another.
+fn publish(
+    dir: &Path,
+    parts: &[Part],
+    files: Vec<SealedFile>,
+) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+    for side in parts.iter().flat_map(|part| &part.sides) {
+        folder::remove(side)?;
+    }
+    sync_dir(dir)?;
+    for file in files {
+        failpoint("export-publish");
+        file.publish()?;
+    }
+    let with_bytes = |path: &PathBuf| {
+        let found = std::fs::metadata(path);
+        found
+            .map(|found| (path.clone(), found.len()))
+            .with_context(|| format!("read {}", path.display()))
+    };
+    parts.iter().flat_map(Part::paths).map(with_bytes).collect()
+}
+
+/// What the target's files have no place for.
+fn lost(to: Target, corpora: &[&Corpus]) -> Vec<&'static str> {
+    let has_sets = corpora
+        .iter()
+        .any(|corpus| corpus.manifest().sets.iter().any(|set| set.set_name.is_some()));
+    let mut lost = vec!["input files and rows", "lengths and hashes of texts", "checksums"];
+    if has_sets {
+        lost.insert(0, "set names");
+    }
+    if to == Target::Nanogpt {
+        lost.insert(0, "borders of documents");
+    }
+    lost
+}
+
+/// What a user may want to know before using the files.
+fn say(args: &ExportArgs, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
+    let name = args.to.name();
+    notice(&format!("the files of {name} have no place for {}", lost.join(", ")));
+    match args.to {
+        Target::Nanogpt if val.is_none() => notice(
+            "no val.bin was written: name its corpus with --val, or tokenize with --holdout-rate",
+        ),
+        Target::Olmo if train.manifest().tokenizer.eos.is_none() => notice(
+            "documents end without EOS, by which OLMo-core finds them in local files unless it is told to read the csv",
+        ),
+        _ => {}
+    }
+}
+
+impl Report {
+    fn dtype(&self) -> &'static str {
+        match (self.to, self.token_bytes) {
+            (Target::Megatron, token_bytes) => megatron::dtype(token_bytes),
+            (_, TokenBytes::Two) => "uint16",
+            (_, TokenBytes::Four) => "uint32",
+        }
+    }
+
+    /// Prints for people, or as one line for machines.
+    fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let bytes: u64 = self.files.iter().map(|(_, bytes)| bytes).sum();
+        if as_json {
+            let file = |(path, bytes): &(PathBuf, u64)| json!({"path": path.to_string_lossy(), "bytes": bytes});
+            let json = json!({
+                "to": self.to.name(),
+                "files": self.files.iter().map(file).collect::<Vec<_>>(),
+                "bytes": bytes,
+                "tokens": self.tokens,
+                "documents": self.documents,
+                "token_bytes": self.token_bytes.get(),
+                "dtype": self.dtype(),
+                "vocab_size": self.vocab_size,
+                "fingerprint": self.fingerprint,
+                "lost": self.lost,
+                "seconds": self.seconds,
+            });
+            writeln!(out, "{json}")?;
+            return Ok(());
+        }
+        const FILES_SHOWN: usize = 6;
+        for (path, bytes) in self.files.iter().take(FILES_SHOWN) {
+            writeln!(out, "{}  {bytes} bytes", path.display())?;
+        }
+        if self.files.len() > FILES_SHOWN {
+            writeln!(out, "and {} files more", self.files.len() - FILES_SHOWN)?;
+        }
+        writeln!(
+            out,
+            "{} tokens of {} (below {}), {} documents, {bytes} bytes in {:.1} s",
+            self.tokens,
+            self.dtype(),
+            self.vocab_size,
+            self.documents,
+            self.seconds
+        )?;
+        Ok(())
+    }
+}

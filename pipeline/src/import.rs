@@ -1,0 +1,378 @@
+//! `patchmill import`: a corpus of token ids that another project wrote.
+//!
+//! The texts are not known, so that the document index has no lengths and hashes of them; all else is as `patchmill
+//! tokenize` writes it, and goes on in the same way where it was cut off.
+//!
+//! **Invariant:** the corpus has every id of the files in their order, or there is no manifest.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::ensure;
+use indicatif::ProgressBar;
+use schemas::build::{BuildOptions, SeriesRecord};
+use schemas::manifest::{Borders, ForeignFormat, Imported, Manifest, SpecialTokens};
+use schemas::shard::TokenBytes;
+use serde_json::json;
+
+use crate::build::{Specials, build_record, check_outside, raise_open_files_limit};
+use crate::closing::{ClosedInput, ClosedSeries, Closing, Parts};
+use crate::documents::{Around, Current, Documents, Ends, Written};
+use crate::exchange::ids::IdFile;
+use crate::exchange::olmo;
+use crate::exchange::sources::{Foreign, find};
+use crate::folder::{Folder, UsageError};
+use crate::inputs::Input;
+use crate::kept::{Expected, Kept};
+use crate::merge;
+use crate::publish::free_bytes;
+use crate::report::{notice, write_totals};
+use crate::series::{SeriesSpec, SeriesWriter};
+use crate::stop::{StopFlag, Stopped};
+use crate::tokenize::{self, Encoder, Policy};
+use crate::write::BASE;
+
+/// Options of `patchmill import`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("said_bos").required(true).args(["bos", "no_bos"]))]
+#[command(group = clap::ArgGroup::new("said_eos").required(true).args(["eos", "no_eos"]))]
+pub struct ImportArgs {
+    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a folder of them; nanogpt: a .bin.
+    pub source: PathBuf,
+    /// Whose files they are.
+    #[arg(long, value_enum)]
+    pub from: Source,
+    /// The tokenizer.json that made the ids, or the folder that holds it.
+    #[arg(long)]
+    pub tokenizer: PathBuf,
+    /// The folder to write the corpus into: new, empty, or with an interrupted import of the same options.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Each document begins with the beginning-of-sequence token, which is checked. Where nothing else says it, documents
+    /// begin there.
+    #[arg(long)]
+    pub bos: bool,
+    /// Nothing stands before the documents' texts.
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Each document ends with the end-of-sequence token, which is checked. Where nothing else says it, documents end there.
+    #[arg(long)]
+    pub eos: bool,
+    /// Nothing stands behind the documents' texts. With --no-bos, and no index, each file is one document.
+    #[arg(long)]
+    pub no_eos: bool,
+    /// For olmo: bytes of an id, which the files do not say; by the size of the vocabulary when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=4), value_name = "2|4")]
+    pub token_bytes: Option<u32>,
+    /// What special tokens written out in a text were for whoever made the ids; recorded, and changes no id.
+    #[arg(long, value_enum, default_value_t = Specials::Text)]
+    pub special_tokens: Specials,
+    /// Bytes of ids at which a shard closes, at the next document boundary.
+    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub shard_bytes: u64,
+    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
+    /// never removed.
+    #[arg(long)]
+    pub force: bool,
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whose files are read.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Megatron-core: NAME.bin, and NAME.idx with the documents.
+    Megatron,
+    /// OLMo-core, dolma: raw ids named .npy; the documents from .csv.gz beside them, if all have one.
+    Olmo,
+    /// nanoGPT: a file of uint16.
+    Nanogpt,
+}
+
+/// What came out.
+pub struct Report {
+    manifest: Manifest,
+    series_kept: u64,
+    seconds: f64,
+}
+
+/// Runs `patchmill import`.
+pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
+    import_until(args, &StopFlag::install()?)?.print(args.json)
+}
+
+/// Makes the corpus that `args` ask for. `json` is for [`import`].
+pub fn read(args: &ImportArgs) -> anyhow::Result<Report> {
+    import_until(args, &StopFlag::default())
+}
+
+fn import_until(args: &ImportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    raise_open_files_limit();
+    let special_tokens = match args.special_tokens {
+        Specials::Text => SpecialTokens::Text,
+        Specials::Hf => SpecialTokens::Hf,
+    };
+    let token_bytes = token_bytes(args)?;
+    let policy = Policy { bos: args.bos, eos: args.eos, special_tokens };
+    let encoder = Encoder::load(&args.tokenizer, policy)?;
+    let token_bytes = token_bytes.unwrap_or(TokenBytes::for_vocabulary(encoder.vocab_size()));
+    let files = find(args, token_bytes)?;
+    let inputs: Vec<Input> = files.iter().map(|file| file.input.clone()).collect();
+    check_outside(&args.out, &inputs, &encoder)?;
+    let options = BuildOptions {
+        tokenizer: encoder.fingerprint().to_hex().to_string(),
+        bos: encoder.bos().cloned(),
+        eos: encoder.eos().cloned(),
+        special_tokens,
+        shard_bytes: args.shard_bytes,
+        text_column: String::new(),
+        set_column: None,
+        on_error: "stop".to_owned(),
+        max_document_bytes: None,
+        by_set: false,
+        selection: None,
+        imported: Some(Imported { format: args.from.format(), borders: borders(args, &files) }),
+        foreign_token_bytes: (args.from != Source::Megatron).then_some(token_bytes.get()),
+    };
+    let record = build_record(options, &inputs);
+    let folder = Folder::take(&args.out, &record, args.force, None)?;
+    let fingerprint = record.options.fingerprint();
+    let expected =
+        Expected { inputs: &inputs, options: &fingerprint, by_set: false, knows_changes: true };
+    let positions: Vec<usize> = (0..inputs.len()).collect();
+    let kept = if folder.must_clear() {
+        Kept::default()
+    } else {
+        Kept::find(&folder, &expected, &positions)?
+    };
+    check_space(&folder, &files, &kept, TokenBytes::for_vocabulary(encoder.vocab_size()))?;
+    folder.begin(&record, None, encoder.path(), |name| kept.has(name))?;
+    let series_kept = kept.finished.len() as u64;
+    let job = Job { dir: folder.path(), encoder: &encoder, options: &record.options, stop };
+    let records = job.write(&files, kept)?;
+    let manifest = merge::write_manifest(folder.path(), &encoder, &records, &record.options)?;
+    folder.finish(&manifest)?;
+    Ok(Report { manifest, series_kept, seconds: started.elapsed().as_secs_f64() })
+}
+
+impl Source {
+    fn format(self) -> ForeignFormat {
+        match self {
+            Source::Megatron => ForeignFormat::Megatron,
+            Source::Olmo => ForeignFormat::Olmo,
+            Source::Nanogpt => ForeignFormat::Nanogpt,
+        }
+    }
+}
+
+fn usage<T>(what: String) -> anyhow::Result<T> {
+    Err(UsageError(what).into())
+}
+
+/// Bytes of an id, where that does not follow from the vocabulary or from an index.
+fn token_bytes(args: &ImportArgs) -> anyhow::Result<Option<TokenBytes>> {
+    match (args.from, args.token_bytes) {
+        (Source::Nanogpt, None) => Ok(Some(TokenBytes::Two)),
+        (Source::Olmo, Some(2)) => Ok(Some(TokenBytes::Two)),
+        (Source::Olmo, Some(4)) => Ok(Some(TokenBytes::Four)),
+        (Source::Olmo, Some(other)) => usage(format!("--token-bytes is {other}; expected 2 or 4")),
+        (_, Some(_)) => usage("--token-bytes is for olmo; the others say it themselves".to_owned()),
+        (_, None) => Ok(None),
+    }
+}
+
+/// What says where documents end.
+fn borders(args: &ImportArgs, files: &[Foreign]) -> Borders {
+    if files.iter().any(|file| file.index.is_some() || file.csv.is_some()) {
+        return Borders::Index;
+    }
+    match (args.bos, args.eos) {
+        (true, true) => Borders::EosBos,
+        (true, false) => Borders::Bos,
+        (false, true) => Borders::Eos,
+        (false, false) => Borders::File,
+    }
+}
+
+fn check_space(
+    folder: &Folder,
+    files: &[Foreign],
+    kept: &Kept,
+    token_bytes: TokenBytes,
+) -> anyhow::Result<()> {
+    let is_todo = |position: u64| !kept.finished.contains_key(&position);
+    let todo = (0u64..).zip(files).filter(|(position, _)| is_todo(*position));
+    let tokens: u64 = todo.map(|(_, file)| file.token_count).sum();
+    let needed_bytes = tokens.saturating_mul(token_bytes.get().into());
+    let free_bytes = free_bytes(folder.path())?.saturating_add(folder.clearable_bytes()?);
+    ensure!(
+        needed_bytes <= free_bytes,
+        "the corpus will need about {needed_bytes} bytes; {} has {free_bytes} free",
+        folder.path().display()
+    );
+    Ok(())
+}
+
+/// What is written, and how.
+struct Job<'a> {
+    dir: &'a Path,
+    encoder: &'a Encoder,
+    options: &'a BuildOptions,
+    stop: &'a StopFlag,
+}
+
+impl Job<'_> {
+    /// Writes what is not there yet; all records in the order of the files.
+    fn write(&self, files: &[Foreign], kept: Kept) -> anyhow::Result<Vec<SeriesRecord>> {
+        let Kept { mut finished, mut parts, .. } = kept;
+        let bar = ProgressBar::new(files.iter().map(|file| file.token_count).sum());
+        let mut written = Written::default();
+        let mut records = Vec::new();
+        for (position, file) in (0u64..).zip(files) {
+            if let Some(record) = finished.remove(&position) {
+                bar.inc(file.token_count);
+                records.push(record);
+                continue;
+            }
+            let mut kept = parts.remove(&position).unwrap_or_default();
+            let kept = kept.remove(&BASE).unwrap_or_default();
+            let writer = SeriesWriter::new(self.spec(position, file), &kept);
+            let mut closed = Parts::default();
+            let ignore = |_, _| ();
+            let (writer, now) = self.read(file, writer, &mut closed, &bar)?;
+            written = written.add(now);
+            let (part, tail) = writer.finish()?;
+            if let Some(part) = part {
+                closed.close(Closing::Part(Box::new(part)), &ignore)?;
+            }
+            let series = vec![ClosedSeries { kept, last: None, tail }];
+            let (dir, input, options) =
+                (self.dir.to_owned(), file.input.clone(), self.options.fingerprint());
+            records.push(closed.close_input(ClosedInput {
+                position,
+                dir,
+                input,
+                options,
+                series,
+            })?);
+        }
+        bar.finish_and_clear();
+        written.say();
+        Ok(records)
+    }
+
+    fn spec(&self, position: u64, file: &Foreign) -> SeriesSpec {
+        SeriesSpec {
+            dir: self.dir.to_owned(),
+            is_holdout: false,
+            vocab_size: self.encoder.vocab_size(),
+            tokenizer: *self.encoder.fingerprint().as_bytes(),
+            series_index: position,
+            by_set: None,
+            shard_bytes: self.options.shard_bytes,
+            input: file.input.clone(),
+            options: self.options.fingerprint(),
+            index_schema: schemas::index::imported_schema(),
+        }
+    }
+
+    /// Reads a file into `writer`.
+    fn read(
+        &self,
+        file: &Foreign,
+        writer: SeriesWriter,
+        closed: &mut Parts,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<(SeriesWriter, Written)> {
+        let path = &file.input.path;
+        let ends = match (&file.index, &file.csv) {
+            (Some(index), _) => Ends::Megatron(index.document_ends()?),
+            (None, Some(csv)) => Ends::Olmo(olmo::DocumentEnds::open(csv, file.token_count)?),
+            (None, None) => Ends::Ids,
+        };
+        let around = Around { bos: self.options.bos.clone(), eos: self.options.eos.clone() };
+        // GPT-2's BOS is its EOS: what is said to stand on one side is none on the other.
+        let said = [&around.bos, &around.eos].map(|token| token.as_ref().map(|token| token.id));
+        let unsaid =
+            |flag| self.encoder.find_special(flag).filter(|token| !said.contains(&Some(token.id)));
+        let unsaid = Around { bos: unsaid("bos"), eos: unsaid("eos") };
+        let documents = Documents {
+            path,
+            ids: IdFile::open(path, file.token_bytes, self.encoder.vocab_size())?,
+            token_count: file.token_count,
+            around: &around,
+            writer,
+            on_part: &mut |part| closed.close(Closing::Part(Box::new(part)), &|_, _| ()),
+            on_tokens: &mut |tokens| {
+                bar.inc(tokens);
+                ensure!(!self.stop.asked(), Stopped);
+                Ok(())
+            },
+            current: Current::default(),
+            written: Written::default(),
+        };
+        documents.read(ends, &unsaid)
+    }
+}
+
+impl Written {
+    fn add(self, other: Written) -> Written {
+        Written {
+            documents: self.documents + other.documents,
+            unsaid_bos: self.unsaid_bos + other.unsaid_bos,
+            unsaid_eos: self.unsaid_eos + other.unsaid_eos,
+        }
+    }
+
+    /// Ids that look as if the policy were another.
+    fn say(self) {
+        let documents = self.documents;
+        for (count, does, flag) in
+            [(self.unsaid_bos, "begin", "bos"), (self.unsaid_eos, "end", "eos")]
+        {
+            if count > 0 {
+                notice(&format!(
+                    "{count} of {documents} documents {does} with what the tokenizer names as its {}, which --no-{flag} takes \
+                     for a part of their texts",
+                    flag.to_uppercase()
+                ));
+            }
+        }
+    }
+}
+
+impl Report {
+    /// Prints for people, or as one line for machines.
+    fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let Report { manifest, seconds, .. } = self;
+        if as_json {
+            let totals = manifest.totals;
+            let json = json!({
+                "documents_read": totals.documents_read,
+                "documents_written": totals.documents_written,
+                "documents_skipped": totals.documents_skipped,
+                "tokens": totals.tokens,
+                "token_bytes": manifest.token_bytes,
+                "imported": manifest.imported,
+                "bos": manifest.tokenizer.bos,
+                "eos": manifest.tokenizer.eos,
+                "series": manifest.series.len(),
+                "series_kept": self.series_kept,
+                "shards": manifest.shards().count(),
+                "fingerprint": manifest.fingerprint,
+                "seconds": seconds,
+            });
+            writeln!(out, "{json}")?;
+            return Ok(());
+        }
+        write_totals(&mut out, manifest)?;
+        let (bos, eos) = (&manifest.tokenizer.bos, &manifest.tokenizer.eos);
+        let of = |token| tokenize::describe(token);
+        writeln!(out, "BOS {}, EOS {}; {seconds:.1} s", of(bos.as_ref()), of(eos.as_ref()))?;
+        Ok(())
+    }
+}
