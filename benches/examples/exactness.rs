@@ -51,8 +51,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let modes = match args.special_tokens {
         None => &MODES[..],
-        Some(Mode::Text) => &MODES[..1],
-        Some(Mode::Hf) => &MODES[1..],
+        Some(Mode::Text) => &[SpecialTokens::Text],
+        Some(Mode::Hf) => &[SpecialTokens::Hf],
     };
     let threads = args.threads.unwrap_or(std::thread::available_parallelism()?.get());
     let comparison = Comparison { tokenizer: &args.tokenizer, modes, threads };

@@ -178,6 +178,7 @@ fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>) -> anyhow::Result<()> {
         series: of_series,
         skipped: None,
         selection: None,
+        imported: None,
     };
     let path = dir.join(FILE_NAME);
     std::fs::write(&path, manifest.seal().1).with_context(|| format!("write {}", path.display()))

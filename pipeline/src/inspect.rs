@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** nothing is shown that was not checked on the way.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::borrow::Cow;
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -18,8 +18,10 @@ use crate::folder::UsageError;
 use crate::index::{self, IndexRow};
 use crate::inspect_tokenizer;
 use crate::numbers::parse_positive_count;
+use crate::printable;
 use crate::report::write_totals;
 use crate::select::{Select, SelectArgs};
+use crate::source::open_file;
 use crate::tokenize::{self, Encoder};
 
 /// Options of `patchmill inspect`.
@@ -142,7 +144,7 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
 
 fn shard_header(path: &Path, as_json: bool) -> anyhow::Result<()> {
     let context = || format!("read shard {}", path.display());
-    let file = File::open(path).with_context(context)?;
+    let file = open_file(path).with_context(context)?;
     let file_bytes = file.metadata().with_context(context)?.len();
     let mut head = Vec::new();
     file.take(HEADER_BYTES).read_to_end(&mut head).with_context(context)?;
@@ -224,9 +226,9 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
     writeln!(
         out,
         "document {document}: {} row {}, set {}, tokens {}..{} of the corpus, {}\n",
-        row.input,
+        printable::line(&row.input),
         row.row,
-        row.set_name.as_deref().unwrap_or("(none)"),
+        printable::line(row.set_name.as_deref().unwrap_or("(none)")),
         tokens.start,
         tokens.end,
         match (row.text_bytes, is_exact) {
@@ -236,7 +238,9 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
             (None, _) => "imported as ids (decoded: the original text is not known)".to_owned(),
         }
     )?;
-    writeln!(out, "{text}")?;
+    // A file or another program gets the text as it is.
+    let shown = if out.is_terminal() { printable::lines(&text) } else { Cow::Borrowed(&*text) };
+    writeln!(out, "{shown}")?;
     Ok(())
 }
 

@@ -10,10 +10,11 @@ use anyhow::Context;
 use schemas::build::{PartRecord, SeriesRecord};
 use schemas::manifest::FileRecord;
 
-use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SETS_MAX, series_of};
+use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
 use crate::inputs::Input;
 use crate::publish;
 use crate::report::notice;
+use crate::source::read_file;
 use crate::write::Chain;
 
 /// What can stay.
@@ -40,7 +41,7 @@ pub(crate) struct Expected<'a> {
 impl Expected<'_> {
     /// Series of an input.
     fn stride(&self) -> u64 {
-        if self.by_set { SETS_MAX } else { 1 }
+        if self.by_set { SERIES_MAX } else { 1 }
     }
 
     /// The position of the input that a file of a series belongs to.
@@ -169,7 +170,7 @@ pub(crate) fn finished(
     position: u64,
 ) -> anyhow::Result<Result<SeriesRecord, String>> {
     let path = dir.join(folder::record_name(position));
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
     let record = match SeriesRecord::parse(&text) {
         Ok(record) => record,
         Err(err) => return Ok(Err(err.to_string())),
@@ -191,7 +192,7 @@ fn part(
     expected: &Expected,
     position: u64,
 ) -> anyhow::Result<Result<PartRecord, String>> {
-    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let text = read_file(path).with_context(|| format!("read {}", path.display()))?;
     let record = match PartRecord::parse(&text) {
         Ok(record) => record,
         Err(err) => return Ok(Err(err.to_string())),

@@ -38,12 +38,21 @@ pub struct MergeArgs {
 
 /// Tasks' work that does not make a corpus.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be merged: {}", dir.display(), faults.join("; "))]
+#[error("{} cannot be merged: {}", dir.display(), told(faults))]
 pub struct MergeError {
     /// The folder.
     pub dir: PathBuf,
     /// All that is missing or wrong; at least one.
     pub faults: Vec<String>,
+}
+
+/// Faults that an error tells.
+const FAULTS_TOLD: usize = 20;
+
+fn told(faults: &[String]) -> String {
+    let (told, rest) = faults.split_at(faults.len().min(FAULTS_TOLD));
+    let more = if rest.is_empty() { String::new() } else { format!("; and {} more", rest.len()) };
+    told.join("; ") + &more
 }
 
 /// Runs `patchmill merge`.
@@ -141,7 +150,7 @@ fn find_records(folder: &Folder, record: &BuildRecord) -> anyhow::Result<Vec<Ser
     }
     let dir = folder.path().to_owned();
     if faults.iter().any(|fault| fault.ends_with("is missing")) {
-        faults.push("run the tasks that have them to their end".to_owned());
+        faults.insert(0, "run the tasks that have them to their end".to_owned());
     }
     Err(MergeError { dir, faults }.into())
 }
@@ -179,13 +188,7 @@ pub(crate) fn write_manifest(
     if main.totals.documents_written == 0 {
         let list = main.skipped.map(|list| dir.join(list.path));
         let list = list.map(|list| format!("; {} says why", list.display())).unwrap_or_default();
-        let Totals { documents_read, documents_skipped, dropped, .. } = main.totals;
-        let dropped = dropped.checked_sum().unwrap_or(u64::MAX);
-        let dropped = if dropped > 0 { format!(", {dropped} not selected") } else { String::new() };
-        return Err(UsageError(format!(
-            "the inputs hold no document ({documents_read} read, {documents_skipped} skipped{dropped}){list}"
-        ))
-        .into());
+        return Err(UsageError(format!("{}{list}", no_document(main.totals))).into());
     }
     main.tokenizer.files = tokenizer_files(dir)?;
     let selection = options.selection.clone();
@@ -210,6 +213,21 @@ pub(crate) fn write_manifest(
     failpoint("manifest");
     write_atomic(&dir.join(manifest::FILE_NAME), text.as_bytes())?;
     Ok(manifest)
+}
+
+/// Why a corpus would be empty.
+fn no_document(totals: Totals) -> String {
+    let Totals { documents_read, documents_skipped, documents_held_out, dropped, .. } = totals;
+    let dropped = dropped.checked_sum().unwrap_or(u64::MAX);
+    let mut text = format!(
+        "the inputs hold no document to write ({documents_read} read, {documents_skipped} skipped"
+    );
+    for (count, what) in [(documents_held_out, "held out"), (dropped, "not selected")] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text + ")"
 }
 
 /// What the manifest of these inputs would say, without the files that it lists beside series, and without a fingerprint.

@@ -8,7 +8,7 @@
 //! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was when it was opened.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
@@ -18,6 +18,23 @@ use memmap2::{Advice, Mmap};
 use schemas::run::ReadBackend;
 
 use crate::lost_pages::{Watch, watch};
+
+/// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are errors.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let found = std::fs::metadata(path)?;
+    if !found.is_file() && !found.is_dir() {
+        let what = "it is a pipe or a device; expected a file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    File::open(path)
+}
+
+/// Reads a file whole; as [`open_file`] opens it.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A file that is open for reading at any offset, by any number of threads.
 #[derive(Debug)]
@@ -50,7 +67,7 @@ pub struct FileState {
 impl Source {
     /// Opens the file at `path`.
     pub fn open(path: &Path, backend: ReadBackend) -> io::Result<(Source, FileState)> {
-        let file = File::open(path)?;
+        let file = open_file(path)?;
         advise_file(&file, 0, 0, libc::POSIX_FADV_RANDOM);
         let is_mapped = backend == ReadBackend::Mmap;
         let source = Source { map: OnceLock::new(), is_mapped, file };

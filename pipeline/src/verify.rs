@@ -14,7 +14,9 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHe
 
 use crate::corpus::{self, ShardPlace};
 use crate::index;
+use crate::printable;
 use crate::series::Sets;
+use crate::source::{open_file, read_file};
 use crate::tokenize::{Encoder, TOKENIZER_FILE, TokenizeError};
 
 /// Options of `patchmill verify`.
@@ -64,7 +66,7 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     }
     if !faults.is_empty() {
         if !args.json {
-            faults.iter().try_for_each(|fault| writeln!(out, "{fault}"))?;
+            faults.iter().try_for_each(|fault| writeln!(out, "{}", printable::line(fault)))?;
         }
         return Err(VerifyError { dir: args.dir.clone(), faults }.into());
     }
@@ -130,7 +132,7 @@ impl Check<'_> {
 
     /// Opens a file of the right length, or names the fault.
     fn open(&mut self, record: &FileRecord) -> Option<Hashed> {
-        let opened = File::open(self.dir.join(&record.path));
+        let opened = open_file(&self.dir.join(&record.path));
         let found = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata.len())));
         match found {
             Ok((file, bytes)) => {
@@ -290,7 +292,8 @@ impl Check<'_> {
             return;
         };
         self.file(record);
-        let Ok(text) = std::fs::read_to_string(self.dir.join(&record.path)) else { return };
+        let Ok(text) = read_file(&self.dir.join(&record.path)) else { return };
+        let text = String::from_utf8_lossy(&text); // that it is not UTF-8 is no JSON either
         let bad_line = (1..).zip(text.lines()).find_map(|(line, text)| {
             serde_json::from_str::<SkippedDocument>(text)
                 .err()

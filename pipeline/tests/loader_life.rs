@@ -69,6 +69,7 @@ fn write_corpus(dir: &Path) {
         }],
         skipped: None,
         selection: None,
+        imported: None,
     };
     fs::write(dir.join(FILE_NAME), manifest.seal().1).unwrap();
 }

@@ -66,6 +66,21 @@ fn a_zstd_window_beyond_the_default_limit_is_read() {
     check_texts(&file(dir.path(), "long.jsonl.zst", bytes));
 }
 
+/// Made by hand, because an encoder that is told of little data takes a smaller window. The largest one that is read.
+#[test]
+fn a_zstd_window_of_two_gibibytes_is_read() {
+    let text = lines(&TEXTS);
+    let block = (text.len() as u32) << 3 | 1; // the last block, raw
+    let exponent = 31 - 10;
+    let head = [0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3];
+    let bytes = [&head, &block.to_le_bytes()[..3], text.as_bytes()].concat();
+    let dir = tempfile::tempdir().unwrap();
+    check_texts(&file(dir.path(), "2-gib.jsonl.zst", &bytes));
+    let mut beyond = bytes;
+    beyond[5] |= 1; // an eighth more
+    check_error("more.jsonl.zst", &beyond, &["needs a window of 2415919104 bytes"]);
+}
+
 #[test]
 fn blank_lines_are_no_documents_but_count_as_lines() {
     let dir = tempfile::tempdir().unwrap();
@@ -297,6 +312,53 @@ fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
     parquet(&path, vec![("text", Arc::new(StringArray::from(vec!["0123456789", &long])))]);
     let (error, _) = tokenize_error(&dir.path().join("rows"), &[&path], &limit);
     assert!(error.contains("row 2: the text is 11 bytes"), "{error}");
+}
+
+/// Rows of bytes in a column that promises UTF-8, which only a damaged or careless writer makes.
+fn parquet_of_raw_strings(path: &Path, texts: &[&[u8]], has_dictionary: bool) {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+
+    let schema = "message m { required group meta { required binary pile_set_name (UTF8); } \
+                  required binary text (UTF8); }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_dictionary_enabled(has_dictionary).build();
+    let file = fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let texts: Vec<ByteArray> = texts.iter().map(|&text| ByteArray::from(text)).collect();
+    for values in [vec![ByteArray::from("S"); texts.len()], texts] {
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_string_of_parquet_that_is_no_utf8_is_one_row_that_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for has_dictionary in [false, true] {
+        let path = dir.path().join("a.parquet");
+        parquet_of_raw_strings(
+            &path,
+            &[b"one", b"tw\xffo", "drei\u{e9}".as_bytes()],
+            has_dictionary,
+        );
+        let reason = "the text is no UTF-8 from its byte 2 (0xff) on";
+        assert!(read(&path).unwrap_err().contains(&format!("row 2: {reason}")));
+        let out = dir.path().join(format!("out-{has_dictionary}"));
+        let report = tokenize(&out, &[&path], &["--on-error", "skip"]).unwrap();
+        let totals = report.manifest.totals;
+        assert_eq!((totals.documents_written, totals.documents_skipped), (2, 1));
+        assert_eq!(report.manifest.sets[0].set_name.as_deref(), Some("S"));
+        let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+        let listed: serde_json::Value = serde_json::from_str(&list).unwrap();
+        assert_eq!((&listed["row"], &listed["reason"]), (&2.into(), &reason.into()));
+        assert_eq!(pipeline::verify::check(&out).unwrap().faults, [""; 0]);
+    }
 }
 
 /// The fixture is uncompressed, so that nothing but the pages' checksums can tell.
