@@ -226,8 +226,8 @@ impl Merges {
         // Short pieces are the most frequent by far, and the search is over all that may be.
         let (alive, _) = match len {
             0 => return,
-            ..=16 => self.merge_first::<16>(scan, len),
-            ..=32 => self.merge_first::<32>(scan, len),
+            1..=16 => self.merge_first::<16>(scan, len),
+            17..=32 => self.merge_first::<32>(scan, len),
             _ => self.merge_first::<SCAN_SYMBOLS_MAX>(scan, len),
         };
         let mut rest = alive;
