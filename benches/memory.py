@@ -6,27 +6,26 @@ The ten times are links with other names. Exits with 1 above --limit-mib or if t
 32 MiB more) than the first. Nothing but Python's own library.
 """
 
-import argparse
 import glob
-import json
 import os
 import shutil
 import subprocess
 import sys
 
+import stage_run
 
-def peak_mib(patchmill, tokenizer, threads, out, inputs, more):
+
+def peak_mib(command, out):
     """Peak resident memory of one run in MiB, and its report."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [patchmill, "tokenize", "--tokenizer", tokenizer, "--out", out, "--threads", str(threads), "--json"]
-    process = subprocess.Popen(command + more + inputs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"patchmill tokenize ended with {process.returncode}")
     shutil.rmtree(out)
-    return usage.ru_maxrss / 1024, json.loads(output.decode().strip().splitlines()[-1])
+    return usage.ru_maxrss / 1024, stage_run.report(output.decode())
 
 
 def files(paths):
@@ -38,15 +37,10 @@ def files(paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patchmill", required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = stage_run.parser(__doc__, threads=2)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--limit-mib", type=float, default=1024)
     parser.add_argument("--on", default="", help="more options for tokenize, separated by spaces")
-    parser.add_argument("inputs", nargs="+")
     args = parser.parse_args()
     os.makedirs(args.work, exist_ok=True)
     peaks = []
@@ -58,7 +52,7 @@ def main():
             for path in files(args.inputs):
                 os.symlink(os.path.abspath(path), os.path.join(folder, f"{copy:03}", os.path.basename(path)))
         out = os.path.join(args.work, "memory-out")
-        peak, report = peak_mib(args.patchmill, args.tokenizer, args.threads, out, [folder], args.on.split())
+        peak, report = peak_mib(stage_run.command(args, out, args.on.split() + [folder]), out)
         peaks.append(peak)
         print(f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak {peak:.0f} MiB", flush=True)
     shutil.rmtree(folder)

@@ -5,14 +5,14 @@
 Needs perf. `examples/stage_floor.rs` measures the same parts alone.
 """
 
-import argparse
 import collections
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+
+import stage_run
 
 # The first pattern that a function's name matches decides.
 PARTS = [
@@ -36,13 +36,8 @@ def part(symbol, binary):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patchmill", required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = stage_run.parser(__doc__, threads=1)
     parser.add_argument("--top", type=int, default=25, help="functions to list")
-    parser.add_argument("inputs", nargs="+")
     args = parser.parse_args()
     if shutil.which("perf") is None:
         sys.exit("perf is not installed (Debian: apt-get install linux-perf)")
@@ -51,12 +46,11 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     cores = ",".join(str(core) for core in range(args.threads))
     command = ["perf", "record", "--quiet", "-F", "997", "-o", data, "--", "taskset", "-c", cores]
-    command += [args.patchmill, "tokenize", "--tokenizer", args.tokenizer, "--out", out]
-    command += ["--threads", str(args.threads), "--json"] + args.inputs
+    command += stage_run.command(args, out, args.inputs)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"perf record ended with {done.returncode}: {done.stderr[-500:]}")
-    report = json.loads(done.stdout.strip().splitlines()[-1])
+    report = stage_run.report(done.stdout)
     script = ["perf", "script", "-i", data, "-F", "ip,sym,dso"]
     lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
     parts, functions, total = collections.Counter(), collections.Counter(), 0

@@ -24,6 +24,7 @@ use crate::corpus::read_manifest;
 use crate::folder::UsageError;
 use crate::index;
 use crate::numbers::parse_positive_count;
+use crate::printable;
 use crate::publish::AtomicFile;
 use crate::report::notice;
 
@@ -331,7 +332,7 @@ impl Report {
                 set.documents,
                 set.text_bytes,
                 set.tokens,
-                set.set_name.as_deref().unwrap_or("(no set)")
+                printable::line(set.set_name.as_deref().unwrap_or("(no set)"))
             )?;
         }
         Ok(())

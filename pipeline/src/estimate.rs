@@ -8,6 +8,7 @@ use schemas::shard::TokenBytes;
 
 use crate::docs::{Columns, Docs};
 use crate::inputs::Input;
+use crate::printable;
 use crate::select::{Candidate, Decision, Select, content_hash};
 use crate::tokenize::Encoder;
 
@@ -64,7 +65,7 @@ pub(crate) fn print(
         return Ok(());
     }
     for input in inputs {
-        writeln!(out, "{} ({} bytes)", input.name, input.bytes)?;
+        writeln!(out, "{} ({} bytes)", printable::line(&input.name), input.bytes)?;
     }
     writeln!(
         out,

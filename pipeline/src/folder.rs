@@ -20,8 +20,8 @@ use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
 /// The folder of the hold-out inside a corpus' folder.
 pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
-/// Sets of an input that can have a series each.
-pub(crate) const SETS_MAX: u64 = 1000;
+/// Series of an input with `--by-set`: one for documents without a set, the others for a set each.
+pub(crate) const SERIES_MAX: u64 = 1000;
 /// Where a corpus is written that replaces a finished one.
 const NEXT_FOLDER: &str = ".next";
 

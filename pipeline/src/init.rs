@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::corpus::read_manifest;
+use crate::folder::UsageError;
 use crate::numbers::format_count;
 use crate::plan_command::RunArgs;
 use crate::run_file::Run;
@@ -60,6 +61,13 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
             crate::run_file::check_same_tokenizer(train, &validation)?;
         }
     }
+    let sizes = match manifest.as_ref().zip(args.corpus.as_deref()) {
+        Some((manifest, corpus)) => {
+            check_tokens(corpus, manifest.totals.tokens)?;
+            Sizes::new(manifest.totals.tokens, manifest.tokenizer.vocab_size)
+        }
+        None => Sizes::new(360_000_000_000, 32_000), // the paper's
+    };
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let corpus = match &args.corpus {
         Some(corpus) => relative(&args.dir, corpus)?,
@@ -68,10 +76,6 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     let validation = match &args.validation {
         Some(validation) => Some(relative(&args.dir, validation)?),
         None => None,
-    };
-    let sizes = match &manifest {
-        Some(manifest) => Sizes::new(manifest.totals.tokens, manifest.tokenizer.vocab_size),
-        None => Sizes::new(360_000_000_000, 32_000), // the paper's
     };
     let text = run_file_text(&corpus, validation.as_deref(), &sizes);
     write_new(&path, &text, args.force)?;
@@ -90,6 +94,20 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
         )?,
     }
     Ok(())
+}
+
+/// Refuses a corpus that is too small for the two phases of the run file, whatever its sizes.
+fn check_tokens(corpus: &Path, tokens: u64) -> anyhow::Result<()> {
+    if tokens >= CORPUS_TOKENS_MIN {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "{} has {tokens} tokens; a run of two phases needs at least {CORPUS_TOKENS_MIN}: \
+         {STEPS_MIN} steps that read one window of {WINDOW_UNITS_MIN} patches of {PATCH_SIZE} tokens each; \
+         tokenize more text",
+        corpus.display()
+    ))
+    .into())
 }
 
 /// `patchmill config`.
@@ -150,6 +168,11 @@ struct Shape {
 }
 
 const PATCH_SIZE: u64 = 4;
+/// The first unit of a window is no target, so that a window of one would teach nothing.
+const WINDOW_UNITS_MIN: u64 = 2;
+/// Two of the three thirds of the corpus are read as patches, one as tokens, each in a step at least.
+const STEPS_MIN: u64 = 3;
+const CORPUS_TOKENS_MIN: u64 = STEPS_MIN * PATCH_SIZE * WINDOW_UNITS_MIN;
 
 const TINY: Shape = Shape {
     name: "a tiny model, for a corpus of less than a billion tokens",
@@ -177,7 +200,8 @@ impl Sizes {
     /// The paper's sizes, made smaller until a small corpus has some hundred steps.
     fn new(corpus_tokens: u64, vocab_size: u64) -> Sizes {
         let (mut window_units, mut step_windows) = (2048, 256);
-        while window_units > 1 && corpus_tokens / (PATCH_SIZE * window_units) < 4000 {
+        while window_units > WINDOW_UNITS_MIN && corpus_tokens / (PATCH_SIZE * window_units) < 4000
+        {
             window_units /= 2;
         }
         while step_windows > 1 && corpus_tokens / (PATCH_SIZE * window_units * step_windows) < 300 {
@@ -323,7 +347,8 @@ mod tests {
 
     #[test]
     fn what_init_writes_is_a_run_file_and_plans() {
-        for tokens in [500, 10_000, 1_234_567, 900_000_000, 60_000_000_001, 360_000_000_000] {
+        let sizes = [10_000, 1_234_567, 900_000_000, 60_000_000_001, 360_000_000_000];
+        for tokens in (CORPUS_TOKENS_MIN..600).chain(sizes) {
             let sizes = Sizes::new(tokens, 4096);
             let text = run_file_text("../a \"b\"", Some("c"), &sizes);
             let file: RunFile = schemas::run::parse(&text, &[]).unwrap();

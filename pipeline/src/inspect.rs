@@ -2,8 +2,9 @@
 //!
 //! **Invariant:** nothing is shown that was not checked on the way.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -18,6 +19,7 @@ use crate::folder::UsageError;
 use crate::index::{self, IndexRow};
 use crate::inspect_tokenizer;
 use crate::numbers::parse_positive_count;
+use crate::printable;
 use crate::report::write_totals;
 use crate::select::{Select, SelectArgs};
 use crate::tokenize::{self, Encoder};
@@ -219,15 +221,17 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
     writeln!(
         out,
         "document {document}: {} row {}, set {}, tokens {}..{} of the corpus, {} bytes of text{}\n",
-        row.input,
+        printable::line(&row.input),
         row.row,
-        row.set_name.as_deref().unwrap_or("(none)"),
+        printable::line(row.set_name.as_deref().unwrap_or("(none)")),
         tokens.start,
         tokens.end,
         row.text_bytes,
         if is_exact { "" } else { " (decoded: not exactly the original text)" }
     )?;
-    writeln!(out, "{text}")?;
+    // A file or another program gets the text as it is.
+    let shown = if out.is_terminal() { printable::lines(&text) } else { Cow::Borrowed(&*text) };
+    writeln!(out, "{shown}")?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use schemas::manifest::SpecialTokens;
 use serde_json::{Map, Value, json};
 
+use crate::printable;
 use crate::tokenize::{Encoder, Policy, TokenId};
 
 /// Prints a tokenizer.json, or the one in a folder.
@@ -31,7 +32,7 @@ pub(crate) fn show(path: &Path, as_json: bool) -> anyhow::Result<()> {
             }
             other => other.to_string(),
         };
-        writeln!(out, "{key:15} {value}")?;
+        writeln!(out, "{key:15} {}", printable::line(&value))?;
     }
     Ok(())
 }

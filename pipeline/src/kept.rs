@@ -10,7 +10,7 @@ use anyhow::Context;
 use schemas::build::{PartRecord, SeriesRecord};
 use schemas::manifest::FileRecord;
 
-use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SETS_MAX, series_of};
+use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
 use crate::inputs::Input;
 use crate::publish;
 use crate::report::notice;
@@ -40,7 +40,7 @@ pub(crate) struct Expected<'a> {
 impl Expected<'_> {
     /// Series of an input.
     fn stride(&self) -> u64 {
-        if self.by_set { SETS_MAX } else { 1 }
+        if self.by_set { SERIES_MAX } else { 1 }
     }
 
     /// The position of the input that a file of a series belongs to.

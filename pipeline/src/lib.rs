@@ -24,6 +24,7 @@
 //! - [`plan_walk`] proves that a plan reads everything once; [`plan_diff`] says how far two plans are the same.
 //! - [`run_file`]: run files from disk.
 //! - [`loader`]: the plan's windows as batches, read ahead by threads.
+//! - [`printable`]: what comes from data, made fit for a terminal.
 //! - [`cli`]: the commands of `patchmill`; [`plan_command`], [`stream`], [`init`] and [`shell`] are some
 //!   of them; [`plan_lookup`] is what `plan` says about steps and documents.
 
@@ -100,5 +101,6 @@ pub mod init;
 pub mod numbers;
 pub mod plan_command;
 pub mod plan_lookup;
+pub mod printable;
 pub mod shell;
 pub mod stream;

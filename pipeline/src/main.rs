@@ -13,7 +13,9 @@ fn main() -> ExitCode {
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
             // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", pipeline::cli::describe(&err));
+            let described = pipeline::cli::describe(&err);
+            let shown = pipeline::printable::lines(&described);
+            let _ = writeln!(std::io::stderr(), "error: {shown}");
             pipeline::cli::exit_code(&err)
         }
     }

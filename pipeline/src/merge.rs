@@ -179,13 +179,7 @@ pub(crate) fn write_manifest(
     if main.totals.documents_written == 0 {
         let list = main.skipped.map(|list| dir.join(list.path));
         let list = list.map(|list| format!("; {} says why", list.display())).unwrap_or_default();
-        let Totals { documents_read, documents_skipped, dropped, .. } = main.totals;
-        let dropped = dropped.checked_sum().unwrap_or(u64::MAX);
-        let dropped = if dropped > 0 { format!(", {dropped} not selected") } else { String::new() };
-        return Err(UsageError(format!(
-            "the inputs hold no document ({documents_read} read, {documents_skipped} skipped{dropped}){list}"
-        ))
-        .into());
+        return Err(UsageError(format!("{}{list}", no_document(main.totals))).into());
     }
     main.tokenizer.files = tokenizer_files(dir)?;
     let selection = options.selection.clone();
@@ -210,6 +204,21 @@ pub(crate) fn write_manifest(
     failpoint("manifest");
     write_atomic(&dir.join(manifest::FILE_NAME), text.as_bytes())?;
     Ok(manifest)
+}
+
+/// Why a corpus would be empty.
+fn no_document(totals: Totals) -> String {
+    let Totals { documents_read, documents_skipped, documents_held_out, dropped, .. } = totals;
+    let dropped = dropped.checked_sum().unwrap_or(u64::MAX);
+    let mut text = format!(
+        "the inputs hold no document to write ({documents_read} read, {documents_skipped} skipped"
+    );
+    for (count, what) in [(documents_held_out, "held out"), (dropped, "not selected")] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text + ")"
 }
 
 /// What the manifest of these inputs would say, without the files that it lists beside series, and without a fingerprint.

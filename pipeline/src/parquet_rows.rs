@@ -5,13 +5,19 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchReader, StructArray};
 use arrow::datatypes::DataType;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::file::metadata::RowGroupMetaData;
-use parquet::schema::types::SchemaDescriptor;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
+use parquet::schema::types::{BasicTypeInfo, SchemaDescriptor, Type};
 
 use crate::docs::{CHUNK_BYTES, Columns, DocsError};
 use crate::rows::{Cell, RowChunk, guarded};
@@ -46,12 +52,19 @@ impl ParquetRows {
         let error = |reason| DocsError::Parquet { path: path.to_owned(), row: 0, reason };
         let open = |source| DocsError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
-        let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(error)?;
-        let Found { text_leaf, set_leaf, set } = find(builder.parquet_schema(), path, columns)?;
-        let mask = ProjectionMask::leaves(
-            builder.parquet_schema(),
-            [text_leaf].into_iter().chain(set_leaf),
-        );
+        let schema = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file));
+        let schema = schema.map_err(error)?.file_metadata().schema_descr_ptr();
+        let Found { text_leaf, set_leaf, set } = find(&schema, path, columns)?;
+        let leaves = || [text_leaf].into_iter().chain(set_leaf);
+        let metadata = guarded(|| {
+            let schema = strings_as_bytes(&schema, leaves())?;
+            // What the writer's Arrow types were would make strings of them again.
+            let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            ArrowReaderMetadata::load(&file, options.with_parquet_schema(Arc::new(schema)))
+        });
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.map_err(error)?);
+        let mask = ProjectionMask::leaves(builder.parquet_schema(), leaves());
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let groups = builder.metadata().row_groups();
         let batch_rows = batch_rows(groups);
@@ -198,6 +211,62 @@ fn find(schema: &SchemaDescriptor, path: &Path, columns: &Columns) -> Result<Fou
     Ok(Found { text_leaf, set_leaf: set.map(|(leaf, _)| leaf), set: set_parts })
 }
 
+/// The schema with bytes in place of strings in some leaves: for one string that is no UTF-8 the decoder refuses a whole
+/// batch, and we one row.
+fn strings_as_bytes(
+    schema: &SchemaDescriptor,
+    leaves: impl Iterator<Item = usize>,
+) -> Result<SchemaDescriptor, ParquetError> {
+    let mut root = schema.root_schema().clone();
+    for leaf in leaves {
+        root = string_as_bytes(&root, schema.column(leaf).path().parts())?;
+    }
+    Ok(SchemaDescriptor::new(Arc::new(root)))
+}
+
+/// The same for the leaf at a path below a node.
+fn string_as_bytes(node: &Type, path: &[String]) -> Result<Type, ParquetError> {
+    let info = node.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    match (node, path.split_first()) {
+        (Type::PrimitiveType { physical_type: PhysicalType::BYTE_ARRAY, .. }, None)
+            if is_string(info) =>
+        {
+            let builder = Type::primitive_type_builder(info.name(), PhysicalType::BYTE_ARRAY);
+            builder.with_repetition(info.repetition()).with_id(id).build()
+        }
+        (Type::GroupType { fields, .. }, Some((first, rest))) => {
+            let field = |field: &Arc<Type>| {
+                let is_on_path = field.name() == first;
+                if is_on_path {
+                    string_as_bytes(field, rest).map(Arc::new)
+                } else {
+                    Ok(field.clone())
+                }
+            };
+            let mut builder = Type::group_type_builder(info.name())
+                .with_converted_type(info.converted_type())
+                .with_logical_type(info.logical_type_ref().cloned())
+                .with_fields(fields.iter().map(field).collect::<Result<_, _>>()?)
+                .with_id(id);
+            if info.has_repetition() {
+                builder = builder.with_repetition(info.repetition());
+            }
+            builder.build()
+        }
+        _ => Ok(node.clone()),
+    }
+}
+
+fn is_string(info: &BasicTypeInfo) -> bool {
+    use parquet::basic::{ConvertedType, LogicalType};
+    matches!(info.converted_type(), ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM)
+        || matches!(
+            info.logical_type_ref(),
+            Some(LogicalType::String | LogicalType::Json | LogicalType::Enum)
+        )
+}
+
 /// What to do about a missing column of the text.
 pub(crate) const TEXT_HINT: &str = "--text-column names the one with the text";
 /// What to do about a missing column of the set name.
@@ -253,16 +322,14 @@ fn chunks(
     chunks
 }
 
-/// A column of strings or bytes, null where a struct on the way is.
+/// A column of bytes, null where a struct on the way is.
 struct Column {
     array: ArrayRef,
     nulls: Option<arrow::buffer::NullBuffer>,
-    /// Of a dictionary, which value each row has.
-    keys: Option<Vec<usize>>,
 }
 
 impl Column {
-    /// The column at a path of a batch; or the type that is neither strings nor bytes.
+    /// The column at a path of a batch; or the type that is not bytes, as which strings are read.
     fn of(batch: &RecordBatch, path: &[String]) -> Result<Column, String> {
         let (first, rest) = path.split_first().expect("a path has a column");
         let mut array: ArrayRef =
@@ -278,19 +345,10 @@ impl Column {
             nulls =
                 arrow::buffer::NullBuffer::union(nulls.as_ref(), array.logical_nulls().as_ref());
         }
-        let found = array.data_type().to_string();
-        let dictionary = array.as_any_dictionary_opt();
-        let keys = dictionary
-            .filter(|dictionary| !dictionary.values().is_empty())
-            .map(|dictionary| dictionary.normalized_keys());
-        if let Some(dictionary) = dictionary {
-            let values = dictionary.values().clone();
-            array = values;
+        match array.data_type() {
+            DataType::Binary | DataType::FixedSizeBinary(_) => Ok(Column { array, nulls }),
+            found => Err(found.to_string()),
         }
-        if !holds_bytes(array.data_type()) {
-            return Err(found);
-        }
-        Ok(Column { array, nulls, keys })
     }
 
     /// The bytes of a row; `None` is null.
@@ -298,29 +356,10 @@ impl Column {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return None;
         }
-        let at = self.keys.as_ref().map_or(row, |keys| keys[row]);
         Some(match self.array.data_type() {
-            DataType::Utf8 => self.array.as_string::<i32>().value(at).as_bytes(),
-            DataType::LargeUtf8 => self.array.as_string::<i64>().value(at).as_bytes(),
-            DataType::Utf8View => self.array.as_string_view().value(at).as_bytes(),
-            DataType::Binary => self.array.as_binary::<i32>().value(at),
-            DataType::LargeBinary => self.array.as_binary::<i64>().value(at),
-            DataType::BinaryView => self.array.as_binary_view().value(at),
-            DataType::FixedSizeBinary(_) => self.array.as_fixed_size_binary().value(at),
+            DataType::Binary => self.array.as_binary::<i32>().value(row),
+            DataType::FixedSizeBinary(_) => self.array.as_fixed_size_binary().value(row),
             other => unreachable!("{other} was refused"),
         })
     }
-}
-
-fn holds_bytes(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8
-            | DataType::LargeUtf8
-            | DataType::Utf8View
-            | DataType::Binary
-            | DataType::LargeBinary
-            | DataType::BinaryView
-            | DataType::FixedSizeBinary(_)
-    )
 }

@@ -18,6 +18,7 @@ use crate::plan_lookup::{
     DocumentName, FindReport, RankOf, StepReport, parse_document, parse_rank, parse_steps, resolve,
 };
 use crate::plan_walk::{self, Proof};
+use crate::printable;
 use crate::run_file::Run;
 
 /// A run file with overrides.
@@ -382,7 +383,7 @@ fn print_sets(out: &mut impl Write, plan: &Plan) -> std::io::Result<()> {
         let read_tokens = plan.stream_read_tokens(index);
         let share = stream.epoch_tokens() as f64 / plan.subset_tokens() as f64;
         rows.push(vec![
-            stream.name().unwrap_or_default().to_owned(),
+            printable::line(stream.name().unwrap_or_default()).into_owned(),
             format_count(stream.tokens().end - stream.tokens().start),
             format_count(stream.subset_tokens()),
             format_count(stream.epoch_tokens()),
@@ -399,7 +400,8 @@ fn print_sets(out: &mut impl Write, plan: &Plan) -> std::io::Result<()> {
 /// Columns as wide as their widest cell, right-aligned.
 fn print_table(out: &mut impl Write, rows: &[Vec<String>]) -> std::io::Result<()> {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));

@@ -13,6 +13,7 @@ use crate::folder::UsageError;
 use crate::index::{self, IndexRow, Wanted};
 use crate::numbers::{format_count, parse_count};
 use crate::plan::{Plan, Window};
+use crate::printable;
 
 /// The part of each step that one of several ranks reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,7 +375,8 @@ impl FindReport {
         let Self { document, first_token, end_token, entry, .. } = self;
         write!(out, "\ndocument {document}, tokens {first_token}..{end_token}")?;
         if let Some(IndexRow { input, row, set_name, .. }) = entry {
-            write!(out, ": {input} row {row}, set {}", set_name.as_deref().unwrap_or("(none)"))?;
+            let set_name = printable::line(set_name.as_deref().unwrap_or("(none)"));
+            write!(out, ": {} row {row}, set {set_name}", printable::line(input))?;
         }
         writeln!(out)?;
         for reading in &self.readings {

@@ -11,6 +11,7 @@ use indicatif::{
 };
 use schemas::manifest::{Manifest, SetTotals, Totals};
 
+use crate::printable;
 use crate::tasks::Task;
 use crate::tokenize::SessionStatistics;
 
@@ -73,7 +74,7 @@ impl Progress {
 /// Says on stderr what a user may want to know and need not act on.
 pub(crate) fn notice(what: &str) {
     // Nobody can be told when stderr is gone.
-    let _ = writeln!(std::io::stderr(), "notice: {what}");
+    let _ = writeln!(std::io::stderr(), "notice: {}", printable::line(what));
 }
 
 /// What came out.
@@ -198,7 +199,10 @@ pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io
     if let Some(skipped) = &manifest.skipped {
         writeln!(out, "skipped documents are listed in {}", skipped.path)?;
     }
-    let name = |set: &SetTotals| set.set_name.clone().unwrap_or_else(|| "(no set)".to_owned());
+    let name = |set: &SetTotals| match &set.set_name {
+        Some(name) => printable::line(name).into_owned(),
+        None => "(no set)".to_owned(),
+    };
     let names: Vec<String> = manifest.sets.iter().map(name).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("set".len());
     writeln!(

@@ -14,6 +14,7 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHe
 
 use crate::corpus::{self, ShardPlace};
 use crate::index;
+use crate::printable;
 use crate::series::Sets;
 use crate::tokenize::{Encoder, TOKENIZER_FILE, TokenizeError};
 
@@ -64,7 +65,7 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     }
     if !faults.is_empty() {
         if !args.json {
-            faults.iter().try_for_each(|fault| writeln!(out, "{fault}"))?;
+            faults.iter().try_for_each(|fault| writeln!(out, "{}", printable::line(fault)))?;
         }
         return Err(VerifyError { dir: args.dir.clone(), faults }.into());
     }

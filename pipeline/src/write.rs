@@ -14,7 +14,7 @@ use schemas::manifest::BySet;
 use crate::chunk::{Encoded, Item};
 use crate::closing::{ClosedInput, Closer, Closing};
 use crate::docs::DocsError;
-use crate::folder::{HOLDOUT_FOLDER, SETS_MAX};
+use crate::folder::{HOLDOUT_FOLDER, SERIES_MAX};
 use crate::inputs::Input;
 use crate::series::{ClosedPart, SeriesSpec, SeriesWriter};
 use crate::stage::{Done, Job};
@@ -159,11 +159,13 @@ impl Current {
         let count = &mut self.chain_counts[usize::from(*is_holdout)];
         let (series_index, by_set) = if job.by_set {
             anyhow::ensure!(
-                *count < SETS_MAX,
-                "{} has more than {SETS_MAX} sets, too many for a series each (--by-set)",
-                plan.input.path.display()
+                *count < SERIES_MAX,
+                "{} has more than {} sets, too many for a series each (--by-set); leave some out with \
+                 --drop-set, or divide the file",
+                plan.input.path.display(),
+                SERIES_MAX - 1
             );
-            let series_index = plan.position * SETS_MAX + *count;
+            let series_index = plan.position * SERIES_MAX + *count;
             (series_index, Some(BySet { set_name: set_name.clone(), series_index }))
         } else {
             (plan.position, None)

@@ -1,10 +1,14 @@
 //! `patchmill tokenize` and `merge` under threads, tasks, kills, full disks and signals: the corpus is the same, byte for byte.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use trees::{assert_same_tree, tree};
+
+#[path = "../../tests/src/trees.rs"]
+mod trees;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
@@ -54,33 +58,6 @@ fn fail(mut command: Command, status: i32, expected: &[&str]) {
     }
 }
 
-/// Every file below a folder by its relative path; locks that a task leaves are none.
-fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![dir.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(dir).unwrap().display().to_string();
-                files.insert(name, fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
-}
-
-#[track_caller]
-fn assert_same(a: &Path, b: &Path) {
-    let (a, b) = (tree(a), tree(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (name, bytes) in &a {
-        assert!(*bytes == b[name], "{name} differs");
-    }
-}
-
 /// Some 0.4 MB of the fixtures' texts in three inputs, with lines that are no documents among them, and a document that
 /// is encoded in parts.
 fn inputs(dir: &Path) -> PathBuf {
@@ -120,7 +97,7 @@ fn any_number_of_threads_and_tasks_gives_the_same_bytes() {
         for threads in ["1", "2", "5"] {
             let out = dir.path().join("out");
             succeed(tokenize(&out, &inputs, &[&["--threads", threads], options].concat()));
-            assert_same(&one, &out);
+            assert_same_tree(&one, &out);
             fs::remove_dir_all(&out).unwrap();
             for tasks in [1, 2, 6] {
                 for task in (0..tasks).rev() {
@@ -130,9 +107,9 @@ fn any_number_of_threads_and_tasks_gives_the_same_bytes() {
                     assert!(!out.join("manifest.json").exists(), "a task writes no manifest");
                 }
                 succeed(merge(&out));
-                assert_same(&one, &out);
+                assert_same_tree(&one, &out);
                 succeed(merge(&out));
-                assert_same(&one, &out);
+                assert_same_tree(&one, &out);
                 fs::remove_dir_all(&out).unwrap();
             }
         }
@@ -152,7 +129,7 @@ fn tasks_write_at_the_same_time() {
         assert!(task.wait().unwrap().success());
     }
     succeed(merge(&out));
-    assert_same(&one, &out);
+    assert_same_tree(&one, &out);
 }
 
 /// Killed at each step of publishing, for the first time or a later one, and run again: the same tree.
@@ -177,7 +154,7 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
                     assert!(!out.join("manifest.json").exists());
                     succeed(tokenize(&out, &inputs, &options));
                 }
-                assert_same(&one, &out);
+                assert_same_tree(&one, &out);
                 fs::remove_dir_all(&out).unwrap();
             }
         }
@@ -200,7 +177,7 @@ fn closed_shards_are_not_made_again() {
     assert!(!out.join("00000-00003.tok").exists(), "it was killed behind the third one");
     succeed(tokenize(&out, &inputs, &["--threads", "1"]));
     assert_eq!(inodes(), before);
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
 /// A part whose files are not as recorded is made again, and all behind it.
@@ -220,7 +197,7 @@ fn a_damaged_part_is_made_again() {
         fs::write(out.join(name), bytes).unwrap();
         let output = succeed(tokenize(&out, &inputs, &["--threads", "1"]));
         assert!(said(&output).contains("00000-00001.part.json"), "{}", said(&output));
-        assert_same(&one, &out);
+        assert_same_tree(&one, &out);
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -237,7 +214,7 @@ fn a_killed_merge_is_made_again() {
         killed.env("PATCHMILL_ABORT_AT", place);
         assert!(!killed.status().unwrap().success());
         succeed(merge(&out));
-        assert_same(&one, &out);
+        assert_same_tree(&one, &out);
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -286,7 +263,7 @@ fn merge_names_all_that_is_missing_or_does_not_fit() {
     bytes[5000] ^= 1;
     fs::write(&shard, &bytes).unwrap();
     succeed(merge(&out));
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
 #[test]
@@ -312,7 +289,7 @@ fn writers_that_would_meet_are_refused_by_name() {
     drop((task, folder));
     succeed(tokenize(&out, &inputs, &["--task", "0/2"]));
     succeed(merge(&out));
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
 #[test]
@@ -327,7 +304,7 @@ fn a_run_that_is_asked_to_stop_says_how_to_go_on() {
     assert!(names.iter().any(|name| name == "00000-00001.part.json"), "{names:?}");
     assert!(names.iter().all(|name| !name.ends_with(".tmp") && name != ".lock"), "{names:?}");
     succeed(tokenize(&out, &inputs, &[]));
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
 /// The old corpus stays until the new one is complete, whatever happens to the new one.
@@ -360,7 +337,7 @@ fn a_forced_run_that_fails_or_is_killed_leaves_the_old_corpus() {
     verify.arg("verify").arg(&out);
     succeed(verify);
     succeed(tokenize(&out, &inputs, &["--force"]));
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
 /// Files of others stay, also where a corpus keeps its own for a while.
@@ -396,7 +373,7 @@ fn a_replacement_that_was_cut_off_is_made_to_the_end() {
         killed.env("PATCHMILL_ABORT_AT", format!("replace#{time}"));
         assert!(!killed.status().unwrap().success());
         succeed(tokenize(&out, &inputs, &["--force", "--eos"]));
-        assert_same(&one, &out);
+        assert_same_tree(&one, &out);
         fs::remove_dir_all(&out).unwrap();
     }
 }
@@ -455,5 +432,5 @@ fn a_full_disk_is_named_and_the_run_goes_on_when_there_is_room() {
     grow.args(["-o", &format!("remount,{}", size(4 * bytes))]).arg(&mount.0);
     assert!(grow.status().unwrap().success());
     succeed(tokenize(&out, &inputs, &["--threads", "2"]));
-    assert_same(&reference(dir.path(), &inputs, &[]), &out);
+    assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }

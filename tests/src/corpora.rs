@@ -1,6 +1,5 @@
-//! What the tests of texts and corpora share: paths, inputs that are written on the spot, trees that are compared.
+//! What the tests of texts and corpora share: paths, and inputs that are written on the spot.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -118,32 +117,4 @@ pub(crate) fn read_columns(path: &Path, columns: &Columns) -> Result<Vec<OwnedDo
         pipeline::docs::for_each(&input, columns, push).map_err(|err| wrong(&err))?;
     }
     Ok(docs)
-}
-
-/// Every file below a folder by its relative path.
-pub(crate) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![dir.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(dir).unwrap().display().to_string();
-                files.insert(name, fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
-}
-
-/// Two trees are the same, byte for byte; names what is not.
-pub(crate) fn assert_same_tree(a: &Path, b: &Path) {
-    let (a, b) = (tree(a), tree(b));
-    let names = |tree: &BTreeMap<String, Vec<u8>>| tree.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&a), names(&b));
-    for (name, bytes) in &a {
-        assert!(*bytes == b[name], "{name} differs");
-    }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use schemas::shard::{BLOCK_BYTES, HEADER_BYTES};
 
-use crate::corpora::{file, fixtures, lines, tokenize, tree};
+use crate::corpora::{file, fixtures, lines, tokenize};
+use crate::trees::tree;
 
 struct Fixture {
     dir: tempfile::TempDir,

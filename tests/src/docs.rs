@@ -299,6 +299,53 @@ fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
     assert!(error.contains("row 2: the text is 11 bytes"), "{error}");
 }
 
+/// Rows of bytes in a column that promises UTF-8, which only a damaged or careless writer makes.
+fn parquet_of_raw_strings(path: &Path, texts: &[&[u8]], has_dictionary: bool) {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+
+    let schema = "message m { required group meta { required binary pile_set_name (UTF8); } \
+                  required binary text (UTF8); }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_dictionary_enabled(has_dictionary).build();
+    let file = fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let texts: Vec<ByteArray> = texts.iter().map(|&text| ByteArray::from(text)).collect();
+    for values in [vec![ByteArray::from("S"); texts.len()], texts] {
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_string_of_parquet_that_is_no_utf8_is_one_row_that_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for has_dictionary in [false, true] {
+        let path = dir.path().join("a.parquet");
+        parquet_of_raw_strings(
+            &path,
+            &[b"one", b"tw\xffo", "drei\u{e9}".as_bytes()],
+            has_dictionary,
+        );
+        let reason = "the text is no UTF-8 from its byte 2 (0xff) on";
+        assert!(read(&path).unwrap_err().contains(&format!("row 2: {reason}")));
+        let out = dir.path().join(format!("out-{has_dictionary}"));
+        let report = tokenize(&out, &[&path], &["--on-error", "skip"]).unwrap();
+        let totals = report.manifest.totals;
+        assert_eq!((totals.documents_written, totals.documents_skipped), (2, 1));
+        assert_eq!(report.manifest.sets[0].set_name.as_deref(), Some("S"));
+        let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+        let listed: serde_json::Value = serde_json::from_str(&list).unwrap();
+        assert_eq!((&listed["row"], &listed["reason"]), (&2.into(), &reason.into()));
+        assert_eq!(pipeline::verify::check(&out).unwrap().faults, [""; 0]);
+    }
+}
+
 /// The fixture is uncompressed, so that nothing but the pages' checksums can tell.
 #[test]
 fn a_flipped_bit_in_a_parquet_page_with_a_checksum_is_an_error() {

@@ -3,6 +3,7 @@
 
 mod corpora;
 mod small_corpus;
+mod trees;
 
 mod docs;
 mod reading;

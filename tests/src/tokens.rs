@@ -15,9 +15,9 @@ use schemas::run::ReadBackend;
 use tokenizers::Tokenizer;
 
 use crate::corpora::{
-    OwnedDoc, arguments, assert_same_tree, file, fixtures, line, lines, shared, tokenize,
-    tokenize_error, tree, zst,
+    OwnedDoc, arguments, file, fixtures, line, lines, shared, tokenize, tokenize_error, zst,
 };
+use crate::trees::{assert_same_tree, tree};
 
 /// The documents of an input, read without any of our code.
 pub(crate) fn documents(path: &Path) -> Vec<OwnedDoc> {
@@ -378,7 +378,7 @@ fn inputs_without_a_document_make_no_corpus() {
     let input = file(dir.path(), "blank.jsonl", "\n\n");
     let out = dir.path().join("out");
     let (error, status) = tokenize_error(&out, &[&input], &[]);
-    assert!(error.contains("hold no document (0 read, 0 skipped)"), "{error}");
+    assert!(error.contains("hold no document to write (0 read, 0 skipped)"), "{error}");
     assert_eq!(status, 2);
     assert!(!out.join("manifest.json").exists());
 

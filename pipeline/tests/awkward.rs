@@ -1,0 +1,134 @@
+//! `patchmill` on awkward input: what it says is true, helps, and does nothing to a terminal.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+/// Runs a command in a folder.
+fn patchmill(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
+    command.current_dir(dir).args(arguments).output().unwrap()
+}
+
+fn tokenize(dir: &Path, arguments: &[&str]) -> Output {
+    let tokenizer = fixtures().join("tokenizer").display().to_string();
+    patchmill(dir, &[&["tokenize", "--tokenizer", &tokenizer], arguments].concat())
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn succeed(output: &Output) -> &str {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[track_caller]
+fn fail<'a>(output: &'a Output, code: i32, expected: &[&str]) -> &'a str {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in expected {
+        assert!(said.contains(part), "found {said:?}\nexpected {part:?}");
+    }
+    said
+}
+
+/// A line of the Pile.
+fn line(text: &str, set_name: &str) -> String {
+    json!({"text": text, "meta": {"pile_set_name": set_name}}).to_string() + "\n"
+}
+
+#[test]
+fn as_many_sets_as_by_set_says_it_takes_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = |count: usize| (0..count).map(|n| line("a", &format!("S{n}"))).collect::<String>();
+    fs::write(dir.path().join("999.jsonl"), sets(999)).unwrap();
+    fs::write(dir.path().join("1000.jsonl"), sets(1000)).unwrap();
+    succeed(&tokenize(dir.path(), &["--by-set", "--out", "a", "999.jsonl"]));
+    let refused = tokenize(dir.path(), &["--by-set", "--out", "b", "1000.jsonl"]);
+    fail(&refused, 1, &["1000.jsonl has more than 999 sets", "--drop-set"]);
+}
+
+#[test]
+fn a_corpus_that_would_be_empty_says_where_its_documents_went() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("in.jsonl"), line("one text", "S").repeat(3) + "{}\n").unwrap();
+    let run = |out: &str, options: &[&str]| {
+        tokenize(dir.path(), &[&["--on-error", "skip", "--out", out, "in.jsonl"], options].concat())
+    };
+    let said = "no document to write (4 read, 1 skipped";
+    // Nearly every text is held out.
+    let held_out = run("a", &["--holdout-rate", "0.999999999999999999"]);
+    fail(&held_out, 2, &[&format!("{said}, 3 held out)")]);
+    fail(&run("b", &["--min-bytes", "100"]), 2, &[&format!("{said}, 3 not selected)")]);
+}
+
+#[test]
+fn what_stands_in_data_gives_a_terminal_no_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "S\u{1b}[2J\n\u{202e}";
+    let shown = r"S\u{1b}[2J\n\u{202e}";
+    let input = "\u{1b}]0;x\u{7}.jsonl";
+    let documents = line("a text of some words that are long enough for a window or two", name);
+    fs::write(dir.path().join(input), documents.repeat(50)).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = patchmill(dir.path(), arguments);
+        let printed = succeed(&output).to_owned() + text(&output.stderr);
+        let command = printed.chars().find(|&c| c.is_control() && c != '\n' || c == '\u{202e}');
+        assert_eq!(command, None, "{arguments:?}: {printed:?}");
+        printed
+    };
+    succeed(&tokenize(dir.path(), &["--by-set", "--out", "corpus", input]));
+    run(&["init", "run", "--corpus", "corpus"]);
+    let tokenizer = fixtures().join("tokenizer").display().to_string();
+    let again = ["tokenize", "--tokenizer", &tokenizer, "--force", "--out", "corpus", input];
+    let keep = ["--by-set", "--keep-set", name, "--keep-set", "none\u{1b}"];
+    let sets = "data.sets={ \"S\\u001b[2J\\n\\u202e\" = { epochs = 1 } }";
+    for arguments in [
+        &[&again[..], &keep].concat()[..],
+        &["inspect", "corpus"],
+        &["inspect", "corpus", "--doc", "0"],
+        &["duplicates", "corpus", "--out", "list"],
+        &["plan", "run/run.toml", "--set", sets, "--step", "0", "--find", "0", "--verify"],
+    ] {
+        assert!(run(arguments).contains(shown), "{arguments:?}");
+    }
+    let dry_run = [&again[..], &["--dry-run"]].concat();
+    assert!(run(&dry_run).contains(r"\u{1b}]0;x\u{7}.jsonl"));
+    // Machines get it as it is.
+    let made = patchmill(dir.path(), &["inspect", "--json", "corpus"]);
+    let made: serde_json::Value = serde_json::from_str(succeed(&made)).unwrap();
+    assert_eq!(made["sets"][0]["set_name"], name);
+
+    fs::write(dir.path().join(input), "{\"text\": \u{1b}}\n").unwrap();
+    let refused = tokenize(dir.path(), &["--out", "refused", input]);
+    let said = fail(&refused, 1, &[r"\u{1b}]0;x\u{7}.jsonl: line 1"]);
+    assert!(said.chars().all(|c| !c.is_control() || c == '\n'), "{said:?}");
+}
+
+#[test]
+fn a_run_file_for_a_tiny_corpus_plans_or_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, documents) in [("few", 23), ("enough", 24)] {
+        // A document without text is one token.
+        let input = format!("{name}.jsonl");
+        fs::write(dir.path().join(&input), line("", "S").repeat(documents)).unwrap();
+        succeed(&tokenize(dir.path(), &["--out", name, &input]));
+    }
+    let refused = patchmill(dir.path(), &["init", "run", "--corpus", "few"]);
+    let said = "few has 23 tokens; a run of two phases needs at least 24";
+    fail(&refused, 2, &[said]);
+    assert!(!dir.path().join("run").exists());
+    let made = patchmill(dir.path(), &["init", "run", "--corpus", "enough"]);
+    assert!(succeed(&made).contains("3 steps"), "{}", text(&made.stdout));
+    succeed(&patchmill(dir.path(), &["plan", "run/run.toml", "--verify"]));
+}
