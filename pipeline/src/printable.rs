@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 /// One line: every control character as an escape, such as `\n` or `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| is_command(c))
+    escaped(text, is_command)
 }
 
 /// Several lines: line feeds and tabs stay.

@@ -134,6 +134,15 @@ impl Report {
         }
         write_totals(&mut out, &self.manifest)?;
         let totals = self.manifest.totals;
+        if self.kept_series > 0 && self.kept_series == self.manifest.series.len() as u64 {
+            // Of a speed there is nothing to say.
+            writeln!(
+                out,
+                "{:.1} s; all {} series were there already",
+                self.seconds, self.kept_series
+            )?;
+            return Ok(());
+        }
         writeln!(
             out,
             "{:.1} s, {:.1} MB/s of text, {:.2}M tokens/s, encoder {}",

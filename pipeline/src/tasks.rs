@@ -93,6 +93,9 @@ fn auto(
         let (first, count) = (need("SLURM_ARRAY_TASK_MIN")?, need("SLURM_ARRAY_TASK_COUNT")?);
         let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
         check_count(count, tasks, "SLURM_ARRAY_TASK_COUNT")?;
+        if let Some(last) = number("SLURM_ARRAY_TASK_MAX")? {
+            check_gaps(first, last, step, count)?;
+        }
         let behind = id.checked_sub(first).filter(|behind| behind % step == 0);
         let unfit = format!(
             "SLURM_ARRAY_TASK_ID {id} is none of {first}, {}, …",
@@ -108,6 +111,17 @@ fn auto(
         "--task auto finds neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX; use --task i/n"
             .to_owned(),
     ))
+}
+
+/// Refuses a list such as `--array=3,7`: of the array that it repeats a part of it tells nothing.
+fn check_gaps(first: u64, last: u64, step: u64, count: u64) -> Result<(), UsageError> {
+    if last.checked_sub(first).is_some_and(|span| span / step + 1 == count) {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "the array has {count} tasks between {first} and {last}, with gaps, so that it does not say which share each \
+         one has; submit the whole array again (what is done stays), or name the share with --task i/n"
+    )))
 }
 
 fn check_count(count: u64, tasks: Option<u64>, source: &str) -> Result<(), UsageError> {
@@ -158,6 +172,9 @@ mod tests {
         check("auto", None, &slurm, Ok((3, 4)));
         check("auto", None, &slurm[..3], Err("task 6 of 4"));
         check("auto", None, &slurm[..1], Err("SLURM_ARRAY_TASK_MIN is not"));
+        let with_last = |last| [&slurm[..], &[("SLURM_ARRAY_TASK_MAX", last)]].concat();
+        check("auto", None, &with_last("7"), Ok((3, 4)));
+        check("auto", None, &with_last("9"), Err("between 1 and 9, with gaps"));
         let indexed = [("JOB_COMPLETION_INDEX", "1")];
         check("auto", Some(3), &indexed, Ok((1, 3)));
         check("auto", None, &indexed, Err("add --tasks n"));

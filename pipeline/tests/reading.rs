@@ -4,6 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
@@ -14,8 +19,14 @@ fn patchmill() -> Command {
 }
 
 fn tokenize(out: &Path, input: &Path) -> Output {
+    tokenize_up_to("1000000", out, input)
+}
+
+/// With documents of so many bytes at most.
+fn tokenize_up_to(document_bytes_max: &str, out: &Path, input: &Path) -> Output {
     let mut command = patchmill();
     command.arg("tokenize").arg("--json").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.args(["--max-document-bytes", document_bytes_max]);
     command.arg("--out").arg(out).arg(input).output().unwrap()
 }
 
@@ -46,4 +57,33 @@ fn a_damaged_file_is_an_error_of_that_file() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("cut.parquet as Parquet: "), "{error}");
     assert!(!error.contains("the process that decodes it"), "it said why: {error}");
+}
+
+/// Thousands of rows of one value: 4 MB in the file and 4 GB in a batch, twice what the child may have.
+#[test]
+fn a_file_that_takes_more_memory_than_there_may_be_is_an_error_of_that_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.parquet");
+    let schema =
+        parquet::schema::parser::parse_message_type("message m { required binary text (UTF8); }");
+    let properties = WriterProperties::builder()
+        .set_dictionary_page_size_limit(1 << 30)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .build();
+    let file = fs::File::create(&path).unwrap();
+    let mut writer =
+        SerializedFileWriter::new(file, Arc::new(schema.unwrap()), Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values = vec![ByteArray::from(vec![b'x'; 4 << 20]); 4096];
+    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    assert!(fs::metadata(&path).unwrap().len() < 10 << 20);
+    let output = tokenize_up_to("1000", &dir.path().join("out"), &path);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("large.parquet as Parquet: the process that decodes it"), "{error}");
+    assert!(error.contains("memory"), "{error}");
 }

@@ -66,6 +66,21 @@ fn a_zstd_window_beyond_the_default_limit_is_read() {
     check_texts(&file(dir.path(), "long.jsonl.zst", bytes));
 }
 
+/// Made by hand, because an encoder that is told of little data takes a smaller window. The largest one that is read.
+#[test]
+fn a_zstd_window_of_two_gibibytes_is_read() {
+    let text = lines(&TEXTS);
+    let block = (text.len() as u32) << 3 | 1; // the last block, raw
+    let exponent = 31 - 10;
+    let head = [0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3];
+    let bytes = [&head, &block.to_le_bytes()[..3], text.as_bytes()].concat();
+    let dir = tempfile::tempdir().unwrap();
+    check_texts(&file(dir.path(), "2-gib.jsonl.zst", &bytes));
+    let mut beyond = bytes;
+    beyond[5] |= 1; // an eighth more
+    check_error("more.jsonl.zst", &beyond, &["needs a window of 2415919104 bytes"]);
+}
+
 #[test]
 fn blank_lines_are_no_documents_but_count_as_lines() {
     let dir = tempfile::tempdir().unwrap();
