@@ -42,7 +42,7 @@ pub struct TokenizeArgs {
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Threads that encode; all cores when absent. The output is the same for any number.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX))]
     pub threads: Option<u16>,
     /// What a line or row that is no document does.
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
@@ -63,7 +63,7 @@ pub struct TokenizeArgs {
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
     /// Bytes of each thread's cache of words. The output is the same for any number.
-    #[arg(long, default_value_t = crate::tokenize::CACHE_BYTES)]
+    #[arg(long, default_value_t = crate::tokenize::CACHE_BYTES, value_parser = cache_bytes)]
     pub cache_bytes: usize,
     /// Bytes of ids at which a shard closes, at the next document boundary.
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
@@ -101,6 +101,19 @@ pub struct TokenizeArgs {
     /// Which documents are written.
     #[command(flatten)]
     pub select: SelectArgs,
+}
+
+/// Threads at most: more than that is a slip of the keyboard, for which a system may have no memory.
+const THREADS_MAX: i64 = 1024;
+/// Bytes of a cache at most; one of this size hits no more often than a much smaller one.
+const CACHE_BYTES_MAX: usize = 1 << 34;
+
+fn cache_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse::<usize>().map_err(|err| err.to_string())?;
+    if bytes <= CACHE_BYTES_MAX {
+        return Ok(bytes);
+    }
+    Err(format!("it is {bytes}; expected at most {CACHE_BYTES_MAX}"))
 }
 
 /// What a line or row that is no document does.

@@ -15,6 +15,7 @@ use schemas::manifest::{self, Manifest};
 use crate::failpoint::failpoint;
 use crate::lock::{self, FolderLock};
 use crate::publish::{self, write_atomic};
+use crate::source::read_file;
 use crate::tasks::Task;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
 
@@ -267,7 +268,7 @@ impl Folder {
         if !path.exists() {
             return Ok(false);
         }
-        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
         let format = serde_json::from_slice::<serde_json::Value>(&text).ok();
         let format = format.as_ref().and_then(|value| value.get("format")?.as_str());
         ensure!(
@@ -283,16 +284,24 @@ impl Folder {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
         let form = serde_json::from_slice::<serde_json::Value>(&text).ok();
         let form = form.as_ref().and_then(|value| value.get("format")?.as_str());
         match serde_json::from_slice::<BuildRecord>(&text) {
-            Ok(record) if record.format == BUILD_FORMAT => Ok(Some(record)),
-            Err(err) if form == Some(BUILD_FORMAT) => Err(UsageError(format!(
-                "{} is of another version of Patchmill ({err}); finish it with that one, or remove it",
-                path.display()
-            ))
-            .into()),
+            Ok(record) if form == Some(BUILD_FORMAT) && record.version == manifest::VERSION => {
+                Ok(Some(record))
+            }
+            read if form == Some(BUILD_FORMAT) => {
+                let found = match read {
+                    Ok(record) => format!("version {}, not {}", record.version, manifest::VERSION),
+                    Err(err) => err.to_string(),
+                };
+                Err(UsageError(format!(
+                    "{} is of another version of Patchmill ({found}); finish it with that one, or remove it",
+                    path.display()
+                ))
+                .into())
+            }
             _ => bail!(
                 "{} is not from Patchmill and would be replaced; move it away",
                 path.display()
@@ -340,7 +349,7 @@ fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyh
         if !source.exists() {
             continue;
         }
-        let bytes = std::fs::read(&source).with_context(|| format!("read {}", source.display()))?;
+        let bytes = read_file(&source).with_context(|| format!("read {}", source.display()))?;
         ensure!(
             !is_tokenizer || blake3::hash(&bytes).to_hex().as_str() == options.tokenizer,
             "{} changed while it was in use",

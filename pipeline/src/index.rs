@@ -14,6 +14,7 @@ use schemas::manifest::FileRecord;
 
 use crate::publish::hash_file;
 use crate::rows::guarded;
+use crate::source::open_file;
 
 /// Rows that [`read_columns`] hands on together.
 const BATCH_ROWS: usize = 1 << 14;
@@ -132,7 +133,7 @@ pub fn check_file(dir: &Path, record: &FileRecord) -> anyhow::Result<()> {
 /// Opens an index and checks its columns.
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, IndexError> {
     let file =
-        File::open(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
+        open_file(path).map_err(|source| IndexError::Open { path: path.to_owned(), source })?;
     let form = |reason| IndexError::Form { path: path.to_owned(), reason };
     let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(form)?;
     let (found, expected) = (builder.schema().fields(), index::schema());

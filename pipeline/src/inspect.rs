@@ -3,7 +3,6 @@
 //! **Invariant:** nothing is shown that was not checked on the way.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +21,7 @@ use crate::numbers::parse_positive_count;
 use crate::printable;
 use crate::report::write_totals;
 use crate::select::{Select, SelectArgs};
+use crate::source::open_file;
 use crate::tokenize::{self, Encoder};
 
 /// Options of `patchmill inspect`.
@@ -140,7 +140,7 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
 
 fn shard_header(path: &Path, as_json: bool) -> anyhow::Result<()> {
     let context = || format!("read shard {}", path.display());
-    let file = File::open(path).with_context(context)?;
+    let file = open_file(path).with_context(context)?;
     let file_bytes = file.metadata().with_context(context)?.len();
     let mut head = Vec::new();
     file.take(HEADER_BYTES).read_to_end(&mut head).with_context(context)?;

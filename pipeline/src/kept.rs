@@ -14,6 +14,7 @@ use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
 use crate::inputs::Input;
 use crate::publish;
 use crate::report::notice;
+use crate::source::read_file;
 use crate::write::Chain;
 
 /// What can stay.
@@ -169,7 +170,7 @@ pub(crate) fn finished(
     position: u64,
 ) -> anyhow::Result<Result<SeriesRecord, String>> {
     let path = dir.join(folder::record_name(position));
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
     let record = match SeriesRecord::parse(&text) {
         Ok(record) => record,
         Err(err) => return Ok(Err(err.to_string())),
@@ -191,7 +192,7 @@ fn part(
     expected: &Expected,
     position: u64,
 ) -> anyhow::Result<Result<PartRecord, String>> {
-    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let text = read_file(path).with_context(|| format!("read {}", path.display()))?;
     let record = match PartRecord::parse(&text) {
         Ok(record) => record,
         Err(err) => return Ok(Err(err.to_string())),

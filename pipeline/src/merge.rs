@@ -38,12 +38,21 @@ pub struct MergeArgs {
 
 /// Tasks' work that does not make a corpus.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be merged: {}", dir.display(), faults.join("; "))]
+#[error("{} cannot be merged: {}", dir.display(), told(faults))]
 pub struct MergeError {
     /// The folder.
     pub dir: PathBuf,
     /// All that is missing or wrong; at least one.
     pub faults: Vec<String>,
+}
+
+/// Faults that an error tells.
+const FAULTS_TOLD: usize = 20;
+
+fn told(faults: &[String]) -> String {
+    let (told, rest) = faults.split_at(faults.len().min(FAULTS_TOLD));
+    let more = if rest.is_empty() { String::new() } else { format!("; and {} more", rest.len()) };
+    told.join("; ") + &more
 }
 
 /// Runs `patchmill merge`.
@@ -141,7 +150,7 @@ fn find_records(folder: &Folder, record: &BuildRecord) -> anyhow::Result<Vec<Ser
     }
     let dir = folder.path().to_owned();
     if faults.iter().any(|fault| fault.ends_with("is missing")) {
-        faults.push("run the tasks that have them to their end".to_owned());
+        faults.insert(0, "run the tasks that have them to their end".to_owned());
     }
     Err(MergeError { dir, faults }.into())
 }

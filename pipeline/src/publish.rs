@@ -140,7 +140,7 @@ pub fn free_bytes(path: &Path) -> Result<u64, PublishError> {
 pub fn hash_file(path: &Path) -> Result<(u64, blake3::Hash), PublishError> {
     let hash = || {
         let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(path)?;
+        let mut file = crate::source::open_file(path)?;
         let mut buffer = vec![0; 1 << 20];
         loop {
             match file.read(&mut buffer) {

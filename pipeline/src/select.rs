@@ -18,6 +18,7 @@ use schemas::selection::{DropReason, Selection};
 
 use crate::folder::UsageError;
 use crate::report::notice;
+use crate::source::read_file;
 
 /// Names the key of the sample among all keys that are derived with BLAKE3.
 const SAMPLE_CONTEXT: &str = "patchmill 2026 sample of documents, version 1";
@@ -411,7 +412,7 @@ pub struct DropListMismatch {
 
 fn read_drop_list(path: &Path) -> anyhow::Result<DropList> {
     let context = || format!("read drop list {}", path.display());
-    let bytes = std::fs::read(path).with_context(context)?;
+    let bytes = read_file(path).with_context(context)?;
     DropList::decode(&bytes).with_context(context)
 }
 

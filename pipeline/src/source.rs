@@ -7,13 +7,30 @@
 //! after bytes of a mapping are used, so that a file that shrank is an error and not a run of zeros.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap};
 use schemas::run::ReadBackend;
+
+/// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are errors.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let found = std::fs::metadata(path)?;
+    if !found.is_file() && !found.is_dir() {
+        let what = "it is a pipe or a device; expected a file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    File::open(path)
+}
+
+/// Reads a file whole; as [`open_file`] opens it.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A file that is open for reading at any offset, by any number of threads.
 #[derive(Debug)]
@@ -25,7 +42,7 @@ pub struct Source {
 impl Source {
     /// Opens the file at `path`.
     pub fn open(path: &Path, backend: ReadBackend) -> io::Result<Source> {
-        let file = File::open(path)?;
+        let file = open_file(path)?;
         let map = match backend {
             ReadBackend::Mmap => Some(map(&file)?),
             ReadBackend::Pread => None,

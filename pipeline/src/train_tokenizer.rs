@@ -50,8 +50,8 @@ pub struct TrainTokenizerArgs {
     /// The folder to write tokenizer.json, tokenizer_config.json and special_tokens_map.json into.
     #[arg(long)]
     pub out: PathBuf,
-    /// Entries of the vocabulary, at least 512.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(512..))]
+    /// Entries of the vocabulary, 512 to 4,194,304.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(512..=1 << 22))]
     pub vocab_size: u32,
     /// Share of the vocabulary that single characters may take; the rest of them is spelled in bytes.
     #[arg(long, default_value_t = 0.1, value_parser = parse_share)]

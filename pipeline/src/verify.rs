@@ -16,6 +16,7 @@ use crate::corpus::{self, ShardPlace};
 use crate::index;
 use crate::printable;
 use crate::series::Sets;
+use crate::source::{open_file, read_file};
 use crate::tokenize::{Encoder, TOKENIZER_FILE, TokenizeError};
 
 /// Options of `patchmill verify`.
@@ -131,7 +132,7 @@ impl Check<'_> {
 
     /// Opens a file of the right length, or names the fault.
     fn open(&mut self, record: &FileRecord) -> Option<Hashed> {
-        let opened = File::open(self.dir.join(&record.path));
+        let opened = open_file(&self.dir.join(&record.path));
         let found = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata.len())));
         match found {
             Ok((file, bytes)) => {
@@ -291,7 +292,8 @@ impl Check<'_> {
             return;
         };
         self.file(record);
-        let Ok(text) = std::fs::read_to_string(self.dir.join(&record.path)) else { return };
+        let Ok(text) = read_file(&self.dir.join(&record.path)) else { return };
+        let text = String::from_utf8_lossy(&text); // that it is not UTF-8 is no JSON either
         let bad_line = (1..).zip(text.lines()).find_map(|(line, text)| {
             serde_json::from_str::<SkippedDocument>(text)
                 .err()

@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -131,4 +132,106 @@ fn a_run_file_for_a_tiny_corpus_plans_or_says_what_is_missing() {
     let made = patchmill(dir.path(), &["init", "run", "--corpus", "enough"]);
     assert!(succeed(&made).contains("3 steps"), "{}", text(&made.stdout));
     succeed(&patchmill(dir.path(), &["plan", "run/run.toml", "--verify"]));
+}
+
+/// What ends within half a minute; what waits for a pipe does not.
+fn ends(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
+    command.current_dir(dir).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("{arguments:?} waits");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_named_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("in.jsonl"), line("a", "S").repeat(30)).unwrap();
+    succeed(&tokenize(dir.path(), &["--out", "corpus", "in.jsonl"]));
+    let inspected = ["inspect", "corpus", "--doc", "0"];
+    let verified = ["verify", "corpus"];
+    let listed = ["duplicates", "corpus", "--out", "list"];
+    for (name, commands) in [
+        (
+            "00000-00000.tok",
+            &[&inspected[..], &verified, &["inspect", "corpus/00000-00000.tok"]][..],
+        ),
+        ("00000.index.parquet", &[&inspected, &verified, &listed]),
+        ("tokenizer/tokenizer.json", &[&inspected, &verified]),
+    ] {
+        let path = dir.path().join("corpus").join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for arguments in commands {
+            let output = ends(dir.path(), arguments);
+            let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            assert!(!output.status.success() && said.contains(name), "{arguments:?}: {said}");
+            let reason = ["a pipe or a device; expected a file", "is no file"];
+            assert!(reason.iter().any(|reason| said.contains(reason)), "{arguments:?}: {said}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    succeed(&ends(dir.path(), &verified));
+    for arguments in [
+        &["inspect", "--tokenizer", "/dev/zero"][..],
+        &["tokenize", "--tokenizer", "/dev/zero", "--out", "x", "in.jsonl"],
+    ] {
+        fail(&ends(dir.path(), arguments), 1, &["/dev/zero", "expected a file"]);
+    }
+}
+
+#[test]
+fn sizes_that_no_machine_has_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("in.jsonl"), line("a", "S")).unwrap();
+    for option in [["--threads", "65535"], ["--cache-bytes", "18446744073709551615"]] {
+        let refused = tokenize(dir.path(), &[&["--out", "x", "in.jsonl"][..], &option].concat());
+        fail(&refused, 2, &[option[0], option[1]]);
+    }
+    let huge = ["train-tokenizer", "--vocab-size", "4294967295", "--out", "x", "in.jsonl"];
+    fail(&patchmill(dir.path(), &huge), 2, &["--vocab-size", "4194304"]);
+}
+
+#[test]
+fn a_run_of_another_version_is_not_gone_on_with_and_missing_series_are_told_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    fs::create_dir(&inputs).unwrap();
+    for number in 0..50 {
+        fs::write(inputs.join(format!("{number}.jsonl")), line("a", "S")).unwrap();
+    }
+    succeed(&tokenize(dir.path(), &["--task", "0/50", "--out", "out", "in"]));
+    let merge = || patchmill(dir.path(), &["merge", "out"]);
+    let missing = "run the tasks that have them to their end; series 1 (1.jsonl) is missing";
+    fail(&merge(), 4, &[missing, "and 30 more"]);
+    let path = dir.path().join("out/build.json");
+    let record = fs::read_to_string(&path).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["version"] = 99.into();
+    fs::write(&path, record.to_string()).unwrap();
+    let said = "build.json is of another version of Patchmill (version 99, not 2)";
+    fail(&merge(), 2, &[said]);
+    fail(&tokenize(dir.path(), &["--task", "0/50", "--out", "out", "in"]), 2, &[said]);
+}
+
+#[test]
+fn an_obstacle_is_shown_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let definition = fs::read(fixtures().join("tokenizer/tokenizer.json")).unwrap();
+    let mut definition: serde_json::Value = serde_json::from_slice(&definition).unwrap();
+    definition["normalizer"] = json!({ "type": "Prepend", "prepend": "x".repeat(1_000_000) });
+    fs::write(dir.path().join("tokenizer.json"), definition.to_string()).unwrap();
+    let shown = patchmill(dir.path(), &["inspect", "--tokenizer", "tokenizer.json", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(succeed(&shown)).unwrap();
+    let obstacle = shown["obstacles"][0].as_str().unwrap();
+    assert!(obstacle.contains("normalizer") && obstacle.len() < 600, "{} bytes", obstacle.len());
 }
