@@ -18,8 +18,8 @@ use benches::texts::{self, Text};
 use clap::Parser;
 use schemas::manifest::SpecialTokens;
 
-/// Inputs between two lines of progress.
-const STRETCH_INPUTS: u64 = 1 << 18;
+/// Bytes of inputs between two lines of progress, if all are as long as may be.
+const STRETCH_BYTES: u64 = 64 << 20;
 
 #[derive(clap::Parser)]
 struct Args {
@@ -84,8 +84,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     for (kind, count) in [(SHORT, args.short), (LONG, args.long)] {
         let (started, mut of_kind) = (Instant::now(), Outcome::default());
-        for first in (0..count).step_by(STRETCH_INPUTS as usize) {
-            let stretch = STRETCH_INPUTS.min(count - first);
+        let stretch_inputs = STRETCH_BYTES / kind.bytes_max as u64;
+        for first in (0..count).step_by(stretch_inputs as usize) {
+            let stretch = stretch_inputs.min(count - first);
             let document = |index| input(&material, args.seed, kind, first + index);
             of_kind.add(comparison.run(stretch, document)?);
             let seconds = started.elapsed().as_secs_f64();

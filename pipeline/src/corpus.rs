@@ -18,6 +18,7 @@ use schemas::run::ReadBackend;
 use schemas::shard::{HEADER_BYTES, ShardError, ShardFooter, ShardHeader};
 
 use crate::set_streams::{MixedSeries, SetStream, set_streams};
+use crate::source::read_file;
 pub use crate::widen::OutId;
 
 mod shard;
@@ -212,7 +213,8 @@ impl Corpus {
         for series in &manifest.series {
             // The manifest's sums were checked, here and below.
             let before = first_documents[first_documents.len() - 1];
-            first_documents.push(before + series.totals.documents_written);
+            first_documents
+                .push(before + series.totals.shard_documents().expect("a manifest adds up"));
         }
         let (mut shards, mut first_token) = (Vec::new(), 0);
         for position in series_order {
@@ -470,7 +472,9 @@ impl ShardPart<'_> {
 /// Reads and checks `dir`'s manifest, but none of the files that it lists.
 pub fn read_manifest(dir: &Path) -> Result<Manifest, CorpusError> {
     let path = dir.join(manifest::FILE_NAME);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match read_file(&path).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+    }) {
         Ok(text) => text,
         Err(source) if source.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
             return Err(CorpusError::NoManifest { dir: dir.to_owned() });

@@ -4,7 +4,7 @@
 //! that it names has its hash.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use schemas::build::{PartRecord, SeriesRecord};
@@ -187,7 +187,7 @@ pub(crate) fn finished(
 }
 
 fn part(
-    path: &PathBuf,
+    path: &Path,
     dir: &Path,
     expected: &Expected,
     position: u64,

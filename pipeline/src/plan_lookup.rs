@@ -114,7 +114,7 @@ pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>>
             let documents = index::documents(&corpus.dir().join(&index.path), wanted)?;
             found.extend(documents.iter().map(|document| first_document + document));
         }
-        first_document += series.totals.documents_written; // the manifest's sums were checked
+        first_document += series.totals.shard_documents().expect("a manifest adds up"); // the manifest's sums were checked
     }
     let refused = |what: String| Err(UsageError(format!("--find: {what}")).into());
     match name {
@@ -141,7 +141,7 @@ impl Entries<'_> {
         let mut first_document = 0;
         let first_documents = corpus.manifest().series.iter().map(|series| {
             let first = first_document;
-            first_document += series.totals.documents_written;
+            first_document += series.totals.shard_documents().expect("a manifest adds up");
             first
         });
         Entries { corpus, first_documents: first_documents.collect() }
