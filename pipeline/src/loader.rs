@@ -390,7 +390,7 @@ mod tests {
         let is_pinned = Arc::new(AtomicBool::new(false));
         let flag = is_pinned.clone();
         let pin = Pin::new(move |bytes| {
-            assert!(bytes.len() == 800 && bytes.as_ptr() as usize % 4096 == 0);
+            assert!(bytes.len() == 800 && (bytes.as_ptr() as usize).is_multiple_of(4096));
             assert!(!flag.swap(true, Ordering::Relaxed), "pinned twice");
             Ok(Box::new(Guard(flag.clone())))
         });

@@ -25,7 +25,9 @@ pub type Pinned = Box<dyn Any + Send>;
 /// Makes memory fit for a device, such as by registering it with a driver, so that it can be copied from without the
 /// processor. It is called once for each new buffer; what it returns is dropped before the memory goes.
 #[derive(Clone)]
-pub struct Pin(Arc<dyn Fn(&mut [u8]) -> io::Result<Pinned> + Send + Sync>);
+pub struct Pin(Arc<PinFn>);
+
+type PinFn = dyn Fn(&mut [u8]) -> io::Result<Pinned> + Send + Sync;
 
 impl Pin {
     /// From the function that pins.
