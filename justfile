@@ -181,7 +181,7 @@ shuttle schedules="5000":
 
 # Real threads on real rings under ThreadSanitizer, with the stable compiler
 tsan rounds="2000":
-    ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 TSAN_OPTIONS="halt_on_error=1" \
+    ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 TSAN_OPTIONS="halt_on_error=1 suppressions={{ justfile_directory() }}/tools/tsan.supp" \
         RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR="{{ target }}/tsan" \
         cargo test --release --package lane --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
 

@@ -287,13 +287,14 @@ impl Folder {
         let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
         let form = serde_json::from_slice::<serde_json::Value>(&text).ok();
         let form = form.as_ref().and_then(|value| value.get("format")?.as_str());
+        let wanted = |record: &BuildRecord| manifest::version_of(record.options.imported.as_ref());
         match serde_json::from_slice::<BuildRecord>(&text) {
-            Ok(record) if form == Some(BUILD_FORMAT) && record.version == manifest::VERSION => {
+            Ok(record) if form == Some(BUILD_FORMAT) && record.version == wanted(&record) => {
                 Ok(Some(record))
             }
             read if form == Some(BUILD_FORMAT) => {
                 let found = match read {
-                    Ok(record) => format!("version {}, not {}", record.version, manifest::VERSION),
+                    Ok(record) => format!("version {}, not {}", record.version, wanted(&record)),
                     Err(err) => err.to_string(),
                 };
                 Err(UsageError(format!(

@@ -15,7 +15,7 @@
 //!   what of a run before can stay, [`report`] what is said about it, [`stop`] how it is stopped.
 //! - [`tasks`] and [`merge`]: the same by several machines.
 //! - [`source`]: bytes of a file, memory-mapped or by `pread`; [`lost_pages`] says what a mapped file lost.
-//! - [`corpus`]: shards of a manifest as one checked stream of tokens, which `widen` makes the reader's; [`set_streams`] says
+//! - [`corpus`]: shards of a manifest as one checked stream of tokens, which [`widen`] makes the reader's; [`set_streams`] says
 //!   which belong to a set.
 //! - [`index`]: which document a row of the document index describes.
 //! - [`verify`] and [`inspect`]: what a corpus is worth, and what it holds; [`duplicates`]: what it holds twice.
@@ -83,7 +83,7 @@ mod inspect_tokenizer;
 mod rate;
 pub mod set_streams;
 pub mod verify;
-mod widen;
+pub mod widen;
 
 mod documents;
 pub mod exchange;

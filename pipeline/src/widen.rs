@@ -25,7 +25,7 @@ macro_rules! out_id {
             const NAME: &'static str = stringify!($type);
             #[inline(always)]
             fn of_u16(id: u16) -> $type {
-                id as $type // loses nothing, but for u16 as i16, which is not here
+                id as $type
             }
             #[inline(always)]
             fn of_u32(id: u32) -> $type {
@@ -48,7 +48,7 @@ out_id!(i64, 1 << 32);
 ///
 /// # Panics
 /// If they are not.
-pub(crate) fn widen<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
+pub fn widen<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
     let width = token_bytes.get() as usize;
     assert!(bytes.len() == width * out.len(), "{} bytes for {} ids", bytes.len(), out.len());
     if cfg!(target_endian = "little") && width == size_of::<T>() {
@@ -57,7 +57,7 @@ pub(crate) fn widen<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [
     }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "a third less time than plain x86-64; benches/widen.rs")]
+        #[expect(unsafe_code, reason = "less time than plain x86-64; benches/kernels.rs")]
         // SAFETY: the processor has what the function was compiled for.
         return unsafe { widen_avx2(bytes, token_bytes, out) };
     }
@@ -70,8 +70,13 @@ fn widen_avx2<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
     widen_plain(bytes, token_bytes, out);
 }
 
+/// [`widen`] as it is on any processor.
+///
+/// # Panics
+/// As `widen`.
 #[inline(always)]
-fn widen_plain<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
+pub fn widen_plain<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
+    assert!(bytes.len() == token_bytes.get() as usize * out.len(), "as many ids");
     match token_bytes {
         TokenBytes::Two => {
             let (ids, _) = bytes.as_chunks::<2>();
@@ -89,10 +94,10 @@ fn widen_plain<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
 }
 
 /// The largest of the ids; 0 if there are none.
-pub(crate) fn largest_id(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
+pub fn largest_id(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "a third of the time of plain x86-64; benches/widen.rs")]
+        #[expect(unsafe_code, reason = "less time than plain x86-64; benches/kernels.rs")]
         // SAFETY: the processor has what the function was compiled for.
         return unsafe { largest_id_avx2(bytes, token_bytes) };
     }
@@ -105,8 +110,9 @@ fn largest_id_avx2(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     largest_id_plain(bytes, token_bytes)
 }
 
+/// [`largest_id`] as it is on any processor.
 #[inline(always)]
-fn largest_id_plain(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
+pub fn largest_id_plain(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     match token_bytes {
         TokenBytes::Two => {
             let (ids, _) = bytes.as_chunks::<2>();

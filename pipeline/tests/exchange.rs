@@ -502,7 +502,7 @@ fn sequences_of_a_document_belong_together_and_empty_ones_are_listed() {
     write_megatron(&dir.path().join("none"), &[], &[], 2);
     let output =
         import(&dir.path().join("none"), "megatron", &dir.path().join("n"), &["--bos", "--eos"]);
-    assert_fails(&output, 2, "the inputs hold no document (0 read, 0 skipped)");
+    assert_fails(&output, 2, "the inputs hold no document to write (0 read, 0 skipped)");
 }
 
 fn arguments(source: &Path, from: Source, out: &Path) -> ImportArgs {

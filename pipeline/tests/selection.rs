@@ -314,6 +314,28 @@ fn parts_are_the_documents_that_cut_texts_would_give() {
     }
 }
 
+/// Documents of a later input are numbered behind all parts of the inputs before.
+#[test]
+fn parts_are_numbered_over_all_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("inputs");
+    fs::create_dir(&inputs).unwrap();
+    for name in ["a.jsonl", "b.jsonl"] {
+        write_lines(&inputs.join(name), &[("a b c d e", Some("A")), ("p q", None)]);
+    }
+    let out = dir.path().join("out");
+    stdout(&tokenize(&out, &inputs, &["--split-words", "2"]));
+    let out = out.display().to_string();
+    for (document, input, row, text) in
+        [(2, "a.jsonl", 1, "e"), (6, "b.jsonl", 1, "e"), (7, "b.jsonl", 2, "p q")]
+    {
+        let shown = patchmill(&["inspect", &out, "--json", "--doc", &document.to_string()]);
+        let shown = last_json(&shown);
+        assert_eq!((&shown["input"], &shown["row"]), (&json!(input), &json!(row)), "{document}");
+        assert_eq!(shown["text"], json!(text));
+    }
+}
+
 #[test]
 fn what_was_left_out_is_counted_by_reason_and_a_name_that_fits_nothing_is_told() {
     let dir = tempfile::tempdir().unwrap();

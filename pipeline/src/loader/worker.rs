@@ -26,8 +26,6 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Reading below this speed waits for a disk or a network: memory is several times as fast.
 const SLOW_BYTES_PER_SEC: f64 = 500e6;
 /// How long reading ahead goes on after a slow batch, at first and at most.
-/// At the start nothing is known yet.
-const AHEAD_UNKNOWN: Duration = Duration::from_millis(20);
 const AHEAD_FIRST: Duration = Duration::from_secs(1);
 const AHEAD_MAX: Duration = Duration::from_secs(64);
 
@@ -266,6 +264,8 @@ struct Ahead<'a> {
     next: u64,
     /// Tokens of the micro-batches to come that are asked for before they are read.
     tokens: u64,
+    /// No batch was read yet.
+    is_first: bool,
     until: Instant,
     /// How long it goes on after the next slow batch.
     lasts: Duration,
@@ -286,7 +286,8 @@ impl<'a> Ahead<'a> {
             windows: Vec::new(),
             next: lane as u64,
             tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
-            until: Instant::now() + AHEAD_UNKNOWN,
+            is_first: true,
+            until: Instant::now(),
             lasts: AHEAD_FIRST,
             started: Instant::now(),
             suspects: true,
@@ -297,11 +298,13 @@ impl<'a> Ahead<'a> {
     /// Asks for micro-batches from `index` on that were not asked for yet, as many as it may.
     fn ask(&mut self, index: u64) {
         self.next = self.next.max(index);
-        if self.tokens == 0 || Instant::now() >= self.until {
+        if self.tokens == 0 || (!self.is_first && Instant::now() >= self.until) {
             return;
         }
         let step = self.spec.workers as u64;
-        while (self.next - index) / step * self.spec.batch_tokens() < self.tokens {
+        // Nothing is known before the first batch, and nothing may be in its way.
+        let tokens = if self.is_first { 1 } else { self.tokens };
+        while (self.next - index) / step * self.spec.batch_tokens() < tokens {
             let Some(MicroBatch { step: of, slots, .. }) = self.schedule.get(self.next) else {
                 return;
             };
@@ -332,7 +335,7 @@ impl<'a> Ahead<'a> {
         } else if !is_slow && now >= self.until {
             self.lasts = AHEAD_FIRST;
         }
-        self.suspects = is_slow;
+        (self.suspects, self.is_first) = (is_slow, false);
         now
     }
 }
