@@ -1,7 +1,7 @@
 //! Delivers the plan's windows as batches, in plan order, read ahead by worker threads.
 //!
 //! A step's windows are cut into micro-batches. Micro-batch `i` of the loader is read by worker `i mod N`
-//! into its own bounded ring (the crate [`lane`]), and the rings are read in turn, so that order holds by construction and no
+//! into its own bounded ring (the crate `lane`), and the rings are read in turn, so that order holds by construction and no
 //! result depends on the timing of threads. Buffers go back to their worker when they are used up, so that once every
 //! ring has been full nothing is allocated.
 //!
