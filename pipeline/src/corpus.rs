@@ -346,6 +346,7 @@ impl Corpus {
             corpus: self,
             scratch: Vec::new(),
             touched: vec![0; self.shards.len().div_ceil(64)],
+            last_tokens: vec![0; self.shards.len()],
         }
     }
 
@@ -411,6 +412,8 @@ pub struct Reader<'a> {
     scratch: Vec<u8>,
     /// Bits of the shards that were read since the last [`Reader::check_unchanged`].
     touched: Vec<u64>,
+    /// Where each shard was read last, for messages.
+    last_tokens: Vec<u64>,
 }
 
 impl Reader<'_> {
@@ -429,10 +432,20 @@ impl Reader<'_> {
             let end = shard.tokens().end.min(next_token + rest.len() as u64);
             let (part, after) = rest.split_at_mut((end - next_token) as usize);
             self.touched[index / 64] |= 1 << (index % 64);
+            self.last_tokens[index] = next_token - shard.first_token;
             shard.read(next_token - shard.first_token, part, &mut self.scratch)?;
             (rest, next_token) = (after, end);
         }
         Ok(())
+    }
+
+    /// Asks the processor for the beginning of these tokens, which will be read next.
+    pub fn prefetch(&self, first_token: u64, token_count: u64) {
+        let shard = &self.corpus.shards[self.corpus.shard_of_token(first_token)];
+        let token_bytes = u64::from(shard.header.token_bytes.get());
+        let in_shard = first_token - shard.first_token;
+        let count = token_count.min(shard.header.token_count.saturating_sub(in_shard));
+        shard.source.prefetch(HEADER_BYTES + in_shard * token_bytes, count * token_bytes);
     }
 
     /// Whether the files that were read from since this was last asked are still those that were opened: their length,
@@ -441,7 +454,10 @@ impl Reader<'_> {
         for (index, word) in self.touched.iter_mut().enumerate() {
             while *word != 0 {
                 let bit = word.trailing_zeros() as usize;
-                self.corpus.shards[index * 64 + bit].check_unchanged()?;
+                let shard = &self.corpus.shards[index * 64 + bit];
+                let token_bytes = u64::from(shard.header.token_bytes.get());
+                let last_token = self.last_tokens[index * 64 + bit];
+                shard.check_unchanged(HEADER_BYTES + last_token * token_bytes)?;
                 *word &= *word - 1;
             }
         }

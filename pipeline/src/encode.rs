@@ -25,6 +25,8 @@ mod pieces;
 pub mod split;
 mod table;
 
+pub(crate) use table::prefetch;
+
 use std::ops::Range;
 
 use added::{Matcher, Section};

@@ -13,6 +13,8 @@
 
 mod lanes;
 
+use std::sync::OnceLock;
+
 use lanes::LANES;
 use siphasher::sip::SipHasher13;
 
@@ -23,10 +25,13 @@ pub const COUNT_MAX: u64 = 1 << 62;
 const SMALL_BITS: u32 = 20;
 const ROUNDS: u32 = 12;
 const SMALL_ROUNDS: u32 = 32;
+const _: () = assert!(SMALL_BITS <= 20, "a half of a network with a table has 10 bits at most");
 /// Indexes that [`Permutation::apply_all`] turns together.
 const CHUNK: usize = 64;
 /// From so many on, all lanes cost less than one after the other.
 const WORTH_LANES: usize = 3;
+/// From so many on, a table is made where one is small.
+const WORTH_TABLE: usize = 32;
 
 /// What a permutation is for; another purpose or seed gives an unrelated permutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,9 @@ struct Network {
     /// The halves need not be of equal width: rounds change the left and the right half in turn.
     left_bits: u32,
     right_bits: u32,
+    /// Every round's hashes of all values of a half, as far as its bits matter, for a network of few bits that is asked
+    /// often: 64 KiB at most.
+    table: OnceLock<Vec<u16>>,
 }
 
 #[derive(Clone, Debug)]
@@ -145,6 +153,7 @@ impl Permutation {
             rounds,
             left_bits: bits / 2,
             right_bits: bits - bits / 2,
+            table: OnceLock::new(),
         };
         Permutation { count, kind: Kind::Network(network) }
     }
@@ -223,22 +232,27 @@ impl Permutation {
     fn walk_all(&self, network: &Network, places: &mut [u64]) {
         let mut open: [usize; CHUNK] = std::array::from_fn(|at| at);
         let mut open_count = places.len();
+        let table = network.table(places.len());
         while open_count >= WORTH_LANES {
-            let mut still_open = 0;
-            for first in (0..open_count).step_by(LANES) {
-                let count = LANES.min(open_count - first);
-                // Lanes for which there is nothing left do the last one's work again.
-                let ats: [usize; LANES] =
-                    std::array::from_fn(|lane| open[first + lane.min(count - 1)]);
-                let mut turned = ats.map(|at| places[at]);
-                network.encrypt_lanes(&mut turned);
-                for (at, place) in ats.into_iter().zip(turned).take(count) {
-                    places[at] = place;
-                    if place >= self.count {
-                        open[still_open] = at; // no further than what was read of it
-                        still_open += 1;
-                    }
+            let mut turned = [0; CHUNK];
+            for (place, &at) in turned.iter_mut().zip(&open[..open_count]) {
+                *place = places[at];
+            }
+            match table {
+                Some(table) => network.encrypt_by_table(table, &mut turned[..open_count]),
+                // Lanes for which there is nothing left turn a 0 that nobody takes.
+                None => {
+                    let (lanes, _) = turned.as_chunks_mut::<LANES>();
+                    let lanes = &mut lanes[..open_count.div_ceil(LANES)];
+                    lanes.iter_mut().for_each(|lanes| network.encrypt_lanes(lanes));
                 }
+            }
+            let mut still_open = 0;
+            for index in 0..open_count {
+                let at = open[index];
+                places[at] = turned[index];
+                open[still_open] = at; // no further than what was read of it
+                still_open += usize::from(turned[index] >= self.count);
             }
             open_count = still_open;
         }
@@ -306,6 +320,41 @@ impl Network {
             self.turn(round, &mut halves);
         }
         self.join(halves)
+    }
+
+    /// The table, if there can be one; making it is worth it from some dozens of indexes on.
+    fn table(&self, index_count: usize) -> Option<&[u16]> {
+        if self.left_bits + self.right_bits >= SMALL_BITS || index_count < WORTH_TABLE {
+            return None;
+        }
+        Some(self.table.get_or_init(|| {
+            let values = 1u64 << self.right_bits; // the left half has no more
+            let hash = |round: u32, half| match round.is_multiple_of(2) {
+                true => self.hash(round, half) & mask(self.left_bits),
+                false => self.hash(round, half) & mask(self.right_bits),
+            };
+            let all = (0..self.rounds).flat_map(|round| (0..values).map(move |half| (round, half)));
+            all.map(|(round, half)| hash(round, half) as u16).collect() // a half has 10 bits at most
+        }))
+    }
+
+    /// [`Network::encrypt`] of each place.
+    fn encrypt_by_table(&self, table: &[u16], places: &mut [u64]) {
+        let (mut lefts, mut rights) = ([0u16; CHUNK], [0u16; CHUNK]);
+        for ((place, left), right) in places.iter().zip(&mut lefts).zip(&mut rights) {
+            let (high, low) = self.split(*place);
+            (*left, *right) = (high as u16, low as u16); // 10 bits each at most
+        }
+        for (round, row) in table.chunks_exact(1 << self.right_bits).enumerate() {
+            let (changed, hashed) =
+                if round % 2 == 0 { (&mut lefts, &rights) } else { (&mut rights, &lefts) };
+            for (half, &hashed) in changed.iter_mut().zip(hashed).take(places.len()) {
+                *half ^= row[usize::from(hashed)];
+            }
+        }
+        for ((place, left), right) in places.iter_mut().zip(lefts).zip(rights) {
+            *place = self.join((left.into(), right.into()));
+        }
     }
 
     /// [`Network::encrypt`] of each lane.

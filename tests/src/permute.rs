@@ -39,7 +39,7 @@ proptest! {
     #[test]
     fn many_at_once_go_where_each_goes(
         seed: u64,
-        count in prop_oneof![1u64..200, 1u64..=COUNT_MAX],
+        count in prop_oneof![1u64..200, 200u64..1 << 21, 1u64..=COUNT_MAX],
         group in 1u64..50,
         at in proptest::collection::vec(any::<u64>(), 0..200),
     ) {

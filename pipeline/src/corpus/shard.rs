@@ -38,8 +38,6 @@ pub(super) struct OpenShard {
     state: FileState,
     /// Made at the first touch: a run need not touch every shard that it opens.
     checks: OnceLock<Checks>,
-    /// Offset in the file of the last read, for messages. Relaxed, as any recent one will do.
-    last_read: AtomicU64,
 }
 
 /// What is known of a shard's blocks.
@@ -92,7 +90,6 @@ impl OpenShard {
             first_document,
             state,
             checks: OnceLock::new(),
-            last_read: AtomicU64::new(0),
         })
     }
 
@@ -105,8 +102,8 @@ impl OpenShard {
         let offset = HEADER_BYTES + self.header.payload_bytes().expect(sizes);
         let end = self.header.file_bytes().expect(sizes);
         let mut bytes = vec![0; (end - offset) as usize];
-        self.source.read(offset, &mut bytes).map_err(|source| self.read_error(source))?;
-        ShardFooter::decode(&bytes, &self.header).map_err(|source| self.damage(source))
+        self.source.read(offset, &mut bytes).map_err(|source| self.read_error(source, offset))?;
+        ShardFooter::decode(&bytes, &self.header).map_err(|source| self.damage(source, offset))
     }
 
     fn checks(&self) -> Result<&Checks, CorpusError> {
@@ -117,7 +114,7 @@ impl OpenShard {
         let range = range.expect("the header's sizes were checked");
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.source.read(range.start, &mut bytes);
-        read.map_err(|source| self.read_error(source))?;
+        read.map_err(|source| self.read_error(source, range.start))?;
         let (crcs, _) = bytes.as_chunks::<4>();
         let block_crcs: Vec<u32> = crcs.iter().map(|crc| u32::from_le_bytes(*crc)).collect();
         let words = block_crcs.len().div_ceil(64);
@@ -134,7 +131,6 @@ impl OpenShard {
     ) -> Result<(), CorpusError> {
         let token_bytes = u64::from(self.header.token_bytes.get());
         let wanted = first_token * token_bytes..(first_token + out.len() as u64) * token_bytes;
-        self.last_read.store(HEADER_BYTES + wanted.start, Ordering::Relaxed);
         let blocks = wanted.start / BLOCK_BYTES..(wanted.end - 1) / BLOCK_BYTES + 1;
         let checks = self.checks()?;
         if blocks.clone().all(|block_index| checks.is_checked(block_index)) {
@@ -184,7 +180,7 @@ impl OpenShard {
         let (offset, end) = (HEADER_BYTES + range.start, HEADER_BYTES + range.end);
         let byte_count = usize::try_from(end - offset).expect("what is read fits memory");
         let bytes = self.source.bytes(offset, byte_count, scratch);
-        bytes.map_err(|source| self.read_error(source))
+        bytes.map_err(|source| self.read_error(source, offset))
     }
 
     fn check_block(
@@ -199,13 +195,8 @@ impl OpenShard {
             let (first_byte, end_byte) =
                 (HEADER_BYTES + first, HEADER_BYTES + first + bytes.len() as u64);
             self.read_footer()?; // or is the footer damaged?
-            return Err(self.damage(ShardError::Block {
-                block_index,
-                first_byte,
-                end_byte,
-                found,
-                expected,
-            }));
+            let block = ShardError::Block { block_index, first_byte, end_byte, found, expected };
+            return Err(self.damage(block, first_byte));
         }
         if u64::from(largest_id(bytes, self.header.token_bytes)) >= self.header.vocab_size {
             return Err(self.id_error(first / u64::from(self.header.token_bytes.get()), bytes));
@@ -227,7 +218,7 @@ impl OpenShard {
             let end = page_end.min(wanted.end);
             let last = out[((end - wanted.start) / token_bytes - 1) as usize];
             if last.number() < suspect_below {
-                return self.check_unchanged();
+                return self.check_unchanged(HEADER_BYTES + wanted.start);
             }
             if end == wanted.end {
                 return Ok(());
@@ -236,8 +227,8 @@ impl OpenShard {
         }
     }
 
-    /// Asks the system whether the file is the one that was opened.
-    pub(super) fn check_unchanged(&self) -> Result<(), CorpusError> {
+    /// Asks the system whether the file is the one that was opened; `first_byte` of it is where it was read.
+    pub(super) fn check_unchanged(&self, first_byte: u64) -> Result<(), CorpusError> {
         let path = || self.path.clone();
         let state = self.source.state().map_err(|source| CorpusError::Io {
             action: "read the length of",
@@ -247,7 +238,6 @@ impl OpenShard {
         if state == self.state {
             return Ok(());
         }
-        let first_byte = self.last_read.load(Ordering::Relaxed);
         if state.byte_count < self.state.byte_count {
             let (end_byte, found_bytes) = (self.state.byte_count, state.byte_count);
             return Err(CorpusError::Shrunk {
@@ -282,8 +272,8 @@ impl OpenShard {
     }
 
     /// What to say of bytes that are wrong: that the file changed while it was open, if it did.
-    fn damage(&self, source: ShardError) -> CorpusError {
-        self.check_unchanged().err().unwrap_or_else(|| self.shard_error(source))
+    fn damage(&self, source: ShardError, first_byte: u64) -> CorpusError {
+        self.check_unchanged(first_byte).err().unwrap_or_else(|| self.shard_error(source))
     }
 
     fn shard_error(&self, source: ShardError) -> CorpusError {
@@ -291,10 +281,10 @@ impl OpenShard {
     }
 
     /// What to say of a read that failed, the same for both back ends.
-    fn read_error(&self, source: io::Error) -> CorpusError {
+    fn read_error(&self, source: io::Error, first_byte: u64) -> CorpusError {
         let path = self.path.clone();
         let failed = CorpusError::Io { action: "read", path, source };
-        self.check_unchanged().err().unwrap_or(failed)
+        self.check_unchanged(first_byte).err().unwrap_or(failed)
     }
 }
 

@@ -159,7 +159,7 @@ impl<'a, T: OutId> Worker<'a, T> {
     }
 
     fn work(&mut self) -> Result<(), LoaderError> {
-        let mut index = self.lane as u64;
+        let (mut index, end) = (self.lane as u64, self.schedule.len());
         let mut checked = Instant::now();
         while let Some(micro_batch) = self.schedule.get(index) {
             self.ahead.ask(index);
@@ -167,7 +167,7 @@ impl<'a, T: OutId> Worker<'a, T> {
             self.ahead.start();
             let batch = self.read(&micro_batch)?;
             let now = self.ahead.judge(batch.ids.len() as u64);
-            if now - checked >= CHECK_EVERY || self.schedule.get(index).is_none() {
+            if now - checked >= CHECK_EVERY || index >= end {
                 checked = now;
                 let (step, slot) = (micro_batch.step, micro_batch.slots.start);
                 let check = self.reader.check_unchanged();
@@ -187,9 +187,16 @@ impl<'a, T: OutId> Worker<'a, T> {
         let Window { token_count: window_tokens, phase_index, .. } = windows[0]; // a step is of one phase
         ids.set_len(windows.len() * window_tokens as usize);
         let parts = ids.chunks_exact_mut(window_tokens as usize);
-        for ((slot, window), part) in slots.clone().zip(windows).zip(parts) {
+        for ((slot, index), part) in slots.clone().zip(0..).zip(parts) {
+            let window: Window = windows[index];
+            if let Some(next) = windows.get(index + 1) {
+                self.reader.prefetch(next.first_token, next.token_count);
+            }
             let read = self.reader.read(window.first_token, part);
             read.map_err(|source| LoaderError::Read { step, slot, source })?;
+        }
+        if let Some(next) = self.upcoming.peek() {
+            self.reader.prefetch(next.first_token, next.token_count);
         }
         let (first_slot, lane) = (slots.start, self.lane);
         Ok(Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, lane })
@@ -236,6 +243,11 @@ impl<'a> Upcoming<'a> {
         }
     }
 
+    /// The first window of the next micro-batch, if it was looked up already.
+    fn peek(&self) -> Option<Window> {
+        self.windows.get(self.used).copied()
+    }
+
     /// The windows of the next micro-batch.
     fn next(&mut self) -> &[Window] {
         if self.used == self.windows.len() {
@@ -266,7 +278,8 @@ struct Ahead<'a> {
     tokens: u64,
     /// No batch was read yet.
     is_first: bool,
-    until: Instant,
+    /// Until when it goes on; `None` while reading is fast.
+    until: Option<Instant>,
     /// How long it goes on after the next slow batch.
     lasts: Duration,
     started: Instant,
@@ -287,7 +300,7 @@ impl<'a> Ahead<'a> {
             next: lane as u64,
             tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
             is_first: true,
-            until: Instant::now(),
+            until: None,
             lasts: AHEAD_FIRST,
             started: Instant::now(),
             suspects: true,
@@ -298,7 +311,7 @@ impl<'a> Ahead<'a> {
     /// Asks for micro-batches from `index` on that were not asked for yet, as many as it may.
     fn ask(&mut self, index: u64) {
         self.next = self.next.max(index);
-        if self.tokens == 0 || (!self.is_first && Instant::now() >= self.until) {
+        if self.tokens == 0 || (!self.is_first && self.until.is_none()) {
             return;
         }
         let step = self.spec.workers as u64;
@@ -329,11 +342,16 @@ impl<'a> Ahead<'a> {
         let now = Instant::now();
         let bytes = (tokens * u64::from(self.spec.corpus.manifest().token_bytes)) as f64;
         let is_slow = bytes < SLOW_BYTES_PER_SEC * (now - self.started).as_secs_f64();
-        if is_slow && self.suspects && now >= self.until && waits_of_thread() > self.waits_before {
-            self.until = now + self.lasts;
-            self.lasts = (self.lasts * 2).min(AHEAD_MAX);
-        } else if !is_slow && now >= self.until {
-            self.lasts = AHEAD_FIRST;
+        if self.until.is_some_and(|until| until <= now) {
+            self.until = None; // and see how it goes without
+        }
+        if self.until.is_none() {
+            if is_slow && self.suspects && waits_of_thread() > self.waits_before {
+                self.until = Some(now + self.lasts);
+                self.lasts = (self.lasts * 2).min(AHEAD_MAX);
+            } else if !is_slow {
+                self.lasts = AHEAD_FIRST;
+            }
         }
         (self.suspects, self.is_first) = (is_slow, false);
         now
