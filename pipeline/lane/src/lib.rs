@@ -21,8 +21,10 @@ mod sync;
 use sync::{Arc, AtomicBool, Ordering, Queue};
 pub use sync::{Parker, Unparker};
 
-/// Looks at a ring before its reader goes to sleep: some 20 microseconds, about what being woken costs both sides.
-const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 1024 };
+/// Looks at a ring before its reader goes to sleep, first in a row and then between offers of its core to others, who may
+/// be the very workers that it waits for: some 20 microseconds where nobody takes it, about what being woken costs both sides.
+const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
+const YIELDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
 
 /// What both ends share.
 struct Shared<T, B> {
@@ -113,11 +115,15 @@ impl<T, B> Lane<T, B> {
     ///
     /// `parker` must be the one whose unparker the lane was made with.
     pub fn wait(&self, parker: &Parker) -> Option<T> {
-        for _ in 0..SPINS {
+        for turn in 0..SPINS + YIELDS {
             if let Some(item) = self.take() {
                 return Some(item);
             }
-            std::hint::spin_loop();
+            if turn < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
         loop {
             let closed = self.shared.closed.load(Ordering::Acquire); // before the look into the ring
