@@ -31,6 +31,8 @@ use worker::Schedule;
 
 /// A ring has no more slots than this, however much memory it may take.
 const SLOTS_MAX: u64 = 1024;
+/// More threads than this are a slip: each takes an address space of its own, and none of them makes a run faster.
+const WORKERS_MAX: usize = 1024;
 /// What a run file that does not say it asks the system to read ahead, for all workers together.
 pub const READ_AHEAD_BYTES: u64 = 16 << 20;
 
@@ -229,6 +231,9 @@ fn check(spec: &LoaderSpec, id_bytes: u64) -> Result<usize, LoaderError> {
         if count == 0 {
             return Err(LoaderError::Zero { field });
         }
+    }
+    if workers > WORKERS_MAX {
+        return Err(LoaderError::Workers { workers, workers_max: WORKERS_MAX });
     }
     if rank >= world_size {
         return Err(LoaderError::Rank { rank, world_size });

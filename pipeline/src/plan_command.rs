@@ -63,8 +63,8 @@ pub struct PlanArgs {
     #[arg(long)]
     verify: bool,
     /// Threads of --verify; one a core when not given.
-    #[arg(long, value_name = "COUNT", requires = "verify")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "COUNT", requires = "verify", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Say what differs between the plans of two run files, and up to which step they read the same.
     #[arg(long, requires = "other", conflicts_with_all = ["find", "step", "verify"])]
     diff: bool,
@@ -130,9 +130,9 @@ struct Walked {
     seconds: f64,
 }
 
-fn walk(plan: &Plan, threads: Option<usize>) -> anyhow::Result<Walked> {
+fn walk(plan: &Plan, threads: Option<u16>) -> anyhow::Result<Walked> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.unwrap_or(cores);
+    let threads = threads.map_or(cores, usize::from);
     let bar = indicatif::ProgressBar::new(plan.step_count());
     let started = Instant::now();
     let proof = plan_walk::walk(plan, threads, &|steps| bar.inc(steps));

@@ -52,7 +52,8 @@ pub fn parse_steps(text: &str) -> Result<(u64, u64), String> {
         }
         None => {
             let step = parse_count(text)?;
-            Ok((step, step.saturating_add(1)))
+            let end = step.checked_add(1).ok_or_else(|| format!("{text} is no step"))?;
+            Ok((step, end))
         }
     }
 }

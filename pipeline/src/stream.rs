@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,9 @@ impl Sink {
                     let id = u32::try_from(id.number()).expect("ids of a corpus are u32");
                     bytes.extend_from_slice(&id.to_le_bytes());
                 }
-                out.write_all(bytes).with_context(|| format!("write {}", path.display()))?;
+                out.write_all(bytes)
+                    .map_err(not_stdout)
+                    .with_context(|| format!("write {}", path.display()))?;
             }
         }
         Ok(())
@@ -110,12 +112,40 @@ impl Sink {
             Sink::Null => Ok(None),
             Sink::Digest(digest) => Ok(Some(*digest)),
             Sink::File { path, out } => {
-                let written = out.flush().and_then(|()| out.get_ref().sync_all());
-                written.with_context(|| format!("write {}", path.display()))?;
+                let is_file = out.get_ref().metadata().is_ok_and(|found| found.is_file());
+                let written = out.flush().and_then(|()| match is_file {
+                    true => out.get_ref().sync_all(),
+                    false => Ok(()), // a pipe or a device has nothing to sync
+                });
+                written.map_err(not_stdout).with_context(|| format!("write {}", path.display()))?;
                 Ok(None)
             }
         }
     }
+}
+
+/// The same error, but not as one of standard output, whose reader may leave at any time.
+fn not_stdout(err: std::io::Error) -> std::io::Error {
+    std::io::Error::other(err.to_string())
+}
+
+/// Refuses to write over what is read: a file in the corpus' folder, or the run file.
+fn check_sink(args: &StreamArgs, corpus: &Path) -> anyhow::Result<()> {
+    let [_, path] = &args.sink[..] else { return Ok(()) };
+    let path = Path::new(path);
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    // A file that is not there yet is where its folder is.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let in_folder = || Some(real(folder.unwrap_or(Path::new(".")))?.join(path.file_name()?));
+    let Some(found) = real(path).or_else(in_folder) else { return Ok(()) }; // opening it says what is wrong
+    let what = if real(corpus).is_some_and(|corpus| found.starts_with(corpus)) {
+        "lies inside the corpus"
+    } else if real(&args.run.run).is_some_and(|run| run == found) {
+        "is the run file"
+    } else {
+        return Ok(());
+    };
+    Err(UsageError(format!("--sink file {} {what}; choose another place", path.display())).into())
 }
 
 /// What a stream came to.
@@ -150,6 +180,7 @@ pub fn stream(args: &StreamArgs) -> anyhow::Result<()> {
     }
     let spec = loader_spec(args, &run, corpus, Arc::new(plan));
     let open = started.elapsed();
+    check_sink(args, spec.corpus.dir())?;
     let summary = match args.output {
         Output::U16 => read::<u16>(&spec, &args.sink, open),
         Output::U32 => read::<u32>(&spec, &args.sink, open),

@@ -260,6 +260,14 @@ fn check_stream(dir: &Path) {
     let ids = std::fs::read(dir.join("ids.bin")).unwrap();
     assert_eq!(ids.len() as u64, 4 * 2 * plan["step_tokens"].as_u64().unwrap());
     fail(dir, &["stream", "run/run.toml", "--sink", "tape"], 2, "--sink tape; expected null");
+    let manifest = std::fs::read(dir.join("corpus/manifest.json")).unwrap();
+    for path in ["corpus/manifest.json", "corpus/new.bin", "run/../corpus/x", "run/run.toml"] {
+        fail(dir, &["stream", "run/run.toml", "--sink", "file", path], 2, "choose another place");
+    }
+    assert_eq!(std::fs::read(dir.join("corpus/manifest.json")).unwrap(), manifest);
+    stream(&["--steps", "1", "--sink", "file", "/dev/null"]);
+    fail(dir, &["plan", "run/run.toml", "--step", "18446744073709551615"], 2, "is no step");
+    fail(dir, &["plan", "run/run.toml", "--verify", "--threads", "0"], 2, "0 is not in 1..=1024");
     fail(dir, &["stream", "run/run.toml", "--rank", "2/2"], 2, "\"2/2\" is no rank");
     fail(dir, &["stream", "run/run.toml", "--workers", "0"], 2, "expected at least 1");
     fail(dir, &["stream", "run/run.toml", "--steps", "100000"], 2, "are wanted; the plan has");

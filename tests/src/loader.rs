@@ -451,6 +451,7 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
     check(|spec| (spec.world_size, spec.micro_batch_windows) = (8, 2), "on 8 ranks");
     check(|spec| spec.rank = 1, "rank is 1; the world has 1 ranks");
     check(|spec| spec.workers = 0, "loader.workers is 0");
+    check(|spec| spec.workers = 1025, "loader.workers is 1025; expected at most 1024");
     check(|spec| spec.micro_batch_windows = 0, "train.micro_batch_windows is 0");
     check(
         |spec| spec.ring_bytes = 4095,

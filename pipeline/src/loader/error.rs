@@ -13,6 +13,14 @@ pub enum LoaderError {
         /// Its name.
         field: &'static str,
     },
+    /// More reading threads than any machine has a use for.
+    #[error("loader.workers is {workers}; expected at most {workers_max}")]
+    Workers {
+        /// As asked for.
+        workers: usize,
+        /// The most there may be.
+        workers_max: usize,
+    },
     /// A rank that the world does not have.
     #[error("rank is {rank}; the world has {world_size} ranks, numbered from 0")]
     Rank {
@@ -134,10 +142,16 @@ impl LoaderError {
 
     /// Whether what was asked for is to be changed.
     pub fn is_usage(&self) -> bool {
-        use LoaderError::{Output, Rank, Ring, Split, Steps, Zero};
+        use LoaderError::{Output, Rank, Ring, Split, Steps, Workers, Zero};
         matches!(
             self,
-            Output { .. } | Rank { .. } | Ring { .. } | Split { .. } | Steps { .. } | Zero { .. }
+            Output { .. }
+                | Rank { .. }
+                | Ring { .. }
+                | Split { .. }
+                | Steps { .. }
+                | Workers { .. }
+                | Zero { .. }
         )
     }
 }
