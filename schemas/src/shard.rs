@@ -131,6 +131,14 @@ pub enum ShardError {
         /// What that comes to.
         expected_bytes: u64,
     },
+    /// Something between the ids and the footer.
+    #[error("byte {index} of the padding behind the ids is {found}; expected 0")]
+    Padding {
+        /// Counted from the end of the ids.
+        index: usize,
+        /// What stands there.
+        found: u8,
+    },
     /// The footer is damaged.
     #[error("footer has CRC32C {found:#010x}; its last bytes say {expected:#010x}")]
     FooterCrc {
@@ -341,6 +349,9 @@ impl ShardFooter {
         if found != expected {
             return Err(ShardError::FooterCrc { found, expected });
         }
+        if let Some(index) = bytes[..ends_at].iter().position(|&byte| byte != 0) {
+            return Err(ShardError::Padding { index, found: bytes[index] });
+        }
         let document_ends: Vec<u64> =
             bytes[ends_at..crcs_at].chunks_exact(8).map(|end| u64_at(end, 0)).collect();
         let block_crcs = bytes[crcs_at..crc_at].chunks_exact(4).map(|crc| u32_at(crc, 0)).collect();
@@ -446,6 +457,19 @@ mod tests {
             prop_assert_eq!(bytes.len() as u64, file_bytes - HEADER_BYTES - header.payload_bytes().unwrap());
             prop_assert_eq!(ShardFooter::decode(&bytes, &header), Ok(footer));
         }
+    }
+
+    /// With a right checksum as well: what is accepted re-encodes to the same bytes.
+    #[test]
+    fn padding_that_is_not_zero_is_refused() {
+        let mut bytes = footer().encode(&header());
+        assert_eq!(padding_bytes(&header()), 6);
+        bytes[3] = 9;
+        let crc_at = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..crc_at]).to_le_bytes();
+        bytes[crc_at..].copy_from_slice(&crc);
+        let err = ShardFooter::decode(&bytes, &header()).unwrap_err();
+        assert_eq!(err.to_string(), "byte 3 of the padding behind the ids is 9; expected 0");
     }
 
     #[test]
