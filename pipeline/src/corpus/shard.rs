@@ -6,7 +6,8 @@
 //! nothing but a look at one id a page. What was written over is found when the file is asked about next
 //! ([`super::Reader::check_unchanged`]), or by the checksum.
 //!
-//! **Invariant:** a read gives the ids of blocks whose checksum was right, and never a zero that the file does not hold.
+//! **Invariant:** a read gives the ids of blocks whose checksum was right, and no zero of what a file lost, as long as its length or
+//! its time of modification tells that it changed.
 
 use std::io;
 use std::ops::Range;
