@@ -22,8 +22,8 @@ use sync::{Arc, AtomicBool, Ordering, Queue};
 pub use sync::{Parker, Unparker};
 
 /// Looks at a ring before its reader goes to sleep, first in a row and then between offers of its core to others, who may
-/// be the very workers that it waits for: some 200 microseconds where nobody takes it. Waking a reader costs its worker some 10
-/// of them on a virtual machine, which at one batch each 40 would be a quarter.
+/// be the very workers that it waits for. A worker that has to wake its reader reads less: with 64 offers in place of 512 a worker
+/// made 3,081 M tokens/s of windows of 8,192 where it makes 3,533 (medians of 3 interleaved rounds, 2 cores).
 const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
 const YIELDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 512 };
 
