@@ -1,49 +1,74 @@
 // What tch lacks of autograd: gradients kept in storage of ours, and the fused head + loss.
 //
 // Shapes: n rows, d width, v vocabulary, k targets per row, c rows of a chunk.
+#include "accumulate.h"
 #include "error.h"
+#include "kernels.h"
 
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace {
 
 using at::Tensor;
 
-// Sum of the negative log-likelihoods of a chunk, and, where asked for, d(mean loss)/d(logits) in fp32.
+// Targets that count for nothing, as in torch's cross-entropy.
+constexpr int64_t IGNORED = -100;
+
+// Sum of the negative log-likelihoods of a chunk, and, where asked for, d(mean loss)/d(logits) in the compute kind.
 struct ChunkLoss {
   Tensor nll_sum;
   Tensor grad_cv;
 };
 
-ChunkLoss chunk_loss(const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, int64_t rows, bool with_grad) {
-  auto logp_cv = at::_log_softmax(at::mm(x_cd, w_vd.t()).to(at::kFloat), 1, false);
-  auto nll_sum = logp_cv.gather(1, y_ck).sum().neg();
+// On the CPU: in place of the logits, a row at a time in fp32.
+template <class T>
+ChunkLoss chunk_loss_on_cpu(Tensor logits_cv, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
+  const auto rows = logits_cv.size(0), width = logits_cv.size(1);
+  auto nll = at::empty({rows}, logits_cv.options().dtype(at::kFloat));
+  const auto scale = with_grad ? float(1.0 / double(std::max<int64_t>(1, *targets.data_ptr<int64_t>()))) : 0.0f;
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(width, 0.0f);
+    patchmill::kernels<T>().softmax_nll(static_cast<T*>(logits_cv.data_ptr()), y_ck.data_ptr<int64_t>(), y_ck.size(1),
+                                        IGNORED, scale, nll.data_ptr<float>(), scratch.data(), begin, end, width);
+  });
+  return {nll.sum(), with_grad ? logits_cv : Tensor()};
+}
+
+// Elsewhere, of libtorch's operations; nothing is read back from the device.
+ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
+  const auto counted_ck = y_ck.ne(IGNORED);
+  const auto index_ck = y_ck.clamp_min(0);
+  auto logp_cv = at::_log_softmax(logits_cv.to(at::kFloat), 1, false);
+  auto nll_sum = (logp_cv.gather(1, index_ck) * counted_ck).sum().neg();
   if (!with_grad) {
     return {nll_sum, Tensor()};
   }
-  auto grad_cv = logp_cv.exp_().mul_(1.0 / double(rows));  // softmax / n
-  auto share = at::full({1, 1}, -1.0 / double(rows * y_ck.size(1)), grad_cv.options());
-  grad_cv.scatter_add_(1, y_ck, share.expand(y_ck.sizes()));
-  return {nll_sum, grad_cv};
+  const auto share_ck = counted_ck.to(at::kFloat) / targets.clamp_min(1);
+  auto grad_cv = logp_cv.exp_().mul_(share_ck.sum(1, true));
+  grad_cv.scatter_add_(1, index_ck, share_ck.neg());
+  return {nll_sum, grad_cv.to(logits_cv.scalar_type())};
 }
 
-// dw_vd += grad_cv^T x_cd, accumulated in fp32 whatever the kind of the factors.
-void add_weight_grad(Tensor& dw_vd, const Tensor& grad_cv, const Tensor& x_cd) {
-  if (x_cd.scalar_type() == at::kFloat) {
-    dw_vd.addmm_(grad_cv.t(), x_cd);
-  } else if (x_cd.is_cuda()) {
-    dw_vd.add_(at::mm(grad_cv.t(), x_cd, at::kFloat));
-  } else {
-    dw_vd.add_(at::mm(grad_cv.t(), x_cd));  // the CPU has no bf16 product with an fp32 result
+ChunkLoss chunk_loss(const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
+  auto logits_cv = at::mm(x_cd, w_vd.t());
+  if (!logits_cv.is_cpu()) {
+    return composed_chunk_loss(logits_cv, y_ck, targets, with_grad);
   }
+  const auto y = y_ck.contiguous();
+  return logits_cv.scalar_type() == at::kFloat ? chunk_loss_on_cpu<float>(logits_cv, y, targets, with_grad)
+                                               : chunk_loss_on_cpu<patchmill::Bf16>(logits_cv, y, targets, with_grad);
 }
 
-// Mean of -log softmax(x w^T)[row, target] over all n * k targets, by chunks of rows: no [n, v] tensor ever lives.
+// Mean of -log softmax(x w^T)[row, target] over all n * k targets that are not ignored, by chunks of rows: no [n, v]
+// tensor ever lives.
 // The gradients are made beside the loss, while a chunk's logits are at hand; backward scales them.
 // x: [n, d] in the compute kind; w: [v, d] in fp32, cast to that kind here; y: [n, k] int64.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
@@ -52,6 +77,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     at::NoGradGuard no_grad;
     const auto rows = x_nd.size(0);
     const auto kind_w_vd = w_vd.to(x_nd.scalar_type());
+    const auto targets = y_nk.ne(IGNORED).sum();
     auto loss = at::zeros({}, x_nd.options().dtype(at::kFloat));
     Tensor dx_nd, dw_vd;
     if (with_grad) {
@@ -61,19 +87,18 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     for (int64_t first = 0; first < rows; first += chunk_rows) {
       const auto end = std::min(rows, first + chunk_rows);
       const auto x_cd = x_nd.slice(0, first, end);
-      const auto chunk = chunk_loss(x_cd, kind_w_vd, y_nk.slice(0, first, end), rows, with_grad);
+      const auto chunk = chunk_loss(x_cd, kind_w_vd, y_nk.slice(0, first, end), targets, with_grad);
       loss.add_(chunk.nll_sum);
       if (with_grad) {
-        const auto grad_cv = chunk.grad_cv.to(x_nd.scalar_type());
         auto dx_cd = dx_nd.slice(0, first, end);
-        at::mm_out(dx_cd, grad_cv, kind_w_vd);
-        add_weight_grad(dw_vd, grad_cv, x_cd);
+        at::mm_out(dx_cd, chunk.grad_cv, kind_w_vd);
+        patchmill::add_product(dw_vd, chunk.grad_cv, x_cd);
       }
     }
     if (with_grad) {
-      context->save_for_backward({dx_nd, dw_vd});
+      context->save_for_backward({dx_nd, dw_vd, w_vd});
     }
-    return loss.div_(double(rows * y_nk.size(1)));
+    return loss.div_(targets.clamp_min(1));
   }
 
   // Scales in place, always (asking whether the factor is 1 would wait for the device). The saved tensors' versions
@@ -83,8 +108,12 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     at::NoGradGuard no_grad;
     auto saved = context->get_saved_variables();
     saved[0].mul_(grad_outputs[0]);
-    saved[1].mul_(grad_outputs[0]);
-    return {saved[0], saved[1], Tensor(), Tensor(), Tensor()};
+    const auto& w_vd = saved[2];
+    if (w_vd.grad().defined()) {
+      w_vd.grad().addcmul_(saved[1], grad_outputs[0]);
+      return {saved[0], Tensor(), Tensor(), Tensor(), Tensor()};
+    }
+    return {saved[0], saved[1].mul_(grad_outputs[0]), Tensor(), Tensor(), Tensor()};
   }
 };
 

@@ -78,32 +78,44 @@ pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 /// The head, where it is not the embedding.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
+/// Queries, keys and values: one matrix in storage, in this order.
+pub(crate) const QKV: [&str; 3] = [Q_PROJ, K_PROJ, V_PROJ];
+/// Gate and up of the MLP: one matrix in storage, in this order.
+pub(crate) const GATE_UP: [&str; 2] = [GATE_PROJ, UP_PROJ];
+
+const Q_PROJ: &str = "self_attn.q_proj.weight";
+const K_PROJ: &str = "self_attn.k_proj.weight";
+const V_PROJ: &str = "self_attn.v_proj.weight";
+const GATE_PROJ: &str = "mlp.gate_proj.weight";
+const UP_PROJ: &str = "mlp.up_proj.weight";
+
 /// Every parameter, in the order of the forward pass.
 pub(crate) fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
     let [v, d, f] = [config.vocab_size, config.hidden_size, config.intermediate_size].map(extent);
     let head_width = d / extent(config.num_attention_heads);
     let kv = extent(config.num_key_value_heads) * head_width;
     let spec = |name: String, shape: &[i64]| ParameterSpec {
-        name,
         shape: shape.to_vec(),
         decayed: shape.len() > 1,
+        // The decayed ones lie in this order, so that k and v follow q, and up follows gate.
+        joined: [K_PROJ, V_PROJ, UP_PROJ].iter().any(|part| name.ends_with(part)),
+        name,
     };
     let mut specs = vec![spec(EMBEDDING.to_owned(), &[v, d])];
     for index in 0..config.num_hidden_layers {
         let parts: [(&str, &[i64]); 9] = [
-            ("input_layernorm", &[d]),
-            ("self_attn.q_proj", &[d, d]),
-            ("self_attn.k_proj", &[kv, d]),
-            ("self_attn.v_proj", &[kv, d]),
-            ("self_attn.o_proj", &[d, d]),
-            ("post_attention_layernorm", &[d]),
-            ("mlp.gate_proj", &[f, d]),
-            ("mlp.up_proj", &[f, d]),
-            ("mlp.down_proj", &[d, f]),
+            ("input_layernorm.weight", &[d]),
+            (Q_PROJ, &[d, d]),
+            (K_PROJ, &[kv, d]),
+            (V_PROJ, &[kv, d]),
+            ("self_attn.o_proj.weight", &[d, d]),
+            ("post_attention_layernorm.weight", &[d]),
+            (GATE_PROJ, &[f, d]),
+            (UP_PROJ, &[f, d]),
+            ("mlp.down_proj.weight", &[d, f]),
         ];
-        specs.extend(
-            parts.map(|(name, shape)| spec(format!("model.layers.{index}.{name}.weight"), shape)),
-        );
+        specs
+            .extend(parts.map(|(name, shape)| spec(format!("model.layers.{index}.{name}"), shape)));
     }
     specs.push(spec(FINAL_NORM.to_owned(), &[d]));
     if !config.tie_word_embeddings {

@@ -18,7 +18,10 @@ use crate::architecture::{self, EMBEDDING, FINAL_NORM, HEAD, ModelError, extent}
 use crate::device;
 use crate::params::Parameters;
 use crate::patch;
-use crate::shim::{self, ShimError};
+use crate::shim::{self, Heads, ShimError};
+
+/// Why the shim can't refuse.
+const OWN_SHAPES: &str = "shapes and kinds are the model's own";
 
 /// How a model computes: what may change between runs without changing what the model is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,10 +84,8 @@ impl Llama {
         };
         let kind = device::kind(compute.dtype);
         let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                Layer::new(config, kind, |name| leaf(format!("model.layers.{index}.{name}")))
-            })
-            .collect();
+            .map(|index| Layer::new(config, &parameters, index))
+            .collect::<Result<_, _>>()?;
         let embed_tokens_vd = leaf(EMBEDDING.to_owned());
         let lm_head_vd = if config.tie_word_embeddings {
             embed_tokens_vd.shallow_clone()
@@ -123,12 +124,12 @@ impl Llama {
 
     /// Mean of the K token embeddings of each patch, in the compute kind; K = 1 is the embedding itself.
     pub fn embed_patches(&self, tokens_btk: &Tensor) -> Tensor {
-        patch::embed_patches(&self.embed_tokens_vd, tokens_btk).to_kind(self.kind())
+        patch::embed_patches(&self.embed_tokens_vd, tokens_btk, self.kind())
     }
 
     /// Logits in fp32 of hidden states in the compute kind: `[.., d]` to `[.., v]`.
     pub fn logits(&self, hidden_btd: &Tensor) -> Tensor {
-        linear(hidden_btd, &self.lm_head_vd, self.kind()).to_kind(Kind::Float)
+        linear(hidden_btd, &self.lm_head_vd).to_kind(Kind::Float)
     }
 
     /// Hidden states of the next units of a sequence whose earlier units lie in `cache`, which grows by them.
@@ -163,12 +164,16 @@ impl Llama {
     fn backbone(&self, emb_btd: &Tensor, mut cache: Option<&mut KeyValueCache>) -> Tensor {
         let first_position = cache.as_ref().map_or(0, |cache| cache.position_count());
         let (cos_te, sin_te) = self.rotary.slice(first_position, emb_btd.size()[1]);
+        // The sum of a block's output and its input is made where it is normalized: at the start of the next block.
         let mut x_btd = emb_btd.shallow_clone();
+        let mut delta_btd: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let past = cache.as_mut().map(|cache| &mut cache.layers[index]);
-            x_btd = layer.forward(&x_btd, &cos_te, &sin_te, past);
+            let (sum_btd, out_btd) =
+                layer.forward(&x_btd, delta_btd.as_ref(), &cos_te, &sin_te, past);
+            (x_btd, delta_btd) = (sum_btd, Some(out_btd));
         }
-        rms_norm(&x_btd, &self.norm_d, self.config.rms_norm_eps)
+        add_norm(&x_btd, delta_btd.as_ref(), &self.norm_d, self.config.rms_norm_eps).1
     }
 }
 
@@ -194,48 +199,53 @@ impl KeyValueCache {
 #[derive(Debug)]
 struct Layer {
     input_layernorm_d: Tensor,
-    q_proj: Tensor,
-    k_proj: Tensor,
-    v_proj: Tensor,
+    qkv: Tensor, // the three projections, one below the other
     o_proj: Tensor,
     post_attention_layernorm_d: Tensor,
-    gate_proj_fd: Tensor,
-    up_proj_fd: Tensor,
+    gate_up: Tensor, // the two projections, one below the other
     down_proj_df: Tensor,
-    head_width: i64,
+    heads: Heads,
     rms_norm_eps: f64,
-    kind: Kind,
 }
 
 impl Layer {
-    fn new(config: &ModelConfig, kind: Kind, leaf: impl Fn(&str) -> Tensor) -> Layer {
-        Layer {
+    fn new(config: &ModelConfig, parameters: &Parameters, index: u64) -> Result<Layer, ShimError> {
+        let full = |name: &str| format!("model.layers.{index}.{name}");
+        let leaf = |name: &str| {
+            let parameter = parameters.get(&full(name)).expect("every parameter is specified");
+            parameter.leaf().shallow_clone()
+        };
+        Ok(Layer {
             input_layernorm_d: leaf("input_layernorm.weight"),
-            q_proj: leaf("self_attn.q_proj.weight"),
-            k_proj: leaf("self_attn.k_proj.weight"),
-            v_proj: leaf("self_attn.v_proj.weight"),
+            qkv: parameters.merged(&architecture::QKV.map(full))?,
             o_proj: leaf("self_attn.o_proj.weight"),
             post_attention_layernorm_d: leaf("post_attention_layernorm.weight"),
-            gate_proj_fd: leaf("mlp.gate_proj.weight"),
-            up_proj_fd: leaf("mlp.up_proj.weight"),
+            gate_up: parameters.merged(&architecture::GATE_UP.map(full))?,
             down_proj_df: leaf("mlp.down_proj.weight"),
-            head_width: extent(config.hidden_size / config.num_attention_heads),
+            heads: Heads {
+                query: extent(config.num_attention_heads),
+                key_value: extent(config.num_key_value_heads),
+                width: extent(config.hidden_size / config.num_attention_heads),
+            },
             rms_norm_eps: config.rms_norm_eps,
-            kind,
-        }
+        })
     }
 
+    /// The residual stream after attention, and what the MLP adds to it.
     fn forward(
         &self,
         x_btd: &Tensor,
+        delta_btd: Option<&Tensor>,
         cos_te: &Tensor,
         sin_te: &Tensor,
         past: Option<&mut Past>,
-    ) -> Tensor {
-        let normed_btd = rms_norm(x_btd, &self.input_layernorm_d, self.rms_norm_eps);
-        let x_btd = x_btd + self.attention(&normed_btd, cos_te, sin_te, past);
-        let normed_btd = rms_norm(&x_btd, &self.post_attention_layernorm_d, self.rms_norm_eps);
-        &x_btd + self.mlp(&normed_btd)
+    ) -> (Tensor, Tensor) {
+        let eps = self.rms_norm_eps;
+        let (x_btd, normed_btd) = add_norm(x_btd, delta_btd, &self.input_layernorm_d, eps);
+        let attended_btd = self.attention(&normed_btd, cos_te, sin_te, past);
+        let gain_d = &self.post_attention_layernorm_d;
+        let (x_btd, normed_btd) = add_norm(&x_btd, Some(&attended_btd), gain_d, eps);
+        (x_btd, self.mlp(&normed_btd))
     }
 
     fn attention(
@@ -245,12 +255,9 @@ impl Layer {
         sin_te: &Tensor,
         past: Option<&mut Past>,
     ) -> Tensor {
-        let heads = |weight: &Tensor| {
-            linear(x_btd, weight, self.kind).unflatten(2, [-1, self.head_width]).transpose(1, 2)
-        };
-        let q_bhte = rotate(&heads(&self.q_proj), cos_te, sin_te);
-        let mut k_bgte = rotate(&heads(&self.k_proj), cos_te, sin_te);
-        let mut v_bgte = heads(&self.v_proj);
+        let qkv = linear(x_btd, &self.qkv);
+        let [q_bhte, mut k_bgte, mut v_bgte] =
+            shim::split_rotate(&qkv, cos_te, sin_te, self.heads).expect(OWN_SHAPES);
         let mut causal = true;
         if let Some(past) = past {
             if let Some((past_k_bgte, past_v_bgte)) = past.as_ref() {
@@ -264,17 +271,16 @@ impl Layer {
             }
             *past = Some((k_bgte.shallow_clone(), v_bgte.shallow_clone()));
         }
-        let grouped = k_bgte.size()[1] != q_bhte.size()[1];
+        let grouped = self.heads.key_value != self.heads.query;
         let out_bhte = Tensor::scaled_dot_product_attention::<&Tensor>(
             &q_bhte, &k_bgte, &v_bgte, None, 0.0, causal, None, grouped,
         );
-        linear(&out_bhte.transpose(1, 2).flatten(2, 3), &self.o_proj, self.kind)
+        linear(&out_bhte.transpose(1, 2).flatten(2, 3), &self.o_proj)
     }
 
     fn mlp(&self, x_btd: &Tensor) -> Tensor {
-        let gate_btf = linear(x_btd, &self.gate_proj_fd, self.kind).silu();
-        let up_btf = linear(x_btd, &self.up_proj_fd, self.kind);
-        linear(&(gate_btf * up_btf), &self.down_proj_df, self.kind)
+        let gate_up = linear(x_btd, &self.gate_up);
+        linear(&shim::swiglu(&gate_up).expect(OWN_SHAPES), &self.down_proj_df)
     }
 }
 
@@ -312,21 +318,17 @@ impl Rotary {
     }
 }
 
-/// Turns each pair (i, i + e/2) of a head by its position's angle.
-fn rotate(x_bhte: &Tensor, cos_te: &Tensor, sin_te: &Tensor) -> Tensor {
-    let halves = x_bhte.chunk(2, 3);
-    let (low, high) = (&halves[0], &halves[1]);
-    Tensor::cat(&[low * cos_te - high * sin_te, high * cos_te + low * sin_te], 3)
+/// `x + delta` (or `x`), and that scaled to unit root mean square times the gain; sums in fp32, results in the kind of `x`.
+fn add_norm(x: &Tensor, delta: Option<&Tensor>, gain_d: &Tensor, eps: f64) -> (Tensor, Tensor) {
+    match delta {
+        Some(delta) => shim::add_rms_norm(x, delta, gain_d, eps).expect(OWN_SHAPES),
+        None => (x.shallow_clone(), shim::rms_norm(x, gain_d, eps).expect(OWN_SHAPES)),
+    }
 }
 
-/// Scale to unit root mean square and multiply by the gain, in fp32, then back to the kind of `x_btd`.
-fn rms_norm(x_btd: &Tensor, gain_d: &Tensor, eps: f64) -> Tensor {
-    x_btd.to_kind(Kind::Float).rms_norm(gain_d.size(), Some(gain_d), eps).to_kind(x_btd.kind())
-}
-
-/// `x · weightᵀ` in `kind`; `weight` is an fp32 master.
-fn linear(x: &Tensor, weight: &Tensor, kind: Kind) -> Tensor {
-    x.linear::<&Tensor>(&weight.to_kind(kind), None)
+/// `x · weightᵀ` in the kind of `x`; `weight` is an fp32 master.
+fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
+    shim::linear(x, weight).expect(OWN_SHAPES)
 }
 
 /// Sets gains to 1 and matrices to draws from N(0, `std`), parameter after parameter until `jobs` is empty. Which thread

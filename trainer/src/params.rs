@@ -22,6 +22,9 @@ pub struct ParameterSpec {
     pub shape: Vec<i64>,
     /// Whether weight decay applies: matrices, embedding and head, not norm gains.
     pub decayed: bool,
+    /// Whether it follows the parameter before without padding, so that both are one matrix too; see
+    /// [`Parameters::merged`].
+    pub joined: bool,
 }
 
 impl ParameterSpec {
@@ -73,12 +76,16 @@ impl Parameters {
     /// Storage for `specs`, all zero. The order of `specs` is kept among the decayed and among the others.
     pub fn new(specs: Vec<ParameterSpec>, device: Device) -> Result<Parameters, ShimError> {
         let (decayed, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decayed);
-        let aligned = |spec: &ParameterSpec| {
-            let padding = (ALIGN_ELEMENTS - spec.elements() % ALIGN_ELEMENTS) % ALIGN_ELEMENTS;
-            spec.elements() + padding
+        let align =
+            |elements: i64| (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS;
+        let end = |first: i64, specs: &[ParameterSpec]| {
+            let end = specs.iter().fold(first, |end, spec| {
+                if spec.joined { end + spec.elements() } else { align(end) + spec.elements() }
+            });
+            align(end)
         };
-        let decayed_elements = decayed.iter().map(aligned).sum();
-        let flat_elements = decayed_elements + others.iter().map(aligned).sum::<i64>();
+        let decayed_elements = end(0, &decayed);
+        let flat_elements = end(decayed_elements, &others);
         let zeros = || {
             Tensor::f_zeros([flat_elements], (Kind::Float, device)).map_err(|err| ShimError {
                 operation: "allocate parameters",
@@ -88,14 +95,14 @@ impl Parameters {
         let (masters, gradients) = (zeros()?, zeros()?);
 
         let mut list = Vec::with_capacity(decayed.len() + others.len());
-        let mut first_element = 0;
+        let mut end_element = 0;
         for spec in decayed.into_iter().chain(others) {
-            let elements = aligned(&spec);
+            let first_element = if spec.joined { end_element } else { align(end_element) };
+            end_element = first_element + spec.elements();
             let mut parameter = Parameter { spec, first_element, leaf: Tensor::new() };
             parameter.leaf = parameter.view_of(&masters).set_requires_grad(true);
             shim::set_grad(&parameter.leaf, &parameter.view_of(&gradients))?;
             list.push(parameter);
-            first_element += elements;
         }
         Ok(Parameters { list, masters, gradients, decayed_elements })
     }
@@ -108,6 +115,33 @@ impl Parameters {
     /// The parameter of that Hugging Face name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.list.iter().find(|parameter| parameter.name() == name)
+    }
+
+    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same masters and gradients,
+    /// with the rows of all of them.
+    pub fn merged(&self, names: &[String]) -> Result<Tensor, ShimError> {
+        let start = self
+            .list
+            .iter()
+            .position(|parameter| Some(parameter.name()) == names.first().map(String::as_str));
+        let start = start.expect("the parameters exist");
+        let parts = &self.list[start..start + names.len()];
+        let columns = parts[0].spec.shape[1];
+        for (index, (part, name)) in parts.iter().zip(names).enumerate() {
+            assert!(
+                part.name() == name
+                    && part.spec.shape[1] == columns
+                    && (index == 0 || part.spec.joined),
+                "{name} does not continue the matrix before it"
+            );
+        }
+        let rows: i64 = parts.iter().map(|part| part.spec.shape[0]).sum();
+        let view = |flat: &Tensor| {
+            flat.narrow(0, parts[0].first_element, rows * columns).view([rows, columns])
+        };
+        let leaf = view(&self.masters).set_requires_grad(true);
+        shim::set_grad(&leaf, &view(&self.gradients))?;
+        Ok(leaf)
     }
 
     /// The fp32 masters, flat.

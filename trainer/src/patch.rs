@@ -15,32 +15,15 @@ use crate::shim;
 const CHUNK_LOGITS: i64 = 1 << 24;
 /// Fewest rows of a chunk, however large the vocabulary: below it the products get slow.
 const CHUNK_ROWS_MIN: i64 = 128;
-/// `mode` of libtorch's `embedding_bag`.
-const MEAN_MODE: i64 = 1;
 
 /// Average of the K token embeddings of each patch; K = 1 is the identity. The plain form of [`embed_patches`].
 pub fn fold_patches(emb_btkd: &Tensor) -> Tensor {
     emb_btkd.mean_dim(2, false, None) // [B, T, D]
 }
 
-/// Mean embedding of each patch, `[b, t, d]` in the kind of `weight_vd`; never holds a `[b, t, k, d]` tensor.
-pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
-    let (b, t, k) = tokens_btk.size3().expect("tokens are [b, t, k]");
-    if k == 1 {
-        return Tensor::embedding(weight_vd, &tokens_btk.squeeze_dim(2), -1, false, false);
-    }
-    let offsets = Tensor::arange_start_step(0, b * t * k, k, (Kind::Int64, tokens_btk.device()));
-    let (bags_nd, _, _, _) = Tensor::embedding_bag::<&Tensor>(
-        weight_vd,
-        &tokens_btk.flatten(0, 2),
-        &offsets,
-        false,
-        MEAN_MODE,
-        false,
-        None,
-        false,
-    );
-    bags_nd.view([b, t, -1])
+/// Mean embedding of each patch by the fp32 table `weight_vd`, `[b, t, d]` in `kind`; never holds a `[b, t, k, d]` tensor.
+pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor, kind: Kind) -> Tensor {
+    shim::embed_mean(weight_vd, tokens_btk, kind).expect("shapes and kinds are the model's own")
 }
 
 /// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1 is next-token loss.

@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 /// A failure inside libtorch.
@@ -46,6 +46,36 @@ unsafe extern "C" {
     ) -> c_int;
     fn pm_norm(flat: *const C_tensor, part_elements: i64, norm: *mut *mut C_tensor) -> c_int;
     fn pm_fill_normal(out: *mut C_tensor, std: f64, seed: u64) -> c_int;
+    fn pm_linear(x: *const C_tensor, w: *const C_tensor, out: *mut *mut C_tensor) -> c_int;
+    fn pm_embed_mean(
+        w: *const C_tensor,
+        ids: *const C_tensor,
+        is_bf16: c_int,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
+    fn pm_add_rms_norm(
+        x: *const C_tensor,
+        delta: *const C_tensor,
+        gain: *const C_tensor,
+        eps: f64,
+        sum: *mut *mut C_tensor,
+        y: *mut *mut C_tensor,
+    ) -> c_int;
+    fn pm_swiglu(gate_up: *const C_tensor, out: *mut *mut C_tensor) -> c_int;
+    fn pm_split_rotate(
+        qkv: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        h: i64,
+        g: i64,
+        e: i64,
+        q: *mut *mut C_tensor,
+        k: *mut *mut C_tensor,
+        v: *mut *mut C_tensor,
+    ) -> c_int;
+    fn pm_keep_freed_memory() -> c_int;
+    fn pm_profile_start() -> c_int;
+    fn pm_profile_stop(out: *mut *const c_char) -> c_int;
 }
 
 /// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
@@ -122,6 +152,161 @@ pub fn linear_cross_entropy(
     };
     check(status, "linear cross-entropy")?;
     Ok(adopt(loss))
+}
+
+/// `x · wᵀ` in the kind of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of a leaf that has one
+/// set is added to in place, in fp32.
+pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
+    let mut out = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `out` is written on success alone.
+    let status = unsafe { pm_linear(x.as_ptr(), w_oi.as_ptr(), &raw mut out) };
+    check(status, "linear")?;
+    Ok(adopt(out))
+}
+
+/// Mean of the embeddings (an fp32 leaf `w_vd`) of the k ids of each unit, `[b, t, d]` in `kind` (fp32 or bf16).
+pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor, ShimError> {
+    assert!(matches!(kind, Kind::Float | Kind::BFloat16), "no compute kind: {kind:?}");
+    let mut out = std::ptr::null_mut();
+    let is_bf16 = c_int::from(kind == Kind::BFloat16);
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `out` is written on success alone.
+    let status = unsafe { pm_embed_mean(w_vd.as_ptr(), ids_btk.as_ptr(), is_bf16, &raw mut out) };
+    check(status, "embedding")?;
+    Ok(adopt(out))
+}
+
+/// RMSNorm of `x` times the fp32 gain, in the kind of `x`.
+pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
+    let (mut sum, mut y) = (std::ptr::null_mut(), std::ptr::null_mut());
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `y` is written on success, `sum` never without a delta.
+    let status = unsafe {
+        pm_add_rms_norm(
+            x.as_ptr(),
+            std::ptr::null(),
+            gain_d.as_ptr(),
+            eps,
+            &raw mut sum,
+            &raw mut y,
+        )
+    };
+    check(status, "RMSNorm")?;
+    Ok(adopt(y))
+}
+
+/// `(x + delta, RMSNorm of it times the fp32 gain)`, in the kind of `x`.
+pub fn add_rms_norm(
+    x: &Tensor,
+    delta: &Tensor,
+    gain_d: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor), ShimError> {
+    let (mut sum, mut y) = (std::ptr::null_mut(), std::ptr::null_mut());
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; both outputs are written on success alone.
+    let status = unsafe {
+        pm_add_rms_norm(x.as_ptr(), delta.as_ptr(), gain_d.as_ptr(), eps, &raw mut sum, &raw mut y)
+    };
+    check(status, "RMSNorm of a sum")?;
+    Ok((adopt(sum), adopt(y)))
+}
+
+/// `silu(gate) * up` of the two side by side: `[.., 2 f]` to `[.., f]`.
+pub fn swiglu(gate_up: &Tensor) -> Result<Tensor, ShimError> {
+    let mut out = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handle is alive for the call; `out` is written on success alone.
+    let status = unsafe { pm_swiglu(gate_up.as_ptr(), &raw mut out) };
+    check(status, "SwiGLU")?;
+    Ok(adopt(out))
+}
+
+/// Heads of a model's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Of queries.
+    pub query: i64,
+    /// Of keys, and of values.
+    pub key_value: i64,
+    /// Elements of a head.
+    pub width: i64,
+}
+
+/// Queries, keys and values, `[b, heads, t, e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by
+/// the rotary tables `[t, e / 2]`.
+pub fn split_rotate(
+    qkv: &Tensor,
+    cos_te: &Tensor,
+    sin_te: &Tensor,
+    heads: Heads,
+) -> Result<[Tensor; 3], ShimError> {
+    let (mut q, mut k, mut v) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; the outputs are written on success alone.
+    let status = unsafe {
+        pm_split_rotate(
+            qkv.as_ptr(),
+            cos_te.as_ptr(),
+            sin_te.as_ptr(),
+            heads.query,
+            heads.key_value,
+            heads.width,
+            &raw mut q,
+            &raw mut k,
+            &raw mut v,
+        )
+    };
+    check(status, "rotary embedding")?;
+    Ok([adopt(q), adopt(k), adopt(v)])
+}
+
+/// Keeps the memory that tensors on the CPU gave back for those to come, instead of mapping it anew in each step.
+pub fn keep_freed_memory() -> Result<(), ShimError> {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: takes nothing; glibc's settings are its own to guard.
+    let status = unsafe { pm_keep_freed_memory() };
+    check(status, "allocator settings")
+}
+
+/// What one of libtorch's operations took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperationTime {
+    /// Such as `aten::mm`.
+    pub name: String,
+    /// Calls.
+    pub calls: u64,
+    /// Of the operation itself, without those that it called.
+    pub seconds: f64,
+}
+
+/// Runs `body` and says what each of libtorch's operations took that this thread called in it, the longest first.
+pub fn profile<T>(body: impl FnOnce() -> T) -> Result<(T, Vec<OperationTime>), ShimError> {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: takes nothing.
+    let status = unsafe { pm_profile_start() };
+    check(status, "profile")?;
+    let result = body();
+    let mut text = std::ptr::null();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: `text` is written on success alone.
+    let status = unsafe { pm_profile_stop(&raw mut text) };
+    check(status, "profile")?;
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a text of this thread's, which lives until the next call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let row = |line: &str| -> Option<OperationTime> {
+        let mut fields = line.split('\t');
+        Some(OperationTime {
+            name: fields.next()?.to_owned(),
+            calls: fields.next()?.parse().ok()?,
+            seconds: fields.next()?.parse().ok()?,
+        })
+    };
+    let mut rows: Vec<OperationTime> = text.lines().filter_map(row).collect();
+    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Ok((result, rows))
 }
 
 /// Makes `grad` the gradient of `leaf`; backward passes add to it in place.

@@ -1,0 +1,54 @@
+// Loops over rows that libtorch would make of several passes over memory. Plain pointers, no libtorch: the file is
+// compiled once for each level of the instruction set, and `kernels()` picks the one that this processor runs.
+//
+// Shapes: rows of `width` elements, row-major; a kernel works on rows [begin, end) and touches no other, so that calls
+// on disjoint ranges may run at once. Sums are in fp32 whatever T is.
+#pragma once
+
+#include <cstdint>
+
+namespace patchmill {
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+// Where element 0 of (batch, head, position) lies, in elements; a head's elements are contiguous.
+struct HeadStrides {
+  int64_t batch, head, position;
+};
+
+template <class T>
+struct Kernels {
+  // sum = x + delta (delta may be null: sum is not written then), y = sum * rstd * gain, rstd = 1 / sqrt(mean(sum^2) + eps).
+  void (*add_rms_norm)(const T* x, const T* delta, const float* gain, T* sum, T* y, float* rstd, int64_t begin,
+                       int64_t end, int64_t width, float eps);
+  // grad_x = grad_sum (may be null) + the gradient through y; grad_gain [width] += the rows' share.
+  void (*add_rms_norm_grad)(const T* sum, const float* gain, const float* rstd, const T* grad_sum, const T* grad_y,
+                            T* grad_x, float* grad_gain, int64_t begin, int64_t end, int64_t width);
+  // out [n, width] = silu(gate) * up, where gate_up is [n, 2 * width].
+  void (*swiglu)(const T* gate_up, T* out, int64_t begin, int64_t end, int64_t width);
+  void (*swiglu_grad)(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin, int64_t end, int64_t width);
+  // One kind of head of a merged row: copies heads [n, heads * head_width] at `column` of rows of `row_width` to or from
+  // a tensor of heads, turned by cos and sin [t, head_width / 2] (times `direction` for sin), or as they are if cos is null.
+  void (*split_heads)(const T* row, int64_t row_width, int64_t column, const T* cos, const T* sin, T* out,
+                      HeadStrides strides, int64_t begin, int64_t end, int64_t positions, int64_t heads,
+                      int64_t head_width);
+  void (*join_heads)(const T* grad, HeadStrides strides, const T* cos, const T* sin, T* row, int64_t row_width,
+                     int64_t column, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width);
+  // nll[row] = sum over the row's targets (those that are `ignored` left out) of -log softmax(logits)[target]; the logits
+  // become scale * d(sum of nll)/d(logits) unless `scale` is 0. `scratch` holds `width` floats.
+  void (*softmax_nll)(T* logits, const int64_t* targets, int64_t target_count, int64_t ignored, float scale, float* nll,
+                      float* scratch, int64_t begin, int64_t end, int64_t width);
+  // out [n, width] = mean of the rows weight[ids[row][0..count]].
+  void (*embed_mean)(const float* weight, const int64_t* ids, int64_t count, T* out, int64_t begin, int64_t end,
+                     int64_t width);
+  // grad_weight[id] += grad[row] / count for columns [begin, end) of all rows, in row order.
+  void (*embed_mean_grad)(const T* grad, const int64_t* ids, int64_t count, float* grad_weight, int64_t rows,
+                          int64_t width, int64_t begin, int64_t end);
+};
+
+template <class T>
+const Kernels<T>& kernels();
+
+}  // namespace patchmill
