@@ -26,7 +26,7 @@ use crate::select::{Select, SelectArgs};
 use crate::stage::Job;
 use crate::stop::{StopFlag, Stopped};
 use crate::tasks::Task;
-use crate::tokenize::{Encoder, Policy, SessionStatistics};
+use crate::tokenize::{Encoder, Policy, SessionStatistics, TokenizeError};
 use crate::write::InputPlan;
 
 /// Options of `patchmill tokenize`.
@@ -143,6 +143,13 @@ impl TokenizeArgs {
         Policy { bos: !self.no_bos, eos: self.eos, special_tokens }
     }
 
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            Some(threads) => usize::from(threads),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
     fn columns(&self) -> Columns {
         Columns {
             text: self.text_column.clone(),
@@ -197,11 +204,7 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let variable = |name: &str| std::env::var(name).ok();
     let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
     let task = task.transpose()?;
-    let encoder = Encoder::load(&args.tokenizer, args.policy())?.with_cache_bytes(args.cache_bytes);
-    if !encoder.obstacles().is_empty() {
-        let why = encoder.obstacles().join("; ");
-        notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
-    }
+    let encoder = load(args)?.with_cache_bytes(args.cache_bytes);
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
@@ -216,6 +219,10 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let (encoder, inputs, select) = (&encoder, &inputs, &select);
     let run = Run { args, encoder, inputs, select, record: &record, task, positions };
     let kept = run.begin(&folder)?;
+    if !encoder.obstacles().is_empty() {
+        let why = encoder.obstacles().join("; ");
+        notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
+    }
     let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
     let kept_series = kept.finished.len() as u64;
     let (records, statistics) =
@@ -235,6 +242,14 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let seconds = started.elapsed().as_secs_f64();
     let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
     Ok(Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task })
+}
+
+/// The encoder; with more threads than one our own may still be in the making.
+fn load(args: &TokenizeArgs) -> Result<Encoder, TokenizeError> {
+    match args.thread_count() {
+        1 => Encoder::load(&args.tokenizer, args.policy()),
+        _ => Encoder::load_on_two_threads(&args.tokenizer, args.policy()),
+    }
 }
 
 /// Each series in the making holds two files open, and with `--by-set` there may be thousands of them.
@@ -323,12 +338,8 @@ impl Run<'_> {
             progress: &progress,
             stop,
         };
-        let threads = match self.args.threads {
-            Some(threads) => usize::from(threads),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
         let records = Mutex::new(finished);
-        let statistics = job.run(threads, todo, &|position, record| {
+        let statistics = job.run(self.args.thread_count(), todo, &|position, record| {
             records.lock().expect("inserting does not panic").insert(position, record);
         })?;
         progress.finish();
