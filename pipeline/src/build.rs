@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -189,16 +189,20 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
         let select = make_select(args, &inputs)?;
         return crate::estimate::print(&encoder, &inputs, &args.columns(), &select, args.json);
     }
-    build_until(args, &StopFlag::install()?)?.print(args.json)
+    let (report, encoder) = build_until(args, &StopFlag::install()?)?;
+    report.print(args.json)?;
+    std::mem::forget(encoder); // taking its tables apart takes milliseconds, and the process ends
+    Ok(())
 }
 
 /// Writes the corpus that `args` ask for, or a task's share of it. `dry_run` and `json` are for [`tokenize`].
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
-    build_until(args, &StopFlag::default())
+    let (report, _) = build_until(args, &StopFlag::default())?;
+    Ok(report)
 }
 
 /// The same, until somebody asks to stop: then [`Stopped`].
-fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<(Report, Encoder)> {
     let started = Instant::now();
     raise_open_files_limit();
     let variable = |name: &str| std::env::var(name).ok();
@@ -216,13 +220,16 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
         Some(task) => task.share(&input_bytes),
         None => (0..inputs.len()).collect(),
     };
-    let (encoder, inputs, select) = (&encoder, &inputs, &select);
-    let run = Run { args, encoder, inputs, select, record: &record, task, positions };
+    let run = Run {
+        args,
+        encoder: &encoder,
+        inputs: &inputs,
+        select: &select,
+        record: &record,
+        task,
+        positions,
+    };
     let kept = run.begin(&folder)?;
-    if !encoder.obstacles().is_empty() {
-        let why = encoder.obstacles().join("; ");
-        notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
-    }
     let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
     let kept_series = kept.finished.len() as u64;
     let (records, statistics) =
@@ -231,17 +238,26 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
         notice(&format!("{option}: none of the documents read is of such a set"));
     }
     let manifest = match task {
-        Some(_) => merge::unsealed(encoder, &records, &record.options),
+        Some(_) => merge::unsealed(&encoder, &records, &record.options),
         None => {
-            let manifest = merge::write_manifest(folder.path(), encoder, &records, &record.options)
-                .map_err(|err| run.explain(err, folder.path()))?;
+            let manifest =
+                merge::write_manifest(folder.path(), &encoder, &records, &record.options)
+                    .map_err(|err| run.explain(err, folder.path()))?;
             folder.finish(&manifest)?;
             manifest
         }
     };
     let seconds = started.elapsed().as_secs_f64();
-    let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
-    Ok(Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task })
+    let report = Report {
+        manifest,
+        encoder: encoder.name(),
+        encoder_obstacles: encoder.obstacles().to_vec(),
+        seconds,
+        kept_series,
+        statistics,
+        task,
+    };
+    Ok((report, encoder))
 }
 
 /// The encoder; with more threads than one our own may still be in the making.
@@ -337,6 +353,7 @@ impl Run<'_> {
             options: self.record.options.fingerprint(),
             progress: &progress,
             stop,
+            encoder_is_known: Once::new(),
         };
         let records = Mutex::new(finished);
         let statistics = job.run(self.args.thread_count(), todo, &|position, record| {

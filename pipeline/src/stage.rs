@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 
 use crossbeam_channel::bounded;
 
@@ -26,7 +26,7 @@ use crate::closing::{Closer, OnInput, Parts};
 use crate::docs::{Columns, DocsError};
 use crate::feed::{Feed, Work};
 use crate::publish::Hands;
-use crate::report::Progress;
+use crate::report::{Progress, notice};
 use crate::select::Select;
 use crate::split::Splits;
 use crate::stop::StopFlag;
@@ -39,6 +39,8 @@ const CREW_THREADS: usize = 8;
 const FLIGHT_BYTES: usize = 96 << 20;
 /// Chunks that are read ahead for each thread.
 const AHEAD_CHUNKS: usize = 2;
+/// Chunks that are read ahead while the encoder is in the making.
+const EARLY_CHUNKS: usize = 32;
 /// Chunks between the one that is written next and the one that is left, for each thread.
 const WINDOW_CHUNKS: u64 = 4;
 
@@ -57,6 +59,8 @@ pub(crate) struct Job<'a> {
     pub(crate) options: String,
     pub(crate) progress: &'a Progress,
     pub(crate) stop: &'a StopFlag,
+    /// Whether it was said which encoder it is, which may not be known before this begins.
+    pub(crate) encoder_is_known: Once,
 }
 
 impl Job<'_> {
@@ -86,6 +90,14 @@ impl Job<'_> {
             let joined = crews.into_iter().map(|crew| crew.join().map_err(panicked)?);
             joined.reduce(|sum, next| Ok(add(sum?, next?))).expect("there is a crew")
         })
+    }
+
+    /// Says so where the encoder is the slow one.
+    fn name_encoder(&self) {
+        let why = self.encoder.obstacles().join("; ");
+        if !why.is_empty() {
+            notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
+        }
     }
 
     fn run_crew<I: TokenId>(
@@ -225,10 +237,11 @@ impl<'a, I: TokenId> Crew<'a, I> {
     fn work(&self, thread: usize) -> SessionStatistics {
         let mut statistics = SessionStatistics::default();
         let worked = catch_unwind(AssertUnwindSafe(|| {
+            // Before the encoder, which may still be in the making.
+            let mut next = self.next_work(thread);
             let mut encoder = ThreadEncoder::<I>::new(self.job, &self.splits);
-            loop {
-                self.splits.help(&mut encoder.session);
-                let Some((number, work)) = self.next_work(thread) else { break };
+            self.job.encoder_is_known.call_once(|| self.job.name_encoder());
+            while let Some((number, work)) = next {
                 let done = match work {
                     Work::Begin(plan) => Done::Begin(plan),
                     Work::Chunk { chunk, plan, file_offset } => {
@@ -241,6 +254,8 @@ impl<'a, I: TokenId> Crew<'a, I> {
                     Work::Failed(err) => Done::Failed(err),
                 };
                 self.leave(number, done);
+                self.splits.help(&mut encoder.session);
+                next = self.next_work(thread);
             }
             statistics = encoder.session.statistics();
         }));
@@ -289,7 +304,7 @@ impl<'a, I: TokenId> Crew<'a, I> {
         }
     }
 
-    /// Reads ahead, and waits only while there is nothing to do.
+    /// Reads ahead, longer while the encoder is in the making, and waits only while there is nothing to do.
     fn read(&self, mut feed: Feed<'a>, thread: usize) -> MutexGuard<'_, State<'a, I>> {
         loop {
             let Some((number, work)) = feed.next(self.job) else {
@@ -312,7 +327,8 @@ impl<'a, I: TokenId> Crew<'a, I> {
             state.flight_bytes += bytes;
             state.queue.push_back((number, work));
             self.more.notify_one();
-            if state.queue.len() >= self.ahead || state.is_over {
+            let ahead = if self.job.encoder.is_ready() { self.ahead } else { EARLY_CHUNKS };
+            if state.queue.len() >= ahead || state.is_over {
                 state.feed = Some(feed);
                 return state;
             }

@@ -214,6 +214,11 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// Whether a session begins at once; else it waits for our own encoder.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.fast.is_made()
+    }
+
     /// Loads the tokenizer that lies in the corpus folder `dir`, with the corpus' policy.
     ///
     /// A file, a vocabulary or a special token that is not the one of `record` is [`TokenizeError::Differs`].

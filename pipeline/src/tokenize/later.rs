@@ -36,6 +36,15 @@ impl<T> Later<T> {
         })
     }
 
+    /// Whether [`Later::get`] would not wait.
+    pub(super) fn is_made(&self) -> bool {
+        let is_over = || {
+            let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
+            maker.as_ref().is_some_and(JoinHandle::is_finished)
+        };
+        self.value.get().is_some() || is_over()
+    }
+
     fn take_maker(&self) -> Option<JoinHandle<T>> {
         self.maker.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -62,6 +71,7 @@ mod tests {
             (later.get().as_ptr() as usize, other.join().unwrap())
         });
         assert_eq!(first.0, first.1);
+        assert!(later.is_made());
         assert_eq!(*Later::made(8).get(), 8);
     }
 
