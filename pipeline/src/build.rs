@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use schemas::build::{BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, SeriesRecord};
-use schemas::manifest::{self, SpecialTokens};
+use schemas::manifest::{self, Manifest, SpecialTokens};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
+use crate::corpus;
 use crate::docs::{Columns, DOCUMENT_BYTES_MAX, Docs};
 use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
@@ -215,6 +216,16 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<(Report, 
     let select = make_select(args, &inputs)?;
     let record = build_record(args.options(&encoder, &select), &inputs);
     let folder = Folder::take(&args.out, &record, args.force, task)?;
+    if task.is_none() && folder.is_cut_off_in_finishing(&record)? {
+        let manifest = corpus::read_manifest(folder.path())?;
+        folder.finish(&manifest)?;
+        let (kept_series, statistics) =
+            (manifest.series.len() as u64, SessionStatistics::default());
+        return Ok((
+            make_report(&encoder, manifest, started, kept_series, statistics, task),
+            encoder,
+        ));
+    }
     let input_bytes: Vec<u64> = inputs.iter().map(|input| input.bytes).collect();
     let positions = match task {
         Some(task) => task.share(&input_bytes),
@@ -247,17 +258,20 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<(Report, 
             manifest
         }
     };
+    Ok((make_report(&encoder, manifest, started, kept_series, statistics, task), encoder))
+}
+
+fn make_report(
+    encoder: &Encoder,
+    manifest: Manifest,
+    started: Instant,
+    kept_series: u64,
+    statistics: SessionStatistics,
+    task: Option<Task>,
+) -> Report {
     let seconds = started.elapsed().as_secs_f64();
-    let report = Report {
-        manifest,
-        encoder: encoder.name(),
-        encoder_obstacles: encoder.obstacles().to_vec(),
-        seconds,
-        kept_series,
-        statistics,
-        task,
-    };
-    Ok((report, encoder))
+    let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
+    Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task }
 }
 
 /// The encoder; with more threads than one our own may still be in the making.

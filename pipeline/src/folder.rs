@@ -206,6 +206,20 @@ impl Folder {
         Ok(())
     }
 
+    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of series that its manifest
+    /// holds: nothing is left to do but the rest of that.
+    pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
+        if self.replaces.is_some()
+            || self.build_record()?.as_ref() != Some(record)
+            || !self.has_own_manifest()?
+        {
+            return Ok(false);
+        }
+        let names = self.own_files()?;
+        let mut records = (0..record.inputs.len() as u64).map(record_name);
+        Ok(records.any(|record| !names.contains(&record)))
+    }
+
     /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it replaces, and gives
     /// the folder back.
     pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
@@ -216,6 +230,7 @@ impl Folder {
             let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
             if series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final) {
                 remove(&self.path.join(name))?;
+                failpoint("finish");
             }
         }
         remove_next(&self.path)?;
