@@ -5,7 +5,8 @@ nothing had happened.
 
 The fixtures, several times, when no INPUT is given. Four parts, each compared byte by byte with one undisturbed run:
 undisturbed runs for threads 1, 2, 5 and task splits 1, 2, 6; SIGKILLs; full disks (a small tmpfs, for root alone).
-Counted: shards that were complete before a fault and were made again after it, and those that were unfinished.
+Counted: shards that were complete before a fault and were made again after it, in all and by the process (a worker) that
+made them, of which each may redo one; and those that were unfinished.
 Nothing but Python's own library. Exits with 1 if anything differs.
 """
 
@@ -57,6 +58,7 @@ class Corpus:
         self.has_tasks = "--task" in self.output("tokenize", "--help")
         self.expected = None
         self.seconds = None
+        self.input_bytes = []
 
     def copies(self):
         """A folder of links to the fixtures under different names."""
@@ -101,6 +103,26 @@ class Corpus:
             raise Failed(f"{what}: {len(wrong)} files differ from the undisturbed run: {wrong[:6]} ({out} is kept)")
 
 
+    def worker_of(self, shard, tasks):
+        """Which of the tasks makes a shard: the largest inputs first, each to the task that has the fewest bytes."""
+        series = int(os.path.basename(shard).split("-")[0])
+        position = series // 1000 if "--by-set" in self.args.on.split() else series
+        loads = [(0, task) for task in range(tasks)]
+        for at in sorted(range(len(self.input_bytes)), key=lambda at: (-self.input_bytes[at], at)):
+            load, task = min(loads)
+            loads[task] = (load + max(self.input_bytes[at], 1), task)
+            if at == position:
+                return task
+        raise Failed(f"shard {shard} is of none of {len(self.input_bytes)} inputs")
+
+
+def input_bytes(manifest):
+    """Sizes of the inputs, in their order."""
+    with open(manifest, encoding="utf-8") as file:
+        series = json.load(file)["series"]
+    return list({one["input"]: one["input_bytes"] for one in series}.values())
+
+
 def tree(folder):
     """Relative path to SHA-256 of every file below."""
     hashes = {}
@@ -131,27 +153,38 @@ def shards(folder):
 class Redone:
     """Shards made again, over all resumed runs."""
 
-    def __init__(self):
+    def __init__(self, corpus):
+        self.corpus = corpus
         self.complete_again = collections.Counter()
+        self.of_a_worker = collections.Counter()
         self.unfinished = collections.Counter()
         self.resumes = 0
         self.kept = 0
 
-    def add(self, before, after, workers):
+    def add(self, before, after, threads, tasks, stopped):
+        """`stopped` are the tasks that a fault ended before."""
         complete, unfinished = before
-        again = sum(1 for name, file in complete.items() if after[0].get(name) != file)
+        made_again = [name for name, file in complete.items() if after[0].get(name) != file]
+        workers = collections.Counter({task: 0 for task in stopped})
+        workers.update(self.corpus.worker_of(name, tasks) for name in made_again)
+        again = len(made_again)
         self.resumes += 1
         self.kept += len(complete) - again
         self.complete_again[again] += 1
         self.unfinished[unfinished] += 1
-        if again + unfinished > workers:
-            raise Failed(f"{again} complete and {unfinished} unfinished shards redone by {workers} workers")
+        self.of_a_worker.update(workers.values())
+        if max(workers.values()) > 1 or not set(workers) <= set(stopped):
+            raise Failed(f"complete shards made again, by task: {dict(workers)}; stopped were {sorted(stopped)}")
+        # With sets apart each of them has a shard open.
+        if "--by-set" not in self.corpus.args.on.split() and again + unfinished > threads * tasks:
+            raise Failed(f"{again} complete and {unfinished} unfinished shards redone by {tasks} tasks of {threads} threads")
 
     def summary(self):
         return {
             "resumes": self.resumes,
             "complete_shards_kept": self.kept,
             "complete_shards_made_again": dict(sorted(self.complete_again.items())),
+            "complete_shards_made_again_by_a_stopped_worker": dict(sorted(self.of_a_worker.items())),
             "unfinished_shards": dict(sorted(self.unfinished.items())),
         }
 
@@ -163,6 +196,7 @@ def undisturbed(corpus):
     corpus.finish(out, 2, 1)
     corpus.seconds = time.monotonic() - started
     corpus.expected = tree(out)
+    corpus.input_bytes = input_bytes(os.path.join(out, "manifest.json"))
     corpus.output("verify", out)
     count = sum(name.endswith(".tok") for name in corpus.expected)
     print(f"undisturbed: {corpus.seconds:.2f} s, {len(corpus.expected)} files, {count} shards", flush=True)
@@ -187,9 +221,9 @@ def fresh(corpus, name):
 
 def kill_round(corpus, out, threads, tasks, chance, redone, counts):
     """Kills one folder's runs a few times, then lets them finish."""
-    before, pending = None, corpus.commands(out, threads, tasks)
+    before, stopped, pending = None, [], list(enumerate(corpus.commands(out, threads, tasks)))
     for kills_left in reversed(range(KILLS_PER_FOLDER + 1)):
-        running = [corpus.start(command) for command in pending]
+        running = [corpus.start(command) for _, command in pending]
         if kills_left > 0:
             time.sleep(chance.uniform(0, corpus.seconds * 0.7))
             for process in running if chance.random() < 0.5 else [chance.choice(running)]:
@@ -203,10 +237,11 @@ def kill_round(corpus, out, threads, tasks, chance, redone, counts):
                 raise Failed(f"{out}: ended with {process.returncode}: {error.decode()[-500:]}")
         after = shards(out) if os.path.isdir(out) else ({}, 0)
         if before is not None:
-            redone.add(before, after, threads * tasks)
+            redone.add(before, after, threads, tasks, stopped)
         before = after
         # A run that is finished is not started again.
-        pending = [command for command, process in zip(pending, running) if process.returncode != 0]
+        pending = [run for run, process in zip(pending, running) if process.returncode != 0]
+        stopped = [task for task, _ in pending]
         if not pending:
             return
 
@@ -230,7 +265,7 @@ def kill_merge(corpus, out, chance, counts):
 
 def kills(corpus):
     chance = random.Random(corpus.args.seed)
-    redone, counts, folders = Redone(), collections.Counter(), 0
+    redone, counts, folders = Redone(corpus), collections.Counter(), 0
     ways = [(threads, tasks) for threads in THREADS for tasks in (SPLITS if corpus.has_tasks else (1,))]
     while counts.total() < corpus.args.kills:
         threads, tasks = ways[folders % len(ways)]
@@ -292,7 +327,7 @@ def disk_full(corpus):
     chance = random.Random(corpus.args.seed + 1)
     size = sum(os.path.getsize(os.path.join(corpus.args.work, "undisturbed", name)) for name in corpus.expected)
     folder = os.path.join(corpus.args.work, "small-disk")
-    redone, counts, messages, attempts = Redone(), collections.Counter(), set(), 0
+    redone, counts, messages, attempts = Redone(corpus), collections.Counter(), set(), 0
     while counts.total() < corpus.args.disk_full:
         attempts += 1
         if attempts > 20 * corpus.args.disk_full:
@@ -313,7 +348,7 @@ def disk_full(corpus):
             messages.add("".join("0" if c.isdigit() else c for c in message)[:160])
             disk.resize(8 * size)
             corpus.finish(out, threads, 1)
-            redone.add(before, shards(out), threads)
+            redone.add(before, shards(out), threads, 1, [0])
             corpus.compare(out, f"{threads} threads after a full disk")
         finally:
             disk.unmount()

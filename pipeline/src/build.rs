@@ -7,14 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use schemas::build::{BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, SeriesRecord};
-use schemas::manifest::{self, SpecialTokens};
+use schemas::manifest::{self, Manifest, SpecialTokens};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
+use crate::corpus;
 use crate::docs::{Columns, DOCUMENT_BYTES_MAX, Docs};
 use crate::folder::{Folder, UsageError};
 use crate::inputs::{self, Format, Input};
@@ -26,7 +27,7 @@ use crate::select::{Select, SelectArgs};
 use crate::stage::Job;
 use crate::stop::{StopFlag, Stopped};
 use crate::tasks::Task;
-use crate::tokenize::{Encoder, Policy, SessionStatistics};
+use crate::tokenize::{Encoder, Policy, SessionStatistics, TokenizeError};
 use crate::write::InputPlan;
 
 /// Options of `patchmill tokenize`.
@@ -143,6 +144,13 @@ impl TokenizeArgs {
         Policy { bos: !self.no_bos, eos: self.eos, special_tokens }
     }
 
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            Some(threads) => usize::from(threads),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
     fn columns(&self) -> Columns {
         Columns {
             text: self.text_column.clone(),
@@ -182,39 +190,56 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
         let select = make_select(args, &inputs)?;
         return crate::estimate::print(&encoder, &inputs, &args.columns(), &select, args.json);
     }
-    build_until(args, &StopFlag::install()?)?.print(args.json)
+    let (report, encoder) = build_until(args, &StopFlag::install()?)?;
+    report.print(args.json)?;
+    std::mem::forget(encoder); // taking its tables apart takes milliseconds, and the process ends
+    Ok(())
 }
 
 /// Writes the corpus that `args` ask for, or a task's share of it. `dry_run` and `json` are for [`tokenize`].
 pub fn build(args: &TokenizeArgs) -> anyhow::Result<Report> {
-    build_until(args, &StopFlag::default())
+    let (report, _) = build_until(args, &StopFlag::default())?;
+    Ok(report)
 }
 
 /// The same, until somebody asks to stop: then [`Stopped`].
-fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<(Report, Encoder)> {
     let started = Instant::now();
     raise_open_files_limit();
     let variable = |name: &str| std::env::var(name).ok();
     let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
     let task = task.transpose()?;
-    let encoder = Encoder::load(&args.tokenizer, args.policy())?.with_cache_bytes(args.cache_bytes);
-    if !encoder.obstacles().is_empty() {
-        let why = encoder.obstacles().join("; ");
-        notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
-    }
+    let encoder = load(args)?.with_cache_bytes(args.cache_bytes);
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;
     let select = make_select(args, &inputs)?;
     let record = build_record(args.options(&encoder, &select), &inputs);
     let folder = Folder::take(&args.out, &record, args.force, task)?;
+    if task.is_none() && folder.is_cut_off_in_finishing(&record)? {
+        let manifest = corpus::read_manifest(folder.path())?;
+        folder.finish(&manifest)?;
+        let (kept_series, statistics) =
+            (manifest.series.len() as u64, SessionStatistics::default());
+        return Ok((
+            make_report(&encoder, manifest, started, kept_series, statistics, task),
+            encoder,
+        ));
+    }
     let input_bytes: Vec<u64> = inputs.iter().map(|input| input.bytes).collect();
     let positions = match task {
         Some(task) => task.share(&input_bytes),
         None => (0..inputs.len()).collect(),
     };
-    let (encoder, inputs, select) = (&encoder, &inputs, &select);
-    let run = Run { args, encoder, inputs, select, record: &record, task, positions };
+    let run = Run {
+        args,
+        encoder: &encoder,
+        inputs: &inputs,
+        select: &select,
+        record: &record,
+        task,
+        positions,
+    };
     let kept = run.begin(&folder)?;
     let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
     let kept_series = kept.finished.len() as u64;
@@ -224,17 +249,37 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<Report> {
         notice(&format!("{option}: none of the documents read is of such a set"));
     }
     let manifest = match task {
-        Some(_) => merge::unsealed(encoder, &records, &record.options),
+        Some(_) => merge::unsealed(&encoder, &records, &record.options),
         None => {
-            let manifest = merge::write_manifest(folder.path(), encoder, &records, &record.options)
-                .map_err(|err| run.explain(err, folder.path()))?;
+            let manifest =
+                merge::write_manifest(folder.path(), &encoder, &records, &record.options)
+                    .map_err(|err| run.explain(err, folder.path()))?;
             folder.finish(&manifest)?;
             manifest
         }
     };
+    Ok((make_report(&encoder, manifest, started, kept_series, statistics, task), encoder))
+}
+
+fn make_report(
+    encoder: &Encoder,
+    manifest: Manifest,
+    started: Instant,
+    kept_series: u64,
+    statistics: SessionStatistics,
+    task: Option<Task>,
+) -> Report {
     let seconds = started.elapsed().as_secs_f64();
     let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
-    Ok(Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task })
+    Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task }
+}
+
+/// The encoder; with more threads than one our own may still be in the making.
+fn load(args: &TokenizeArgs) -> Result<Encoder, TokenizeError> {
+    match args.thread_count() {
+        1 => Encoder::load(&args.tokenizer, args.policy()),
+        _ => Encoder::load_on_two_threads(&args.tokenizer, args.policy()),
+    }
 }
 
 /// Each series in the making holds two files open, and with `--by-set` there may be thousands of them.
@@ -322,13 +367,10 @@ impl Run<'_> {
             options: self.record.options.fingerprint(),
             progress: &progress,
             stop,
-        };
-        let threads = match self.args.threads {
-            Some(threads) => usize::from(threads),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            encoder_is_known: Once::new(),
         };
         let records = Mutex::new(finished);
-        let statistics = job.run(threads, todo, &|position, record| {
+        let statistics = job.run(self.args.thread_count(), todo, &|position, record| {
             records.lock().expect("inserting does not panic").insert(position, record);
         })?;
         progress.finish();

@@ -1,7 +1,9 @@
 //! Makes what was written durable, behind the thread that writes on: parts, and the series that they form.
 //!
-//! Hashing a shard takes little beside encoding it, but waiting for the disk may take as long as encoding did. At most one part is being closed while the next one is written, so that a kill costs less than two
-//! shards; with a single thread it is closed in that thread, and costs less than one.
+//! Hashing a shard takes little beside encoding it, but waiting for the disk may take as long as encoding did. At most one part
+//! is being closed while the next one is written, so that a kill costs less than two shards; with a single thread it is closed in
+//! that thread, and costs less than one. The files of one part are closed at the same time: when the last input is, all other
+//! threads wait for it.
 //!
 //! **Invariant:** parts are published in their order, a series' record after all its parts, and the parts' own files
 //! go after that.
@@ -17,9 +19,9 @@ use schemas::manifest::{FileRecord, Series, Totals};
 
 use crate::failpoint::failpoint;
 use crate::folder;
-use crate::index_writer::IndexWriter;
+use crate::index_writer::{IndexWriter, copy_rows};
 use crate::inputs::Input;
-use crate::publish::{AtomicFile, sync_dir, write_atomic};
+use crate::publish::{AtomicFile, Hands, sync_dir, write_atomic};
 use crate::series::{ClosedPart, SeriesSpec, Sets, Tail};
 
 /// Takes finished inputs with their position.
@@ -70,10 +72,16 @@ impl Closer<'_> {
 }
 
 /// The parts that this run closed, by hold-out and series index.
-#[derive(Default)]
-pub(crate) struct Parts(BTreeMap<(bool, u64), Vec<PartRecord>>);
+pub(crate) struct Parts {
+    closed: BTreeMap<(bool, u64), Vec<PartRecord>>,
+    hands: Hands,
+}
 
 impl Parts {
+    pub(crate) fn new(hands: Hands) -> Parts {
+        Parts { closed: BTreeMap::new(), hands }
+    }
+
     pub(crate) fn close(&mut self, closing: Closing, on_input: &OnInput) -> anyhow::Result<()> {
         match closing {
             Closing::Part(part) => self.publish(*part)?,
@@ -89,8 +97,8 @@ impl Parts {
 
     fn publish(&mut self, part: ClosedPart) -> anyhow::Result<()> {
         let spec = Arc::clone(part.spec());
-        let record = part.publish()?;
-        self.0.entry((spec.is_holdout, spec.series_index)).or_default().push(record);
+        let record = part.publish(self.hands)?;
+        self.closed.entry((spec.is_holdout, spec.series_index)).or_default().push(record);
         Ok(())
     }
 
@@ -101,7 +109,7 @@ impl Parts {
         let mut leftovers = Vec::new();
         for ClosedSeries { kept: mut parts, mut tail, .. } in closed.series {
             let key = (tail.spec.is_holdout, tail.spec.series_index);
-            parts.extend(self.0.remove(&key).unwrap_or_default());
+            parts.extend(self.closed.remove(&key).unwrap_or_default());
             skipped.extend(parts.iter().filter_map(|part| part.skipped.clone()));
             skipped.extend(tail.publish()?);
             failpoint("series-tail");
@@ -144,24 +152,7 @@ fn join(spec: &SeriesSpec, parts: &[PartRecord], tail: Totals) -> anyhow::Result
         totals = totals.checked_add(part.totals).expect("fewer than 2^64 bytes were read");
         part.sets.iter().for_each(|set| sets.add_totals(set));
     }
-    let index = if parts.is_empty() {
-        None
-    } else {
-        let mut index = IndexWriter::create(
-            &spec.dir,
-            folder::index_name(spec.series_index),
-            spec.index_schema.clone(),
-        )?;
-        for part in parts {
-            index.append(&spec.dir.join(&part.rows.path))?;
-        }
-        let index = index.place()?;
-        // In the corpus' own folder the input's record, which follows, keeps its name.
-        if spec.is_holdout {
-            sync_dir(&spec.dir)?;
-        }
-        Some(index)
-    };
+    let index = join_index(spec, parts)?;
     Ok(Series {
         input: spec.input.name.clone(),
         input_bytes: spec.input.bytes,
@@ -171,6 +162,27 @@ fn join(spec: &SeriesSpec, parts: &[PartRecord], tail: Totals) -> anyhow::Result
         shards: parts.iter().map(|part| part.shard.clone()).collect(),
         by_set: spec.by_set.clone(),
     })
+}
+
+/// The document index of a series; `None` of one without documents.
+fn join_index(spec: &SeriesSpec, parts: &[PartRecord]) -> anyhow::Result<Option<FileRecord>> {
+    let name = folder::index_name(spec.series_index);
+    let index = match parts {
+        [] => return Ok(None),
+        [part] => copy_rows(&spec.dir, name, &part.rows)?,
+        parts => {
+            let mut index = IndexWriter::create(&spec.dir, name, spec.index_schema.clone())?;
+            for part in parts {
+                index.append(&spec.dir.join(&part.rows.path))?;
+            }
+            index.place()?
+        }
+    };
+    // In the corpus' own folder the input's record, which follows, keeps its name.
+    if spec.is_holdout {
+        sync_dir(&spec.dir)?;
+    }
+    Ok(Some(index))
 }
 
 /// Lists of skipped documents, one after the other, as the file `name`; `None` when nothing was skipped.

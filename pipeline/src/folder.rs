@@ -3,13 +3,13 @@
 //! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes. A
 //! finished corpus stays until the one that replaces it is finished.
 
+mod names;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use schemas::build::{
-    BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, SKIPPED_FILE,
-};
+use schemas::build::{BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord};
 use schemas::manifest::{self, Manifest};
 
 use crate::failpoint::failpoint;
@@ -18,6 +18,12 @@ use crate::publish::{self, AtomicFile, write_atomic};
 use crate::source::read_file;
 use crate::tasks::Task;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
+
+pub(crate) use names::{
+    Kind, index_name, part_name, part_of, part_skipped_name, record_name, rows_name, series_of,
+    shard_name, skipped_name,
+};
+use names::{is_left_over, is_own};
 
 /// The folder of the hold-out inside a corpus' folder.
 pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
@@ -206,6 +212,20 @@ impl Folder {
         Ok(())
     }
 
+    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of series that its manifest
+    /// holds: nothing is left to do but the rest of that.
+    pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
+        if self.replaces.is_some()
+            || self.build_record()?.as_ref() != Some(record)
+            || !self.has_own_manifest()?
+        {
+            return Ok(false);
+        }
+        let names = self.own_files()?;
+        let mut records = (0..record.inputs.len() as u64).map(record_name);
+        Ok(records.any(|record| !names.contains(&record)))
+    }
+
     /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it replaces, and gives
     /// the folder back.
     pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
@@ -216,6 +236,7 @@ impl Folder {
             let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
             if series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final) {
                 remove(&self.path.join(name))?;
+                failpoint("finish");
             }
         }
         remove_next(&self.path)?;
@@ -395,109 +416,6 @@ fn list(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-const RECORD_END: &str = ".series.json";
-const PART_END: &str = ".part.json";
-const ROWS_END: &str = ".rows.parquet";
-const SKIPPED_END: &str = ".skipped.jsonl";
-const INDEX_END: &str = ".index.parquet";
-const SHARD_END: &str = ".tok";
-
-/// Name of a shard.
-pub(crate) fn shard_name(series_index: u64, shard_index: u64) -> String {
-    format!("{series_index:05}-{shard_index:05}{SHARD_END}")
-}
-
-/// Name of a shard's rows of the index, until its series is complete.
-pub(crate) fn rows_name(series_index: u64, part_index: u64) -> String {
-    format!("{series_index:05}-{part_index:05}{ROWS_END}")
-}
-
-/// Name of what was skipped since the shard before, until its series is complete.
-pub(crate) fn part_skipped_name(series_index: u64, part_index: u64) -> String {
-    format!("{series_index:05}-{part_index:05}{SKIPPED_END}")
-}
-
-/// Name of a part's record, until its series is complete.
-pub(crate) fn part_name(series_index: u64, part_index: u64) -> String {
-    format!("{series_index:05}-{part_index:05}{PART_END}")
-}
-
-/// Name of a series' document index.
-pub(crate) fn index_name(series_index: u64) -> String {
-    format!("{series_index:05}{INDEX_END}")
-}
-
-/// Name of an input's list of skipped documents, until the manifest is in place.
-pub(crate) fn skipped_name(position: u64) -> String {
-    format!("{position:05}{SKIPPED_END}")
-}
-
-/// Name of an input's record, until the manifest is in place.
-pub(crate) fn record_name(position: u64) -> String {
-    format!("{position:05}{RECORD_END}")
-}
-
-/// What a file of a series is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A file that a finished corpus has.
-    Final,
-    /// A record or a list of an input, by its position among the inputs.
-    Input,
-    /// What belongs to a part, not the shard.
-    Part,
-}
-
-/// The series that a file in a corpus' folder belongs to (for [`Kind::Input`] the position of its input), and what it is.
-pub(crate) fn series_of(name: &str) -> Option<(u64, Kind)> {
-    let name = name.strip_prefix("holdout/").unwrap_or(name);
-    let name = match name.strip_prefix('.') {
-        Some(temporary) => temporary.strip_suffix(".tmp")?,
-        None => name,
-    };
-    let number = |digits: &str| {
-        let is_number = digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        if is_number { digits.parse::<u64>().ok() } else { None }
-    };
-    let (stem, end) = name.split_once('.')?;
-    let end = format!(".{end}");
-    if let Some((series, part)) = stem.split_once('-') {
-        let kind = match end.as_str() {
-            SHARD_END => Kind::Final,
-            ROWS_END | SKIPPED_END | PART_END => Kind::Part,
-            _ => return None,
-        };
-        return number(part).and(Some((number(series)?, kind)));
-    }
-    let kind = match end.as_str() {
-        INDEX_END => Kind::Final,
-        RECORD_END | SKIPPED_END => Kind::Input,
-        _ => return None,
-    };
-    Some((number(stem)?, kind))
-}
-
-/// Series and part of a part's record.
-pub(crate) fn part_of(name: &str) -> Option<(u64, u64)> {
-    let (series, part) = name.strip_suffix(PART_END)?.split_once('-')?;
-    Some((series.parse().ok()?, part.parse().ok()?))
-}
-
-/// Whether a name (relative to the folder) is one that corpora use.
-fn is_own(name: &str) -> bool {
-    let name = name.strip_prefix("holdout/").unwrap_or(name);
-    if let Some(file) = name.strip_prefix(&format!("{TOKENIZER_FOLDER}/")) {
-        return TOKENIZER_FILES.contains(&publish::final_name(file));
-    }
-    let name = publish::final_name(name);
-    series_of(name).is_some() || [manifest::FILE_NAME, BUILD_FILE, SKIPPED_FILE].contains(&name)
-}
-
-/// Whether a name is what a run may leave that was cut off before it wrote down what it makes.
-fn is_left_over(name: &str) -> bool {
-    name.starts_with(TOKENIZER_FOLDER) || name.rsplit('/').next().is_some_and(publish::is_temporary)
-}
-
 /// Removes what a replacement of the corpus at `root` has left, and its folder unless others have put something there.
 fn remove_next(root: &Path) -> anyhow::Result<()> {
     let next = root.join(NEXT_FOLDER);
@@ -540,37 +458,4 @@ fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
     keys.filter(|key| before.get(*key) != now.get(*key))
         .map(|key| format!("{key} was {}, now {}", of(&before, key), of(&now, key)))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_a_corpus_are_its_own() {
-        for name in [
-            "manifest.json",
-            "build.json",
-            "skipped.jsonl",
-            "00000-00000.tok",
-            "123456-00001.tok",
-            "00001.index.parquet",
-            "00001.series.json",
-            "00001.skipped.jsonl",
-            "00001-00000.rows.parquet",
-            "00001-00000.part.json",
-            "00001-00000.skipped.jsonl",
-            "holdout/00001-00000.tok",
-            "holdout/tokenizer/tokenizer.json",
-            ".00001-00000.tok.tmp",
-            "tokenizer/tokenizer.json",
-        ] {
-            assert!(is_own(name), "{name}");
-        }
-        for name in
-            ["thesis.tex", "0-0.tok", "a.tok", "00000.tok", "tokenizer/notes", "x.tmp", "holdout/x"]
-        {
-            assert!(!is_own(name), "{name}");
-        }
-    }
 }

@@ -26,7 +26,7 @@ use crate::folder::{Folder, UsageError};
 use crate::inputs::Input;
 use crate::kept::{Expected, Kept};
 use crate::merge;
-use crate::publish::free_bytes;
+use crate::publish::{Hands, free_bytes};
 use crate::report::{notice, write_totals};
 use crate::series::{SeriesSpec, SeriesWriter};
 use crate::stop::{StopFlag, Stopped};
@@ -240,7 +240,7 @@ impl Job<'_> {
             let mut kept = parts.remove(&position).unwrap_or_default();
             let kept = kept.remove(&BASE).unwrap_or_default();
             let writer = SeriesWriter::new(self.spec(position, file), &kept);
-            let mut closed = Parts::default();
+            let mut closed = Parts::new(Hands::One);
             let ignore = |_, _| ();
             let (writer, now) = self.read(file, writer, &mut closed, &bar)?;
             written = written.add(now);

@@ -1,11 +1,12 @@
 //! Writes document indexes, and joins the parts of one.
 //!
-//! **Invariant:** equal rows in equal parts give equal bytes, in every build of this program.
+//! **Invariant:** equal rows in equal parts give equal bytes, in every build of this program; joining a single part gives its own.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, StringBuilder, UInt64Builder};
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
@@ -142,5 +143,59 @@ impl IndexWriter {
             self.writer.write(&batch).with_context(|| format!("write {}", self.name))?;
         }
         Ok(())
+    }
+}
+
+/// The index `name` of a series whose rows are all in one part, which joining would write a second time, byte for byte.
+pub(crate) fn copy_rows(dir: &Path, name: String, rows: &FileRecord) -> anyhow::Result<FileRecord> {
+    let source = dir.join(&rows.path);
+    let mut copy = AtomicFile::create(&dir.join(&name))?;
+    let copied = std::fs::File::open(&source).and_then(|mut rows| io::copy(&mut rows, &mut copy));
+    let bytes = copied.with_context(|| format!("copy {} to {name}", source.display()))?;
+    ensure!(
+        bytes == rows.bytes,
+        "{} is {bytes} bytes; it was written with {}",
+        source.display(),
+        rows.bytes
+    );
+    copy.place()?;
+    Ok(FileRecord { path: name, ..rows.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of several groups, the last one of which is not full.
+    fn write_rows(dir: &Path, name: &str) -> FileRecord {
+        let schema = schemas::index::schema();
+        let mut rows = IndexWriter::create(dir, name.to_owned(), schema).unwrap();
+        for row in 0..3 * INDEX_GROUP_ROWS as u64 - 12_345 {
+            let hash = blake3::hash(&row.to_le_bytes());
+            let entry = DocEntry {
+                row: row + row / 7,
+                set_name: (!row.is_multiple_of(5)).then(|| format!("set {}", row % 23)),
+                text_bytes: row * row % 4096,
+                content_hash: hash.as_bytes().first_chunk().copied(),
+                surrogates_replaced: 0,
+                is_last: true,
+            };
+            rows.push("a.jsonl", 0, row, row * 100, 100 + row % 3, &entry).unwrap();
+        }
+        rows.place().unwrap()
+    }
+
+    #[test]
+    fn joining_one_part_copies_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = write_rows(dir.path(), "00000-00000.rows.parquet");
+        let mut joined =
+            IndexWriter::create(dir.path(), "joined".to_owned(), schemas::index::schema()).unwrap();
+        joined.append(&dir.path().join(&rows.path)).unwrap();
+        let joined = joined.place().unwrap();
+        let copied = copy_rows(dir.path(), "copied".to_owned(), &rows).unwrap();
+        assert_eq!((joined.bytes, &joined.blake3), (copied.bytes, &copied.blake3));
+        let bytes = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        assert!(bytes("joined") == bytes("copied"), "the copy has the bytes of its record");
     }
 }

@@ -8,7 +8,7 @@
 //! - [`train_tokenizer`]: a tokenizer for those who have none.
 //! - [`publish`]: files that are complete or absent.
 //! - [`shard`]: ids to shards.
-//! - `stage`: reading, encoding and writing, overlapped: `chunk` makes ids of a chunk (`split` with all threads of
+//! - `stage`: reading, encoding and writing, overlapped: `feed` reads, `chunk` makes ids of a chunk (`split` with all threads of
 //!   a long document), [`select`] says which documents, `write` and `series` bring them into shards and
 //!   `index_writer` into the index, `closing` makes them durable.
 //! - [`build`]: inputs to a corpus, all of the above together; [`folder`] is where it goes, `lock` who may write there, `kept`
@@ -54,6 +54,7 @@ pub mod shard;
 
 mod chunk;
 mod closing;
+mod feed;
 mod index_writer;
 pub mod select;
 mod series;

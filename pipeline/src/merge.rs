@@ -73,6 +73,11 @@ pub fn merge(dir: &Path) -> anyhow::Result<Report> {
         let what = "holds no corpus that tasks have begun (patchmill tokenize --task)";
         return Err(UsageError(format!("{} {what}", dir.display())).into());
     };
+    if folder.is_cut_off_in_finishing(&record)? {
+        let manifest = corpus::read_manifest(dir)?;
+        folder.finish(&manifest)?;
+        return Ok(report(manifest, None, started));
+    }
     let encoder = load_encoder(dir, &record.options)?;
     let records = find_records(&folder, &record)?;
     let manifest = write_manifest(dir, &encoder, &records, &record.options)?;

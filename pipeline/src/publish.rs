@@ -28,6 +28,33 @@ impl PublishError {
     }
 }
 
+/// Who makes files durable: waiting for a disk is no work, but a thread does nothing else meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hands {
+    /// The calling thread, one thing after the other.
+    One,
+    /// More threads, several things at the same time.
+    More,
+}
+
+impl Hands {
+    /// What both give.
+    pub(crate) fn both<A, B: Send>(
+        self,
+        one: impl FnOnce() -> A,
+        other: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match self {
+            Hands::One => (one(), other()),
+            Hands::More => std::thread::scope(|scope| {
+                let other = scope.spawn(other);
+                let one = one();
+                (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            }),
+        }
+    }
+}
+
 /// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -71,16 +98,44 @@ impl AtomicFile {
 
     /// Length and BLAKE3 of what was written so far, read back from the file.
     pub fn hash(&mut self) -> Result<(u64, blake3::Hash), PublishError> {
-        let mut hash = || {
-            self.writer.flush()?;
-            let file = self.writer.get_mut();
+        self.flush_to_file()?;
+        self.hash_flushed()
+    }
+
+    /// The same, and then its bytes are durable as well.
+    pub(crate) fn hash_and_seal(
+        mut self,
+        hands: Hands,
+    ) -> Result<(u64, blake3::Hash, SealedFile), PublishError> {
+        self.flush_to_file()?;
+        let (hashed, synced) = hands.both(|| self.hash_flushed(), || self.sync());
+        let (bytes, hash) = hashed?;
+        synced?;
+        Ok((bytes, hash, self.sealed()))
+    }
+
+    fn hash_flushed(&self) -> Result<(u64, blake3::Hash), PublishError> {
+        let hash = || {
+            let mut file = self.writer.get_ref();
             file.seek(SeekFrom::Start(0))?;
             let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(&mut *file)?;
+            hasher.update_reader(file)?;
             file.seek(SeekFrom::End(0))?;
             Ok((hasher.count(), hasher.finalize()))
         };
         hash().map_err(PublishError::at("read back", &self.path))
+    }
+
+    fn flush_to_file(&mut self) -> Result<(), PublishError> {
+        self.writer.flush().map_err(PublishError::at("write", &self.path))
+    }
+
+    fn sync(&self) -> Result<(), PublishError> {
+        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))
+    }
+
+    fn sealed(mut self) -> SealedFile {
+        SealedFile { path: self.path.clone(), temporary: self.temporary.take() }
     }
 
     /// Makes the file durable under its name.
@@ -95,9 +150,9 @@ impl AtomicFile {
 
     /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to appear together.
     pub fn seal(mut self) -> Result<SealedFile, PublishError> {
-        self.writer.flush().map_err(PublishError::at("write", &self.path))?;
-        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))?;
-        Ok(SealedFile { path: self.path.clone(), temporary: self.temporary.take() })
+        self.flush_to_file()?;
+        self.sync()?;
+        Ok(self.sealed())
     }
 }
 

@@ -21,7 +21,7 @@ use crate::failpoint::failpoint;
 use crate::folder;
 use crate::index_writer::IndexWriter;
 use crate::inputs::Input;
-use crate::publish::{AtomicFile, write_atomic};
+use crate::publish::{AtomicFile, Hands, PublishError, write_atomic};
 use crate::shard::{SealedShard, ShardSpec, ShardWriter};
 use crate::tokenize::TokenId;
 
@@ -241,12 +241,16 @@ impl ClosedPart {
     }
 
     /// Makes the part's files durable, its record last, whose sync of the folder keeps the names of all.
-    pub(crate) fn publish(self) -> anyhow::Result<PartRecord> {
+    pub(crate) fn publish(self, hands: Hands) -> anyhow::Result<PartRecord> {
         let SeriesSpec { series_index, dir, .. } = &*self.spec;
         failpoint("part-begin");
-        let shard = self.shard.place()?;
-        failpoint("part-shard");
-        let rows = self.rows.place()?;
+        let place_shard = || {
+            let shard = self.shard.place(hands)?;
+            failpoint("part-shard");
+            Ok::<_, PublishError>(shard)
+        };
+        let (shard, rows) = hands.both(place_shard, || self.rows.place());
+        let (shard, rows) = (shard?, rows?);
         failpoint("part-rows");
         let skipped = publish_skipped(self.skipped, *series_index, self.part_index)?;
         let record = PartRecord {

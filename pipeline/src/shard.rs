@@ -7,7 +7,7 @@ use std::path::Path;
 use schemas::manifest::FileRecord;
 use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenBytes};
 
-use crate::publish::{AtomicFile, PublishError, sync_dir};
+use crate::publish::{AtomicFile, Hands, PublishError, sync_dir};
 use crate::tokenize::TokenId;
 
 /// What a shard says about itself beyond its ids.
@@ -106,13 +106,13 @@ impl ShardWriter {
     pub fn finish(self) -> Result<schemas::manifest::Shard, PublishError> {
         let sealed = self.seal()?;
         let dir = sealed.file.dir().to_owned();
-        let shard = sealed.place()?;
+        let shard = sealed.place(Hands::One)?;
         sync_dir(&dir)?;
         Ok(shard)
     }
 
     /// Writes what completes the shard's bytes; making them durable, which takes time, is left for later.
-    pub fn seal(mut self) -> Result<SealedShard, PublishError> {
+    pub(crate) fn seal(mut self) -> Result<SealedShard, PublishError> {
         if !self.block.is_empty() {
             self.write_block()?;
         }
@@ -140,7 +140,7 @@ impl ShardWriter {
 }
 
 /// A shard whose bytes are complete, not yet under its name.
-pub struct SealedShard {
+pub(crate) struct SealedShard {
     file: AtomicFile,
     name: String,
     header: ShardHeader,
@@ -152,10 +152,10 @@ impl SealedShard {
     ///
     /// The hash is read back: the header, which stands first, is known last. From the page cache that costs little
     /// beside encoding the ids.
-    pub fn place(mut self) -> Result<schemas::manifest::Shard, PublishError> {
-        let (bytes, hash) = self.file.hash()?;
+    pub(crate) fn place(self, hands: Hands) -> Result<schemas::manifest::Shard, PublishError> {
+        let (bytes, hash, file) = self.file.hash_and_seal(hands)?;
         assert_eq!(Some(bytes), self.header.file_bytes(), "bytes of shard {}", self.name);
-        self.file.place()?;
+        file.place()?;
         Ok(schemas::manifest::Shard {
             file: FileRecord { path: self.name, bytes, blake3: hash.to_hex().to_string() },
             token_count: self.header.token_count,

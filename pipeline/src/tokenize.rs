@@ -5,17 +5,25 @@
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
-use std::collections::BTreeMap;
+mod error;
+mod later;
+mod reference;
+
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
 
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
-use tokenizers::{ModelWrapper, NormalizedString, Normalizer as _, Tokenizer};
+use tokenizers::Tokenizer;
+
+use later::Later;
 
 pub use crate::encode::ids::TokenId;
 use crate::encode::{Fast, FastSession};
 use crate::source::read_file;
+pub use error::TokenizeError;
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -57,79 +65,11 @@ impl Policy {
     }
 }
 
-/// Why a tokenizer or a text was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenizeError {
-    /// A file that cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not what the `tokenizers` crate takes for a tokenizer.
-    #[error("{} is not a tokenizer that can be used: {reason}", path.display())]
-    Form {
-        /// Which file.
-        path: PathBuf,
-        /// What the crate said.
-        reason: String,
-    },
-    /// BOS or EOS that the vocabulary does not have.
-    #[error(
-        "{} has no token {token:?}, which {named_by} names as {role}; \
-         name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
-        path.display()
-    )]
-    NoToken {
-        /// The tokenizer.
-        path: PathBuf,
-        /// The token that is not there.
-        token: String,
-        /// "BOS" or "EOS".
-        role: &'static str,
-        /// The same as an option.
-        flag: &'static str,
-        /// Who says so.
-        named_by: String,
-    },
-    /// A tokenizer that is not the one that a corpus was made with.
-    #[error(
-        "{}: {what} is {found}; the corpus was made with {expected}: \
-         put the corpus' own tokenizer back, or make the corpus again",
-        path.display()
-    )]
-    Differs {
-        /// Which file.
-        path: PathBuf,
-        /// What of it: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
-        what: &'static str,
-        /// As it is.
-        found: String,
-        /// As the manifest says.
-        expected: String,
-    },
-    /// A text that the tokenizer fails on.
-    #[error("the tokenizer failed: {reason}")]
-    Encode {
-        /// What the crate said.
-        reason: String,
-    },
-}
-
-impl TokenizeError {
-    /// Whether data differ from what describes them; else the tokenizer itself or the system is at fault.
-    pub fn is_mismatch(&self) -> bool {
-        matches!(self, TokenizeError::Differs { .. })
-    }
-}
-
 /// A tokenizer with a policy. Shared by threads.
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     /// Our own encoder, or why there is none.
-    fast: Result<Fast, Vec<String>>,
+    fast: Later<FastOrWhyNot>,
     cache_bytes: usize,
     path: PathBuf,
     fingerprint: blake3::Hash,
@@ -139,25 +79,59 @@ pub struct Encoder {
     eos: Option<SpecialToken>,
 }
 
+type FastOrWhyNot = Result<Fast, Vec<String>>;
+
 impl Encoder {
     /// Loads a tokenizer.json, or the one in a folder.
     pub fn load(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
-        let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
-        let bytes = read(&path)?;
-        let form = |reason| TokenizeError::Form { path: path.clone(), reason };
-        let tokenizer = parse(&bytes, policy).map_err(form)?;
-        let vocab_size = vocab_size(&tokenizer);
-        if !(1..=1 << 32).contains(&vocab_size) {
-            return Err(form(format!("its vocabulary has {vocab_size} entries")));
+        let (path, bytes) = read_tokenizer(path)?;
+        let tokenizer = reference::parse(&bytes, policy).map(Arc::new);
+        let tokenizer =
+            tokenizer.map_err(|reason| TokenizeError::Form { path: path.clone(), reason })?;
+        let fast = Later::made(make_fast(&bytes, policy, &|token| tokenizer.token_to_id(token)));
+        Encoder::new(path, &bytes, policy, tokenizer, fast)
+    }
+
+    /// The same on two threads, of which one makes our own encoder: whoever first needs that waits for it.
+    pub fn load_on_two_threads(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
+        let (path, bytes) = read_tokenizer(path)?;
+        let bytes: Arc<[u8]> = bytes.into();
+        let (tx, rx) = mpsc::sync_channel::<Arc<Tokenizer>>(1);
+        let fast = Later::make({
+            let bytes = Arc::clone(&bytes);
+            move || {
+                // Asked for last, when all else is made. Where there is none, nobody looks at what is made of that.
+                let tokenizer = std::cell::LazyCell::new(|| rx.recv().ok());
+                make_fast(&bytes, policy, &|token| tokenizer.as_ref()?.token_to_id(token))
+            }
+        });
+        let tokenizer = reference::parse(&bytes, policy).map(Arc::new);
+        if let Ok(tokenizer) = &tokenizer {
+            tx.send(Arc::clone(tokenizer)).expect("there is room for one, and its taker holds it");
         }
-        let specials_are_text = policy.special_tokens == SpecialTokens::Text;
-        let added_id = |content: &str| tokenizer.token_to_id(content);
+        drop(tx); // before an error can end this: the thread would be waited for, and wait
+        let tokenizer =
+            tokenizer.map_err(|reason| TokenizeError::Form { path: path.clone(), reason })?;
+        Encoder::new(path, &bytes, policy, tokenizer, fast)
+    }
+
+    fn new(
+        path: PathBuf,
+        bytes: &[u8],
+        policy: Policy,
+        tokenizer: Arc<Tokenizer>,
+        fast: Later<FastOrWhyNot>,
+    ) -> Result<Encoder, TokenizeError> {
+        let vocab_size = reference::vocab_size(&tokenizer);
+        if !(1..=1 << 32).contains(&vocab_size) {
+            let reason = format!("its vocabulary has {vocab_size} entries");
+            return Err(TokenizeError::Form { path, reason });
+        }
         let mut encoder = Encoder {
-            fast: Fast::new(&bytes, specials_are_text, &added_id)
-                .map_err(|obstacles| obstacles.into_iter().map(shortened).collect()),
+            fast,
             cache_bytes: CACHE_BYTES,
             tokenizer,
-            fingerprint: blake3::hash(&bytes),
+            fingerprint: blake3::hash(bytes),
             path: path.clone(),
             vocab_size,
             policy,
@@ -172,6 +146,11 @@ impl Encoder {
             encoder.eos = Some(encoder.special_token(&config, "eos", "EOS", "</s>")?);
         }
         Ok(encoder)
+    }
+
+    /// Whether a session begins at once; else it waits for our own encoder.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.fast.is_made()
     }
 
     /// Loads the tokenizer that lies in the corpus folder `dir`, with the corpus' policy.
@@ -211,14 +190,14 @@ impl Encoder {
 
     fn session_with<I: TokenId>(&self, cache_bytes: usize) -> Session<'_, I> {
         assert!(self.vocab_size <= I::VOCAB_SIZE_MAX, "{} ids", self.vocab_size);
-        let fast = self.fast.as_ref().ok().map(|fast| FastSession::new(fast, cache_bytes));
+        let fast = self.fast.get().as_ref().ok().map(|fast| FastSession::new(fast, cache_bytes));
         Session { encoder: self, fast, ids: Vec::new() }
     }
 
     /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart, on any threads:
     /// their ids one after the other are those of the whole. One part where no cut is known to be exact.
     pub fn parts(&self, text: &str, part_bytes: usize) -> Vec<Range<usize>> {
-        let cuts = match &self.fast {
+        let cuts = match self.fast.get() {
             Ok(fast) if fast.takes(text) => fast.cuts(text, part_bytes),
             _ => Vec::new(),
         };
@@ -281,17 +260,17 @@ impl Encoder {
 
     /// Which encoder makes the ids, as `--json` reports it.
     pub fn name(&self) -> &'static str {
-        if self.fast.is_ok() { "fast" } else { "tokenizers" }
+        if self.fast.get().is_ok() { "fast" } else { "tokenizers" }
     }
 
     /// Why the `tokenizers` crate makes the ids, one obstacle each; empty if our own encoder does.
     pub fn obstacles(&self) -> &[String] {
-        self.fast.as_ref().err().map_or(&[], Vec::as_slice)
+        self.fast.get().as_ref().err().map_or(&[], Vec::as_slice)
     }
 
     /// The pairs of characters that some merge joins, between all others of which our own encoder may cut.
     pub fn pair_count(&self) -> Option<usize> {
-        self.fast.as_ref().ok().and_then(Fast::pair_count)
+        self.fast.get().as_ref().ok().and_then(Fast::pair_count)
     }
 
     /// Every id is below it: the number of entries, or the largest id + 1 where ids have gaps.
@@ -423,6 +402,19 @@ pub struct SessionStatistics {
     pub cache_hits: u64,
 }
 
+/// The path of a tokenizer.json, or of the one in a folder, and what it holds.
+fn read_tokenizer(path: &Path) -> Result<(PathBuf, Vec<u8>), TokenizeError> {
+    let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+    let bytes = read(&path)?;
+    Ok((path, bytes))
+}
+
+fn make_fast(bytes: &[u8], policy: Policy, added_id: &dyn Fn(&str) -> Option<u32>) -> FastOrWhyNot {
+    let specials_are_text = policy.special_tokens == SpecialTokens::Text;
+    Fast::new(bytes, specials_are_text, added_id)
+        .map_err(|obstacles| obstacles.into_iter().map(shortened).collect())
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, TokenizeError> {
     read_file(path).map_err(|source| TokenizeError::Read { path: path.to_owned(), source })
 }
@@ -456,61 +448,6 @@ fn compare(
 /// A special token as messages show it.
 pub(crate) fn describe(token: Option<&SpecialToken>) -> String {
     token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
-}
-
-fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
-    let parsed = catch_unwind(|| Tokenizer::from_bytes(bytes));
-    let mut tokenizer =
-        parsed.map_err(|panic| panic_text(&*panic))?.map_err(|err| err.to_string())?;
-    if let Some(what) = randomness(tokenizer.get_model()) {
-        return Err(format!("{what}, so that equal texts would get different ids; set it to null"));
-    }
-    if let Some([one, other]) = same_when_normalized(&tokenizer)? {
-        return Err(format!(
-            "its added tokens {one:?} and {other:?} are the same text once they are normalized, \
-             and it is a matter of chance which of them is found; remove one"
-        ));
-    }
-    // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
-    tokenizer.with_truncation(None).map_err(|err| err.to_string())?;
-    tokenizer.with_padding(None);
-    tokenizer.set_encode_special_tokens(policy.special_tokens == SpecialTokens::Text);
-    Ok(tokenizer)
-}
-
-/// What makes a model's ids a matter of chance.
-fn randomness(model: &ModelWrapper) -> Option<String> {
-    match model {
-        ModelWrapper::BPE(bpe) => {
-            let dropout = bpe.dropout.filter(|&dropout| dropout != 0.0)?;
-            Some(format!("its model leaves out merges at random (dropout {dropout})"))
-        }
-        _ => None,
-    }
-}
-
-/// Two added tokens that the crate looks for as one text, in the order of its hash tables.
-fn same_when_normalized(tokenizer: &Tokenizer) -> Result<Option<[String; 2]>, String> {
-    let tokens = tokenizer.get_added_tokens_decoder();
-    let mut by_id: Vec<_> = tokens.iter().filter(|(_, token)| token.normalized).collect();
-    by_id.sort_unstable_by_key(|(id, _)| **id);
-    let mut content_of = BTreeMap::new();
-    for (_, token) in by_id {
-        let mut text = NormalizedString::from(token.content.as_str());
-        if let Some(normalizer) = tokenizer.get_normalizer() {
-            normalizer.normalize(&mut text).map_err(|err| err.to_string())?;
-        }
-        if let Some(other) = content_of.insert(text.get().to_owned(), &token.content) {
-            return Ok(Some([other.clone(), token.content.clone()]));
-        }
-    }
-    Ok(None)
-}
-
-fn vocab_size(tokenizer: &Tokenizer) -> u64 {
-    let entries = tokenizer.get_vocab_size(true) as u64;
-    let end = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| u64::from(id) + 1);
-    entries.max(end)
 }
 
 /// tokenizer_config.json beside the tokenizer; null when there is none.

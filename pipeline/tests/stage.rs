@@ -161,6 +161,31 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
     }
 }
 
+/// Killed while it removes what only unfinished corpora have: the rest of that is all that is left to do.
+#[test]
+fn a_run_killed_behind_its_manifest_makes_nothing_again() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let one = reference(dir.path(), &inputs, &[]);
+    for place in ["finish", "finish#1", "finish#2"] {
+        let out = dir.path().join("out");
+        let mut killed = tokenize(&out, &inputs, &[]);
+        killed.env("PATCHMILL_ABORT_AT", place);
+        assert!(!killed.status().unwrap().success());
+        let inodes = || {
+            ["00000-00000.tok", "00001-00000.tok", "manifest.json"]
+                .map(|name| fs::metadata(out.join(name)).unwrap().ino())
+        };
+        let before = inodes();
+        assert!(out.join("build.json").exists() && !out.join("00000.series.json").exists());
+        succeed(tokenize(&out, &inputs, &[]));
+        assert_eq!(inodes(), before);
+        assert_same_tree(&one, &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 /// What is in closed shards is not written again: their files stay the same ones.
 #[test]
 fn closed_shards_are_not_made_again() {
@@ -207,7 +232,7 @@ fn a_killed_merge_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
     let one = reference(dir.path(), &inputs, &[]);
-    for place in ["manifest", "merge-manifest"] {
+    for place in ["manifest", "merge-manifest", "finish", "finish#2"] {
         let out = dir.path().join("out");
         succeed(tokenize(&out, &inputs, &["--task", "0/1"]));
         let mut killed = merge(&out);

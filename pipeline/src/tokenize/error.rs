@@ -1,0 +1,75 @@
+//! Why a tokenizer or a text was refused, in words.
+//!
+//! **Invariant:** what concerns a file names it.
+
+use std::path::PathBuf;
+
+use super::CONFIG_FILE;
+
+/// Why a tokenizer or a text was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizeError {
+    /// A file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not what the `tokenizers` crate takes for a tokenizer.
+    #[error("{} is not a tokenizer that can be used: {reason}", path.display())]
+    Form {
+        /// Which file.
+        path: PathBuf,
+        /// What the crate said.
+        reason: String,
+    },
+    /// BOS or EOS that the vocabulary does not have.
+    #[error(
+        "{} has no token {token:?}, which {named_by} names as {role}; \
+         name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
+        path.display()
+    )]
+    NoToken {
+        /// The tokenizer.
+        path: PathBuf,
+        /// The token that is not there.
+        token: String,
+        /// "BOS" or "EOS".
+        role: &'static str,
+        /// The same as an option.
+        flag: &'static str,
+        /// Who says so.
+        named_by: String,
+    },
+    /// A tokenizer that is not the one that a corpus was made with.
+    #[error(
+        "{}: {what} is {found}; the corpus was made with {expected}: \
+         put the corpus' own tokenizer back, or make the corpus again",
+        path.display()
+    )]
+    Differs {
+        /// Which file.
+        path: PathBuf,
+        /// What of it: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
+        what: &'static str,
+        /// As it is.
+        found: String,
+        /// As the manifest says.
+        expected: String,
+    },
+    /// A text that the tokenizer fails on.
+    #[error("the tokenizer failed: {reason}")]
+    Encode {
+        /// What the crate said.
+        reason: String,
+    },
+}
+
+impl TokenizeError {
+    /// Whether data differ from what describes them; else the tokenizer itself or the system is at fault.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, TokenizeError::Differs { .. })
+    }
+}
