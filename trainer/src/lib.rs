@@ -2,6 +2,7 @@
 //!
 //! In the order of the data's path:
 //! - [`device`]: the run file's devices and kinds as libtorch's.
+//! - [`cuda`]: what is set before a GPU is used, and what one can do.
 //! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
@@ -16,6 +17,8 @@
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
+
+pub mod cuda;
 
 pub mod batch;
 
