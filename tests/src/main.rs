@@ -38,6 +38,8 @@ mod support;
 #[cfg(feature = "trainer")]
 mod golden;
 #[cfg(feature = "trainer")]
+mod stage;
+#[cfg(feature = "trainer")]
 mod step;
 #[cfg(feature = "trainer")]
 mod weights;

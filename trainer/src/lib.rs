@@ -4,6 +4,7 @@
 //! - [`device`]: the run file's devices and kinds as libtorch's.
 //! - [`cuda`]: what is set before a GPU is used, and what one can do.
 //! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
+//! - [`stage`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
@@ -21,6 +22,8 @@ pub mod device;
 pub mod cuda;
 
 pub mod batch;
+
+pub mod stage;
 
 pub mod params;
 

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
-use pipeline::loader::{Loader, LoaderSpec};
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
 use schemas::record::TrainerState;
 use schemas::run::{Nonfinite, RunFile};
 
-use crate::batch::{BatchShape, tokens_btk};
+use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
 use crate::device;
 use crate::folder::RunFolder;
@@ -28,6 +27,7 @@ use crate::progress::{clock, progress, si};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
+use crate::stage::Stage;
 use crate::step::{StepReport, train_step};
 use crate::stop::StopFlag;
 use crate::tensor_file;
@@ -180,7 +180,7 @@ impl Run {
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
-        let mut loader = Loader::start(self.loader_spec(&phase))?;
+        let mut stage = self.stage(&phase)?;
         let mut interval = Interval::default();
         let end = phase.step_range().end;
         while self.state.next_step < end {
@@ -189,14 +189,14 @@ impl Run {
             }
             let started = Instant::now();
             let rate = self.rate(phase_index);
-            let report = self.step(&phase, &mut loader, rate)?;
+            let report = self.step(&phase, &mut stage, rate)?;
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
             self.state.phases[phase_index].skipped_steps += u64::from(!report.updated);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
             if due(self.config.train.log_every_steps) {
-                self.log(phase_index, report, rate, &interval, loader.waited())?;
-                interval = Interval { waited_before: loader.waited(), ..Interval::default() };
+                self.log(phase_index, report, rate, &interval, stage.waited())?;
+                interval = Interval { waited_before: stage.waited(), ..Interval::default() };
             }
             if self.is_evaluation_due(step) {
                 self.evaluate(phase.patch_size, stop)?;
@@ -208,10 +208,16 @@ impl Run {
         Ok(true)
     }
 
-    /// What the loader reads for the steps from the next one to the end of `phase`.
-    fn loader_spec(&self, phase: &Phase) -> LoaderSpec {
+    /// The micro-batches of the steps from the next one to the end of `phase`.
+    fn stage(&self, phase: &Phase) -> Result<Stage> {
         let steps = self.state.next_step..phase.step_range().end;
-        prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps)
+        let spec = prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps);
+        let shape = BatchShape {
+            window_units: phase.window_units,
+            patch_size: phase.patch_size,
+            vocab_size: self.config.model.vocab_size,
+        };
+        Stage::start(spec, shape, self.model.compute().device)
     }
 
     /// The learning rate of the next step.
@@ -220,23 +226,15 @@ impl Run {
         schedule.expect("a phase with steps has a schedule").rate(self.state.phase_steps_done)
     }
 
-    /// Reads the next step's windows and trains on them.
-    fn step(&mut self, phase: &Phase, loader: &mut Loader<i64>, rate: f64) -> Result<StepReport> {
-        let shape = BatchShape {
-            window_units: phase.window_units,
-            patch_size: phase.patch_size,
-            vocab_size: self.config.model.vocab_size,
-        };
+    /// Trains on the next step's windows.
+    fn step(&mut self, phase: &Phase, stage: &mut Stage, rate: f64) -> Result<StepReport> {
         let step = self.state.next_step;
         let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
-        let compute_device = self.model.compute().device;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
-            let batch = loader.next_batch()?;
-            let batch = batch.context("the loader ended before the phase")?;
-            assert_eq!((batch.step, batch.micro_index), (step, micro_index), "plan order");
-            let tokens = tokens_btk(&batch.ids, shape, compute_device)?;
-            loader.recycle(batch);
-            Ok(tokens)
+            let next = stage.next_micro_batch()?;
+            let (place, tokens_btk) = next.context("the loader ended before the phase")?;
+            assert_eq!(place, (step, micro_index), "plan order");
+            Ok(tokens_btk)
         });
         let output =
             train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)?;
