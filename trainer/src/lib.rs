@@ -7,8 +7,10 @@
 //! - [`stage`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
+//! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
@@ -31,6 +33,8 @@ pub mod architecture;
 
 pub mod model;
 
+pub mod attention;
+
 pub mod patch;
 
 pub mod schedule;
@@ -38,6 +42,8 @@ pub mod schedule;
 pub mod optim;
 
 pub mod step;
+
+pub mod graph;
 
 pub mod tensor_file;
 

@@ -14,10 +14,13 @@ use pipeline::run_file;
 use schemas::record::TrainerState;
 use schemas::run::{Nonfinite, RunFile};
 
+use crate::architecture::extent;
+use crate::attention::{self, AttentionShape};
 use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
 use crate::device;
 use crate::folder::RunFolder;
+use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
 use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
@@ -28,7 +31,7 @@ use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
-use crate::step::{StepReport, train_step};
+use crate::step::StepReport;
 use crate::stop::StopFlag;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
@@ -180,6 +183,9 @@ impl Run {
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
+        self.choose_attention(&phase)?;
+        let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
+        let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
         let mut stage = self.stage(&phase)?;
         let mut interval = Interval::default();
         let end = phase.step_range().end;
@@ -189,7 +195,7 @@ impl Run {
             }
             let started = Instant::now();
             let rate = self.rate(phase_index);
-            let report = self.step(&phase, &mut stage, rate)?;
+            let report = self.step(&phase, &mut stage, &mut stepper, rate)?;
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
             self.state.phases[phase_index].skipped_steps += u64::from(!report.updated);
             let step = self.state.next_step;
@@ -220,6 +226,23 @@ impl Run {
         Stage::start(spec, shape, self.model.compute().device)
     }
 
+    /// Has a GPU use the fastest attention for the phase, and says which.
+    fn choose_attention(&self, phase: &Phase) -> Result<()> {
+        let (model, compute) = (self.model.config(), self.model.compute());
+        let shape = AttentionShape {
+            windows: extent(self.config.train.micro_batch_windows),
+            heads: extent(model.num_attention_heads),
+            key_value_heads: extent(model.num_key_value_heads),
+            units: extent(phase.window_units),
+            head_width: extent(model.hidden_size / model.num_attention_heads),
+            kind: device::kind(compute.dtype),
+        };
+        if let Some(choice) = attention::choose(shape, compute.device)? {
+            progress(&choice.text());
+        }
+        Ok(())
+    }
+
     /// The learning rate of the next step.
     fn rate(&self, phase_index: usize) -> f64 {
         let schedule = self.schedules[phase_index].as_ref();
@@ -227,7 +250,13 @@ impl Run {
     }
 
     /// Trains on the next step's windows.
-    fn step(&mut self, phase: &Phase, stage: &mut Stage, rate: f64) -> Result<StepReport> {
+    fn step(
+        &mut self,
+        phase: &Phase,
+        stage: &mut Stage,
+        stepper: &mut Stepper,
+        rate: f64,
+    ) -> Result<StepReport> {
         let step = self.state.next_step;
         let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
@@ -236,8 +265,13 @@ impl Run {
             assert_eq!(place, (step, micro_index), "plan order");
             Ok(tokens_btk)
         });
-        let output =
-            train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)?;
+        let output = stepper.train_step(
+            &self.model,
+            &mut self.optimizer,
+            batches,
+            micro_batch_count,
+            rate,
+        )?;
         let report = output.read(); // one host-device synchronisation a step
         if !report.updated && self.config.optimizer.nonfinite == Nonfinite::Stop {
             let checkpoint = self.last_checkpoint.as_ref();
