@@ -7,11 +7,15 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 
 namespace {
 
 std::mutex counts_mutex;  // backward passes on a GPU run on threads of their own
-std::map<std::string, int64_t> counts;
+// By the outermost operation and the operation itself.
+std::map<std::pair<std::string, std::string>, int64_t> counts;
+thread_local std::string outermost;
+thread_local int64_t depth = 0;
 thread_local at::CallbackHandle counting = at::INVALID_CALLBACK_HANDLE;
 thread_local std::string listing;
 
@@ -26,14 +30,19 @@ bool is_copy_to_host(const at::RecordFunction& call) {
   return are_tensors && to.toTensor().is_cpu() && !from.toTensor().is_cpu();
 }
 
-std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& call) {
+std::unique_ptr<at::ObserverContext> enter(const at::RecordFunction& call) {
+  if (depth++ == 0) {
+    outermost = call.name();
+  }
   std::lock_guard<std::mutex> lock(counts_mutex);
-  ++counts[call.name()];
+  ++counts[{outermost, call.name()}];
   if (is_copy_to_host(call)) {
-    ++counts["copy to host"];
+    ++counts[{outermost, "copy to host"}];
   }
   return nullptr;
 }
+
+void leave(const at::RecordFunction&, at::ObserverContext*) { --depth; }
 
 }  // namespace
 
@@ -48,12 +57,12 @@ int pm_count_begin() {
       counts.clear();
     }
     counting = at::addThreadLocalCallback(
-        at::RecordFunctionCallback(&count).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+        at::RecordFunctionCallback(&enter, &leave).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   });
 }
 
-// Stops counting. `listing_out` has a line for each operation: its name, a tab, how often; beside the operations a line
-// "copy to host". It is valid until the next call on this thread.
+// Stops counting. `listing_out` has a line for each operation within each outermost one: the outermost one's name, a tab,
+// its own, a tab, how often; beside the operations "copy to host". It is valid until the next call on this thread.
 int pm_count_end(const char** listing_out) {
   return patchmill::guard([&] {
     TORCH_CHECK(counting != at::INVALID_CALLBACK_HANDLE, "this thread does not count");
@@ -61,8 +70,8 @@ int pm_count_end(const char** listing_out) {
     counting = at::INVALID_CALLBACK_HANDLE;
     std::lock_guard<std::mutex> lock(counts_mutex);
     listing.clear();
-    for (const auto& [name, times] : counts) {
-      listing += name + "\t" + std::to_string(times) + "\n";
+    for (const auto& [names, times] : counts) {
+      listing += names.first + "\t" + names.second + "\t" + std::to_string(times) + "\n";
     }
     *listing_out = listing.c_str();
   });

@@ -2,7 +2,6 @@
 //!
 //! **Invariant:** one count at a time in the process, of one thread and the backward passes that it starts.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Mutex, PoisonError};
 
@@ -29,15 +28,30 @@ pub const WAITING: [&str; 9] = [
     "copy to host",
 ];
 
-/// How often each operation was called, by its name.
+/// How often an operation was called within an outermost one, which may be itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calls {
+    /// The operation that the code called.
+    pub outermost: String,
+    /// The operation that it came to.
+    pub name: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The operations that a piece of code called, and those that they called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OpCounts(pub BTreeMap<String, u64>);
+pub struct OpCounts(pub Vec<Calls>);
 
 impl OpCounts {
-    /// Those of [`WAITING`] that were called, with how often.
-    pub fn waits(&self) -> Vec<(&str, u64)> {
-        let calls = self.0.iter().map(|(name, &count)| (name.as_str(), count));
-        calls.filter(|(name, _)| WAITING.contains(name)).collect()
+    /// How often `name` was called in all.
+    pub fn of(&self, name: &str) -> u64 {
+        self.0.iter().filter(|calls| calls.name == name).map(|calls| calls.count).sum()
+    }
+
+    /// Those of [`WAITING`] that were called.
+    pub fn waits(&self) -> Vec<&Calls> {
+        self.0.iter().filter(|calls| WAITING.contains(&calls.name.as_str())).collect()
     }
 }
 
@@ -74,8 +88,10 @@ pub fn count_ops<R>(work: impl FnOnce() -> R) -> Result<(R, OpCounts), ShimError
     let result = work();
     let listing = counting.end()?;
     let counts = listing.lines().map(|line| {
-        let (name, count) = line.split_once('\t').expect("a line is a name, a tab, a count");
-        (name.to_owned(), count.parse().expect("a count is a number"))
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [outermost, name, count] = fields[..] else { panic!("three fields: {line:?}") };
+        let count = count.parse().expect("a count is a number");
+        Calls { outermost: outermost.to_owned(), name: name.to_owned(), count }
     });
     Ok((result, OpCounts(counts.collect())))
 }
@@ -90,13 +106,17 @@ mod tests {
     fn what_reads_a_number_is_seen_and_what_computes_one_is_not() {
         let x = Tensor::ones([4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let ((), counts) = count_ops(|| (&x * 2.0).sum(Kind::Float).backward()).unwrap();
-        assert_eq!(counts.waits(), []);
-        assert!(counts.0["aten::mul"] >= 2, "the backward pass is counted too: {counts:?}");
+        assert!(counts.waits().is_empty());
+        assert!(counts.of("aten::mul") >= 2, "the backward pass is counted too: {counts:?}");
+        let waits = |counts: &OpCounts| {
+            let waits = counts.waits().into_iter();
+            waits.map(|calls| format!("{}/{}", calls.outermost, calls.name)).collect::<Vec<_>>()
+        };
         let (value, counts) = count_ops(|| x.sum(Kind::Float).double_value(&[])).unwrap();
         assert_eq!(value, 4.0);
-        assert_eq!(counts.waits(), [("aten::_local_scalar_dense", 1)]);
+        assert_eq!(waits(&counts), ["aten::item/aten::_local_scalar_dense"]);
         let (_, counts) = count_ops(|| x.equal(&x)).unwrap();
-        assert_eq!(counts.waits(), [("aten::equal", 1)]);
+        assert_eq!(waits(&counts), ["aten::equal/aten::equal"]);
     }
 
     #[test]
