@@ -116,8 +116,16 @@ check-cuda:
         *) fail "expected a message that says how many CUDA devices there are" ;;
         esac
         ;;
-    *) echo "there is a GPU here: what runs on it is checked by the tests" ;;
+    *) echo "there is a GPU here: just test-cuda" ;;
     esac
+
+# What a machine with a GPU should check first: parity in fp32 and bf16, updates, graphs, copies, waits, speed and MFU of 370M
+test-cuda:
+    #!/bin/sh
+    set -eu
+    libtorch=$(python3 tools/fetch.py libtorch-cuda)
+    export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
+    exec cargo test --release --package tests --features trainer -- --test-threads=1 --nocapture cuda::
 
 # Print how many rounds of the permutation each statistic needs, as ARCHITECTURE.md says it
 permutation-rounds:
