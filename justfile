@@ -85,6 +85,48 @@ doc: setup
 deny:
     "$(python3 tools/fetch.py cargo-deny)/cargo-deny" --all-features check bans licenses sources
 
+# Does the trainer build and link against the CUDA libtorch, start, and refuse a GPU that is not there? Needs no GPU;
+# downloads 2.5 GB, takes 4 GB in the cache and 2 GB in target/cuda. Not part of CI
+check-cuda:
+    #!/bin/sh
+    set -eu
+    libtorch=$(python3 tools/fetch.py libtorch-cuda)
+    export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda" CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
+    cargo build --package trainer --bins
+    train="$CARGO_TARGET_DIR/debug/patchmill-train"
+    report=$("$train" doctor)
+    printf '%s\n' "$report"
+    fail() { echo "error: $*" >&2; exit 1; }
+    case $report in
+    *"cuda code          built in"*) ;;
+    *) fail "the CUDA part of the shim is not built in" ;;
+    esac
+    case $report in
+    *"libtorch_cuda      $LIBTORCH/lib/libtorch_cuda.so"*) ;;
+    *) fail "libtorch_cuda.so of $LIBTORCH is not loaded" ;;
+    esac
+    case $report in
+    *"cuda devices       0"*)
+        if message=$("$train" eval --model fixtures --data fixtures --device cuda 2>&1); then
+            fail "a GPU that is not there was not refused"
+        fi
+        printf '%s\n' "$message"
+        case $message in
+        *"sees 0 CUDA devices: "*) ;;
+        *) fail "expected a message that says how many CUDA devices there are" ;;
+        esac
+        ;;
+    *) echo "there is a GPU here: just test-cuda" ;;
+    esac
+
+# What a machine with a GPU should check first: parity in fp32 and bf16, updates, graphs, copies, waits, speed and MFU of 370M
+test-cuda:
+    #!/bin/sh
+    set -eu
+    libtorch=$(python3 tools/fetch.py libtorch-cuda)
+    export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
+    exec cargo test --release --package tests --features trainer -- --test-threads=1 --nocapture cuda::
+
 # Print how many rounds of the permutation each statistic needs, as ARCHITECTURE.md says it
 permutation-rounds:
     cargo test --package tests --test tests -- --ignored --nocapture print_the_rounds_needed

@@ -119,12 +119,23 @@ fn main() -> anyhow::Result<()> {
     let (_, rows) = trainer::shim::profile(|| {
         for step in 0..args.profile {
             let batch = batches[step % 4].shallow_clone();
-            let output = train_step(&model, &mut optimizer, std::iter::once(Ok::<_, ShimError>(batch)), 1, 3e-4);
+            let output = train_step(
+                &model,
+                &mut optimizer,
+                std::iter::once(Ok::<_, ShimError>(batch)),
+                1,
+                3e-4,
+            );
             output.expect("libtorch computes").read();
         }
     })?;
     for row in rows.iter().take(30) {
-        println!("{:>9.2} ms {:>6} {}", row.seconds * 1e3 / args.profile as f64, row.calls as usize / args.profile, row.name);
+        println!(
+            "{:>9.2} ms {:>6} {}",
+            row.seconds * 1e3 / args.profile as f64,
+            row.calls as usize / args.profile,
+            row.name
+        );
     }
     Ok(())
 }

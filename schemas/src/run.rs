@@ -257,6 +257,9 @@ pub struct TrainConfig {
     pub activation_checkpointing: ActivationCheckpointing,
     /// Kind of the compute; masters and moments stay fp32.
     pub dtype: Dtype,
+    /// Whether a GPU replays each phase's passes from a CUDA graph; not when absent. Without effect on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda_graphs: Option<bool>,
     /// Windows (T units each) per rank and micro-step; a step must split evenly.
     pub micro_batch_windows: u64,
     /// Folder of the run: checkpoints, metrics, the resolved run file.

@@ -36,7 +36,11 @@ mod tidy;
 mod support;
 
 #[cfg(feature = "trainer")]
+mod cuda;
+#[cfg(feature = "trainer")]
 mod golden;
+#[cfg(feature = "trainer")]
+mod stage;
 #[cfg(feature = "trainer")]
 mod step;
 #[cfg(feature = "trainer")]

@@ -225,3 +225,24 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
         assert!(found.equal(expected), "{name}");
     }
 }
+
+/// On a GPU each of these operations would let the host wait for the device. The step's numbers are read behind it. The one
+/// exception is within the fused update: its kernel for the CPU reads the step count as a number, that for a GPU does not.
+#[test]
+fn a_step_calls_nothing_that_waits_for_the_device() {
+    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+        for patch_size in [1, 4] {
+            let model = golden_model(dtype);
+            let mut optimizer = new_optimizer(&model);
+            let batches = [tokens_btk(2, patch_size, 1), tokens_btk(2, patch_size, 2)];
+            let step = || step_over(&model, &mut optimizer, &batches, 1e-3);
+            let (output, counts) = shim::ops::count_ops(step).unwrap();
+            let mut waits = counts.waits();
+            waits.retain(|calls| calls.outermost != "aten::_fused_adamw_");
+            assert!(waits.is_empty(), "{dtype:?}, K = {patch_size}: {waits:?}");
+            assert_eq!(counts.of("aten::_fused_adamw_"), 2, "decayed and other parameters");
+            let (_, counts) = shim::ops::count_ops(|| output.read()).unwrap();
+            assert!(!counts.waits().is_empty(), "reading the numbers waits, and is seen");
+        }
+    }
+}

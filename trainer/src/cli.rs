@@ -49,6 +49,7 @@ enum Command {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
+    crate::cuda::set_defaults()?;
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),
         Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),

@@ -5,18 +5,23 @@
 use schemas::run;
 use tch::{Cuda, Device, Kind};
 
+use crate::cuda;
+
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// A CUDA device was asked for and libtorch sees fewer.
     #[error(
-        "device is cuda:{index}, but libtorch sees {found} CUDA devices; use \"cpu\" or \"auto\", or see `patchmill-train doctor`"
+        "device is cuda:{index}, but libtorch sees {found} CUDA devices: {why}; or use \"cpu\" or \"auto\"; \
+         `patchmill-train doctor` says more"
     )]
     Missing {
         /// The index asked for.
         index: usize,
         /// CUDA devices that libtorch sees.
         found: i64,
+        /// Why there are no more, and what to do.
+        why: String,
     },
 }
 
@@ -30,7 +35,7 @@ pub fn resolve(device: run::Device) -> Result<Device, DeviceError> {
             if i64::try_from(index).is_ok_and(|index| index < found) {
                 Ok(Device::Cuda(index))
             } else {
-                Err(DeviceError::Missing { index, found })
+                Err(DeviceError::Missing { index, found, why: cuda::why_missing() })
             }
         }
     }

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::Result;
+use schemas::run::Dtype;
 use tch::{Cuda, Device, Kind, Tensor};
+
+use crate::{cuda, shim};
 
 /// What was found.
 pub struct Report {
@@ -42,7 +45,7 @@ impl Report {
 pub fn examine() -> Result<Report> {
     let mut report = Report { facts: Vec::new(), problems: Vec::new() };
     libtorch(&mut report);
-    cuda(&mut report);
+    gpu(&mut report);
     kinds(&mut report)?;
     threads(&mut report);
     memory(&mut report)?;
@@ -51,7 +54,7 @@ pub fn examine() -> Result<Report> {
 }
 
 fn libtorch(report: &mut Report) {
-    report.fact("libtorch", crate::shim::torch_version());
+    report.fact("libtorch", shim::torch_version());
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for library in ["libtorch_cpu.so", "libtorch_cuda.so"] {
         let path = maps.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| path);
@@ -65,32 +68,61 @@ fn libtorch(report: &mut Report) {
     report.fact("onednn", if tch::utils::has_mkldnn() { "yes" } else { "no" });
 }
 
-fn cuda(report: &mut Report) {
+fn gpu(report: &mut Report) {
     let built_with_cuda = tch::utils::has_cudart();
-    let driver = fs::read_to_string("/proc/driver/nvidia/version");
+    report.fact("cuda code", if shim::cuda::is_built() { "built in" } else { "not built in" });
+    let driver = fs::read_to_string(cuda::DRIVER_VERSION_PATH);
     report.fact(
         "nvidia driver",
         driver.as_ref().map_or("none", |text| text.lines().next().unwrap_or("unknown")),
     );
     let count = Cuda::device_count();
     report.fact("cuda devices", count.to_string());
-    let visible = std::env::var("CUDA_VISIBLE_DEVICES");
-    if let Ok(visible) = &visible {
-        report.fact("CUDA_VISIBLE_DEVICES", visible.clone());
+    devices(report, count);
+    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
+        report.fact("CUDA_VISIBLE_DEVICES", visible);
     }
     match (built_with_cuda, driver.is_ok(), count) {
-        (false, true, _) => report.problems.push(
-            "there is an NVIDIA driver, but this build has no CUDA: build with `./bootstrap.sh --cuda build`".to_owned(),
-        ),
-        (true, false, _) => report.problems.push(
-            "this build has CUDA, but no NVIDIA driver is loaded: runs go to the CPU; install the driver, or use the CPU flavour".to_owned(),
-        ),
-        (true, true, 0) => report.problems.push(format!(
-            "driver and CUDA are there, but no device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES ({})",
-            visible.as_deref().unwrap_or("unset")
-        )),
+        (false, true, _) | (true, true, 0) => report.problems.push(cuda::why_missing()),
+        (true, false, _) => {
+            report.problems.push(format!("{}; until then runs go to the CPU", cuda::why_missing()));
+        }
         _ => {}
     }
+}
+
+/// What each GPU is, and what is set for all of them.
+fn devices(report: &mut Report, count: i64) {
+    for index in 0..usize::try_from(count).unwrap_or(0) {
+        let found = match shim::cuda::properties(index) {
+            Ok(found) => found,
+            Err(err) => {
+                report.problems.push(format!("cuda:{index} cannot be asked: {err}"));
+                continue;
+            }
+        };
+        let peak = cuda::peak(&found.name, Dtype::Bf16).map_or_else(
+            || "peak unknown: no MFU".to_owned(),
+            |peak| format!("{:.0} TFLOP/s in bf16 ({})", peak.flops_per_sec / 1e12, peak.source),
+        );
+        report.fact(
+            "cuda device",
+            format!(
+                "cuda:{index} {}, {}, {} multiprocessors, capability {}.{}, {peak}",
+                found.name,
+                gib(found.memory_bytes),
+                found.multiprocessors,
+                found.capability.0,
+                found.capability.1
+            ),
+        );
+    }
+    let precision = shim::context::matmul_precision();
+    let precision = precision.map_or_else(|err| err.to_string(), |found| format!("{found:?}"));
+    report.fact("fp32 on cuda", precision);
+    let expandable = shim::context::expandable_segments();
+    let expandable = expandable.map_or_else(|err| err.to_string(), |on| on.to_string());
+    report.fact("expandable memory", expandable);
 }
 
 /// Multiplies small matrices in each kind on each device and compares with fp32 on the CPU.

@@ -2,11 +2,15 @@
 //!
 //! In the order of the data's path:
 //! - [`device`]: the run file's devices and kinds as libtorch's.
+//! - [`cuda`]: what is set before a GPU is used, and what one can do.
 //! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
+//! - [`stage`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
+//! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
@@ -17,13 +21,19 @@
 
 pub mod device;
 
+pub mod cuda;
+
 pub mod batch;
+
+pub mod stage;
 
 pub mod params;
 
 pub mod architecture;
 
 pub mod model;
+
+pub mod attention;
 
 pub mod patch;
 
@@ -32,6 +42,8 @@ pub mod schedule;
 pub mod optim;
 
 pub mod step;
+
+pub mod graph;
 
 pub mod tensor_file;
 

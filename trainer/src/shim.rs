@@ -4,8 +4,14 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
+
+pub mod context;
+
+pub mod cuda;
+
+pub mod ops;
 
 /// A failure inside libtorch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -351,6 +357,14 @@ fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {
     // SAFETY: a failed call has just set this thread's text, which lives until the next failure on it.
     let message = unsafe { CStr::from_ptr(pm_last_error()) }.to_string_lossy().into_owned();
     Err(ShimError { operation, message })
+}
+
+/// Number of a device as libtorch has it: -1 for the CPU.
+fn device_index(device: Device) -> c_int {
+    match device {
+        Device::Cuda(index) => c_int::try_from(index).expect("a machine has few devices"),
+        _ => -1,
+    }
 }
 
 fn adopt(tensor: *mut C_tensor) -> Tensor {

@@ -56,20 +56,40 @@ pub fn train_step<E: From<ShimError>>(
     micro_batch_count: u64,
     rate: f64,
 ) -> Result<StepOutput, E> {
-    let parameters = model.parameters();
-    parameters.zero_gradients();
+    model.parameters().zero_gradients();
     let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
     let mut seen_count = 0;
     for tokens_btk in micro_batches {
-        let loss = model.loss(&tokens_btk?) / micro_batch_count as f64;
-        loss.backward();
-        loss_sum += loss.detach();
+        accumulate(model, &tokens_btk?, micro_batch_count, &mut loss_sum);
         seen_count += 1;
     }
     assert!(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
+    Ok(finish(model, optimizer, loss_sum, rate)?)
+}
+
+/// Forward and backward pass of one of a step's micro-batches: adds to the gradients and to `loss_sum`.
+pub(crate) fn accumulate(
+    model: &Llama,
+    tokens_btk: &Tensor,
+    micro_batch_count: u64,
+    loss_sum: &mut Tensor,
+) {
+    let loss = model.loss(tokens_btk) / micro_batch_count as f64;
+    loss.backward();
+    *loss_sum += loss.detach();
+}
+
+/// What follows a step's micro-batches: clip and update.
+pub(crate) fn finish(
+    model: &Llama,
+    optimizer: &mut AdamW,
+    loss_sum: Tensor,
+    rate: f64,
+) -> Result<StepOutput, ShimError> {
+    let parameters = model.parameters();
     let grad_norm = optimizer.clip_gradients(parameters)?;
     let finite = loss_sum.isfinite().logical_and(&grad_norm.isfinite()).to_kind(Kind::Float);
     optimizer.update(parameters, rate, &finite)?;

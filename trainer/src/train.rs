@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
-use pipeline::loader::{Loader, LoaderSpec};
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
 use schemas::record::TrainerState;
 use schemas::run::{Nonfinite, RunFile};
 
-use crate::batch::{BatchShape, tokens_btk};
+use crate::architecture::extent;
+use crate::attention::{self, AttentionShape};
+use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
 use crate::device;
 use crate::folder::RunFolder;
+use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
 use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
@@ -28,7 +30,8 @@ use crate::progress::{clock, progress, si};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
-use crate::step::{StepReport, train_step};
+use crate::stage::Stage;
+use crate::step::StepReport;
 use crate::stop::StopFlag;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
@@ -180,7 +183,10 @@ impl Run {
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
-        let mut loader = Loader::start(self.loader_spec(&phase))?;
+        self.choose_attention(&phase)?;
+        let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
+        let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
+        let mut stage = self.stage(&phase)?;
         let mut interval = Interval::default();
         let end = phase.step_range().end;
         while self.state.next_step < end {
@@ -189,14 +195,14 @@ impl Run {
             }
             let started = Instant::now();
             let rate = self.rate(phase_index);
-            let report = self.step(&phase, &mut loader, rate)?;
+            let report = self.step(&phase, &mut stage, &mut stepper, rate)?;
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
             self.state.phases[phase_index].skipped_steps += u64::from(!report.updated);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
             if due(self.config.train.log_every_steps) {
-                self.log(phase_index, report, rate, &interval, loader.waited())?;
-                interval = Interval { waited_before: loader.waited(), ..Interval::default() };
+                self.log(phase_index, report, rate, &interval, stage.waited())?;
+                interval = Interval { waited_before: stage.waited(), ..Interval::default() };
             }
             if self.is_evaluation_due(step) {
                 self.evaluate(phase.patch_size, stop)?;
@@ -208,10 +214,33 @@ impl Run {
         Ok(true)
     }
 
-    /// What the loader reads for the steps from the next one to the end of `phase`.
-    fn loader_spec(&self, phase: &Phase) -> LoaderSpec {
+    /// The micro-batches of the steps from the next one to the end of `phase`.
+    fn stage(&self, phase: &Phase) -> Result<Stage> {
         let steps = self.state.next_step..phase.step_range().end;
-        prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps)
+        let spec = prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps);
+        let shape = BatchShape {
+            window_units: phase.window_units,
+            patch_size: phase.patch_size,
+            vocab_size: self.config.model.vocab_size,
+        };
+        Stage::start(spec, shape, self.model.compute().device)
+    }
+
+    /// Has a GPU use the fastest attention for the phase, and says which.
+    fn choose_attention(&self, phase: &Phase) -> Result<()> {
+        let (model, compute) = (self.model.config(), self.model.compute());
+        let shape = AttentionShape {
+            windows: extent(self.config.train.micro_batch_windows),
+            heads: extent(model.num_attention_heads),
+            key_value_heads: extent(model.num_key_value_heads),
+            units: extent(phase.window_units),
+            head_width: extent(model.hidden_size / model.num_attention_heads),
+            kind: device::kind(compute.dtype),
+        };
+        if let Some(choice) = attention::choose(shape, compute.device)? {
+            progress(&choice.text());
+        }
+        Ok(())
     }
 
     /// The learning rate of the next step.
@@ -220,26 +249,29 @@ impl Run {
         schedule.expect("a phase with steps has a schedule").rate(self.state.phase_steps_done)
     }
 
-    /// Reads the next step's windows and trains on them.
-    fn step(&mut self, phase: &Phase, loader: &mut Loader<i64>, rate: f64) -> Result<StepReport> {
-        let shape = BatchShape {
-            window_units: phase.window_units,
-            patch_size: phase.patch_size,
-            vocab_size: self.config.model.vocab_size,
-        };
+    /// Trains on the next step's windows.
+    fn step(
+        &mut self,
+        phase: &Phase,
+        stage: &mut Stage,
+        stepper: &mut Stepper,
+        rate: f64,
+    ) -> Result<StepReport> {
         let step = self.state.next_step;
         let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
-        let compute_device = self.model.compute().device;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
-            let batch = loader.next_batch()?;
-            let batch = batch.context("the loader ended before the phase")?;
-            assert_eq!((batch.step, batch.micro_index), (step, micro_index), "plan order");
-            let tokens = tokens_btk(&batch.ids, shape, compute_device)?;
-            loader.recycle(batch);
-            Ok(tokens)
+            let next = stage.next_micro_batch()?;
+            let (place, tokens_btk) = next.context("the loader ended before the phase")?;
+            assert_eq!(place, (step, micro_index), "plan order");
+            Ok(tokens_btk)
         });
-        let output =
-            train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)?;
+        let output = stepper.train_step(
+            &self.model,
+            &mut self.optimizer,
+            batches,
+            micro_batch_count,
+            rate,
+        )?;
         let report = output.read(); // one host-device synchronisation a step
         if !report.updated && self.config.optimizer.nonfinite == Nonfinite::Stop {
             let checkpoint = self.last_checkpoint.as_ref();

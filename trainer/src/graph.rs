@@ -1,0 +1,121 @@
+//! The training step with the passes of a micro-batch captured once as a CUDA graph and replayed by one launch each.
+//!
+//! Forward and backward pass are captured, clipping and update are not: they are few launches, and their rate changes.
+//!
+//! **Invariant:** a replay is what [`train_step`] does, operation for operation, in the same memory at each step.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::Llama;
+use crate::optim::AdamW;
+use crate::shim::ShimError;
+use crate::shim::cuda::{self, Graph, Priority, Stream};
+use crate::step::{StepOutput, accumulate, finish, train_step};
+
+/// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
+const WARM_UP_PASSES: usize = 3;
+
+/// How a phase makes its steps.
+#[derive(Debug)]
+pub enum Stepper {
+    /// One launch an operation.
+    Eager,
+    /// One launch a micro-batch; captured at the first one, on a GPU.
+    Graphed(Graphed),
+}
+
+/// The steps of a phase as a graph.
+#[derive(Debug)]
+pub struct Graphed {
+    passes: Option<Passes>,
+    /// Comes back at the end. All of the phase runs on another one: the default stream cannot be captured.
+    stream_before: Stream,
+    device: usize,
+}
+
+/// A captured micro-batch.
+#[derive(Debug)]
+struct Passes {
+    graph: Graph,
+    tokens_btk: Tensor,
+    loss_sum: Tensor,
+}
+
+impl Stepper {
+    /// Of a phase on `device`; `cuda_graphs` is the run file's, and without effect on the CPU.
+    pub fn new(cuda_graphs: bool, device: Device) -> Result<Stepper, ShimError> {
+        let Device::Cuda(index) = device else { return Ok(Stepper::Eager) };
+        if !cuda_graphs {
+            return Ok(Stepper::Eager);
+        }
+        let (stream, stream_before) =
+            (Stream::new(index, Priority::Normal)?, Stream::current(index)?);
+        cuda::synchronize(index)?; // what was given to the stream before is done
+        stream.set_current()?;
+        Ok(Stepper::Graphed(Graphed { passes: None, stream_before, device: index }))
+    }
+
+    /// [`train_step`], in this stepper's way. All micro-batches of a phase have one size.
+    pub fn train_step<E: From<ShimError>>(
+        &mut self,
+        model: &Llama,
+        optimizer: &mut AdamW,
+        micro_batches: impl Iterator<Item = Result<Tensor, E>>,
+        micro_batch_count: u64,
+        rate: f64,
+    ) -> Result<StepOutput, E> {
+        let Stepper::Graphed(Graphed { passes, .. }) = self else {
+            return train_step(model, optimizer, micro_batches, micro_batch_count, rate);
+        };
+        let mut seen_count = 0;
+        for tokens_btk in micro_batches {
+            let tokens_btk = tokens_btk?;
+            let passes = match passes {
+                Some(passes) => passes,
+                None => passes.insert(Passes::capture(model, &tokens_btk, micro_batch_count)?),
+            };
+            if seen_count == 0 {
+                model.parameters().zero_gradients();
+                let _ = passes.loss_sum.zero_();
+            }
+            passes.tokens_btk.copy_(&tokens_btk);
+            passes.graph.replay()?;
+            seen_count += 1;
+        }
+        assert!(
+            seen_count == micro_batch_count,
+            "{seen_count} micro-batches, {micro_batch_count} promised"
+        );
+        let passes = passes.as_ref().expect("a step has micro-batches");
+        // The sum is written over by the next step, and may be read later than that.
+        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate)?)
+    }
+}
+
+impl Passes {
+    /// Leaves gradients and sum in disorder: a step zeroes them first.
+    fn capture(
+        model: &Llama,
+        tokens_btk: &Tensor,
+        micro_batch_count: u64,
+    ) -> Result<Passes, ShimError> {
+        let tokens_btk = tokens_btk.copy();
+        let mut loss_sum = Tensor::zeros([], (Kind::Float, tokens_btk.device()));
+        for _ in 0..WARM_UP_PASSES {
+            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum);
+        }
+        let graph = Graph::capture(None, || -> Result<(), ShimError> {
+            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum);
+            Ok(())
+        })?;
+        Ok(Passes { graph, tokens_btk, loss_sum })
+    }
+}
+
+impl Drop for Graphed {
+    /// The next phase, and what comes behind the run, goes on where it was before.
+    fn drop(&mut self) {
+        let _nothing_left_to_do =
+            cuda::synchronize(self.device).and_then(|()| self.stream_before.set_current());
+    }
+}

@@ -1,0 +1,144 @@
+//! Choices that libtorch makes for the whole process, and the states of its random generators.
+//!
+//! **Invariant:** the same functions in both flavours of libtorch; none of them needs a GPU.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use tch::{Device, Tensor};
+use torch_sys::C_tensor;
+
+use super::{ShimError, adopt, check, device_index};
+
+#[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
+// SAFETY: the signatures are those of shim/context.cpp.
+unsafe extern "C" {
+    fn pm_set_attention_backends(backends: *const i64, count: i64) -> c_int;
+    fn pm_set_matmul_precision(precision: *const c_char) -> c_int;
+    fn pm_allows_tf32(allows: *mut c_int) -> c_int;
+    fn pm_set_allocator_default(settings: *const c_char, applied: *mut c_int) -> c_int;
+    fn pm_expandable_segments(on: *mut c_int) -> c_int;
+    fn pm_random_state(device: c_int, state: *mut *mut C_tensor) -> c_int;
+    fn pm_set_random_state(device: c_int, state: *const C_tensor) -> c_int;
+}
+
+/// An implementation of attention in libtorch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum AttentionBackend {
+    /// Plain products and a softmax: any shape, and the most memory.
+    Math = 0,
+    /// FlashAttention.
+    Flash = 1,
+    /// Memory-efficient attention.
+    Efficient = 2,
+    /// cuDNN's.
+    CuDnn = 3,
+}
+
+/// From now on attention takes the first of `backends` that can do a shape, and none that is not listed. On the CPU, which
+/// has `Math` and `Flash` alone, only which ones are listed counts.
+pub fn set_attention_backends(backends: &[AttentionBackend]) -> Result<(), ShimError> {
+    let numbers: Vec<i64> = backends.iter().map(|&backend| backend as i64).collect();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: as many numbers as it is told.
+    let status = unsafe { pm_set_attention_backends(numbers.as_ptr(), numbers.len() as i64) };
+    check(status, "choose attention backends")
+}
+
+/// How exact products of fp32 matrices are on a GPU. The CPU always computes in fp32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatmulPrecision {
+    /// IEEE single precision.
+    Ieee,
+    /// TF32: 10 bits of mantissa in the factors.
+    Tf32,
+}
+
+/// Sets it for the whole process.
+pub fn set_matmul_precision(precision: MatmulPrecision) -> Result<(), ShimError> {
+    let name = match precision {
+        MatmulPrecision::Ieee => c"highest",
+        MatmulPrecision::Tf32 => c"high",
+    };
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: a string literal.
+    let status = unsafe { pm_set_matmul_precision(name.as_ptr()) };
+    check(status, "set the precision of fp32 products")
+}
+
+/// How exact they are now.
+pub fn matmul_precision() -> Result<MatmulPrecision, ShimError> {
+    let allows = flag("read the precision of fp32 products", pm_allows_tf32)?;
+    Ok(if allows { MatmulPrecision::Tf32 } else { MatmulPrecision::Ieee })
+}
+
+/// Gives the GPU's caching allocator these settings, in the form of `PYTORCH_ALLOC_CONF`, unless the environment has that
+/// variable or `PYTORCH_CUDA_ALLOC_CONF`; says whether. It must come before the first allocation on a GPU.
+pub fn set_allocator_default(settings: &CStr) -> Result<bool, ShimError> {
+    let mut applied = 0;
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: both live for the call.
+    let status = unsafe { pm_set_allocator_default(settings.as_ptr(), &raw mut applied) };
+    check(status, "set up the allocator")?;
+    Ok(applied != 0)
+}
+
+/// Whether the GPU's caching allocator uses segments that can grow.
+pub fn expandable_segments() -> Result<bool, ShimError> {
+    flag("read the allocator's settings", pm_expandable_segments)
+}
+
+/// State of the default generator of `device`, a byte tensor on the CPU.
+pub fn random_state(device: Device) -> Result<Tensor, ShimError> {
+    let mut state = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: `state` is written on success alone.
+    let status = unsafe { pm_random_state(device_index(device), &raw mut state) };
+    check(status, "random state")?;
+    Ok(adopt(state))
+}
+
+/// Puts the default generator of `device` into a state that [`random_state`] gave.
+pub fn set_random_state(device: Device, state: &Tensor) -> Result<(), ShimError> {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handle is alive for the call; the state's form is checked on the other side.
+    let status = unsafe { pm_set_random_state(device_index(device), state.as_ptr()) };
+    check(status, "set random state")
+}
+
+#[expect(unsafe_code, reason = "see the extern block")]
+fn flag(
+    operation: &'static str,
+    read: unsafe extern "C" fn(*mut c_int) -> c_int,
+) -> Result<bool, ShimError> {
+    let mut value = 0;
+    // SAFETY: the functions given here write one number.
+    check(unsafe { read(&raw mut value) }, operation)?;
+    Ok(value != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_random_state_brings_the_same_numbers_again() {
+        let draw = || Tensor::rand([8], (Kind::Float, Device::Cpu));
+        let state = random_state(Device::Cpu).unwrap();
+        let first = draw();
+        assert!(!draw().equal(&first));
+        set_random_state(Device::Cpu, &state).unwrap();
+        assert!(draw().equal(&first));
+        let err = set_random_state(Device::Cpu, &Tensor::zeros([3], (Kind::Uint8, Device::Cpu)));
+        assert!(err.is_err());
+    }
+
+    #[test]
+    fn backends_that_are_listed_twice_are_refused() {
+        let both = [AttentionBackend::Flash, AttentionBackend::Flash];
+        let err = set_attention_backends(&both).unwrap_err();
+        assert!(err.message.contains("listed twice"), "{err}");
+    }
+}
