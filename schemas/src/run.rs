@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::data_order::{Passes, SetAmount, Shuffle};
+pub use crate::schedule::{Carry, Decay, Schedule};
 
 /// A whole run file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,30 +84,6 @@ pub struct PhaseConfig {
     pub schedule: Schedule,
     /// What is taken over from the phase before.
     pub carry: Carry,
-}
-
-/// What a phase takes over from the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Carry {
-    /// The weights alone: moments, step count and schedule start afresh (paper §3.1).
-    Weights,
-}
-
-/// The learning rate over the steps of a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Schedule {
-    /// Linear warm-up from 0 to `peak`, then half a cosine down to `final`.
-    Cosine {
-        /// Highest rate, reached at step `warmup_steps` of the phase.
-        peak: f64,
-        /// Steps of linear warm-up; less than the steps of the phase.
-        warmup_steps: u64,
-        /// Rate at the end of the phase, absolute.
-        #[serde(rename = "final")]
-        end: f64,
-    },
 }
 
 /// An exact fraction `0 <= numer <= denom`, so that 2/3 is 2/3. Written as `"2/3"`.

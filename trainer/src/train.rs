@@ -176,7 +176,9 @@ impl Run {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
         let phase = self.plan.phases()[phase_index];
         if self.state.next_step == phase.first_step {
-            self.optimizer.reset(); // carry = "weights": moments and step count start afresh
+            if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
+                self.optimizer.reset();
+            }
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
