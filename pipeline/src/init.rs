@@ -314,7 +314,8 @@ fn model_text(sizes: &Sizes) -> String {
          eps = 1e-8\n\
          weight_decay = 0.1  # matrices and embeddings; not norm gains\n\
          clip_norm = 1.0\n\
-         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\n"
+         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\
+         # spike = {{ window_steps = 100, sigma = 6.0, action = \"stop\" }}  # or \"skip\": what a sudden rise of the loss does\n\n"
     )
 }
 

@@ -305,6 +305,12 @@ fn check_values(file: &RunFile) -> Result<(), RunError> {
     }
     let decay = optimizer.weight_decay;
     check("optimizer.weight_decay", decay >= 0.0 && decay.is_finite(), decay, NOT_NEGATIVE)?;
+    if let Some(spike) = optimizer.spike {
+        let (window_steps, sigma) = (spike.window_steps, spike.sigma);
+        let is_window = (2..=1 << 16).contains(&window_steps);
+        check("optimizer.spike.window_steps", is_window, window_steps, "2 to 65536")?;
+        check("optimizer.spike.sigma", sigma >= 0.0 && sigma.is_finite(), sigma, NOT_NEGATIVE)?;
+    }
     file.phases.iter().enumerate().try_for_each(|(index, phase)| check_phase(index, phase))
 }
 

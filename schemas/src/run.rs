@@ -199,6 +199,31 @@ pub struct OptimizerConfig {
     pub clip_norm: f64,
     /// What a loss or gradient that is not finite does.
     pub nonfinite: Nonfinite,
+    /// What a sudden rise of the loss does; nothing when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spike: Option<Spike>,
+}
+
+/// Which losses are spikes, and what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Spike {
+    /// Last losses of the phase that a loss is compared with; none is a spike before there are as many. 2 to 65,536.
+    pub window_steps: u64,
+    /// A spike lies more than so many standard deviations above their mean.
+    pub sigma: f64,
+    /// What a spike does.
+    pub action: SpikeAction,
+}
+
+/// What a spike of the loss does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpikeAction {
+    /// Stop before the update, with exit code 3.
+    Stop,
+    /// Leave the weights as they are and go on with the next step.
+    Skip,
 }
 
 /// Which update rule.

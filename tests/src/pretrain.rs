@@ -376,7 +376,13 @@ fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
         &run,
         &blow_up,
         3,
-        &["diverged: loss", "no update was made", "checkpoint-20", "skip"],
+        &[
+            "diverged: loss",
+            "no update was made",
+            "checkpoint-20",
+            "optimizer.nonfinite=skip",
+            "document ",
+        ],
     );
     let output =
         run.run(&[&blow_up[..], &["--set", "optimizer.nonfinite=skip", "--json"]].concat());
@@ -386,6 +392,68 @@ fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["phases"][0]["skipped_steps"], 0);
     assert!(report["phases"][1]["skipped_steps"].as_u64().unwrap() > 0);
+}
+
+/// The only `diverged-step-N.json` in the run's folder.
+fn divergence(run: &TestRun) -> serde_json::Value {
+    let names = fs::read_dir(run.output()).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<PathBuf> =
+        names.filter(|path| path.to_str().unwrap().contains("diverged-step-")).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    serde_json::from_slice(&fs::read(&found[0]).unwrap()).unwrap()
+}
+
+#[test]
+fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
+    // So low a threshold that noise is a spike.
+    let spike = |action: &str| {
+        format!("optimizer.spike={{ window_steps = 4, sigma = 0.5, action = \"{action}\" }}")
+    };
+    let (stop, skip) = (spike("stop"), spike("skip"));
+    let run = TestRun::new();
+    let expected = [
+        "diverged: loss",
+        "optimizer.spike.action=skip",
+        ".tok from token",
+        "documents",
+        "diverged-step-",
+    ];
+    check_refusal(&run, &["--set", &stop], 3, &expected);
+    let record = divergence(&run);
+    let step = record["step"].as_u64().unwrap();
+    assert_eq!(record["reason"], "spike");
+    let curves = run.curves();
+    let steps = curves.iter().filter(|line| line.contains("train/loss")).count() as u64;
+    assert_eq!(steps, step, "the step that stops is not logged as done, and no later one is");
+    let plan = Command::new(binary("patchmill"))
+        .args(["plan", "--json", "--step", &step.to_string()])
+        .arg(run.dir.path().join("run.toml"))
+        .output()
+        .unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(
+        record["read"]["windows"].as_array().unwrap().len(),
+        if step < SWITCH_STEP { 8 } else { 32 }
+    );
+    assert!(
+        plan.to_string().contains(&record["read"]["windows"].to_string()),
+        "as `plan --step` says"
+    );
+
+    let whole = run.run(&["--set", &skip, "--json"]); // goes on where the other stopped
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert!(report["phases"][0]["skipped_steps"].as_u64().unwrap() > 0, "{report}");
+    let from_scratch = TestRun::new();
+    assert!(from_scratch.run(&["--set", &skip]).status.success());
+    assert_eq!(
+        run.curves(),
+        from_scratch.curves(),
+        "the window of losses went through the checkpoints"
+    );
+    for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+        assert!(run.final_bytes(name) == from_scratch.final_bytes(name), "{name}");
+    }
 }
 
 #[test]

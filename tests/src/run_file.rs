@@ -169,6 +169,22 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("optimizer.eps=0.0", "optimizer.eps is 0; expected a finite number above 0"),
         ("optimizer.clip_norm=inf", "optimizer.clip_norm is inf"),
         ("optimizer.weight_decay=nan", "optimizer.weight_decay is NaN"),
+        (
+            "optimizer.spike={ window_steps = 1, sigma = 6.0, action = \"stop\" }",
+            "optimizer.spike.window_steps is 1; expected 2 to 65536",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = -1.0, action = \"skip\" }",
+            "optimizer.spike.sigma is -1",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = 6.0, action = \"warn\" }",
+            "unknown variant `warn`",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = 6.0, action = \"stop\", factor = 2 }",
+            "unknown field `factor`",
+        ),
     ] {
         check_refused(RUN_FILE, &[set], &[expected]);
     }

@@ -6,12 +6,12 @@
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
-//! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`schedule`], [`guard`], [`optim`], [`step`]: one training step.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`prepare`], [`validation`], [`train`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`prepare`], [`validation`], [`train`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
 //! - [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
@@ -29,6 +29,7 @@ pub mod patch;
 
 pub mod schedule;
 
+pub mod guard;
 pub mod optim;
 
 pub mod step;
@@ -57,6 +58,7 @@ pub mod validation;
 
 pub mod train;
 
+pub mod diverged;
 pub mod report;
 
 pub mod stop;
