@@ -277,10 +277,12 @@ fn phases_text(sizes: &Sizes) -> String {
     let Sizes { warmup_steps, shape: Shape { peak, .. }, .. } = sizes;
     let schedule = format!(
         "schedule = {{ kind = \"cosine\", peak = {peak}, warmup_steps = {warmup_steps}, final = 0.0 }}\n\
-         carry = \"weights\"  # optimizer and schedule start afresh\n\n"
+         carry = \"weights\"  # optimizer and schedule start afresh; \"weights+optimizer\" keeps the moments\n\n"
     );
     format!(
-        "[[phases]]  # in order; shares are exact fractions and add up to 1\n\
+        "# Schedules: kind = \"cosine\", \"linear\" (both down to `final`), \"constant\" (no `final`), or \"wsd\", which takes\n\
+         # decay_steps = N, the last of the phase, and decay = \"linear\", \"cosine\" or \"1-sqrt\" as well.\n\
+         [[phases]]  # in order; shares are exact fractions and add up to 1\n\
          patch_size = {PATCH_SIZE}  # K: windows of K*T tokens, regrouped as T patches\n\
          share = \"2/3\"  # lambda\n\
          {schedule}\
@@ -312,7 +314,8 @@ fn model_text(sizes: &Sizes) -> String {
          eps = 1e-8\n\
          weight_decay = 0.1  # matrices and embeddings; not norm gains\n\
          clip_norm = 1.0\n\
-         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\n"
+         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\
+         # spike = {{ window_steps = 100, sigma = 6.0, action = \"stop\" }}  # or \"skip\": what a sudden rise of the loss does\n\n"
     )
 }
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use schemas::manifest::Manifest;
-use schemas::run::{ReadBackend, RunFile, RunFileError};
+use schemas::run::{Carry, PhaseConfig, ReadBackend, RunFile, RunFileError};
 
 use crate::corpus::{Corpus, CorpusError};
 use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
@@ -71,6 +71,22 @@ pub enum RunError {
         steps: u64,
         /// As written.
         warmup_steps: u64,
+    },
+    /// A decay that the phase is too short for.
+    #[error(
+        "phase {phase_index} has {steps} steps, {warmup_steps} of them warm-up; its schedule.decay_steps is {decay_steps}, \
+         expected at most the {} that are left",
+        steps - warmup_steps
+    )]
+    Decay {
+        /// From 0.
+        phase_index: usize,
+        /// Of the phase.
+        steps: u64,
+        /// As written.
+        warmup_steps: u64,
+        /// As written.
+        decay_steps: u64,
     },
     /// A model that is too small for the corpus' tokenizer.
     #[error(
@@ -210,9 +226,13 @@ impl Run {
         for (phase_index, (phase, config)) in
             plan.phases().iter().zip(&self.file.phases).enumerate()
         {
-            let schemas::run::Schedule::Cosine { warmup_steps, .. } = config.schedule;
-            if phase.steps > 0 && warmup_steps >= phase.steps {
-                return Err(RunError::Warmup { phase_index, steps: phase.steps, warmup_steps });
+            let (steps, warmup_steps) = (phase.steps, config.schedule.warmup_steps());
+            if steps > 0 && warmup_steps >= steps {
+                return Err(RunError::Warmup { phase_index, steps, warmup_steps });
+            }
+            let decay_steps = config.schedule.decay_steps().unwrap_or(0);
+            if steps > 0 && decay_steps > steps - warmup_steps {
+                return Err(RunError::Decay { phase_index, steps, warmup_steps, decay_steps });
             }
         }
         Ok(plan)
@@ -285,14 +305,29 @@ fn check_values(file: &RunFile) -> Result<(), RunError> {
     }
     let decay = optimizer.weight_decay;
     check("optimizer.weight_decay", decay >= 0.0 && decay.is_finite(), decay, NOT_NEGATIVE)?;
-    for (index, phase) in file.phases.iter().enumerate() {
-        let schemas::run::Schedule::Cosine { peak, end, .. } = phase.schedule;
-        for (name, rate) in [("peak", peak), ("final", end)] {
-            let field = format!("phases.{index}.schedule.{name}");
-            check(&field, rate >= 0.0 && rate.is_finite(), rate, NOT_NEGATIVE)?;
-        }
+    if let Some(spike) = optimizer.spike {
+        let (window_steps, sigma) = (spike.window_steps, spike.sigma);
+        let is_window = (2..=1 << 16).contains(&window_steps);
+        check("optimizer.spike.window_steps", is_window, window_steps, "2 to 65536")?;
+        check("optimizer.spike.sigma", sigma >= 0.0 && sigma.is_finite(), sigma, NOT_NEGATIVE)?;
     }
-    Ok(())
+    file.phases.iter().enumerate().try_for_each(|(index, phase)| check_phase(index, phase))
+}
+
+/// What a phase's schedule says without regard to the phase's length, and what it carries over.
+fn check_phase(index: usize, phase: &PhaseConfig) -> Result<(), RunError> {
+    let schedule = phase.schedule;
+    for (name, rate) in [("peak", schedule.peak()), ("final", schedule.end())] {
+        let field = format!("phases.{index}.schedule.{name}");
+        check(&field, rate >= 0.0 && rate.is_finite(), rate, NOT_NEGATIVE)?;
+    }
+    if let Some(decay_steps) = schedule.decay_steps() {
+        let field = format!("phases.{index}.schedule.decay_steps");
+        check(&field, decay_steps >= 1, decay_steps, "at least 1")?;
+    }
+    let is_first_fresh = index > 0 || phase.carry == Carry::Weights;
+    let expected = "\"weights\": no phase before it has an optimizer to take over";
+    check("phases.0.carry", is_first_fresh, "\"weights+optimizer\"", expected)
 }
 
 /// A window of one unit has no next unit to predict. (A window of 0 is the plan's to refuse.)

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::data_order::{Passes, SetAmount, Shuffle};
+pub use crate::schedule::{Carry, Decay, Schedule};
 
 /// A whole run file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,30 +84,6 @@ pub struct PhaseConfig {
     pub schedule: Schedule,
     /// What is taken over from the phase before.
     pub carry: Carry,
-}
-
-/// What a phase takes over from the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Carry {
-    /// The weights alone: moments, step count and schedule start afresh (paper §3.1).
-    Weights,
-}
-
-/// The learning rate over the steps of a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Schedule {
-    /// Linear warm-up from 0 to `peak`, then half a cosine down to `final`.
-    Cosine {
-        /// Highest rate, reached at step `warmup_steps` of the phase.
-        peak: f64,
-        /// Steps of linear warm-up; less than the steps of the phase.
-        warmup_steps: u64,
-        /// Rate at the end of the phase, absolute.
-        #[serde(rename = "final")]
-        end: f64,
-    },
 }
 
 /// An exact fraction `0 <= numer <= denom`, so that 2/3 is 2/3. Written as `"2/3"`.
@@ -222,6 +199,31 @@ pub struct OptimizerConfig {
     pub clip_norm: f64,
     /// What a loss or gradient that is not finite does.
     pub nonfinite: Nonfinite,
+    /// What a sudden rise of the loss does; nothing when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spike: Option<Spike>,
+}
+
+/// Which losses are spikes, and what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Spike {
+    /// Last losses of the phase that a loss is compared with; none is a spike before there are as many. 2 to 65,536.
+    pub window_steps: u64,
+    /// A spike lies more than so many standard deviations above their mean.
+    pub sigma: f64,
+    /// What a spike does.
+    pub action: SpikeAction,
+}
+
+/// What a spike of the loss does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpikeAction {
+    /// Stop before the update, with exit code 3.
+    Stop,
+    /// Leave the weights as they are and go on with the next step.
+    Skip,
 }
 
 /// Which update rule.

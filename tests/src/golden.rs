@@ -95,7 +95,7 @@ fn train_phase(model: &Llama, phase: usize, patch_size: i64) -> AdamW {
         assert!((rate - logged("lr", step)).abs() <= 1e-12, "rate of step {step}: {rate}");
         let ids = batches.get(&format!("phase{phase}.step{step}"));
         let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk(ids, patch_size)));
-        let StepReport { loss, grad_norm, updated } =
+        let StepReport { loss, grad_norm, updated, .. } =
             train_step(model, &mut optimizer, batch, 1, rate).unwrap().read();
         assert!(updated);
         assert!((loss - logged("loss", step)).abs() <= 1e-5, "loss of step {step}: {loss}");

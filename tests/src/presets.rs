@@ -16,6 +16,12 @@ const PAPER_ROWS: [(&str, u64, u64, u64); 5] = [
     ("370m-60bx6.toml", 369_148_928, 6, 60_000_000_000),
 ];
 
+/// Recipes beside the paper's: file, patch sizes and steps of the phases on 360B tokens, units per token.
+const RECIPES: [(&str, &[(u64, u64)], f64); 2] = [
+    ("370m-tst.toml", &[(4, 108_417), (1, 63_244)], 10.0 / 19.0),
+    ("370m-ladder.toml", &[(8, 57_220), (4, 57_220), (1, 57_221)], 11.0 / 24.0),
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -49,7 +55,12 @@ fn presets_are_the_papers_rows() {
         assert_eq!(phases, [(4, "2/3".to_owned()), (1, "1/3".to_owned())], "{name}");
     }
     let files = std::fs::read_dir(&folder).unwrap().count();
-    assert_eq!(files, PAPER_ROWS.len(), "every file in {} is in this list", folder.display());
+    assert_eq!(
+        files,
+        PAPER_ROWS.len() + RECIPES.len(),
+        "every file in {} is in this list",
+        folder.display()
+    );
 }
 
 #[test]
@@ -79,8 +90,9 @@ fn presets_differ_only_in_what_the_papers_rows_vary() {
 /// The two ways of writing a run's shape down agree: windows and micro-batches divide a step in every phase.
 #[test]
 fn steps_of_shipped_run_files_split_evenly() {
+    let names = PAPER_ROWS.iter().map(|row| row.0).chain(RECIPES.iter().map(|recipe| recipe.0));
     let mut paths: Vec<PathBuf> =
-        PAPER_ROWS.iter().map(|row| root().join("trainer/presets").join(row.0)).collect();
+        names.map(|name| root().join("trainer/presets").join(name)).collect();
     paths.push(root().join("fixtures/pretrain.toml"));
     for path in paths {
         let run = read(&path);
@@ -106,4 +118,38 @@ fn presets_plan_the_papers_budget() {
         assert_eq!(steps, [114_440, 57_221], "{name}");
         assert!((plan.relative_cost() - 0.5).abs() < 1e-5, "{name}: {}", plan.relative_cost());
     }
+}
+
+/// The other recipes plan as their comments say, and train the first row's model on its data.
+#[test]
+fn other_recipes_plan_and_differ_from_the_first_row_in_their_phases_alone() {
+    let folder = root().join("trainer/presets");
+    let first = read(&folder.join(PAPER_ROWS[0].0));
+    for (name, phases, cost) in RECIPES {
+        let run = Run::load(&folder.join(name), &[]).unwrap();
+        let plan = run.plan(360_000_000_000, None).unwrap_or_else(|err| panic!("{name}: {err}"));
+        let found: Vec<(u64, u64)> =
+            plan.phases().iter().map(|phase| (phase.patch_size, phase.steps)).collect();
+        assert_eq!(found, phases, "{name}");
+        assert!((plan.relative_cost() - cost).abs() < 1e-5, "{name}: {}", plan.relative_cost());
+        let mut file = run.file.clone();
+        assert_eq!(file.train.output, format!("../../runs/{}", name.trim_end_matches(".toml")));
+        file.train.output.clone_from(&first.train.output);
+        file.phases.clone_from(&first.phases);
+        assert_eq!(file, first, "{name}");
+    }
+}
+
+/// Three tenths of the units are superposed, the rate does not fall before the second phase, and the optimizer goes on.
+#[test]
+fn the_superposition_recipe_is_one_schedule_over_two_phases() {
+    let run = read(&root().join("trainer/presets/370m-tst.toml"));
+    let [first, second] = &run.phases[..] else { panic!("two phases") };
+    let units = |phase: &run::PhaseConfig| {
+        phase.share.numer() as f64 / phase.share.denom() as f64 / phase.patch_size as f64
+    };
+    assert!((units(first) / (units(first) + units(second)) - 0.3).abs() < 1e-12);
+    assert_eq!(second.carry, run::Carry::WeightsAndOptimizer);
+    assert_eq!((first.schedule.end(), second.schedule.peak()), (3e-4, 3e-4));
+    assert_eq!((second.schedule.warmup_steps(), second.schedule.end()), (0, 0.0));
 }

@@ -220,6 +220,57 @@ fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
     }
 }
 
+/// A run file whose second phase goes on with the optimizer of the first, under a schedule of its own.
+fn carrying_run() -> TestRun {
+    let run = TestRun::new();
+    let path = run.dir.path().join("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let (first, second) = text.split_at(text.rfind("schedule = ").unwrap());
+    let second = second.replacen(
+        "kind = \"cosine\", peak = 3e-3, warmup_steps = 2",
+        "kind = \"wsd\", peak = 2e-3, warmup_steps = 0, decay_steps = 4, decay = \"1-sqrt\"",
+        1,
+    );
+    let second = second.replacen("\"weights\"", "\"weights+optimizer\"", 1);
+    fs::write(&path, [first, &second].concat()).unwrap();
+    run
+}
+
+#[test]
+fn a_run_that_carries_its_optimizer_over_resumes_bitwise_around_the_switch() {
+    let expected = carrying_run();
+    expected.run_to_the_end();
+    let rates: Vec<f64> = (expected.curves().iter())
+        .filter_map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["train/learning_rate"].as_f64()
+        })
+        .collect();
+    assert_eq!(rates[20..27], [2e-3; 7], "the second phase has its own schedule, without warm-up");
+    assert_eq!(rates[27], 2e-3 * 0.5, "a quarter of the decay is half of the way: 1 - √x");
+
+    let state = |run: &TestRun, name: &str| {
+        let bytes = run.final_bytes("optim-00000-of-00001.safetensors");
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.tensor(name).unwrap().data().to_vec()
+    };
+    assert_eq!(state(&expected, "step"), (STEP_COUNT as f32).to_le_bytes());
+    let fresh = (STEP_COUNT - SWITCH_STEP) as f32;
+    assert_eq!(state(reference(), "step"), fresh.to_le_bytes());
+
+    for step in [SWITCH_STEP - 1, SWITCH_STEP, SWITCH_STEP + 1] {
+        let run = carrying_run();
+        assert_eq!(run.signal_after(step, libc::SIGKILL), None);
+        run.run_to_the_end();
+        assert_eq!(run.curves(), expected.curves(), "killed after step {step}");
+        for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+            assert!(
+                run.final_bytes(name) == expected.final_bytes(name),
+                "{name}: killed after step {step}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_run_that_is_killed_again_and_again_still_arrives() {
     let run = TestRun::new();
@@ -325,7 +376,13 @@ fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
         &run,
         &blow_up,
         3,
-        &["diverged: loss", "no update was made", "checkpoint-20", "skip"],
+        &[
+            "diverged: loss",
+            "no update was made",
+            "checkpoint-20",
+            "optimizer.nonfinite=skip",
+            "document ",
+        ],
     );
     let output =
         run.run(&[&blow_up[..], &["--set", "optimizer.nonfinite=skip", "--json"]].concat());
@@ -335,6 +392,68 @@ fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["phases"][0]["skipped_steps"], 0);
     assert!(report["phases"][1]["skipped_steps"].as_u64().unwrap() > 0);
+}
+
+/// The only `diverged-step-N.json` in the run's folder.
+fn divergence(run: &TestRun) -> serde_json::Value {
+    let names = fs::read_dir(run.output()).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<PathBuf> =
+        names.filter(|path| path.to_str().unwrap().contains("diverged-step-")).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    serde_json::from_slice(&fs::read(&found[0]).unwrap()).unwrap()
+}
+
+#[test]
+fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
+    // So low a threshold that noise is a spike.
+    let spike = |action: &str| {
+        format!("optimizer.spike={{ window_steps = 4, sigma = 0.5, action = \"{action}\" }}")
+    };
+    let (stop, skip) = (spike("stop"), spike("skip"));
+    let run = TestRun::new();
+    let expected = [
+        "diverged: loss",
+        "optimizer.spike.action=skip",
+        ".tok from token",
+        "documents",
+        "diverged-step-",
+    ];
+    check_refusal(&run, &["--set", &stop], 3, &expected);
+    let record = divergence(&run);
+    let step = record["step"].as_u64().unwrap();
+    assert_eq!(record["reason"], "spike");
+    let curves = run.curves();
+    let steps = curves.iter().filter(|line| line.contains("train/loss")).count() as u64;
+    assert_eq!(steps, step, "the step that stops is not logged as done, and no later one is");
+    let plan = Command::new(binary("patchmill"))
+        .args(["plan", "--json", "--step", &step.to_string()])
+        .arg(run.dir.path().join("run.toml"))
+        .output()
+        .unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(
+        record["read"]["windows"].as_array().unwrap().len(),
+        if step < SWITCH_STEP { 8 } else { 32 }
+    );
+    assert!(
+        plan.to_string().contains(&record["read"]["windows"].to_string()),
+        "as `plan --step` says"
+    );
+
+    let whole = run.run(&["--set", &skip, "--json"]); // goes on where the other stopped
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert!(report["phases"][0]["skipped_steps"].as_u64().unwrap() > 0, "{report}");
+    let from_scratch = TestRun::new();
+    assert!(from_scratch.run(&["--set", &skip]).status.success());
+    assert_eq!(
+        run.curves(),
+        from_scratch.curves(),
+        "the window of losses went through the checkpoints"
+    );
+    for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+        assert!(run.final_bytes(name) == from_scratch.final_bytes(name), "{name}");
+    }
 }
 
 #[test]
@@ -438,6 +557,11 @@ fn a_run_file_that_cannot_be_run_is_refused_before_any_work() {
         ("data.subset_tokens=100000000", 2, "subset_tokens"),
         ("train.micro_batch_windows=3", 2, "micro_batch_windows"),
         ("phases.0.schedule.warmup_steps=20", 2, "warmup_steps"),
+        (
+            "phases.0.carry=weights+optimizer",
+            2,
+            "phases.0.carry is \"weights+optimizer\"; expected \"weights\"",
+        ),
         ("model.num_attention_heads=5", 2, "num_attention_heads"),
         ("model.vocab_size=4095", 4, "model.vocab_size is 4095"),
         ("data.corpus=\"absent\"", 1, "absent/manifest.json: No such file"),

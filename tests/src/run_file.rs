@@ -169,6 +169,22 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("optimizer.eps=0.0", "optimizer.eps is 0; expected a finite number above 0"),
         ("optimizer.clip_norm=inf", "optimizer.clip_norm is inf"),
         ("optimizer.weight_decay=nan", "optimizer.weight_decay is NaN"),
+        (
+            "optimizer.spike={ window_steps = 1, sigma = 6.0, action = \"stop\" }",
+            "optimizer.spike.window_steps is 1; expected 2 to 65536",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = -1.0, action = \"skip\" }",
+            "optimizer.spike.sigma is -1",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = 6.0, action = \"warn\" }",
+            "unknown variant `warn`",
+        ),
+        (
+            "optimizer.spike={ window_steps = 9, sigma = 6.0, action = \"stop\", factor = 2 }",
+            "unknown field `factor`",
+        ),
     ] {
         check_refused(RUN_FILE, &[set], &[expected]);
     }
@@ -184,6 +200,61 @@ fn a_warm_up_as_long_as_its_phase_is_refused() {
     assert_eq!(warmup(19).unwrap().phases()[0].steps, 20);
     let err = warmup(20).unwrap_err().to_string();
     assert!(err.contains("phase 0 has 20 steps; its schedule.warmup_steps is 20"), "{err}");
+}
+
+#[test]
+fn every_schedule_is_written_in_one_way_and_fits_its_phase() {
+    use schemas::run::{Carry, Decay, Schedule};
+    let with = |schedule: &str| {
+        let set = format!("phases.1.schedule={{ peak = 3e-4, warmup_steps = 2, {schedule} }}");
+        load(RUN_FILE, &[&set, "phases.1.carry=weights+optimizer"])
+    };
+    let (peak, warmup_steps, end) = (3e-4, 2, 1e-5);
+    let wsd = |decay| Schedule::Wsd { peak, warmup_steps, decay_steps: 8, decay, end };
+    for (text, expected) in [
+        ("kind = \"cosine\", final = 1e-5", Schedule::Cosine { peak, warmup_steps, end }),
+        ("kind = \"linear\", final = 1e-5", Schedule::Linear { peak, warmup_steps, end }),
+        ("kind = \"constant\"", Schedule::Constant { peak, warmup_steps }),
+        ("kind = \"wsd\", decay_steps = 8, decay = \"linear\", final = 1e-5", wsd(Decay::Linear)),
+        ("kind = \"wsd\", decay_steps = 8, decay = \"cosine\", final = 1e-5", wsd(Decay::Cosine)),
+        (
+            "kind = \"wsd\", decay_steps = 8, decay = \"1-sqrt\", final = 1e-5",
+            wsd(Decay::OneMinusSqrt),
+        ),
+    ] {
+        let run = with(text).unwrap();
+        assert_eq!(run.file.phases[1].schedule, expected, "{text}");
+        assert_eq!(run.file.phases[1].carry, Carry::WeightsAndOptimizer);
+        assert_eq!(run.plan(1_000_000, None).unwrap().phases()[1].steps, 10);
+        assert_eq!(load(&toml::to_string(&run.file).unwrap(), &[]).unwrap().file, run.file);
+    }
+    for (text, expected) in [
+        ("kind = \"constant\", final = 0.0", "unknown field `final`"),
+        ("kind = \"linear\"", "missing field `final`"),
+        ("kind = \"linear\", decay_steps = 3, final = 0.0", "unknown field `decay_steps`"),
+        ("kind = \"wsd\", decay_steps = 3, final = 0.0", "missing field `decay`"),
+        (
+            "kind = \"wsd\", decay_steps = 3, decay = \"sqrt\", final = 0.0",
+            "unknown variant `sqrt`",
+        ),
+        (
+            "kind = \"wsd\", decay_steps = 0, decay = \"linear\", final = 0.0",
+            "phases.1.schedule.decay_steps is 0; expected at least 1",
+        ),
+        ("kind = \"linear\", final = -1.0", "phases.1.schedule.final is -1"),
+        ("kind = \"steps\", final = 0.0", "unknown variant `steps`"),
+    ] {
+        let found = with(text).unwrap_err().to_string();
+        assert!(found.contains(expected), "found {found:?}\nexpected {expected:?}");
+    }
+    let too_long =
+        with("kind = \"wsd\", decay_steps = 9, decay = \"linear\", final = 0.0").unwrap();
+    let err = too_long.plan(1_000_000, None).unwrap_err().to_string();
+    assert!(
+        err.contains("phase 1 has 10 steps, 2 of them warm-up; its schedule.decay_steps is 9"),
+        "{err}"
+    );
+    assert!(err.contains("expected at most the 8 that are left"), "{err}");
 }
 
 #[test]

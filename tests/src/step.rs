@@ -1,7 +1,8 @@
 //! The laws of the loss, the optimizer and the training step.
 
-use schemas::run::Dtype;
+use schemas::run::{Dtype, Nonfinite, OptimizerConfig, Spike, SpikeAction};
 use tch::{Device, Kind, Tensor};
+use trainer::guard::Guard;
 use trainer::model::Llama;
 use trainer::optim::AdamW;
 use trainer::shim::{self, ShimError};
@@ -20,6 +21,62 @@ fn step_over(model: &Llama, optimizer: &mut AdamW, batches: &[Tensor], rate: f64
 
 fn new_optimizer(model: &Llama) -> AdamW {
     AdamW::new(model.parameters(), &adamw_config()).unwrap()
+}
+
+/// A loss that is told to the guard, and whether it would let the update be applied.
+fn judged(guard: &mut Guard, loss: f64) -> bool {
+    guard.judge(&Tensor::from(loss as f32), &Tensor::from(1f32)).double_value(&[]) == 1.0
+}
+
+fn guard(action: SpikeAction) -> Guard {
+    let spike = Some(Spike { window_steps: 4, sigma: 3.0, action });
+    Guard::new(&OptimizerConfig { spike, ..adamw_config() }, Device::Cpu)
+}
+
+#[test]
+fn a_spike_is_a_loss_far_above_a_full_window() {
+    let mut guard = guard(SpikeAction::Skip);
+    // Mean 2, deviation 0.5 once four are there: the threshold is 3.5.
+    for loss in [99.0, 1.5, 2.5, 1.5, 2.5] {
+        assert!(judged(&mut guard, loss));
+    }
+    assert!(judged(&mut guard, 3.49));
+    guard.forget();
+    assert!(
+        [1.5, 2.5, 1.5, 2.5].map(|loss| judged(&mut guard, loss)).iter().all(|applied| *applied)
+    );
+    assert!(!judged(&mut guard, 3.51), "a spike makes no update");
+    assert!(judged(&mut guard, 3.51), "it counts among the losses that follow");
+    assert_eq!(guard.stop().double_value(&[0]), 0.0);
+}
+
+#[test]
+fn behind_a_step_that_stops_no_update_is_applied_and_its_numbers_stay() {
+    let mut guard = guard(SpikeAction::Stop);
+    for loss in [1.5, 2.5, 1.5, 2.5] {
+        assert!(judged(&mut guard, loss));
+    }
+    for (steps_since, loss) in [(1.0, 9.0), (2.0, 2.0), (3.0, f64::NAN), (4.0, 2.0)] {
+        assert!(!judged(&mut guard, loss));
+        let stop = guard.stop();
+        let found = [0, 1, 2].map(|at| stop.double_value(&[at]));
+        assert_eq!(found, [steps_since, 9.0, 1.0]);
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_or_is_skipped_and_is_not_remembered() {
+    let skipping = OptimizerConfig { nonfinite: Nonfinite::Skip, ..adamw_config() };
+    let mut guard = Guard::new(&skipping, Device::Cpu);
+    assert!(!judged(&mut guard, f64::INFINITY) && judged(&mut guard, 2.0));
+    let mut guard = Guard::new(&adamw_config(), Device::Cpu);
+    assert!(!judged(&mut guard, f64::NAN) && !judged(&mut guard, 2.0));
+    assert!(guard.stop().double_value(&[1]).is_nan());
+    let spike = Some(Spike { window_steps: 2, sigma: 1.0, action: SpikeAction::Skip });
+    let mut guard = Guard::new(&OptimizerConfig { spike, ..skipping }, Device::Cpu);
+    for (loss, applied) in [(1.0, true), (f64::NAN, false), (1.0, true), (1.5, false)] {
+        assert_eq!(judged(&mut guard, loss), applied, "{loss}");
+    }
 }
 
 fn random_matrix(rows: i64, columns: i64, seed: u64) -> Tensor {

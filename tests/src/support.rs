@@ -64,6 +64,7 @@ pub(crate) fn adamw_config() -> OptimizerConfig {
         weight_decay: 0.1,
         clip_norm: 1.0,
         nonfinite: Nonfinite::Stop,
+        spike: None,
     }
 }
 

@@ -9,13 +9,13 @@
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
-//! - [`schedule`], [`optim`], [`step`]: one training step.
+//! - [`schedule`], [`guard`], [`optim`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`prepare`], [`validation`], [`train`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`prepare`], [`validation`], [`train`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
 //! - [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
@@ -39,6 +39,7 @@ pub mod patch;
 
 pub mod schedule;
 
+pub mod guard;
 pub mod optim;
 
 pub mod step;
@@ -69,6 +70,7 @@ pub mod validation;
 
 pub mod train;
 
+pub mod diverged;
 pub mod report;
 
 pub mod stop;

@@ -5,6 +5,7 @@
 use schemas::run::OptimizerConfig;
 use tch::{Kind, Tensor};
 
+use crate::guard::Guard;
 use crate::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 
@@ -48,6 +49,7 @@ pub struct AdamW {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     step_count: Tensor, // fp32, [], on the device: exact below 2^24 steps
+    guard: Guard,
 }
 
 impl AdamW {
@@ -60,6 +62,7 @@ impl AdamW {
             exp_avg: masters.zeros_like(),
             exp_avg_sq: masters.zeros_like(),
             step_count: Tensor::zeros([], (Kind::Float, masters.device())),
+            guard: Guard::new(config, masters.device()),
         })
     }
 
@@ -68,6 +71,11 @@ impl AdamW {
         for tensor in [&mut self.exp_avg, &mut self.exp_avg_sq, &mut self.step_count] {
             let _ = tensor.zero_();
         }
+    }
+
+    /// Whether steps are applied, by their losses and norms.
+    pub fn guard(&mut self) -> &mut Guard {
+        &mut self.guard
     }
 
     /// Multiplies the gradients by min(1, `clip_norm` / (norm + 1e-6)). Returns the norm before, `[]` on the device.
@@ -112,7 +120,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live storage, and `step`.
+    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live storage, `step`, and what the
+    /// guard remembers.
     pub fn export(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let mut tensors = vec![(STEP.to_owned(), self.step_count.shallow_clone())];
         for (moment, flat) in MOMENTS.iter().zip([&self.exp_avg, &self.exp_avg_sq]) {
@@ -120,6 +129,7 @@ impl AdamW {
                 tensors.push((format!("{moment}.{}", parameter.name()), parameter.view_of(flat)));
             }
         }
+        tensors.extend(self.guard.export());
         tensors
     }
 
@@ -130,7 +140,8 @@ impl AdamW {
         tensors: &[(String, Tensor)],
     ) -> Result<(), OptimizerError> {
         let _no_grad = tch::no_grad_guard();
-        let own = self.export(parameters);
+        let is_ours = |(name, _): &(String, Tensor)| !Guard::owns(name);
+        let own: Vec<_> = self.export(parameters).into_iter().filter(is_ours).collect();
         let find = |list: &'_ [(String, Tensor)], name: &str| {
             list.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor.shallow_clone())
         };
@@ -149,7 +160,8 @@ impl AdamW {
                 Some(_) => {}
             }
         }
-        let unexpected = tensors.iter().filter(|(name, _)| find(&own, name).is_none());
+        let unexpected =
+            tensors.iter().filter(|tensor| is_ours(tensor) && find(&own, &tensor.0).is_none());
         problems.extend(unexpected.map(|(name, _)| format!("{name} is unexpected")));
         if !problems.is_empty() {
             return Err(OptimizerError::State { message: problems.join("; ") });
@@ -157,6 +169,7 @@ impl AdamW {
         for (name, mut target) in own {
             target.copy_(&find(tensors, &name).expect("checked above"));
         }
+        self.guard.import(tensors);
         Ok(())
     }
 }

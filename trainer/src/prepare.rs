@@ -14,7 +14,7 @@ use pipeline::loader::{LoaderSpec, READ_AHEAD_BYTES};
 use pipeline::plan::Plan;
 use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
-use schemas::run::RunFile;
+use schemas::run::{Carry, RunFile};
 use serde_json::Value;
 use tch::Device;
 
@@ -79,6 +79,16 @@ pub fn schedules(config: &RunFile, plan: &Plan) -> Result<Vec<Option<PhaseSchedu
             schedule.with_context(|| format!("phases.{index}")).map(Some)
         })
         .collect()
+}
+
+/// Whether a phase goes on with the moments and the step count of the last phase before it that has steps. A phase without
+/// steps between the two hands on what it would have taken over.
+pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> bool {
+    let before = plan.phases()[..phase_index].iter().rposition(|phase| phase.steps > 0);
+    before.is_some_and(|before| {
+        let taking = &config.phases[before + 1..=phase_index];
+        taking.iter().all(|phase| phase.carry == Carry::WeightsAndOptimizer)
+    })
 }
 
 /// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where they are gone, it is

@@ -95,7 +95,7 @@ impl Summary {
         if skipped_steps > 0 {
             writeln!(
                 text,
-                "\n{skipped_steps} steps made no update: loss or gradient was not finite"
+                "\n{skipped_steps} steps made no update: loss or gradient not finite, or a spike"
             )?;
         }
         writeln!(text)?;

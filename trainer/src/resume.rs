@@ -2,7 +2,7 @@
 //!
 //! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
 //! names field and values. Kind of compute, device, threads and micro-batch are *recorded*: they may change, with a notice,
-//! because they change rounding alone, and so is what a step without a finite loss does, because a run that stopped at
+//! because they change rounding alone, and so is what a step without a finite loss or with a spike does, because a run that stopped at
 //! one could not go on otherwise. Loader, logging and paths are neither.
 //!
 //! **Invariant:** two runs of equal identity read the same windows in every step and apply the same update rule.
@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::checkpoint::{self, Checkpoint, CheckpointError};
 
 const NONFINITE: &str = "optimizer.nonfinite";
+const SPIKE: &str = "optimizer.spike";
 
 /// Where a run starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
     }
     flatten(&mut identity, "model", &run.model);
     flatten(&mut identity, "optimizer", &run.optimizer);
-    identity.remove(NONFINITE);
+    identity.retain(|name, _| name != NONFINITE && !name.starts_with(SPIKE));
     flatten(&mut identity, "train.init_seed", &run.train.init_seed);
     flatten(&mut identity, "train.init_from", &init_hash);
     identity
@@ -109,6 +110,9 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
 pub fn recorded(run: &RunFile, device: &str, threads: u64) -> BTreeMap<String, Value> {
     let mut recorded = BTreeMap::new();
     flatten(&mut recorded, NONFINITE, &run.optimizer.nonfinite);
+    if let Some(spike) = &run.optimizer.spike {
+        flatten(&mut recorded, SPIKE, spike);
+    }
     flatten(&mut recorded, "train.dtype", &run.train.dtype);
     flatten(&mut recorded, "train.micro_batch_windows", &run.train.micro_batch_windows);
     flatten(&mut recorded, "train.activation_checkpointing", &run.train.activation_checkpointing);

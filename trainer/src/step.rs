@@ -16,8 +16,10 @@ pub struct StepOutput {
     pub loss: Tensor,
     /// Global L2 norm of the gradient, before clipping; fp32, `[]`.
     pub grad_norm: Tensor,
-    /// 1 if loss and norm are finite and the update was applied, else 0 and nothing changed; fp32, `[]`.
+    /// 1 if the guard let the update be applied, else 0 and nothing changed; fp32, `[]`.
     pub finite: Tensor,
+    /// As [`crate::guard::Guard::stop`].
+    pub stop: Tensor,
 }
 
 /// What a step came to, on the host.
@@ -29,26 +31,45 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Whether the update was applied.
     pub updated: bool,
+    /// The step that stops the run, this one or one before.
+    pub stop: Option<StopReport>,
+}
+
+/// A step that stops the run; no update was applied from it on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StopReport {
+    /// How many steps before the one that was read.
+    pub steps_ago: u64,
+    /// Its loss.
+    pub loss: f64,
+    /// Its gradient norm.
+    pub grad_norm: f64,
 }
 
 impl StepOutput {
-    /// Waits for the device (host-device synchronisation) and reads the three numbers.
+    /// Waits for the device (host-device synchronisation) and reads the numbers, in one copy.
     pub fn read(&self) -> StepReport {
-        let numbers = Tensor::stack(&[&self.loss, &self.grad_norm, &self.finite], 0)
-            .to_device(tch::Device::Cpu);
+        let numbers = Tensor::stack(&[&self.loss, &self.grad_norm, &self.finite], 0);
+        let numbers = Tensor::cat(&[&numbers, &self.stop], 0).to_device(tch::Device::Cpu);
+        let since = numbers.double_value(&[3]) as u64;
         StepReport {
             loss: numbers.double_value(&[0]),
             grad_norm: numbers.double_value(&[1]),
             updated: numbers.double_value(&[2]) == 1.0,
+            stop: since.checked_sub(1).map(|steps_ago| StopReport {
+                steps_ago,
+                loss: numbers.double_value(&[4]),
+                grad_norm: numbers.double_value(&[5]),
+            }),
         }
     }
 }
 
 /// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of one size.
 ///
-/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A loss or gradient norm
-/// that is not finite leaves weights, moments and step count as they were, decided on the device; whether to stop
-/// is the caller's choice, before anything is saved. An error of the iterator ends the step before its update.
+/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A step that the optimizer's
+/// guard refuses leaves weights, moments and step count as they were, decided on the device; a stop is the caller's
+/// to read, before anything is saved. An error of the iterator ends the step before its update.
 pub fn train_step<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
@@ -91,7 +112,7 @@ pub(crate) fn finish(
 ) -> Result<StepOutput, ShimError> {
     let parameters = model.parameters();
     let grad_norm = optimizer.clip_gradients(parameters)?;
-    let finite = loss_sum.isfinite().logical_and(&grad_norm.isfinite()).to_kind(Kind::Float);
+    let finite = optimizer.guard().judge(&loss_sum, &grad_norm);
     optimizer.update(parameters, rate, &finite)?;
-    Ok(StepOutput { loss: loss_sum, grad_norm, finite })
+    Ok(StepOutput { loss: loss_sum, grad_norm, finite, stop: optimizer.guard().stop() })
 }

@@ -12,13 +12,14 @@ use pipeline::corpus::Corpus;
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
 use schemas::record::TrainerState;
-use schemas::run::{Nonfinite, RunFile};
+use schemas::run::RunFile;
 
 use crate::architecture::extent;
 use crate::attention::{self, AttentionShape};
 use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
 use crate::device;
+use crate::diverged::{self, Numbers};
 use crate::folder::RunFolder;
 use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
@@ -31,7 +32,7 @@ use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
-use crate::step::StepReport;
+use crate::step::{StepReport, StopReport};
 use crate::stop::StopFlag;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
@@ -50,23 +51,23 @@ pub enum Ending {
     },
 }
 
-/// The loss or the gradient was not finite, and the run file says "stop".
+/// The loss or the gradient was not finite, or the loss rose too much, and the run file says "stop".
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "step {step} diverged: loss {loss}, gradient norm {grad_norm}; no update was made. \
-     The last checkpoint is {checkpoint}. `patchmill plan RUN --step {step}` lists the windows; the same command with \
-     --set optimizer.nonfinite=skip goes on without such steps; a lower peak rate or a longer warm-up is another run, \
-     in another train.output"
+    "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
+     The last checkpoint is {checkpoint}. The same command with --set {setting}=skip goes on without such steps; a lower \
+     peak rate or a longer warm-up is another run, in another train.output. It read:\n{read}",
+    numbers.step, numbers.loss, numbers.grad_norm
 )]
 pub struct Diverged {
-    /// Which step, 0-based.
-    pub step: u64,
-    /// Of the step's windows.
-    pub loss: f64,
-    /// Before clipping.
-    pub grad_norm: f64,
+    /// Step, loss and norm.
+    pub numbers: Numbers,
+    /// Name of the run file's value that makes such a step stop.
+    pub setting: &'static str,
     /// Path of the last checkpoint, or "none".
     pub checkpoint: String,
+    /// The step's documents, shortened, and where all of them stand.
+    pub read: String,
 }
 
 /// A run between two steps.
@@ -179,7 +180,10 @@ impl Run {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
         let phase = self.plan.phases()[phase_index];
         if self.state.next_step == phase.first_step {
-            self.optimizer.reset(); // carry = "weights": moments and step count start afresh
+            if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
+                self.optimizer.reset();
+            }
+            self.optimizer.guard().forget();
             self.state.phase_index = phase_index as u64;
             self.state.phase_steps_done = 0;
         }
@@ -273,17 +277,24 @@ impl Run {
             rate,
         )?;
         let report = output.read(); // one host-device synchronisation a step
-        if !report.updated && self.config.optimizer.nonfinite == Nonfinite::Stop {
-            let checkpoint = self.last_checkpoint.as_ref();
-            return Err(Diverged {
-                step,
-                loss: report.loss,
-                grad_norm: report.grad_norm,
-                checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
-            }
-            .into());
+        match report.stop {
+            Some(stop) => Err(self.diverged(step, stop)?.into()),
+            None => Ok(report),
         }
-        Ok(report)
+    }
+
+    /// The error of a run that a step stops, read at `step`.
+    fn diverged(&self, step: u64, stop: StopReport) -> Result<Diverged> {
+        let StopReport { steps_ago, loss, grad_norm } = stop;
+        let numbers = Numbers { step: step - steps_ago, loss, grad_norm };
+        let is_spike = loss.is_finite() && grad_norm.is_finite();
+        let checkpoint = self.last_checkpoint.as_ref();
+        Ok(Diverged {
+            numbers,
+            setting: if is_spike { "optimizer.spike.action" } else { "optimizer.nonfinite" },
+            checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
+            read: diverged::record(&self.folder.path, numbers, &self.plan, &self.corpus)?,
+        })
     }
 
     fn count_step(
@@ -348,7 +359,7 @@ impl Run {
             self.plan.step_count(),
             phase.patch_size,
             report.loss,
-            if report.updated { "" } else { " (not finite: skipped)" },
+            if report.updated { "" } else { " (skipped)" },
             report.grad_norm,
             si(tokens_per_sec),
             clock(left),

@@ -1,0 +1,64 @@
+//! What is said about a step that stopped the run: its numbers, and the documents that it read.
+//!
+//! **Invariant:** the record is written before the error is returned, and a look-up that fails hides no divergence.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use pipeline::corpus::Corpus;
+use pipeline::plan::Plan;
+use pipeline::plan_lookup::StepReport;
+use serde_json::json;
+
+/// Lines about windows and their documents that go to stderr.
+const LINES_MAX: usize = 16;
+
+/// A step that stops the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Numbers {
+    /// Which step, 0-based.
+    pub step: u64,
+    /// Of the step's windows.
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+}
+
+impl Numbers {
+    /// Why: what is not finite, or else the loss by itself.
+    pub fn reason(&self) -> &'static str {
+        if self.loss.is_finite() && self.grad_norm.is_finite() { "spike" } else { "nonfinite" }
+    }
+}
+
+/// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the step with its shards,
+/// documents and sets. Returns the first lines of the same for people.
+pub fn record(folder: &Path, numbers: Numbers, plan: &Plan, corpus: &Corpus) -> Result<String> {
+    let Numbers { step, loss, grad_norm } = numbers;
+    let path = folder.join(format!("diverged-step-{step}.json"));
+    let found = StepReport::new(plan, Some(corpus), step, None);
+    let read = found
+        .as_ref()
+        .map_or_else(|err| json!({ "error": format!("{err:#}") }), |found| found.json(plan));
+    let record = json!({
+        "step": step,
+        "reason": numbers.reason(),
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "read": read,
+    });
+    pipeline::publish::write_atomic(&path, format!("{record:#}\n").as_bytes())
+        .with_context(|| format!("write {}", path.display()))?;
+    let mut text = Vec::new();
+    match &found {
+        Ok(found) => found.print(&mut text)?,
+        Err(err) => text = format!("the step's documents were not found: {err:#}").into_bytes(),
+    }
+    let text = String::from_utf8(text).context("a report is text")?;
+    let lines: Vec<&str> = text.trim().lines().collect();
+    let mut said = lines[..lines.len().min(LINES_MAX)].join("\n");
+    if lines.len() > LINES_MAX {
+        said.push_str(&format!("\n  … and {} lines more", lines.len() - LINES_MAX));
+    }
+    Ok(format!("{said}\nall of it is in {}", path.display()))
+}

@@ -1,0 +1,131 @@
+//! Whether a step's update is applied, decided on the device.
+//!
+//! Refused is a step whose loss or gradient norm is not finite and, where the run file has `[optimizer.spike]`, one whose
+//! loss lies more than `sigma` standard deviations above the mean of the last `window_steps` losses of its phase. By what the
+//! run file says, such a step is skipped or it stops the run. The host learns of a stop when it reads a step's output, which
+//! may be some steps later: until then every further step is refused as well.
+//!
+//! **Invariant:** nothing here waits for the device, and behind a step that stops the run no update is applied.
+
+use schemas::run::{Nonfinite, OptimizerConfig, Spike, SpikeAction};
+use tch::{Device, Kind, Tensor};
+
+/// Names of the exported tensors: losses of the window, the newest last, and how many of them are losses.
+const STATE: [&str; 2] = ["guard.recent_losses", "guard.loss_count"];
+
+/// Judges steps by their losses and gradient norms; see the module.
+#[derive(Debug)]
+pub struct Guard {
+    nonfinite: Nonfinite,
+    spike: Option<Spike>,
+    recent_losses_w: Tensor, // fp32, [window_steps]
+    loss_count: Tensor,      // fp32, []: at most the losses of a phase
+    stop: Tensor, // fp32, [3]: steps since the one that stops, itself counted; its loss and norm
+    one_step: Tensor, // fp32, [3]: 1, 0, 0
+}
+
+impl Guard {
+    /// A guard that has seen no step.
+    pub fn new(config: &OptimizerConfig, device: Device) -> Guard {
+        let window_steps = config.spike.map_or(0, |spike| spike.window_steps);
+        let window_steps = i64::try_from(window_steps).expect("a window fits memory");
+        let options = (Kind::Float, device);
+        Guard {
+            nonfinite: config.nonfinite,
+            spike: config.spike,
+            recent_losses_w: Tensor::zeros([window_steps], options),
+            loss_count: Tensor::zeros([], options),
+            stop: Tensor::zeros([3], options),
+            one_step: Tensor::from_slice(&[1f32, 0.0, 0.0]).to_device(device),
+        }
+    }
+
+    /// Forgets the losses, as at the switch of phases: losses of two patch sizes do not compare.
+    pub fn forget(&mut self) {
+        self.recent_losses_w = self.recent_losses_w.zeros_like();
+        self.loss_count = self.loss_count.zeros_like();
+    }
+
+    /// 1 if the update of a step of this loss and gradient norm (fp32, `[]` each) is to be applied, else 0; fp32, `[]`.
+    pub fn judge(&mut self, loss: &Tensor, grad_norm: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let finite = loss.isfinite().logical_and(&grad_norm.isfinite());
+        let spikes = self.spikes(loss).logical_and(&finite);
+        self.remember(loss, &finite);
+        let mut stops = finite.zeros_like();
+        if self.nonfinite == Nonfinite::Stop {
+            stops = finite.logical_not();
+        }
+        if self.spike.is_some_and(|spike| spike.action == SpikeAction::Stop) {
+            stops = stops.logical_or(&spikes);
+        }
+        let since = self.stop.get(0);
+        let is_stopped = since.gt(0.0);
+        let this = Tensor::stack(&[&since.ones_like(), loss, grad_norm], 0);
+        let later = &self.stop + &self.one_step;
+        let unless_stopped = this.where_self(&stops, &self.stop);
+        self.stop = later.where_self(&is_stopped, &unless_stopped);
+        let runs = self.stop.get(0).eq(0.0);
+        finite.logical_and(&spikes.logical_not()).logical_and(&runs).to_kind(Kind::Float)
+    }
+
+    /// Steps since the one that stops the run, itself counted (0: none does), its loss and its norm; fp32, `[3]`.
+    pub fn stop(&self) -> Tensor {
+        self.stop.shallow_clone()
+    }
+
+    /// Whether `loss` lies too far above a full window of losses.
+    fn spikes(&self, loss: &Tensor) -> Tensor {
+        let Some(Spike { window_steps, sigma, .. }) = self.spike else {
+            return loss.isnan().zeros_like();
+        };
+        let mean = self.recent_losses_w.mean(Kind::Float);
+        let deviation = self.recent_losses_w.std(false);
+        let is_full = self.loss_count.ge(window_steps as f64);
+        loss.gt_tensor(&(mean + deviation * sigma)).logical_and(&is_full)
+    }
+
+    /// Adds a finite loss to the window, a spike too: a level that stays is a spike for at most a window.
+    fn remember(&mut self, loss: &Tensor, finite: &Tensor) {
+        let length = self.recent_losses_w.size()[0];
+        if length > 0 {
+            let newer = self.recent_losses_w.narrow(0, 1, length - 1);
+            let shifted = Tensor::cat(&[&newer, &loss.view([1])], 0);
+            self.recent_losses_w = shifted.where_self(finite, &self.recent_losses_w);
+            self.loss_count = &self.loss_count + finite.to_kind(Kind::Float);
+        }
+    }
+
+    /// What a resumed run needs to judge alike; nothing where no window is kept.
+    pub fn export(&self) -> Vec<(String, Tensor)> {
+        if self.spike.is_none() {
+            return Vec::new();
+        }
+        let tensors = [&self.recent_losses_w, &self.loss_count];
+        STATE
+            .iter()
+            .zip(tensors)
+            .map(|(name, tensor)| ((*name).to_owned(), tensor.copy()))
+            .collect()
+    }
+
+    /// Takes over what [`Guard::export`] gave. A window of another length, or none, is begun anew.
+    pub fn import(&mut self, tensors: &[(String, Tensor)]) {
+        let find = |name: &str, shape: Vec<i64>| {
+            let found =
+                tensors.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor)?;
+            (found.size() == shape && found.kind() == Kind::Float).then(|| found.copy())
+        };
+        let losses = find(STATE[0], self.recent_losses_w.size());
+        if let (Some(losses), Some(count), Some(_)) = (losses, find(STATE[1], vec![]), self.spike) {
+            let device = self.stop.device();
+            (self.recent_losses_w, self.loss_count) =
+                (losses.to_device(device), count.to_device(device));
+        }
+    }
+
+    /// Whether a tensor of a checkpoint is a guard's.
+    pub fn owns(name: &str) -> bool {
+        STATE.contains(&name)
+    }
+}
