@@ -43,6 +43,7 @@ fn optimizer_config() -> OptimizerConfig {
         weight_decay: 0.1,
         clip_norm: 1.0,
         nonfinite: Nonfinite::Stop,
+        spike: None,
     }
 }
 

@@ -75,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         weight_decay: 0.1,
         clip_norm: 1.0,
         nonfinite: Nonfinite::Stop,
+        spike: None,
     };
     let mut optimizer = AdamW::new(model.parameters(), &optimizer_config)?;
     let shape = [args.windows, args.window_units, args.patch_size];

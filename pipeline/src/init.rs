@@ -285,6 +285,7 @@ fn phases_text(sizes: &Sizes) -> String {
          [[phases]]  # in order; shares are exact fractions and add up to 1\n\
          patch_size = {PATCH_SIZE}  # K: windows of K*T tokens, regrouped as T patches\n\
          share = \"2/3\"  # lambda\n\
+         # input_map = true  # the paper's variants, discarded at the phase's end; output_map = true likewise\n\
          {schedule}\
          [[phases]]\n\
          patch_size = 1  # token-level training\n\

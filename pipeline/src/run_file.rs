@@ -325,6 +325,11 @@ fn check_phase(index: usize, phase: &PhaseConfig) -> Result<(), RunError> {
         let field = format!("phases.{index}.schedule.decay_steps");
         check(&field, decay_steps >= 1, decay_steps, "at least 1")?;
     }
+    for (name, is_set) in [("input_map", phase.input_map), ("output_map", phase.output_map)] {
+        let field = format!("phases.{index}.{name}");
+        let expected = "no map where patch_size is 1: there is nothing to tell apart";
+        check(&field, !is_set || phase.patch_size > 1, is_set, expected)?;
+    }
     let is_first_fresh = index > 0 || phase.carry == Carry::Weights;
     let expected = "\"weights\": no phase before it has an optimizer to take over";
     check("phases.0.carry", is_first_fresh, "\"weights+optimizer\"", expected)

@@ -84,6 +84,14 @@ pub struct PhaseConfig {
     pub schedule: Schedule,
     /// What is taken over from the phase before.
     pub carry: Carry,
+    /// A linear map of a patch's K token embeddings, one after the other, makes its input in place of their mean (paper
+    /// §3.7). Trained in this phase, discarded at its end. False when absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_map: bool,
+    /// A linear map of the last hidden state makes K states, each of which predicts one token of the next patch through the
+    /// one head (paper §3.7). Trained in this phase, discarded at its end. False when absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_map: bool,
 }
 
 /// An exact fraction `0 <= numer <= denom`, so that 2/3 is 2/3. Written as `"2/3"`.

@@ -3,6 +3,7 @@
 
 use schemas::run::{Dtype, Schedule};
 use tch::{Kind, Tensor};
+use trainer::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use trainer::model::Llama;
 use trainer::optim::AdamW;
 use trainer::patch;
@@ -68,6 +69,79 @@ fn gradients_agree(patch_size: i64) {
 fn all_gradients_agree_for_every_patch_size() {
     for patch_size in [1, 2, 4, 8] {
         gradients_agree(patch_size);
+    }
+}
+
+/// The golden model between the golden maps of a variant of §3.7.
+fn mapped_model(golden: &Golden, input: bool, output: bool) -> Llama {
+    let maps = PatchMaps { patch_size: 4, input, output };
+    let model = golden_model(Dtype::Fp32).with_maps(maps, 1).unwrap();
+    let _no_grad = tch::no_grad_guard();
+    for name in [INPUT_MAP, OUTPUT_MAP] {
+        if let Some(parameter) = model.parameters().get(name) {
+            parameter.leaf().shallow_clone().copy_(golden.get(name));
+        }
+    }
+    model
+}
+
+#[test]
+fn maps_of_both_ends_agree_in_loss_and_gradients() {
+    let golden = Golden::open("variants_k4.safetensors");
+    for (variant, input, output) in
+        [("input_map", true, false), ("output_map", false, true), ("both", true, true)]
+    {
+        let expected = |what: &str| golden.get(&format!("{variant}.{what}"));
+        let model = mapped_model(&golden, input, output);
+        let tokens_btk = tokens_btk(golden.get("input_ids"), 4);
+        let (emb_btd, nll_btk) = tch::no_grad(|| {
+            let hidden_btd = model.forward_hidden(&tokens_btk);
+            let slots_btkd = model.map_slots(&hidden_btd, 4);
+            assert_eq!(slots_btkd.is_some(), output);
+            let slots_btkd =
+                slots_btkd.unwrap_or_else(|| hidden_btd.unsqueeze(2).repeat([1, 1, 4, 1]));
+            let logp_btkv = model.logits(&slots_btkd.narrow(1, 0, 15)).log_softmax(-1, Kind::Float);
+            let targets_btk1 = tokens_btk.narrow(1, 1, 15).unsqueeze(3);
+            (
+                model.embed_patches(&tokens_btk),
+                -logp_btkv.gather(3, &targets_btk1, false).squeeze_dim(3),
+            )
+        });
+        assert_close(
+            "patch_embeds",
+            &emb_btd,
+            expected("patch_embeds"),
+            1e-6 * max_abs(&emb_btd).max(1.0),
+        );
+        assert_close("nll", &nll_btk, expected("nll"), 2e-5);
+        let loss = model.loss(&tokens_btk);
+        assert_close("loss", &loss, expected("loss"), 1e-5);
+        loss.backward();
+        let mut names = vec!["model.norm.weight"];
+        names.extend(
+            [(input, INPUT_MAP), (output, OUTPUT_MAP)].iter().filter(|map| map.0).map(|map| map.1),
+        );
+        for name in names {
+            let parameter = model.parameters().get(name).unwrap();
+            let found = parameter.view_of(model.parameters().gradients());
+            let golden = expected(&format!("grad.{name}"));
+            assert_close(name, &found, golden, 1e-5 * max_abs(golden) + 1e-7);
+        }
+    }
+}
+
+/// Token-level evaluation in a phase with maps, and every other patch size, is the model's own.
+#[test]
+fn maps_take_part_in_their_own_patch_size_alone() {
+    let mapped = mapped_model(&Golden::open("variants_k4.safetensors"), true, true);
+    let plain = golden_model(Dtype::Fp32);
+    let ids = Golden::open("variants_k4.safetensors");
+    for patch_size in [1, 2, 8] {
+        let ids = ids.get("input_ids").narrow(1, 0, 16);
+        let tokens_btk = ids.reshape([2, 16 / patch_size, patch_size]);
+        let [found, expected] =
+            [&mapped, &plain].map(|model| tch::no_grad(|| model.loss(&tokens_btk)));
+        assert!(found.equal(&expected), "K = {patch_size}");
     }
 }
 

@@ -272,6 +272,75 @@ fn a_run_that_carries_its_optimizer_over_resumes_bitwise_around_the_switch() {
 }
 
 #[test]
+fn maps_of_a_phase_are_trained_resumed_bitwise_and_dropped_at_the_switch() {
+    let maps = ["--set", "phases.0.input_map=true", "--set", "phases.0.output_map=true"];
+    let with_maps = || {
+        let run = TestRun::new();
+        let path = run.dir.path().join("run.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replacen(
+            "patch_size = 4",
+            "patch_size = 4\ninput_map = true\noutput_map = true",
+            1,
+        );
+        fs::write(&path, text).unwrap();
+        run
+    };
+    let names = |run: &TestRun, step: u64, file: &str| {
+        let bytes = fs::read(run.output().join(format!("checkpoint-{step}/{file}"))).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut names: Vec<String> =
+            tensors.names().iter().map(|name| (*name).to_owned()).collect();
+        names.sort();
+        names
+    };
+    let (weights, optimizer) = ("model.safetensors", "optim-00000-of-00001.safetensors");
+    let expected = with_maps();
+    let keep = ["--set", "train.keep_every_steps=4"];
+    assert!(expected.run(&keep).status.success());
+    for step in [SWITCH_STEP - 4, STEP_COUNT] {
+        assert_eq!(
+            names(&expected, step.min(28), weights),
+            names(reference(), STEP_COUNT, weights)
+        );
+    }
+    let inside = names(&expected, SWITCH_STEP - 4, optimizer);
+    for name in [
+        "input_map.weight",
+        "output_map.weight",
+        "exp_avg.input_map.weight",
+        "exp_avg_sq.output_map.weight",
+    ] {
+        assert!(inside.contains(&name.to_owned()), "{name} is not in {inside:?}");
+    }
+    assert_eq!(names(&expected, STEP_COUNT, optimizer), names(reference(), STEP_COUNT, optimizer));
+    let first_loss = |run: &TestRun| run.curves()[1].clone();
+    assert_ne!(first_loss(&expected), first_loss(reference()), "the maps take part");
+
+    for step in [1, 7, SWITCH_STEP - 1, SWITCH_STEP, SWITCH_STEP + 1] {
+        let run = with_maps();
+        assert_eq!(run.signal_after(step, libc::SIGKILL), None);
+        run.run_to_the_end();
+        assert_eq!(run.curves(), expected.curves(), "killed after step {step}");
+        for name in [weights, optimizer] {
+            assert!(
+                run.final_bytes(name) == expected.final_bytes(name),
+                "{name}: killed after step {step}"
+            );
+        }
+    }
+    let run = TestRun::new();
+    run.run_to_the_end();
+    check_refusal(&run, &maps[..2], 4, &["phases.0.input_map: absent → true"]);
+    check_refusal(
+        &TestRun::new(),
+        &["--set", "phases.1.output_map=true"],
+        2,
+        &["phases.1.output_map is true; expected no map"],
+    );
+}
+
+#[test]
 fn a_run_that_is_killed_again_and_again_still_arrives() {
     let run = TestRun::new();
     for step in [5, 9, 13, 18, 22, 26] {

@@ -89,6 +89,52 @@ const V_PROJ: &str = "self_attn.v_proj.weight";
 const GATE_PROJ: &str = "mlp.gate_proj.weight";
 const UP_PROJ: &str = "mlp.up_proj.weight";
 
+/// Maps `[d, k·d]` the K token embeddings of a patch, one after the other, to its input.
+pub const INPUT_MAP: &str = "input_map.weight";
+/// Maps `[k·d, d]` the last hidden state to K of them, slot after slot.
+pub const OUTPUT_MAP: &str = "output_map.weight";
+
+/// The linear maps at both ends of a model in a patch phase (paper §3.7). They belong to the phase and are no part of the
+/// model: Hugging Face's weights do not have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchMaps {
+    /// K that the maps are made for; other patch sizes do without.
+    pub patch_size: u64,
+    /// Whether [`INPUT_MAP`] is there.
+    pub input: bool,
+    /// Whether [`OUTPUT_MAP`] is there.
+    pub output: bool,
+}
+
+impl PatchMaps {
+    /// No maps.
+    pub const NONE: PatchMaps = PatchMaps { patch_size: 1, input: false, output: false };
+}
+
+/// Whether a parameter is a map of a phase, not the model's own.
+pub fn is_map(name: &str) -> bool {
+    name == INPUT_MAP || name == OUTPUT_MAP
+}
+
+/// The maps' parameters; decayed like all matrices.
+pub(crate) fn map_specs(config: &ModelConfig, maps: PatchMaps) -> Vec<ParameterSpec> {
+    let (d, kd) = (extent(config.hidden_size), extent(config.hidden_size * maps.patch_size));
+    let mut specs = Vec::new();
+    for (is_there, name, shape) in
+        [(maps.input, INPUT_MAP, [d, kd]), (maps.output, OUTPUT_MAP, [kd, d])]
+    {
+        if is_there {
+            specs.push(ParameterSpec {
+                name: name.to_owned(),
+                shape: shape.to_vec(),
+                decayed: true,
+                joined: false,
+            });
+        }
+    }
+    specs
+}
+
 /// Every parameter, in the order of the forward pass.
 pub(crate) fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
     let [v, d, f] = [config.vocab_size, config.hidden_size, config.intermediate_size].map(extent);

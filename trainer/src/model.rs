@@ -14,9 +14,11 @@ use std::sync::Mutex;
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{self, EMBEDDING, FINAL_NORM, HEAD, ModelError, extent};
+use crate::architecture::{
+    self, EMBEDDING, FINAL_NORM, HEAD, INPUT_MAP, ModelError, OUTPUT_MAP, PatchMaps, extent, is_map,
+};
 use crate::device;
-use crate::params::Parameters;
+use crate::params::{Parameter, Parameters};
 use crate::patch;
 use crate::shim::{self, Heads, ShimError};
 
@@ -45,6 +47,9 @@ pub struct Llama {
     norm_d: Tensor,
     lm_head_vd: Tensor,
     rotary: Rotary,
+    maps: PatchMaps,
+    input_map: Option<Tensor>,  // [d, k·d]
+    output_map: Option<Tensor>, // [k·d, d]
 }
 
 impl Llama {
@@ -75,9 +80,20 @@ impl Llama {
 
     /// A model whose parameters are all zero, for weights that are read from a file.
     pub fn zeroed(config: &ModelConfig, compute: Compute) -> Result<Llama, ModelError> {
+        Llama::zeroed_with(config, compute, PatchMaps::NONE)
+    }
+
+    /// The same with a phase's maps at its ends, zero as well.
+    pub fn zeroed_with(
+        config: &ModelConfig,
+        compute: Compute,
+        maps: PatchMaps,
+    ) -> Result<Llama, ModelError> {
         architecture::check_config(config)?;
         architecture::check_position_count(compute.position_count)?;
-        let parameters = Parameters::new(architecture::parameter_specs(config), compute.device)?;
+        let mut specs = architecture::parameter_specs(config);
+        specs.extend(architecture::map_specs(config, maps));
+        let parameters = Parameters::new(specs, compute.device)?;
         let leaf = |name: String| {
             let parameter = parameters.get(&name).expect("parameter_specs names every parameter");
             parameter.leaf().shallow_clone()
@@ -107,6 +123,9 @@ impl Llama {
             norm_d,
             lm_head_vd,
             rotary,
+            maps,
+            input_map: maps.input.then(|| leaf(INPUT_MAP.to_owned())),
+            output_map: maps.output.then(|| leaf(OUTPUT_MAP.to_owned())),
             parameters,
         })
     }
@@ -114,7 +133,16 @@ impl Llama {
     /// Training loss, `[]` in fp32: mean cross-entropy of each position against the K tokens of the next patch.
     pub fn loss(&self, tokens_btk: &Tensor) -> Tensor {
         let hidden_btd = self.forward_hidden(tokens_btk);
-        patch::chunked_patch_loss(&hidden_btd, &self.lm_head_vd, tokens_btk)
+        match self.map_slots(&hidden_btd, tokens_btk.size()[2]) {
+            Some(slots_btkd) => patch::chunked_slot_loss(&slots_btkd, &self.lm_head_vd, tokens_btk),
+            None => patch::chunked_patch_loss(&hidden_btd, &self.lm_head_vd, tokens_btk),
+        }
+    }
+
+    /// The hidden state of each token of the next patch, `[b, t, k, d]`, by the output map; `None` without one for K = `k`.
+    pub fn map_slots(&self, hidden_btd: &Tensor, k: i64) -> Option<Tensor> {
+        let map = self.output_map.as_ref().filter(|_| k == extent(self.maps.patch_size))?;
+        Some(linear(hidden_btd, map).unflatten(2, [k, -1]))
     }
 
     /// Hidden states after the last norm, in the compute kind. K and T come from the shape of `tokens_btk` (int64).
@@ -122,8 +150,14 @@ impl Llama {
         self.backbone(&self.embed_patches(tokens_btk), None)
     }
 
-    /// Mean of the K token embeddings of each patch, in the compute kind; K = 1 is the embedding itself.
+    /// Mean of the K token embeddings of each patch, or what the input map makes of them, in the compute kind; K = 1 is the
+    /// embedding itself.
     pub fn embed_patches(&self, tokens_btk: &Tensor) -> Tensor {
+        let k = tokens_btk.size()[2];
+        if let Some(map) = self.input_map.as_ref().filter(|_| k == extent(self.maps.patch_size)) {
+            let emb_btkd = Tensor::embedding(&self.embed_tokens_vd, tokens_btk, -1, false, false);
+            return linear(&emb_btkd.to_kind(self.kind()).flatten(2, 3), map);
+        }
         patch::embed_patches(&self.embed_tokens_vd, tokens_btk, self.kind())
     }
 
@@ -150,6 +184,32 @@ impl Llama {
     /// Masters and gradients.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// The parameters that Hugging Face's model has: all but the phase's maps.
+    pub fn own_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|parameter| !is_map(parameter.name()))
+    }
+
+    /// The maps at its ends.
+    pub fn maps(&self) -> PatchMaps {
+        self.maps
+    }
+
+    /// This model's weights, copied, between other maps; these from N(0, `initializer_range`), by `seed` alone.
+    pub fn with_maps(&self, maps: PatchMaps, seed: u64) -> Result<Llama, ModelError> {
+        let model = Llama::zeroed_with(&self.config, self.compute, maps)?;
+        let mut jobs = Vec::new();
+        let _no_grad = tch::no_grad_guard();
+        for parameter in model.parameters.iter() {
+            let mut leaf = parameter.leaf().shallow_clone();
+            match self.parameters.get(parameter.name()).filter(|old| !is_map(old.name())) {
+                Some(old) => leaf.copy_(old.leaf()),
+                None => jobs.push((leaf, parameter_seed(seed, parameter.name()))),
+            }
+        }
+        initialize(&Mutex::new(jobs.into_iter()), self.config.initializer_range)?;
+        Ok(model)
     }
 
     /// Rotary tables `(cos_te, sin_te)`, each half of a head wide, in the compute kind.

@@ -16,8 +16,9 @@ use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
-use tch::Device;
+use tch::{Device, Tensor};
 
+use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::checkpoint::{self, Checkpoint};
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
@@ -122,18 +123,73 @@ pub fn initial_model(
     Ok(model)
 }
 
-/// Model and optimizer of a checkpoint.
-pub fn load(config: &RunFile, compute: Compute, checkpoint: &Path) -> Result<(Llama, AdamW)> {
-    let model = Llama::zeroed(&config.model, compute)?;
-    weights::load_weights(checkpoint, &model)?;
-    let mut optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
-    let path = checkpoint.join(OPTIMIZER_FILE);
-    let mut read = || -> Result<()> {
+/// Model and optimizer of a checkpoint, with the maps of the phase that it was saved in.
+pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Result<(Llama, AdamW)> {
+    let path = checkpoint.path.join(OPTIMIZER_FILE);
+    let read = || -> Result<(Llama, AdamW)> {
         let tensors = TensorFile::open(&path)?.read_all()?;
-        Ok(optimizer.import(model.parameters(), &tensors)?)
+        let (map_tensors, state): (Vec<_>, Vec<_>) =
+            tensors.into_iter().partition(|(name, _)| is_map(name));
+        let has = |wanted: &str| map_tensors.iter().any(|(name, _)| name == wanted);
+        let phase_index = usize::try_from(checkpoint.state.phase_index)?;
+        let phase = config.phases.get(phase_index).context("the checkpoint's phase")?;
+        let (input, output) = (has(INPUT_MAP), has(OUTPUT_MAP));
+        let maps = PatchMaps { patch_size: phase.patch_size, input, output };
+        let model = Llama::zeroed_with(&config.model, compute, maps)?;
+        for (name, tensor) in &map_tensors {
+            let parameter = model.parameters().get(name).expect("the model has the file's maps");
+            let (found, expected) = (tensor.size(), parameter.shape());
+            anyhow::ensure!(found == expected, "{name} is {found:?}, expected {expected:?}");
+            tch::no_grad(|| parameter.leaf().shallow_clone().copy_(tensor));
+        }
+        let mut optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
+        optimizer.import(model.parameters(), &state)?;
+        Ok((model, optimizer))
     };
-    read().with_context(|| format!("read {}", path.display()))?;
+    let (model, optimizer) = read().with_context(|| format!("read {}", path.display()))?;
+    weights::load_weights(&checkpoint.path, &model)?;
     Ok((model, optimizer))
+}
+
+/// The optimizer's state as a checkpoint has it, the phase's maps among it.
+pub fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> {
+    let maps = model.parameters().iter().filter(|parameter| is_map(parameter.name()));
+    let mut tensors: Vec<_> =
+        maps.map(|map| (map.name().to_owned(), map.leaf().detach())).collect();
+    tensors.extend(optimizer.export(model.parameters()));
+    tensors
+}
+
+/// Model and optimizer for a phase that begins: its own fresh maps in place of those of the phase before, all else as it
+/// was. `None` where neither phase has any.
+pub fn change_maps(
+    config: &RunFile,
+    phase_index: usize,
+    model: &Llama,
+    optimizer: &AdamW,
+) -> Result<Option<(Llama, AdamW)>> {
+    let phase = &config.phases[phase_index];
+    let maps = PatchMaps {
+        patch_size: phase.patch_size,
+        input: phase.input_map,
+        output: phase.output_map,
+    };
+    let before = model.maps();
+    if !(maps.input || maps.output || before.input || before.output) {
+        return Ok(None);
+    }
+    let changed = model.with_maps(maps, config.train.init_seed.wrapping_add(phase_index as u64))?;
+    let mut moved = AdamW::new(changed.parameters(), &config.optimizer)?;
+    let old = optimizer.export(model.parameters());
+    let taken = moved.export(changed.parameters()).into_iter().map(|(name, fresh)| {
+        let is_map = [INPUT_MAP, OUTPUT_MAP].iter().any(|map| name.ends_with(map));
+        let before = old.iter().find(|(other, _)| *other == name).filter(|_| !is_map);
+        let tensor = before.map_or(fresh, |(_, tensor)| tensor.shallow_clone());
+        (name, tensor)
+    });
+    let taken: Vec<_> = taken.collect();
+    moved.import(changed.parameters(), &taken)?;
+    Ok(Some((changed, moved)))
 }
 
 /// The state before the first step.

@@ -97,6 +97,11 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
     for (index, phase) in run.phases.iter().enumerate() {
         flatten(&mut identity, &format!("phases.{index}.schedule"), &phase.schedule);
         flatten(&mut identity, &format!("phases.{index}.carry"), &phase.carry);
+        for (name, is_set) in [("input_map", phase.input_map), ("output_map", phase.output_map)] {
+            if is_set {
+                flatten(&mut identity, &format!("phases.{index}.{name}"), &is_set);
+            }
+        }
     }
     flatten(&mut identity, "model", &run.model);
     flatten(&mut identity, "optimizer", &run.optimizer);

@@ -133,7 +133,7 @@ impl Run {
             Some((checkpoint, damaged)) => {
                 resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
                 prepare::notice_resume(checkpoint, damaged, &recorded);
-                let (model, optimizer) = prepare::load(&config, compute, &checkpoint.path)?;
+                let (model, optimizer) = prepare::load(&config, compute, checkpoint)?;
                 (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
             }
             None => {
@@ -180,6 +180,10 @@ impl Run {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
         let phase = self.plan.phases()[phase_index];
         if self.state.next_step == phase.first_step {
+            let (config, model, optimizer) = (&self.config, &self.model, &self.optimizer);
+            if let Some(changed) = prepare::change_maps(config, phase_index, model, optimizer)? {
+                (self.model, self.optimizer) = changed;
+            }
             if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
                 self.optimizer.reset();
             }
@@ -450,7 +454,7 @@ impl Run {
         let path = checkpoint::save(&self.folder.path, &self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
             let path = into.join(prepare::OPTIMIZER_FILE);
-            tensor_file::write(&path, &optimizer.export(model.parameters()))
+            tensor_file::write(&path, &prepare::optimizer_tensors(model, optimizer))
                 .with_context(|| format!("write {}", path.display()))?;
             prepare::copy_tokenizer(corpus, into)
         })?;

@@ -131,8 +131,7 @@ pub fn save_model(dir: &Path, model: &Llama, notes: &ModelNotes) -> Result<(), W
     write_json(&dir.join(CONFIG_FILE), &hf_config::config_json(model.config(), notes))?;
     write_json(&dir.join(GENERATION_CONFIG_FILE), &hf_config::generation_config_json(notes))?;
     let tensors: Vec<(String, Tensor)> = model
-        .parameters()
-        .iter()
+        .own_parameters()
         .map(|parameter| (parameter.name().to_owned(), parameter.leaf().detach()))
         .collect();
     let path = dir.join(WEIGHTS_FILE);
@@ -219,7 +218,7 @@ fn fill(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
         return Err(WeightsError::Tensors { path: dir.to_owned(), problems });
     }
     let _no_grad = tch::no_grad_guard();
-    for parameter in model.parameters().iter() {
+    for parameter in model.own_parameters() {
         parameter.leaf().shallow_clone().copy_(&files.read(parameter.name())?);
     }
     if model.config().tie_word_embeddings && files.place.contains_key(HEAD) {
@@ -235,7 +234,7 @@ fn fill(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
 /// Every tensor that is missing, unexpected, or of another shape or kind than the model's.
 fn form_problems(files: &WeightFiles, model: &Llama) -> Vec<String> {
     let mut problems = Vec::new();
-    for parameter in model.parameters().iter() {
+    for parameter in model.own_parameters() {
         let name = parameter.name();
         match files.form(name) {
             None => problems.push(format!("{name} is missing")),
@@ -253,7 +252,7 @@ fn form_problems(files: &WeightFiles, model: &Llama) -> Vec<String> {
     }
     let tied = model.config().tie_word_embeddings;
     let known = |name: &str| {
-        model.parameters().get(name).is_some()
+        model.own_parameters().any(|own| own.name() == name)
             || name.ends_with(ROTARY_BUFFER)
             || (tied && name == HEAD)
     };
