@@ -147,7 +147,7 @@ fn d_embedding_a_patch_is_the_mean_of_its_tokens_forward_and_backward() {
         (emb_btd.square() * random_on(device, &[16, 24], 4)).sum(Kind::Float).backward();
         (emb_btd.detach(), weight_vd.grad())
     };
-    let found = gradient(&|weight_vd| patch::embed_patches(weight_vd, &tokens_btk));
+    let found = gradient(&|weight_vd| patch::embed_patches(weight_vd, &tokens_btk, Kind::Float));
     let expected = gradient(&|weight_vd| {
         patch::fold_patches(&Tensor::embedding(weight_vd, &tokens_btk, -1, false, false))
     });

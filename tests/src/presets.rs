@@ -16,8 +16,10 @@ const PAPER_ROWS: [(&str, u64, u64, u64); 5] = [
     ("370m-60bx6.toml", 369_148_928, 6, 60_000_000_000),
 ];
 
-/// Recipes beside the paper's: file, patch sizes and steps of the phases on 360B tokens, units per token.
-const RECIPES: [(&str, &[(u64, u64)], f64); 2] = [
+/// File, patch sizes and steps of the phases on 360B tokens, units per token.
+type Recipe = (&'static str, &'static [(u64, u64)], f64);
+/// Recipes beside the paper's.
+const RECIPES: [Recipe; 2] = [
     ("370m-tst.toml", &[(4, 108_417), (1, 63_244)], 10.0 / 19.0),
     ("370m-ladder.toml", &[(8, 57_220), (4, 57_220), (1, 57_221)], 11.0 / 24.0),
 ];

@@ -50,6 +50,7 @@ enum Command {
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     crate::cuda::set_defaults()?;
+    crate::shim::keep_freed_memory()?;
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),
         Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),
