@@ -29,7 +29,6 @@ fn main() {
         "levels",
         "memory",
         "optimizer",
-        "profile",
         "random",
         "context",
         "ops",

@@ -80,8 +80,6 @@ unsafe extern "C" {
         v: *mut *mut C_tensor,
     ) -> c_int;
     fn pm_keep_freed_memory() -> c_int;
-    fn pm_profile_start() -> c_int;
-    fn pm_profile_stop(out: *mut *const c_char) -> c_int;
 }
 
 /// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
@@ -274,45 +272,6 @@ pub fn keep_freed_memory() -> Result<(), ShimError> {
     // SAFETY: takes nothing; glibc's settings are its own to guard.
     let status = unsafe { pm_keep_freed_memory() };
     check(status, "allocator settings")
-}
-
-/// What one of libtorch's operations took.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OperationTime {
-    /// Such as `aten::mm`.
-    pub name: String,
-    /// Calls.
-    pub calls: u64,
-    /// Of the operation itself, without those that it called.
-    pub seconds: f64,
-}
-
-/// Runs `body` and says what each of libtorch's operations took that this thread called in it, the longest first.
-pub fn profile<T>(body: impl FnOnce() -> T) -> Result<(T, Vec<OperationTime>), ShimError> {
-    #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: takes nothing.
-    let status = unsafe { pm_profile_start() };
-    check(status, "profile")?;
-    let result = body();
-    let mut text = std::ptr::null();
-    #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: `text` is written on success alone.
-    let status = unsafe { pm_profile_stop(&raw mut text) };
-    check(status, "profile")?;
-    #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: a text of this thread's, which lives until the next call.
-    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    let row = |line: &str| -> Option<OperationTime> {
-        let mut fields = line.split('\t');
-        Some(OperationTime {
-            name: fields.next()?.to_owned(),
-            calls: fields.next()?.parse().ok()?,
-            seconds: fields.next()?.parse().ok()?,
-        })
-    };
-    let mut rows: Vec<OperationTime> = text.lines().filter_map(row).collect();
-    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    Ok((result, rows))
 }
 
 /// Makes `grad` the gradient of `leaf`; backward passes add to it in place.
