@@ -195,30 +195,42 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   }
 };
 
-HeadStrides head_strides(const Tensor& x_bhte) {
-  return {x_bhte.stride(0), x_bhte.stride(1), x_bhte.stride(2)};
+// Rows [b, t, (h + 2 g) e] that hold the heads of queries, keys and values side by side, and each of these three apart,
+// [b, heads, t, e]: copied from one to the other, queries and keys turned, values not.
+void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te, const Tensor& sin_te, bool is_forward) {
+  const auto b = rows.size(0), t = rows.size(1), width = rows.size(2), e = apart[0].size(3);
+  with_type(rows, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    over_rows(b * t, width, [&](int64_t begin, int64_t end) {
+      auto* beside = data<T>(rows);
+      for (size_t i = 0; i < apart.size(); ++i) {
+        const HeadStrides rows_strides = {t * width, e, width};
+        const HeadStrides strides = {apart[i].stride(0), apart[i].stride(1), apart[i].stride(2)};
+        const auto heads = apart[i].size(1);
+        const auto* cos = i < 2 ? data<T>(cos_te) : nullptr;
+        if (is_forward) {
+          kernels<T>().turn_heads(beside, rows_strides, data<T>(apart[i]), strides, cos, data<T>(sin_te), 1, begin, end,
+                                  t, heads, e);
+        } else {
+          kernels<T>().turn_heads(data<T>(apart[i]), strides, beside, rows_strides, cos, data<T>(sin_te), -1, begin,
+                                  end, t, heads, e);
+        }
+        beside += heads * e;
+      }
+    });
+  });
 }
 
-Tensor with_dense_heads(const Tensor& x_bhte) { return x_bhte.stride(3) == 1 ? x_bhte : x_bhte.contiguous(); }
-
-// Queries and keys, turned, and values, as [b, heads, t, e], from rows [b, t, (h + 2 g) e].
 struct SplitRotate : torch::autograd::Function<SplitRotate> {
   static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos_te, const Tensor& sin_te,
                                int64_t h, int64_t g, int64_t e) {
     at::NoGradGuard no_grad;
     const auto b = qkv.size(0), t = qkv.size(1);
-    variable_list out = {at::empty({b, h, t, e}, qkv.options()), at::empty({b, g, t, e}, qkv.options()),
-                         at::empty({b, g, t, e}, qkv.options())};
-    const int64_t heads[] = {h, g, g}, columns[] = {0, h * e, (h + g) * e};
-    with_type(qkv, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      over_rows(b * t, qkv.size(2), [&](int64_t begin, int64_t end) {
-        for (int i = 0; i < 3; ++i) {
-          kernels<T>().split_heads(data<T>(qkv), qkv.size(2), columns[i], i < 2 ? data<T>(cos_te) : nullptr,
-                                   data<T>(sin_te), data<T>(out[i]), head_strides(out[i]), begin, end, t, heads[i], e);
-        }
-      });
-    });
+    variable_list out;
+    for (const auto heads : {h, g, g}) {
+      out.push_back(at::empty({b, heads, t, e}, qkv.options()));
+    }
+    turn(qkv, out, cos_te, sin_te, /*is_forward=*/true);
     context->save_for_backward({cos_te, sin_te});
     return out;
   }
@@ -226,23 +238,13 @@ struct SplitRotate : torch::autograd::Function<SplitRotate> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::NoGradGuard no_grad;
     const auto saved = context->get_saved_variables();
-    const auto &cos_te = saved[0], &sin_te = saved[1];
-    const auto b = grads[0].size(0), t = grads[0].size(2), e = grads[0].size(3);
-    const int64_t heads[] = {grads[0].size(1), grads[1].size(1), grads[2].size(1)};
-    const int64_t columns[] = {0, heads[0] * e, (heads[0] + heads[1]) * e};
+    int64_t heads = 0;
     for (auto& grad : grads) {
-      grad = with_dense_heads(grad);
+      grad = grad.stride(3) == 1 ? grad : grad.contiguous();
+      heads += grad.size(1);
     }
-    auto dx = at::empty({b, t, columns[2] + heads[2] * e}, grads[0].options());
-    with_type(dx, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      over_rows(b * t, dx.size(2), [&](int64_t begin, int64_t end) {
-        for (int i = 0; i < 3; ++i) {
-          kernels<T>().join_heads(data<T>(grads[i]), head_strides(grads[i]), i < 2 ? data<T>(cos_te) : nullptr,
-                                  data<T>(sin_te), data<T>(dx), dx.size(2), columns[i], begin, end, t, heads[i], e);
-        }
-      });
-    });
+    auto dx = at::empty({grads[0].size(0), grads[0].size(2), heads * grads[0].size(3)}, grads[0].options());
+    turn(dx, grads, saved[0], saved[1], /*is_forward=*/false);
     return {dx, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };

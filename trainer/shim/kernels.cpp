@@ -135,51 +135,28 @@ void swiglu_grad(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin
 }
 
 template <class T>
-void split_heads(const T* rows, int64_t row_width, int64_t column, const T* cos, const T* sin, T* out,
-                 HeadStrides strides, int64_t begin, int64_t end, int64_t positions, int64_t heads,
-                 int64_t head_width) {
+void turn_heads(const T* from, HeadStrides from_strides, T* to, HeadStrides to_strides, const T* cos, const T* sin,
+                float direction, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width) {
   const int64_t half = head_width / 2;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t position = row % positions;
+    const int64_t batch = row / positions, position = row % positions;
     for (int64_t head = 0; head < heads; ++head) {
-      const T* from = rows + row * row_width + column + head * head_width;
-      T* to = out + row / positions * strides.batch + head * strides.head + position * strides.position;
+      const auto place = [&](HeadStrides strides) {
+        return batch * strides.batch + head * strides.head + position * strides.position;
+      };
+      const T* source = from + place(from_strides);
+      T* target = to + place(to_strides);
       if (!cos) {
-        __builtin_memcpy(to, from, head_width * sizeof(T));
+        __builtin_memcpy(target, source, head_width * sizeof(T));
         continue;
       }
       const T* c = cos + position * half;
       const T* s = sin + position * half;
 #pragma omp simd
       for (int64_t i = 0; i < half; ++i) {
-        const float low = load(from[i]), high = load(from[half + i]);
-        store(to[i], low * load(c[i]) - high * load(s[i]));
-        store(to[half + i], high * load(c[i]) + low * load(s[i]));
-      }
-    }
-  }
-}
-
-template <class T>
-void join_heads(const T* grad, HeadStrides strides, const T* cos, const T* sin, T* rows, int64_t row_width,
-                int64_t column, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width) {
-  const int64_t half = head_width / 2;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t position = row % positions;
-    for (int64_t head = 0; head < heads; ++head) {
-      const T* from = grad + row / positions * strides.batch + head * strides.head + position * strides.position;
-      T* to = rows + row * row_width + column + head * head_width;
-      if (!cos) {
-        __builtin_memcpy(to, from, head_width * sizeof(T));
-        continue;
-      }
-      const T* c = cos + position * half;
-      const T* s = sin + position * half;
-#pragma omp simd
-      for (int64_t i = 0; i < half; ++i) {
-        const float low = load(from[i]), high = load(from[half + i]);
-        store(to[i], low * load(c[i]) + high * load(s[i]));
-        store(to[half + i], high * load(c[i]) - low * load(s[i]));
+        const float low = load(source[i]), high = load(source[half + i]), turn = direction * load(s[i]);
+        store(target[i], low * load(c[i]) - high * turn);
+        store(target[half + i], high * load(c[i]) + low * turn);
       }
     }
   }
@@ -276,8 +253,8 @@ void embed_mean_grad(const T* grad, const int64_t* ids, int64_t count, float* gr
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,     split_heads<T>,
-          join_heads<T>,   softmax_nll<T>,       embed_mean<T>, embed_mean_grad<T>};
+  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,
+          turn_heads<T>,   softmax_nll<T>,       embed_mean<T>, embed_mean_grad<T>};
 }
 
 }  // namespace

@@ -29,13 +29,10 @@ struct Kernels {
   // out [n, width] = silu(gate) * up, where gate_up is [n, 2 * width].
   void (*swiglu)(const T* gate_up, T* out, int64_t begin, int64_t end, int64_t width);
   void (*swiglu_grad)(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin, int64_t end, int64_t width);
-  // One kind of head of a merged row: copies heads [n, heads * head_width] at `column` of rows of `row_width` to or from
-  // a tensor of heads, turned by cos and sin [t, head_width / 2] (times `direction` for sin), or as they are if cos is null.
-  void (*split_heads)(const T* row, int64_t row_width, int64_t column, const T* cos, const T* sin, T* out,
-                      HeadStrides strides, int64_t begin, int64_t end, int64_t positions, int64_t heads,
-                      int64_t head_width);
-  void (*join_heads)(const T* grad, HeadStrides strides, const T* cos, const T* sin, T* row, int64_t row_width,
-                     int64_t column, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width);
+  // Copies heads of `head_width` elements from one layout to another, turned by cos and sin [positions, head_width / 2] with
+  // `direction` 1, back with -1, or as they are where cos is null. Row n is position n % positions of batch n / positions.
+  void (*turn_heads)(const T* from, HeadStrides from_strides, T* to, HeadStrides to_strides, const T* cos, const T* sin,
+                     float direction, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width);
   // nll[row] = sum over the row's targets (those that are `ignored` left out) of -log softmax(logits)[target]; the logits
   // become scale * d(sum of nll)/d(logits) unless `scale` is 0. `scratch` holds `width` floats.
   void (*softmax_nll)(T* logits, const int64_t* targets, int64_t target_count, int64_t ignored, float scale, float* nll,

@@ -25,9 +25,9 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Why: what is not finite, or else the loss by itself.
-    pub fn reason(&self) -> &'static str {
-        if self.loss.is_finite() && self.grad_norm.is_finite() { "spike" } else { "nonfinite" }
+    /// Whether it was the loss by itself, and nothing that is not finite.
+    pub fn is_spike(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
     }
 }
 
@@ -42,7 +42,7 @@ pub fn record(folder: &Path, numbers: Numbers, plan: &Plan, corpus: &Corpus) -> 
         .map_or_else(|err| json!({ "error": format!("{err:#}") }), |found| found.json(plan));
     let record = json!({
         "step": step,
-        "reason": numbers.reason(),
+        "reason": if numbers.is_spike() { "spike" } else { "nonfinite" },
         "loss": loss,
         "grad_norm": grad_norm,
         "read": read,

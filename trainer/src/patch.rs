@@ -39,27 +39,26 @@ pub fn patch_nll(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
     -logp_btv.gather(2, &tokens_btk.narrow(1, 1, last), false)
 }
 
-/// The loss where each token of the next patch has a hidden state of its own, `[b, t, k, d]`; made like [`chunked_patch_loss`].
-pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
-    let (b, t, k, d) = slots_btkd.size4().expect("slots are [b, t, k, d]");
-    assert!(1 < t, "a window of one unit has nothing to predict");
-    // One row a token, with one target.
-    let slots_nd = slots_btkd.narrow(1, 0, t - 1).reshape([b * (t - 1) * k, d]);
-    let targets_n1 = tokens_btk.narrow(1, 1, t - 1).reshape([b * (t - 1) * k, 1]);
-    let chunk_rows = (CHUNK_LOGITS / head_vd.size()[0]).max(CHUNK_ROWS_MIN);
-    shim::linear_cross_entropy(&slots_nd, head_vd, &targets_n1, chunk_rows)
-        .expect("shapes and kinds are the model's own")
-}
-
 /// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor ever lives.
 ///
 /// Products run in the kind of `hidden_btd`; loss and the sum of the head's gradient are fp32. Panics unless T ≥ 2.
 pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1; // the last position has no next patch
-    assert!(0 < last, "a window of one unit has nothing to predict");
     let hidden_nd = hidden_btd.narrow(1, 0, last).flatten(0, 1);
-    let targets_nk = tokens_btk.narrow(1, 1, last).flatten(0, 1);
+    chunked_loss(&hidden_nd, head_vd, &tokens_btk.narrow(1, 1, last).flatten(0, 1))
+}
+
+/// The loss where each token of the next patch has a hidden state of its own, `[b, t, k, d]`; made like [`chunked_patch_loss`].
+pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
+    let last = tokens_btk.size()[1] - 1;
+    // One row a token, with one target.
+    let slots_nd = slots_btkd.narrow(1, 0, last).flatten(0, 2);
+    chunked_loss(&slots_nd, head_vd, &tokens_btk.narrow(1, 1, last).flatten(0, 2).unsqueeze(1))
+}
+
+fn chunked_loss(hidden_nd: &Tensor, head_vd: &Tensor, targets_nk: &Tensor) -> Tensor {
+    assert!(hidden_nd.size()[0] > 0, "a window of one unit has nothing to predict");
     let chunk_rows = (CHUNK_LOGITS / head_vd.size()[0]).max(CHUNK_ROWS_MIN);
-    shim::linear_cross_entropy(&hidden_nd, head_vd, &targets_nk, chunk_rows)
+    shim::linear_cross_entropy(hidden_nd, head_vd, targets_nk, chunk_rows)
         .expect("shapes and kinds are the model's own")
 }
