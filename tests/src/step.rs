@@ -6,7 +6,7 @@ use trainer::guard::Guard;
 use trainer::model::Llama;
 use trainer::optim::AdamW;
 use trainer::shim::{self, ShimError};
-use trainer::step::{StepOutput, train_step};
+use trainer::step::{StepOutput, Unread, train_step};
 use trainer::{patch, weights};
 
 use crate::support::{
@@ -283,7 +283,7 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
     }
 }
 
-/// On a GPU each of these operations would let the host wait for the device. The step's numbers are read behind it. The one
+/// On a GPU each of these operations would let the host wait for the device. The numbers of several steps are read at once. The one
 /// exception is within the fused update: its kernel for the CPU reads the step count as a number, that for a GPU does not.
 #[test]
 fn a_step_calls_nothing_that_waits_for_the_device() {
@@ -292,14 +292,36 @@ fn a_step_calls_nothing_that_waits_for_the_device() {
             let model = golden_model(dtype);
             let mut optimizer = new_optimizer(&model);
             let batches = [tokens_btk(2, patch_size, 1), tokens_btk(2, patch_size, 2)];
-            let step = || step_over(&model, &mut optimizer, &batches, 1e-3);
-            let (output, counts) = shim::ops::count_ops(step).unwrap();
+            let mut unread = Unread::default();
+            unread.push(step_over(&model, &mut optimizer, &batches, 1e-3));
+            let step = || unread.push(step_over(&model, &mut optimizer, &batches, 1e-3));
+            let ((), counts) = shim::ops::count_ops(step).unwrap();
             let mut waits = counts.waits();
             waits.retain(|calls| calls.outermost != "aten::_fused_adamw_");
             assert!(waits.is_empty(), "{dtype:?}, K = {patch_size}: {waits:?}");
             assert_eq!(counts.of("aten::_fused_adamw_"), 2, "decayed and other parameters");
-            let (_, counts) = shim::ops::count_ops(|| output.read()).unwrap();
+            let (read, counts) = shim::ops::count_ops(|| unread.read()).unwrap();
             assert!(!counts.waits().is_empty(), "reading the numbers waits, and is seen");
+            assert!(read.is_some_and(|(report, skipped)| report.updated && skipped == 0));
+            assert_eq!(unread.read(), None);
         }
     }
+}
+
+#[test]
+fn steps_that_were_skipped_between_two_readings_are_counted() {
+    let model = golden_model(Dtype::Fp32);
+    let config = OptimizerConfig { nonfinite: Nonfinite::Skip, ..adamw_config() };
+    let mut optimizer = AdamW::new(model.parameters(), &config).unwrap();
+    let mut unread = Unread::default();
+    let gain = model.parameters().get("model.norm.weight").unwrap().leaf().shallow_clone();
+    let before = gain.copy();
+    for broken in [false, true, true, false] {
+        let value = if broken { before.full_like(f64::INFINITY) } else { before.shallow_clone() };
+        tch::no_grad(|| gain.shallow_clone().copy_(&value));
+        unread.push(step_over(&model, &mut optimizer, &[tokens_btk(2, 1, 1)], 1e-3));
+    }
+    let (report, skipped_steps) = unread.read().unwrap();
+    assert!(report.updated && report.stop.is_none());
+    assert_eq!(skipped_steps, 2);
 }

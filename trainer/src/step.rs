@@ -65,6 +65,34 @@ impl StepOutput {
     }
 }
 
+/// The outputs of the steps that the host has not looked at: all that it keeps of them is on the device.
+#[derive(Debug, Default)]
+pub struct Unread {
+    last: Option<StepOutput>,
+    steps: u64,
+    updates: Option<Tensor>, // fp32, []: exact below 2^24 steps
+}
+
+impl Unread {
+    /// Adds the output of the next step, without waiting for it.
+    pub fn push(&mut self, output: StepOutput) {
+        self.steps += 1;
+        self.updates = Some(match self.updates.take() {
+            Some(updates) => updates + &output.finite,
+            None => output.finite.shallow_clone(),
+        });
+        self.last = Some(output);
+    }
+
+    /// Waits for the device: the last step's report, and how many of the steps since the last reading made no update.
+    /// `None` if there was no step.
+    pub fn read(&mut self) -> Option<(StepReport, u64)> {
+        let Unread { last, steps, updates } = std::mem::take(self);
+        let report = last?.read();
+        Some((report, steps - updates?.double_value(&[]) as u64))
+    }
+}
+
 /// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of one size.
 ///
 /// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A step that the optimizer's

@@ -32,7 +32,7 @@ use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
-use crate::step::{StepReport, StopReport};
+use crate::step::{StepOutput, StepReport, StopReport, Unread};
 use crate::stop::StopFlag;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
@@ -95,6 +95,8 @@ struct Interval {
     busy: Duration,
     /// The loader's waiting time at the start of the interval.
     waited_before: Duration,
+    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or saved.
+    unread: Unread,
 }
 
 impl Run {
@@ -199,23 +201,29 @@ impl Run {
         let end = phase.step_range().end;
         while self.state.next_step < end {
             if stop.asked() {
+                self.read(phase_index, &mut interval)?;
                 return Ok(false);
             }
             let started = Instant::now();
             let rate = self.rate(phase_index);
-            let report = self.step(&phase, &mut stage, &mut stepper, rate)?;
+            interval.unread.push(self.step(&phase, &mut stage, &mut stepper, rate)?);
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
-            self.state.phases[phase_index].skipped_steps += u64::from(!report.updated);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
-            if due(self.config.train.log_every_steps) {
+            let is_log_due = due(self.config.train.log_every_steps);
+            let is_save_due = due(self.config.train.checkpoint_every_steps);
+            let is_evaluation_due = self.is_evaluation_due(step);
+            if (is_log_due || is_save_due || is_evaluation_due)
+                && let Some(report) = self.read(phase_index, &mut interval)?
+                && is_log_due
+            {
                 self.log(phase_index, report, rate, &interval, stage.waited())?;
                 interval = Interval { waited_before: stage.waited(), ..Interval::default() };
             }
-            if self.is_evaluation_due(step) {
+            if is_evaluation_due {
                 self.evaluate(phase.patch_size, stop)?;
             }
-            if due(self.config.train.checkpoint_every_steps) {
+            if is_save_due {
                 self.save()?;
             }
         }
@@ -264,7 +272,7 @@ impl Run {
         stage: &mut Stage,
         stepper: &mut Stepper,
         rate: f64,
-    ) -> Result<StepReport> {
+    ) -> Result<StepOutput> {
         let step = self.state.next_step;
         let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
@@ -273,17 +281,21 @@ impl Run {
             assert_eq!(place, (step, micro_index), "plan order");
             Ok(tokens_btk)
         });
-        let output = stepper.train_step(
-            &self.model,
-            &mut self.optimizer,
-            batches,
-            micro_batch_count,
-            rate,
-        )?;
-        let report = output.read(); // one host-device synchronisation a step
+        stepper.train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)
+    }
+
+    /// Waits for the device (host-device synchronisation) and looks at the steps since the last time: an error if one of
+    /// them stops the run. The last one's report; `None` if there was none.
+    fn read(&mut self, phase_index: usize, interval: &mut Interval) -> Result<Option<StepReport>> {
+        let started = Instant::now();
+        let Some((report, skipped_steps)) = interval.unread.read() else { return Ok(None) };
+        interval.busy += started.elapsed();
+        let record = &mut self.state.phases[phase_index];
+        record.seconds += started.elapsed().as_secs_f64();
+        record.skipped_steps += skipped_steps;
         match report.stop {
-            Some(stop) => Err(self.diverged(step, stop)?.into()),
-            None => Ok(report),
+            Some(stop) => Err(self.diverged(self.state.next_step - 1, stop)?.into()),
+            None => Ok(Some(report)),
         }
     }
 
@@ -291,11 +303,14 @@ impl Run {
     fn diverged(&self, step: u64, stop: StopReport) -> Result<Diverged> {
         let StopReport { steps_ago, loss, grad_norm } = stop;
         let numbers = Numbers { step: step - steps_ago, loss, grad_norm };
-        let is_spike = loss.is_finite() && grad_norm.is_finite();
         let checkpoint = self.last_checkpoint.as_ref();
         Ok(Diverged {
             numbers,
-            setting: if is_spike { "optimizer.spike.action" } else { "optimizer.nonfinite" },
+            setting: if numbers.is_spike() {
+                "optimizer.spike.action"
+            } else {
+                "optimizer.nonfinite"
+            },
             checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
             read: diverged::record(&self.folder.path, numbers, &self.plan, &self.corpus)?,
         })
