@@ -38,6 +38,8 @@ mod support;
 #[cfg(feature = "trainer")]
 mod cuda;
 #[cfg(feature = "trainer")]
+mod fused;
+#[cfg(feature = "trainer")]
 mod golden;
 #[cfg(feature = "trainer")]
 mod stage;

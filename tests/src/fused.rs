@@ -1,0 +1,203 @@
+//! Each fused function of the shim equals its plain composition, forward and backward, in fp32 and bf16, for sizes that no
+//! width of a vector divides.
+
+use tch::{Device, Kind, Tensor};
+use trainer::shim::{self, Heads};
+
+use crate::support::{assert_close, max_abs};
+
+const EPS: f64 = 1e-6;
+
+fn random(shape: &[i64], seed: u64) -> Tensor {
+    let mut values = Tensor::empty(shape, (Kind::Double, Device::Cpu));
+    shim::fill_normal(&mut values, 1.0, seed).unwrap();
+    values.to_kind(Kind::Float)
+}
+
+/// Outputs of `function`, and the gradients of its inputs under a loss that weighs every output's elements differently.
+fn pass(inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Vec<Tensor>) -> Vec<Tensor> {
+    let leaves: Vec<Tensor> =
+        inputs.iter().map(|input| input.copy().set_requires_grad(true)).collect();
+    let outputs = function(&leaves);
+    let loss = outputs
+        .iter()
+        .zip(7..)
+        .map(|(output, seed)| (output * random(&output.size(), seed)).sum(Kind::Float))
+        .reduce(|sum, loss| sum + loss)
+        .unwrap();
+    loss.backward();
+    outputs.iter().map(Tensor::detach).chain(leaves.iter().map(Tensor::grad)).collect()
+}
+
+/// `fused` on inputs of `kind` (gains and weights stay fp32) against `plain` in fp32 on the same numbers.
+fn check(
+    activations: &[Tensor],
+    weights: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Vec<Tensor>,
+    plain: impl Fn(&[Tensor]) -> Vec<Tensor>,
+) {
+    for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+        let in_kind = activations.iter().map(|input| input.to_kind(kind));
+        let inputs: Vec<Tensor> =
+            in_kind.chain(weights.iter().map(Tensor::shallow_clone)).collect();
+        let found = pass(&inputs, &fused);
+        let inputs: Vec<Tensor> = inputs.iter().map(|input| input.to_kind(Kind::Float)).collect();
+        let expected = pass(&inputs, &plain);
+        assert_eq!(found.len(), expected.len());
+        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let name = format!("{kind:?}, output or gradient {index}");
+            let found = found.to_kind(Kind::Float);
+            assert_close(&name, &found, expected, tolerance * max_abs(expected).max(1.0));
+        }
+    }
+}
+
+fn plain_norm(x: &Tensor, gain: &Tensor) -> Tensor {
+    let mean = x.square().mean_dim(-1, true, Kind::Float);
+    x * (mean + EPS).rsqrt() * gain
+}
+
+#[test]
+fn rms_norm_of_a_sum() {
+    for width in [1, 37, 256] {
+        let (x, delta, gain) =
+            (random(&[3, 35, width], 1), random(&[3, 35, width], 2), random(&[width], 3));
+        let inputs = [x, delta];
+        check(
+            &inputs,
+            &[gain.shallow_clone()],
+            |tensors| {
+                let (sum, y) =
+                    shim::add_rms_norm(&tensors[0], &tensors[1], &tensors[2], EPS).unwrap();
+                vec![sum, y]
+            },
+            |tensors| {
+                let sum = &tensors[0] + &tensors[1];
+                vec![sum.shallow_clone(), plain_norm(&sum, &tensors[2])]
+            },
+        );
+        check(
+            &inputs[..1],
+            &[gain],
+            |tensors| vec![shim::rms_norm(&tensors[0], &tensors[1], EPS).unwrap()],
+            |tensors| vec![plain_norm(&tensors[0], &tensors[1])],
+        );
+    }
+}
+
+#[test]
+fn swiglu_also_where_the_gate_saturates() {
+    let wide = Tensor::from_slice(&[-1e4f32, -90.0, -1.0, 0.0, 1.0, 90.0, 1e4]).repeat([6]);
+    for gate_up in [random(&[2, 9, 74], 1), wide.view([3, 14])] {
+        check(
+            &[gate_up],
+            &[],
+            |tensors| vec![shim::swiglu(&tensors[0]).unwrap()],
+            |tensors| {
+                let halves = tensors[0].chunk(2, -1);
+                vec![halves[0].silu() * &halves[1]]
+            },
+        );
+    }
+}
+
+#[test]
+fn heads_are_split_and_turned() {
+    for (query, key_value, width) in [(4, 2, 6), (1, 1, 2), (4, 4, 64)] {
+        let (t, heads) = (5, Heads { query, key_value, width });
+        let angles = random(&[t, width / 2], 9);
+        let tables = [angles.cos(), angles.sin()];
+        let qkv = random(&[3, t, (query + 2 * key_value) * width], 1);
+        check(
+            &[qkv],
+            &[],
+            |tensors| {
+                let [cos, sin] = tables.each_ref().map(|table| table.to_kind(tensors[0].kind()));
+                shim::split_rotate(&tensors[0], &cos, &sin, heads).unwrap().into()
+            },
+            |tensors| {
+                let sizes = [query, key_value, key_value].map(|count| count * width);
+                let parts = tensors[0].split_with_sizes(sizes, 2);
+                let apart = parts.iter().map(|part| part.unflatten(2, [-1, width]).transpose(1, 2));
+                let [cos, sin] = &tables;
+                let turned = |x: Tensor| {
+                    let halves = x.chunk(2, 3);
+                    let (low, high) = (&halves[0], &halves[1]);
+                    Tensor::cat(&[low * cos - high * sin, high * cos + low * sin], 3)
+                };
+                let mut apart: Vec<Tensor> = apart.collect();
+                let v = apart.pop().unwrap();
+                apart.into_iter().map(turned).chain([v]).collect()
+            },
+        );
+    }
+}
+
+#[test]
+fn a_product_adds_to_the_gradient_that_its_leaf_has() {
+    let (x, w) = (random(&[3, 7, 24], 1), random(&[10, 24], 2));
+    check(
+        &[x.shallow_clone()],
+        &[w.shallow_clone()],
+        |tensors| vec![shim::linear(&tensors[0], &tensors[1]).unwrap()],
+        |tensors| vec![tensors[0].matmul(&tensors[1].tr())],
+    );
+    let leaf = w.copy().set_requires_grad(true);
+    let sum = Tensor::ones([10, 24], (Kind::Float, Device::Cpu));
+    shim::set_grad(&leaf, &sum).unwrap();
+    for _ in 0..2 {
+        shim::linear(&x, &leaf).unwrap().sum(Kind::Float).backward();
+    }
+    let expected = x.flatten(0, 1).sum_dim_intlist(0, true, Kind::Float).repeat([10, 1]) * 2 + 1;
+    assert_close("in the storage that was set", &sum, &expected, 1e-4);
+}
+
+#[test]
+fn ignored_targets_count_for_nothing() {
+    let (x, w) = (random(&[23, 24], 1), random(&[256, 24], 2));
+    let targets = Tensor::from_slice(&(0..23).map(|row| row * 11 % 256).collect::<Vec<i64>>());
+    for ignored_rows in [0, 1, 9, 22] {
+        let targets = targets.copy();
+        let _ = targets.narrow(0, 3.min(23 - ignored_rows), ignored_rows).fill_(-100);
+        check(
+            &[x.shallow_clone()],
+            &[w.shallow_clone()],
+            |tensors| {
+                let y_nk = targets.unsqueeze(1);
+                vec![shim::linear_cross_entropy(&tensors[0], &tensors[1], &y_nk, 8).unwrap()]
+            },
+            |tensors| {
+                let logits = tensors[0].matmul(&tensors[1].tr());
+                vec![logits.cross_entropy_loss::<Tensor>(
+                    &targets,
+                    None,
+                    tch::Reduction::Mean,
+                    -100,
+                    0.0,
+                )]
+            },
+        );
+    }
+    let w = w.set_requires_grad(true);
+    let none = Tensor::full([23, 2], -100, (Kind::Int64, Device::Cpu));
+    let loss = shim::linear_cross_entropy(&x, &w, &none, 8).unwrap();
+    loss.backward();
+    assert_eq!((loss.double_value(&[]), max_abs(&w.grad())), (0.0, 0.0));
+}
+
+#[test]
+fn what_is_not_a_number_stays_none() {
+    let w = random(&[256, 24], 2);
+    let y_nk = Tensor::zeros([9, 1], (Kind::Int64, Device::Cpu));
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let x = random(&[9, 24], 1).to_kind(kind);
+        let _ = x.get(4).get(0).fill_(f64::NAN);
+        let loss = shim::linear_cross_entropy(&x, &w, &y_nk, 8).unwrap();
+        assert!(loss.double_value(&[]).is_nan());
+        let gain = Tensor::ones([24], (Kind::Float, Device::Cpu));
+        let normed = shim::rms_norm(&x, &gain, EPS).unwrap();
+        assert!(normed.get(4).isnan().all().int64_value(&[]) == 1);
+        assert!(normed.get(3).isfinite().all().int64_value(&[]) == 1);
+        assert!(shim::swiglu(&x).unwrap().get(4).get(0).double_value(&[]).is_nan());
+    }
+}
