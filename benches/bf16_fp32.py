@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 # 200 steps of 8192 tokens, in two passes; validation at the ends of phases alone.
 SETTINGS = [
@@ -29,8 +30,7 @@ SETTINGS = [
 
 def losses(arguments, name, setting):
     """Training and validation losses of one run: lists of (K, loss) and of losses."""
-    output = pathlib.Path(arguments.work).resolve() / name
-    shutil.rmtree(output, ignore_errors=True)
+    output = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.work)).resolve()
     settings = [*SETTINGS, *arguments.set, *setting, f"train.output={output}"]
     command = [arguments.train, "pretrain", arguments.run]
     command += [part for setting in settings for part in ("--set", setting)]
@@ -44,7 +44,7 @@ def losses(arguments, name, setting):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="the program patchmill-train")
-    parser.add_argument("--work", required=True, help="folder for the two runs")
+    parser.add_argument("--work", required=True, help="existing folder for the two runs")
     parser.add_argument("--run", default="fixtures/pretrain.toml")
     parser.add_argument("--limit", type=float, default=1e-2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for both runs")
