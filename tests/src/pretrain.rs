@@ -491,6 +491,11 @@ fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
     let record = divergence(&run);
     let step = record["step"].as_u64().unwrap();
     assert_eq!(record["reason"], "spike");
+    // Looked at some steps later, it is the same step, and no later one was taken into account.
+    let late = TestRun::new();
+    let rarely = ["train.log_every_steps=7", "train.checkpoint_every_steps=100"];
+    check_refusal(&late, &["--set", &stop, "--set", rarely[0], "--set", rarely[1]], 3, &expected);
+    assert_eq!(divergence(&late), record);
     let curves = run.curves();
     let steps = curves.iter().filter(|line| line.contains("train/loss")).count() as u64;
     assert_eq!(steps, step, "the step that stops is not logged as done, and no later one is");
