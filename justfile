@@ -196,7 +196,7 @@ profile tokenizer work +inputs: build-patchmill
     #!/bin/sh
     set -eu
     tokenizer=$1; work=$2; shift 2
-    exec python3 benches/profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+    exec python3 benches/stage_profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
 # Peak memory of tokenize on inputs and on ten times of them
 bench-memory tokenizer work +inputs: build-patchmill

@@ -15,9 +15,6 @@ import subprocess
 import sys
 import tempfile
 
-# Behind the libraries: profile.py beside this file hides Python's own from them.
-sys.path.append(sys.path.pop(0))
-
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 STEP_TOKENS = 4096

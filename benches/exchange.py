@@ -21,10 +21,7 @@ import shutil
 import subprocess
 import sys
 
-# The scripts beside this one are not modules: profile.py would stand in for Python's own.
-sys.path = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != pathlib.Path(__file__).resolve().parent]
-
-import numpy  # noqa: E402
+import numpy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WINDOW = 256

@@ -19,8 +19,7 @@ import sys
 import tempfile
 import warnings
 
-# In place of this folder, whose profile.py hides Python's own from the libraries.
-sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "loaders")
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "loaders"))
 warnings.filterwarnings("ignore")
 
 import numpy as np

@@ -22,8 +22,6 @@ import tempfile
 import time
 import warnings
 
-# This folder's profile.py hides Python's own from the libraries.
-del sys.path[0]
 warnings.filterwarnings("ignore")
 
 WINDOW, DOCUMENT = 2048, 1700

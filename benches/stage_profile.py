@@ -1,6 +1,6 @@
 """Where a running `patchmill tokenize` spends its time, by parts of the work: `perf record`, then sums over functions.
 
-    profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [--threads 1] INPUT...
+    stage_profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [--threads 1] INPUT...
 
 Needs perf. `examples/stage_floor.rs` measures the same parts alone.
 """
