@@ -159,6 +159,11 @@ bench-peers work *corpus:
 bench-loaders work *options:
     "{{ justfile_directory() }}/benches/peers/loaders/run.sh" "$@"
 
+# A training step beside PyTorch's in interleaved rounds: speed, memory, products alone; benches/peers/trainer/README.md
+[no-cd]
+bench-trainer work *options: setup
+    "{{ justfile_directory() }}/benches/peers/trainer/run.sh" "$@"
+
 # What a switch of window length reads twice and never, ours and peers; PEERS_VENV as made by bench-loaders
 bench-overlap *options: build-patchmill
     #!/bin/sh

@@ -26,6 +26,9 @@ enum Args {
         /// Tokens of a shard at most.
         #[arg(long, default_value = "100e6", value_parser = parse_positive_count)]
         shard_tokens: u64,
+        /// Ids are below it; at most 65536.
+        #[arg(long, default_value_t = corpora::VOCAB_SIZE)]
+        vocab_size: u64,
     },
     /// Holes, for the loader to open.
     Sparse {
@@ -48,9 +51,9 @@ enum Args {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse() {
-        Args::Random { work, tokens, shard_tokens } => {
+        Args::Random { work, tokens, shard_tokens, vocab_size } => {
             std::fs::create_dir_all(&work)?;
-            let made = corpora::write_random(&work, tokens, shard_tokens)?;
+            let made = corpora::write_random(&work, tokens, shard_tokens, vocab_size)?;
             println!(
                 "{}",
                 json!({"tokens": made.token_count, "id_sum": made.id_sum, "documents": made.document_count})

@@ -18,7 +18,7 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenB
 
 use crate::random::Random;
 
-/// Ids of all made corpora are below it: GPT-2's, so that peers with a fixed idea of a vocabulary agree.
+/// Ids are below it where no other number is given: GPT-2's, so that peers with a fixed idea of a vocabulary agree.
 pub const VOCAB_SIZE: u64 = 50_257;
 /// As the manifest says in hex.
 const TOKENIZER: [u8; 32] = [0; 32];
@@ -70,7 +70,7 @@ pub fn write_sparse(dir: &Path, spec: &SparseSpec) -> anyhow::Result<()> {
         let last = series.last_mut().expect("a series was begun");
         last.push(Shard { file, token_count: spec.shard_tokens, document_count });
     }
-    write_manifest(dir, series)?;
+    write_manifest(dir, series, VOCAB_SIZE)?;
     Ok(())
 }
 
@@ -104,13 +104,18 @@ pub struct RandomCorpus {
     pub document_count: u64,
 }
 
-/// Writes random ids twice: as a corpus into `dir/corpus`, with shards of `shard_tokens` at most, and for the peers as
-/// `dir/tokens.bin` (flat, `u16`) with the token after each document in `dir/ends.bin` (`u64`).
+/// Writes random ids below `vocab_size`, at most 2^16, twice: as a corpus into `dir/corpus`, with shards of `shard_tokens` at
+/// most, and for the peers as `dir/tokens.bin` (flat, `u16`) with the token after each document in `dir/ends.bin` (`u64`).
 pub fn write_random(
     dir: &Path,
     token_count: u64,
     shard_tokens: u64,
+    vocab_size: u64,
 ) -> anyhow::Result<RandomCorpus> {
+    anyhow::ensure!(
+        (1..=1 << 16).contains(&vocab_size),
+        "ids of 2 bytes: {vocab_size} is too many"
+    );
     let corpus_dir = dir.join("corpus");
     std::fs::create_dir(&corpus_dir).with_context(|| format!("create {}", corpus_dir.display()))?;
     let mut tokens = io::BufWriter::with_capacity(1 << 20, File::create(dir.join("tokens.bin"))?);
@@ -121,7 +126,7 @@ pub fn write_random(
     while made.token_count < token_count {
         let name = format!("00000-{:05}.tok", shards.len());
         let spec = ShardSpec {
-            vocab_size: VOCAB_SIZE,
+            vocab_size,
             tokenizer: TOKENIZER,
             series_index: 0,
             shard_index: shards.len() as u64,
@@ -131,7 +136,7 @@ pub fn write_random(
         while made.token_count < shard_end {
             let length = 16 + random.below(2 * DOCUMENT_TOKENS as usize - 32) as u64;
             let length = length.min(shard_end - made.token_count);
-            fill(&mut random, length as usize, &mut ids);
+            fill(&mut random, length as usize, vocab_size, &mut ids);
             made.id_sum += ids.iter().map(|&id| u64::from(id)).sum::<u64>();
             made.token_count += length;
             made.document_count += 1;
@@ -143,17 +148,17 @@ pub fn write_random(
     }
     tokens.flush()?;
     ends.flush()?;
-    write_manifest(&corpus_dir, vec![shards])?;
+    write_manifest(&corpus_dir, vec![shards], vocab_size)?;
     Ok(made)
 }
 
-fn fill(random: &mut Random, length: usize, ids: &mut Vec<u16>) {
+fn fill(random: &mut Random, length: usize, vocab_size: u64, ids: &mut Vec<u16>) {
     ids.clear();
-    ids.extend((0..length).map(|_| random.below(VOCAB_SIZE as usize) as u16));
+    ids.extend((0..length).map(|_| random.below(vocab_size as usize) as u16));
 }
 
 /// Writes the manifest of these shards, a list of them for each series.
-fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>) -> anyhow::Result<()> {
+fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>, vocab_size: u64) -> anyhow::Result<()> {
     let (mut totals, mut of_series) = (Totals::default(), Vec::new());
     for (index, shards) in series.into_iter().enumerate() {
         let series = series_of(format!("made-{index:05}.jsonl"), shards);
@@ -166,7 +171,7 @@ fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>) -> anyhow::Result<()> {
         fingerprint: String::new(),
         tokenizer: TokenizerRecord {
             fingerprint: blake3::Hash::from_bytes(TOKENIZER).to_hex().to_string(),
-            vocab_size: VOCAB_SIZE,
+            vocab_size,
             bos: None,
             eos: None,
             special_tokens: SpecialTokens::Text,
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn random_ids_are_the_same_in_both_forms() {
         let dir = tempfile::tempdir().unwrap();
-        let made = write_random(dir.path(), 50_000, 20_000).unwrap();
+        let made = write_random(dir.path(), 50_000, 20_000, VOCAB_SIZE).unwrap();
         let corpus = Corpus::open(&dir.path().join("corpus"), ReadBackend::Mmap).unwrap();
         assert_eq!((corpus.token_count(), corpus.shard_count()), (50_000, 3));
         assert_eq!(corpus.document_count(), made.document_count);

@@ -152,13 +152,15 @@ ring_bytes = 1_048_576
         child.wait().unwrap().code()
     }
 
-    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics but times.
+    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics but times and memory.
     fn curves(&self) -> Vec<String> {
         let text = fs::read_to_string(self.output().join("metrics.jsonl")).unwrap();
         let timeless = |line: &str| {
             let mut point: BTreeMap<String, serde_json::Value> =
                 serde_json::from_str(line).unwrap();
-            point.retain(|tag, _| !tag.starts_with("throughput/") && !tag.starts_with("time/"));
+            point.retain(|tag, _| {
+                !["throughput/", "time/", "memory/"].iter().any(|kind| tag.starts_with(kind))
+            });
             serde_json::to_string(&point).unwrap()
         };
         text.lines().map(timeless).collect()
@@ -648,4 +650,74 @@ fn a_run_file_that_cannot_be_run_is_refused_before_any_work() {
         check_refusal(&run, &["--set", setting], code, &[expected]);
     }
     assert!(!run.output().join("metrics.jsonl").exists());
+}
+
+/// The log says where the time of a step goes, and the parts are no more than the whole.
+#[test]
+fn metrics_split_the_time_of_a_step() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let text = fs::read_to_string(run.output().join("metrics.jsonl")).unwrap();
+    let points = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let points: Vec<_> = points.filter(|point| point.get("train/loss").is_some()).collect();
+    assert_eq!(points.len() as u64, STEP_COUNT);
+    for point in &points {
+        let value = |tag: &str| point[tag].as_f64().unwrap_or_else(|| panic!("{tag} in {point}"));
+        let parts = ["time/forward_ms", "time/backward_ms", "time/optimizer_ms"].map(value);
+        assert!(parts.iter().all(|&part| part > 0.0), "{point}");
+        assert!(parts.iter().sum::<f64>() <= value("time/step_ms"), "{point}");
+        let units = value("throughput/units_per_sec") * value("patch/size");
+        assert!((units / value("throughput/tokens_per_sec") - 1.0).abs() < 1e-9, "{point}");
+        let ratio = value("throughput/mfu_causal_pct") / value("throughput/mfu_pct");
+        assert!(0.5 < ratio && ratio < 1.0, "{point}");
+        assert!(value("memory/peak_bytes") > 1e6 && value("train/param_norm") > 1.0, "{point}");
+    }
+}
+
+#[test]
+fn bench_measures_each_phase_and_leaves_nothing_behind() {
+    let run = TestRun::new();
+    let bench = |args: &[&str]| {
+        let mut command = Command::new(binary("patchmill-train"));
+        command.arg("bench").arg(run.dir.path().join("run.toml")).args(args);
+        command.env("OMP_NUM_THREADS", "1").output().unwrap()
+    };
+    let output = bench(&["--json", "--steps", "4", "--set", "train.dtype=bf16"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["dtype"], &report["threads"]), (&"bf16".into(), &1.into()));
+    let phases = report["phases"].as_array().unwrap();
+    let of =
+        |key: &str| phases.iter().map(|phase| phase[key].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!((of("patch_size"), of("steps")), (vec![4, 1], vec![4, 4]));
+    for phase in phases {
+        let figures = phase["figures"].as_object().unwrap();
+        for tag in ["throughput/tokens_per_sec", "time/step_ms", "time/forward_ms"] {
+            let [min, median, max] =
+                ["min", "median", "max"].map(|key| figures[tag][key].as_f64().unwrap());
+            assert!(0.0 < min && min <= median && median <= max, "{tag}: {phase}");
+        }
+        assert!(phase["products_ms"]["median"].as_f64().unwrap() > 0.0);
+        assert!(phase["peak_bytes"].as_u64() > phase["start_bytes"].as_u64());
+    }
+    let text = bench(&["--steps", "2", "--phase", "1"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("phases.1: K = 1") && !text.contains("phases.0"), "{text}");
+    let files: Vec<_> =
+        fs::read_dir(run.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files, ["run.toml"]);
+    for (args, code, message) in [
+        (
+            ["--phase", "2"],
+            2,
+            "phases.2 is not in the run file; there are 2 phases, counted from 0",
+        ),
+        (["--warm-up-steps", "10"], 2, "phases.1 has 10 steps; --warm-up-steps 10 leaves none"),
+        (["--set", "model.vocab_size=7"], 4, "vocab"),
+    ] {
+        let output = bench(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+    }
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::bench::{self, BenchArgs};
 use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
 use crate::doctor;
 
@@ -29,6 +30,8 @@ pub struct Args {
 enum Command {
     /// Train by a run file; goes on where a run was stopped.
     Pretrain(PretrainArgs),
+    /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves nothing behind.
+    Bench(BenchArgs),
     /// Print loss and perplexity of a model on a text or a corpus.
     Eval(EvalArgs),
     /// Let a model continue a text.
@@ -53,6 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     crate::shim::keep_freed_memory()?;
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => commands::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor => print(&doctor::examine()?.text()),
@@ -88,6 +92,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::device::DeviceError>()
             || cause.is::<crate::generate::GenerateError>()
             || cause.is::<crate::folder::ForeignFolder>()
+            || cause.is::<crate::bench::NotMeasurable>()
             || matches!(cause.downcast_ref(), Some(crate::eval::EvalError::Window { .. }))
             || matches!(
                 cause.downcast_ref(),

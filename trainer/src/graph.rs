@@ -2,7 +2,8 @@
 //!
 //! Forward and backward pass are captured, clipping and update are not: they are few launches, and their rate changes.
 //!
-//! **Invariant:** a replay is what [`train_step`] does, operation for operation, in the same memory at each step.
+//! **Invariant:** a replay is what [`train_step`](crate::step::train_step) does, operation for operation, in the
+//! same memory at each step.
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,14 +11,21 @@ use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
-use crate::step::{StepOutput, accumulate, finish, train_step};
+use crate::step::{StepOutput, accumulate, finish, train_step_timed};
+use crate::timing::{Part, PartTimes, StepTimer};
 
 /// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
 const WARM_UP_PASSES: usize = 3;
 
-/// How a phase makes its steps.
+/// How a phase makes its steps, and how long their parts take.
 #[derive(Debug)]
-pub enum Stepper {
+pub struct Stepper {
+    way: Way,
+    timer: StepTimer,
+}
+
+#[derive(Debug)]
+enum Way {
     /// One launch an operation.
     Eager,
     /// One launch a micro-batch; captured at the first one, on a GPU.
@@ -26,7 +34,7 @@ pub enum Stepper {
 
 /// The steps of a phase as a graph.
 #[derive(Debug)]
-pub struct Graphed {
+struct Graphed {
     passes: Option<Passes>,
     /// Comes back at the end. All of the phase runs on another one: the default stream cannot be captured.
     stream_before: Stream,
@@ -44,18 +52,30 @@ struct Passes {
 impl Stepper {
     /// Of a phase on `device`; `cuda_graphs` is the run file's, and without effect on the CPU.
     pub fn new(cuda_graphs: bool, device: Device) -> Result<Stepper, ShimError> {
-        let Device::Cuda(index) = device else { return Ok(Stepper::Eager) };
-        if !cuda_graphs {
-            return Ok(Stepper::Eager);
-        }
+        let timer = StepTimer::new(device);
+        let index = match device {
+            Device::Cuda(index) if cuda_graphs => index,
+            _ => return Ok(Stepper { way: Way::Eager, timer }),
+        };
         let (stream, stream_before) =
             (Stream::new(index, Priority::Normal)?, Stream::current(index)?);
         cuda::synchronize(index)?; // what was given to the stream before is done
         stream.set_current()?;
-        Ok(Stepper::Graphed(Graphed { passes: None, stream_before, device: index }))
+        let graphed = Graphed { passes: None, stream_before, device: index };
+        Ok(Stepper { way: Way::Graphed(graphed), timer })
     }
 
-    /// [`train_step`], in this stepper's way. All micro-batches of a phase have one size.
+    /// Whether it replays a graph.
+    pub fn is_graphed(&self) -> bool {
+        matches!(self.way, Way::Graphed(_))
+    }
+
+    /// Time of the parts of the steps since the last call. Waits for the device (host-device synchronisation).
+    pub fn take_times(&mut self) -> Result<PartTimes, ShimError> {
+        self.timer.take()
+    }
+
+    /// [`train_step`](crate::step::train_step), in this stepper's way. All micro-batches of a phase have one size.
     pub fn train_step<E: From<ShimError>>(
         &mut self,
         model: &Llama,
@@ -64,8 +84,16 @@ impl Stepper {
         micro_batch_count: u64,
         rate: f64,
     ) -> Result<StepOutput, E> {
-        let Stepper::Graphed(Graphed { passes, .. }) = self else {
-            return train_step(model, optimizer, micro_batches, micro_batch_count, rate);
+        let Stepper { way, timer } = self;
+        let Way::Graphed(Graphed { passes, .. }) = way else {
+            return train_step_timed(
+                model,
+                optimizer,
+                micro_batches,
+                micro_batch_count,
+                rate,
+                timer,
+            );
         };
         let mut seen_count = 0;
         for tokens_btk in micro_batches {
@@ -78,8 +106,10 @@ impl Stepper {
                 model.parameters().zero_gradients();
                 let _ = passes.loss_sum.zero_();
             }
+            timer.start()?;
             passes.tokens_btk.copy_(&tokens_btk);
             passes.graph.replay()?;
+            timer.end(Part::Passes)?;
             seen_count += 1;
         }
         assert!(
@@ -88,7 +118,7 @@ impl Stepper {
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
         // The sum is written over by the next step, and may be read later than that.
-        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate)?)
+        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, timer)?)
     }
 }
 
@@ -101,12 +131,12 @@ impl Passes {
     ) -> Result<Passes, ShimError> {
         let tokens_btk = tokens_btk.copy();
         let mut loss_sum = Tensor::zeros([], (Kind::Float, tokens_btk.device()));
+        let timer = &mut StepTimer::off();
         for _ in 0..WARM_UP_PASSES {
-            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum);
+            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum, timer)?;
         }
-        let graph = Graph::capture(None, || -> Result<(), ShimError> {
-            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum);
-            Ok(())
+        let graph = Graph::capture(None, || {
+            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum, timer)
         })?;
         Ok(Passes { graph, tokens_btk, loss_sum })
     }

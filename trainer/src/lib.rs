@@ -9,14 +9,15 @@
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
-//! - [`schedule`], [`guard`], [`optim`], [`step`]: one training step.
+//! - [`schedule`], [`guard`], [`optim`], [`timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
+//! - [`work`]: its matrix products, in operations.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`prepare`], [`validation`], [`train`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
-//! - [`doctor`], [`commands`], [`cli`]: the binary.
+//! - [`prepare`], [`validation`], [`train`], [`interval`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`bench`], [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -42,9 +43,13 @@ pub mod schedule;
 pub mod guard;
 pub mod optim;
 
+pub mod timing;
+
 pub mod step;
 
 pub mod graph;
+
+pub mod work;
 
 pub mod tensor_file;
 
@@ -70,12 +75,16 @@ pub mod validation;
 
 pub mod train;
 
+pub mod interval;
+
 pub mod diverged;
 pub mod report;
 
 pub mod stop;
 
 pub mod progress;
+
+pub mod bench;
 
 pub mod doctor;
 

@@ -1,7 +1,7 @@
 //! What a run reports while it goes on: `metrics.jsonl`, TensorBoard event files, and the lines on stderr.
 //!
 //! **Invariant:** after [`MetricsLog::open`] for a run that goes on at step s, `metrics.jsonl` holds whole lines of steps up to s alone, so
-//! a resumed run leaves the same lines as one that never stopped (but for times).
+//! a resumed run leaves the same lines as one that never stopped (but for times and memory).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

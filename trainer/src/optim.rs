@@ -81,7 +81,7 @@ impl AdamW {
     /// Multiplies the gradients by min(1, `clip_norm` / (norm + 1e-6)). Returns the norm before, `[]` on the device.
     pub fn clip_gradients(&self, parameters: &Parameters) -> Result<Tensor, ShimError> {
         let _no_grad = tch::no_grad_guard();
-        let norm = shim::norm(parameters.gradients(), NORM_PART_ELEMENTS)?;
+        let norm = norm(parameters.gradients())?;
         let factor = ((&norm + CLIP_EPS).reciprocal() * self.config.clip_norm).clamp_max(1.0);
         let _ = parameters.gradients().shallow_clone().g_mul_(&factor);
         Ok(norm)
@@ -172,6 +172,11 @@ impl AdamW {
         self.guard.import(tensors);
         Ok(())
     }
+}
+
+/// L2 norm of flat storage, `[]`, on its device.
+pub fn norm(flat: &Tensor) -> Result<Tensor, ShimError> {
+    shim::norm(flat, NORM_PART_ELEMENTS)
 }
 
 /// Checks what [`AdamW::new`] demands of a configuration.

@@ -58,7 +58,11 @@ pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Ten
 
 fn chunked_loss(hidden_nd: &Tensor, head_vd: &Tensor, targets_nk: &Tensor) -> Tensor {
     assert!(hidden_nd.size()[0] > 0, "a window of one unit has nothing to predict");
-    let chunk_rows = (CHUNK_LOGITS / head_vd.size()[0]).max(CHUNK_ROWS_MIN);
-    shim::linear_cross_entropy(hidden_nd, head_vd, targets_nk, chunk_rows)
+    shim::linear_cross_entropy(hidden_nd, head_vd, targets_nk, chunk_rows(head_vd.size()[0]))
         .expect("shapes and kinds are the model's own")
+}
+
+/// Rows of a chunk of the loss, for a vocabulary of `v`.
+pub(crate) fn chunk_rows(v: i64) -> i64 {
+    (CHUNK_LOGITS / v).max(CHUNK_ROWS_MIN)
 }

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::shim::ShimError;
+use crate::timing::{Part, StepTimer};
 
 /// What a step came to, still on the device.
 #[derive(Debug)]
@@ -105,18 +106,31 @@ pub fn train_step<E: From<ShimError>>(
     micro_batch_count: u64,
     rate: f64,
 ) -> Result<StepOutput, E> {
+    let timer = &mut StepTimer::off();
+    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, timer)
+}
+
+/// [`train_step`], its parts timed.
+pub(crate) fn train_step_timed<E: From<ShimError>>(
+    model: &Llama,
+    optimizer: &mut AdamW,
+    micro_batches: impl Iterator<Item = Result<Tensor, E>>,
+    micro_batch_count: u64,
+    rate: f64,
+    timer: &mut StepTimer,
+) -> Result<StepOutput, E> {
     model.parameters().zero_gradients();
     let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
     let mut seen_count = 0;
     for tokens_btk in micro_batches {
-        accumulate(model, &tokens_btk?, micro_batch_count, &mut loss_sum);
+        accumulate(model, &tokens_btk?, micro_batch_count, &mut loss_sum, timer)?;
         seen_count += 1;
     }
     assert!(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
-    Ok(finish(model, optimizer, loss_sum, rate)?)
+    Ok(finish(model, optimizer, loss_sum, rate, timer)?)
 }
 
 /// Forward and backward pass of one of a step's micro-batches: adds to the gradients and to `loss_sum`.
@@ -125,10 +139,14 @@ pub(crate) fn accumulate(
     tokens_btk: &Tensor,
     micro_batch_count: u64,
     loss_sum: &mut Tensor,
-) {
+    timer: &mut StepTimer,
+) -> Result<(), ShimError> {
+    timer.start()?;
     let loss = model.loss(tokens_btk) / micro_batch_count as f64;
+    timer.end(Part::Forward)?;
     loss.backward();
     *loss_sum += loss.detach();
+    timer.end(Part::Backward)
 }
 
 /// What follows a step's micro-batches: clip and update.
@@ -137,10 +155,13 @@ pub(crate) fn finish(
     optimizer: &mut AdamW,
     loss_sum: Tensor,
     rate: f64,
+    timer: &mut StepTimer,
 ) -> Result<StepOutput, ShimError> {
+    timer.start()?;
     let parameters = model.parameters();
     let grad_norm = optimizer.clip_gradients(parameters)?;
     let finite = optimizer.guard().judge(&loss_sum, &grad_norm);
     optimizer.update(parameters, rate, &finite)?;
+    timer.end(Part::Optimizer)?;
     Ok(StepOutput { loss: loss_sum, grad_norm, finite, stop: optimizer.guard().stop() })
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** the state after step s is a function of run file, data and s alone (for one device and number of
 //! threads), however often the run was stopped in between.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,20 +24,22 @@ use crate::diverged::{self, Numbers};
 use crate::folder::RunFolder;
 use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
+use crate::interval::{Figures, Interval, StepWork};
 use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
-use crate::optim::AdamW;
+use crate::optim::{self, AdamW};
 use crate::prepare;
 use crate::progress::{clock, progress, si};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
-use crate::step::{StepOutput, StepReport, StopReport, Unread};
+use crate::step::{StepOutput, StepReport, StopReport};
 use crate::stop::StopFlag;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
 use crate::weights;
+use crate::work::{self, Peak};
 
 /// How a run ended that did not fail.
 pub enum Ending {
@@ -84,19 +87,18 @@ pub struct Run {
     state: TrainerState,
     metrics: MetricsLog,
     last_checkpoint: Option<PathBuf>,
+    /// What the device can do at most, where that is known.
+    peak: Option<Peak>,
+    limits: Limits,
     /// With the steps done when it was made.
     last_validation: Option<(u64, Validation)>,
 }
 
-/// What was measured since the last line of the log; evaluating and saving are not in it.
-#[derive(Default)]
-struct Interval {
-    steps: u64,
-    busy: Duration,
-    /// The loader's waiting time at the start of the interval.
-    waited_before: Duration,
-    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or saved.
-    unread: Unread,
+/// Where a run ends, and whether it leaves checkpoints behind.
+struct Limits {
+    /// Steps done at the end.
+    end_step: u64,
+    saves: bool,
 }
 
 impl Run {
@@ -144,8 +146,10 @@ impl Run {
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
             }
         };
+        let peak = work::peak(compute.dtype, compute.device)?;
         let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
         folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;
+        let limits = Limits { end_step: plan.step_count(), saves: true };
         Ok(Run {
             config,
             plan,
@@ -158,13 +162,19 @@ impl Run {
             state,
             metrics,
             last_checkpoint: found.map(|(checkpoint, _)| checkpoint.path),
+            peak,
+            limits,
             last_validation: None,
         })
     }
 
     /// Trains until the plan's last step, or until somebody asks to stop.
     pub fn execute(&mut self, stop: &StopFlag) -> Result<Ending> {
-        let last_step = self.plan.step_count();
+        let last_step = self.limits.end_step;
+        if let Some(peak) = &self.peak {
+            let tera = peak.flops_per_sec / 1e12;
+            progress(&format!("MFU is of {tera:.3} TFLOP/s ({})", peak.source));
+        }
         if self.catch_up_evaluation(stop)? && self.state.next_step == last_step {
             self.save()?; // so that it is not made again
         }
@@ -177,28 +187,58 @@ impl Run {
         Ok(Ending::Done(Box::new(self.summarize()?)))
     }
 
+    /// Trains on the steps of `range`, which begin a phase and lie in it, with the weights as they are, to measure: nothing
+    /// is saved. False if somebody asked to stop before.
+    pub fn train_part(&mut self, range: Range<u64>, stop: &StopFlag) -> Result<bool> {
+        self.state.next_step = range.start;
+        self.limits = Limits { end_step: range.end, saves: false };
+        self.run_phase(stop)
+    }
+
+    /// The order of the data.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How the model computes.
+    pub fn compute(&self) -> Compute {
+        self.model.compute()
+    }
+
+    /// What the device can do at most, where that is known.
+    pub fn peak(&self) -> Option<&Peak> {
+        self.peak.as_ref()
+    }
+
+    /// Makes model, optimizer and state those of a phase's first step.
+    fn begin_phase(&mut self, phase_index: usize) -> Result<()> {
+        let (config, model, optimizer) = (&self.config, &self.model, &self.optimizer);
+        if let Some(changed) = prepare::change_maps(config, phase_index, model, optimizer)? {
+            (self.model, self.optimizer) = changed;
+        }
+        if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
+            self.optimizer.reset();
+        }
+        self.optimizer.guard().forget();
+        self.state.phase_index = phase_index as u64;
+        self.state.phase_steps_done = 0;
+        Ok(())
+    }
+
     /// Trains to the end of the phase in which the next step lies; false if somebody asked to stop before.
     fn run_phase(&mut self, stop: &StopFlag) -> Result<bool> {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
         let phase = self.plan.phases()[phase_index];
         if self.state.next_step == phase.first_step {
-            let (config, model, optimizer) = (&self.config, &self.model, &self.optimizer);
-            if let Some(changed) = prepare::change_maps(config, phase_index, model, optimizer)? {
-                (self.model, self.optimizer) = changed;
-            }
-            if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
-                self.optimizer.reset();
-            }
-            self.optimizer.guard().forget();
-            self.state.phase_index = phase_index as u64;
-            self.state.phase_steps_done = 0;
+            self.begin_phase(phase_index)?;
         }
         self.choose_attention(&phase)?;
         let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
         let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
         let mut stage = self.stage(&phase)?;
+        let work = StepWork::new(&self.config, phase_index, phase.window_units);
         let mut interval = Interval::default();
-        let end = phase.step_range().end;
+        let end = phase.step_range().end.min(self.limits.end_step);
         while self.state.next_step < end {
             if stop.asked() {
                 self.read(phase_index, &mut interval)?;
@@ -211,13 +251,15 @@ impl Run {
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
             let is_log_due = due(self.config.train.log_every_steps);
-            let is_save_due = due(self.config.train.checkpoint_every_steps);
+            let is_save_due = self.limits.saves && due(self.config.train.checkpoint_every_steps);
             let is_evaluation_due = self.is_evaluation_due(step);
             if (is_log_due || is_save_due || is_evaluation_due)
                 && let Some(report) = self.read(phase_index, &mut interval)?
                 && is_log_due
             {
-                self.log(phase_index, report, rate, &interval, stage.waited())?;
+                let times = stepper.take_times()?;
+                let figures = interval.figures(&work, self.peak.as_ref(), stage.waited(), times);
+                self.log(phase_index, report, rate, &figures)?;
                 interval = Interval { waited_before: stage.waited(), ..Interval::default() };
             }
             if is_evaluation_due {
@@ -341,46 +383,45 @@ impl Run {
         phase_index: usize,
         report: StepReport,
         rate: f64,
-        interval: &Interval,
-        waited: Duration,
+        figures: &Figures,
     ) -> Result<()> {
         let phase = self.plan.phases()[phase_index];
+        let param_norm = optim::norm(self.model.parameters().masters())?.double_value(&[]);
         let state = &mut self.state;
         state.phases[phase_index].loss = Some(report.loss);
-        let seconds = interval.busy.as_secs_f64();
-        let tokens_per_sec = (interval.steps * self.config.plan.step_tokens) as f64 / seconds;
-        let step_ms = 1e3 * seconds / interval.steps as f64;
-        let wait_pct = 100.0 * (waited - interval.waited_before).as_secs_f64() / seconds;
         let epoch = state.tokens_read as f64 / self.plan.subset_tokens() as f64;
-        self.metrics.write(&Point {
-            step: state.next_step,
-            values: vec![
-                ("train/loss", report.loss),
-                ("train/grad_norm", report.grad_norm),
-                ("train/learning_rate", rate),
-                ("train/epoch", epoch),
-                ("train/updated", f64::from(u8::from(report.updated))),
-                ("patch/size", phase.patch_size as f64),
-                ("phase/index", phase_index as f64),
-                ("data/tokens_seen", state.tokens_read as f64),
-                ("cost/units", state.units_processed as f64),
-                ("throughput/tokens_per_sec", tokens_per_sec),
-                ("throughput/data_wait_pct", wait_pct),
-                ("time/step_ms", step_ms),
-            ],
-        })?;
-        let left = (phase.step_range().end - state.next_step) as f64 * step_ms / 1e3;
+        let mut values = vec![
+            ("train/loss", report.loss),
+            ("train/grad_norm", report.grad_norm),
+            ("train/param_norm", param_norm),
+            ("train/learning_rate", rate),
+            ("train/epoch", epoch),
+            ("train/updated", f64::from(u8::from(report.updated))),
+            ("patch/size", phase.patch_size as f64),
+            ("phase/index", phase_index as f64),
+            ("data/tokens_seen", state.tokens_read as f64),
+            ("cost/units", state.units_processed as f64),
+        ];
+        values.extend(figures.values());
+        if let Some(bytes) = work::peak_memory_bytes(self.model.compute().device)? {
+            values.push(("memory/peak_bytes", bytes as f64));
+        }
+        self.metrics.write(&Point { step: state.next_step, values })?;
+        let left = (phase.step_range().end - state.next_step) as f64 * figures.step_ms / 1e3;
         let kind = if phase.patch_size == 1 { "token" } else { "patch" };
         progress(&format!(
-            "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {rate:.2e} | {step_ms:.0} ms | \
-             {} tok/s | data {wait_pct:.1}% | phase eta {}",
+            "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {rate:.2e} | {:.0} ms | \
+             {} tok/s{} | data {:.1}% | phase eta {}",
             state.next_step,
             self.plan.step_count(),
             phase.patch_size,
             report.loss,
             if report.updated { "" } else { " (skipped)" },
             report.grad_norm,
-            si(tokens_per_sec),
+            figures.step_ms,
+            si(figures.tokens_per_sec),
+            figures.mfu_pct.map_or(String::new(), |[palm, _]| format!(" | mfu {palm:.0}%")),
+            figures.data_wait_pct,
             clock(left),
         ));
         Ok(())

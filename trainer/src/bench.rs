@@ -1,0 +1,389 @@
+//! `patchmill-train bench`: what each phase of a run file reaches on this machine, from the loop that trains.
+//!
+//! Each phase is measured in a process of its own, so that the peak of its memory is its own too: fresh weights, the phase's
+//! own windows by the loader, no validation, no checkpoint, nothing left behind.
+//!
+//! **Invariant:** the figures are those that the run loop logs; nothing is measured by another loop.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+use clap::{Args, value_parser};
+use pipeline::plan::{Phase, Plan};
+use pipeline::run_file;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::architecture::PatchMaps;
+use crate::cli::print;
+use crate::metrics::METRICS_FILE;
+use crate::prepare;
+use crate::progress::{progress, si};
+use crate::resume::Resume;
+use crate::stop::StopFlag;
+use crate::train::Run;
+use crate::work::{self, Work};
+
+/// Intervals that the steps are measured in, where there are as many.
+const INTERVALS: u64 = 10;
+/// Times that a step's products are made alone.
+const PRODUCT_TRIES: usize = 5;
+
+/// Arguments of `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// The run file.
+    run: PathBuf,
+    /// Replaces a value of the run file, such as train.dtype=bf16.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Steps of each phase that are measured.
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = value_parser!(u64).range(1..=1 << 32))]
+    steps: u64,
+    /// Steps before them.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = value_parser!(u64).range(1..=1 << 32))]
+    warm_up_steps: u64,
+    /// Measure this phase alone, counted from 0.
+    #[arg(long, value_name = "INDEX")]
+    phase: Option<usize>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A phase that has nothing to measure.
+#[derive(Debug, thiserror::Error)]
+#[error("phases.{index} {found}; {wanted}")]
+pub struct NotMeasurable {
+    index: usize,
+    found: String,
+    wanted: String,
+}
+
+/// What was measured.
+#[derive(Serialize, Deserialize)]
+struct Report {
+    device: String,
+    dtype: String,
+    /// libtorch's, within an operation.
+    threads: u64,
+    /// What MFU is a share of.
+    peak_flops_per_sec: Option<f64>,
+    peak_source: Option<String>,
+    phases: Vec<PhaseReport>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PhaseReport {
+    index: usize,
+    patch_size: u64,
+    window_units: u64,
+    micro_batch_windows: u64,
+    step_tokens: u64,
+    /// Steps behind those of the warm-up.
+    steps: u64,
+    /// By the tag of the run's metrics, over the intervals of the steps.
+    figures: BTreeMap<String, Spread>,
+    /// A step's matrix products, made alone behind the steps.
+    products_ms: Spread,
+    /// Of them in a step, by medians, in percent.
+    products_pct: f64,
+    /// Resident before anything was loaded: the program and libtorch.
+    start_bytes: Option<u64>,
+    /// The most at any time.
+    peak_bytes: Option<u64>,
+}
+
+/// Of several measurements.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Spread { median, min: values[0], max: values[values.len() - 1] }
+    }
+}
+
+/// `bench`: a report on stdout.
+pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    let start_bytes = work::resident_memory_bytes();
+    let file = run_file::Run::load(&args.run, &args.overrides)?;
+    let report = match args.phase {
+        Some(index) => measure(file, index, args, start_bytes)?,
+        None => measure_all(&file, args)?,
+    };
+    if args.json {
+        return print(&format!("{}\n", serde_json::to_string(&report)?));
+    }
+    let mut text = String::new();
+    report.write_text(&mut text)?;
+    print(&text)
+}
+
+/// Every phase that has steps, each by this program in another process.
+fn measure_all(file: &run_file::Run, args: &BenchArgs) -> Result<Report> {
+    let corpus = file.open_corpus(file.file.loader.io)?;
+    let plan = file.plan_of(corpus.manifest())?;
+    let mut all: Option<Report> = None;
+    for index in (0..plan.phases().len()).filter(|&index| plan.phases()[index].steps > 0) {
+        let report = measure_in_child(args, index)?;
+        match &mut all {
+            None => all = Some(report),
+            Some(all) => all.phases.extend(report.phases),
+        }
+    }
+    all.context("a plan has a phase with steps")
+}
+
+fn measure_in_child(args: &BenchArgs, index: usize) -> Result<Report> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut command = Command::new(program);
+    command.arg("bench").arg(&args.run).args(["--json", "--phase", &index.to_string()]);
+    command.args(["--steps", &args.steps.to_string()]);
+    command.args(["--warm-up-steps", &args.warm_up_steps.to_string()]);
+    for found in &args.overrides {
+        command.args(["--set", found]);
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("start this program again")?;
+    if !output.status.success() {
+        // It has said why; its exit code says what kind of error that is.
+        std::process::exit(output.status.code().unwrap_or(1));
+    }
+    let text = String::from_utf8(output.stdout).context("the report of a phase")?;
+    serde_json::from_str(&text).context("the report of a phase")
+}
+
+/// One phase, in this process.
+fn measure(
+    mut file: run_file::Run,
+    index: usize,
+    args: &BenchArgs,
+    start_bytes: Option<u64>,
+) -> Result<Report> {
+    let folder = tempfile::tempdir().context("make a folder for the time of the bench")?;
+    let output = folder.path().to_str().context("the path of temporary files is not UTF-8")?;
+    let config = &mut file.file;
+    config.data.validation = None;
+    config.train.init_from = None; // says nothing about speed
+    config.train.output = output.to_owned();
+    config.train.log_every_steps =
+        args.steps.div_ceil(INTERVALS).min(config.train.log_every_steps.max(1));
+    let mut run = Run::prepare(&file, &Resume::Never)?;
+    let phase = measurable(run.plan(), index, args)?;
+    let steps = args.steps.min(phase.steps - args.warm_up_steps);
+    if steps < args.steps {
+        progress(&format!(
+            "notice: phases.{index} has {steps} steps behind the warm-up: measuring these"
+        ));
+    }
+    let measured_from = phase.first_step + args.warm_up_steps;
+    run.train_part(phase.first_step..measured_from + steps, &StopFlag::default())?;
+
+    let compute = run.compute();
+    let peak_bytes = work::peak_memory_bytes(compute.device)?;
+    let figures = figures(&folder.path().join(METRICS_FILE), phase.first_step, measured_from)?;
+    let config = &file.file;
+    let maps = PatchMaps {
+        patch_size: phase.patch_size,
+        input: config.phases[index].input_map,
+        output: config.phases[index].output_map,
+    };
+    let windows = config.train.micro_batch_windows;
+    let work = Work::new(&config.model, maps, windows, phase.window_units);
+    let micro_batches = (phase.windows_per_step / windows) as f64;
+    let products_ms = (0..=PRODUCT_TRIES).map(|_| -> Result<f64> {
+        Ok(1e3 * micro_batches * work.measure_products(compute.dtype, compute.device)?)
+    });
+    // The first one warms up.
+    let products_ms = Spread::of(products_ms.skip(1).collect::<Result<Vec<_>>>()?);
+    let step_ms = figures.get("time/step_ms").context("the run logs the time of a step")?.median;
+    let phase_report = PhaseReport {
+        index,
+        patch_size: phase.patch_size,
+        window_units: phase.window_units,
+        micro_batch_windows: windows,
+        step_tokens: config.plan.step_tokens,
+        steps,
+        figures,
+        products_ms,
+        products_pct: 100.0 * products_ms.median / step_ms,
+        start_bytes,
+        peak_bytes,
+    };
+    let peak = run.peak();
+    Ok(Report {
+        device: prepare::device_name(compute.device),
+        dtype: format!("{:?}", compute.dtype).to_lowercase(),
+        threads: prepare::thread_count(),
+        peak_flops_per_sec: peak.map(|peak| peak.flops_per_sec),
+        peak_source: peak.map(|peak| peak.source.clone()),
+        phases: vec![phase_report],
+    })
+}
+
+/// The phase, if it has steps behind the warm-up.
+fn measurable(plan: &Plan, index: usize, args: &BenchArgs) -> Result<Phase, NotMeasurable> {
+    let refuse = |found: String, wanted: String| NotMeasurable { index, found, wanted };
+    let phases = plan.phases();
+    let phase = phases.get(index).ok_or_else(|| {
+        let wanted = format!("there are {} phases, counted from 0", phases.len());
+        refuse("is not in the run file".to_owned(), wanted)
+    })?;
+    if phase.steps <= args.warm_up_steps {
+        let wanted = format!(
+            "--warm-up-steps {} leaves none to measure: choose fewer, or a larger data.subset_tokens",
+            args.warm_up_steps
+        );
+        return Err(refuse(format!("has {} steps", phase.steps), wanted));
+    }
+    Ok(*phase)
+}
+
+/// The times and rates in the run's metrics, of the intervals that lie behind the warm-up.
+fn figures(path: &Path, first_step: u64, measured_from: u64) -> Result<BTreeMap<String, Spread>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut interval_start = first_step;
+    for line in text.lines() {
+        let point: BTreeMap<String, Value> = serde_json::from_str(line)?;
+        let step = point.get("step").and_then(Value::as_u64).context("a line has a step")?;
+        if interval_start >= measured_from {
+            let measured = point
+                .iter()
+                .filter(|(tag, _)| tag.starts_with("throughput/") || tag.starts_with("time/"));
+            for (tag, value) in measured {
+                values.entry(tag.clone()).or_default().extend(value.as_f64());
+            }
+        }
+        interval_start = step;
+    }
+    let spreads = values.into_iter().filter(|(_, values)| !values.is_empty());
+    Ok(spreads.map(|(tag, values)| (tag, Spread::of(values))).collect())
+}
+
+impl Report {
+    fn write_text(&self, text: &mut String) -> std::fmt::Result {
+        let Report { device, dtype, threads, .. } = self;
+        writeln!(text, "{device}, {dtype}, {threads} threads; medians (smallest to largest)")?;
+        if let (Some(flops), Some(source)) = (self.peak_flops_per_sec, &self.peak_source) {
+            writeln!(text, "MFU is of {:.3} TFLOP/s ({source})", flops / 1e12)?;
+        }
+        for phase in &self.phases {
+            phase.write_text(text)?;
+        }
+        let token = self.phases.iter().find(|phase| phase.patch_size == 1);
+        let rate = |phase: &PhaseReport| {
+            phase.figures.get("throughput/tokens_per_sec").map(|spread| spread.median)
+        };
+        for phase in self.phases.iter().filter(|phase| phase.patch_size > 1) {
+            if let (Some(patch), Some(token)) = (rate(phase), token.and_then(rate)) {
+                let (k, times) = (phase.patch_size, patch / token);
+                writeln!(
+                    text,
+                    "\nK = {k} reads {times:.3} times the tokens a second of K = 1: {:.3} of K",
+                    times / k as f64
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PhaseReport {
+    fn write_text(&self, text: &mut String) -> std::fmt::Result {
+        let PhaseReport { index, patch_size, window_units, micro_batch_windows, steps, .. } = self;
+        writeln!(
+            text,
+            "\nphases.{index}: K = {patch_size}, T = {window_units}, {micro_batch_windows} windows a micro-batch, {} tokens a step, \
+             {steps} steps",
+            self.step_tokens
+        )?;
+        let rate = |spread: Spread| {
+            format!("{} ({} to {})", si(spread.median), si(spread.min), si(spread.max))
+        };
+        let number = |spread: Spread| {
+            format!("{:.1} ({:.1} to {:.1})", spread.median, spread.min, spread.max)
+        };
+        for (label, tag) in [
+            ("tokens/s", "throughput/tokens_per_sec"),
+            ("units/s", "throughput/units_per_sec"),
+            ("step, ms", "time/step_ms"),
+            ("  forward", "time/forward_ms"),
+            ("  backward", "time/backward_ms"),
+            ("  both", "time/passes_ms"),
+            ("  optimizer", "time/optimizer_ms"),
+            ("data wait, %", "throughput/data_wait_pct"),
+            ("MFU, %", "throughput/mfu_pct"),
+            ("MFU causal, %", "throughput/mfu_causal_pct"),
+        ] {
+            let Some(&spread) = self.figures.get(tag) else { continue };
+            let found = if label.ends_with("/s") { rate(spread) } else { number(spread) };
+            writeln!(text, "  {label:<18} {found}")?;
+        }
+        let products = number(self.products_ms);
+        writeln!(
+            text,
+            "  {:<18} {products}, {:.0} % of a step",
+            "products alone, ms", self.products_pct
+        )?;
+        if let Some(peak) = self.peak_bytes {
+            let start = self.start_bytes.unwrap_or(0);
+            let mb = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
+            writeln!(
+                text,
+                "  {:<18} {} ({} before loading)",
+                "peak memory, MB",
+                mb(peak),
+                mb(start)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_has_the_middle_and_the_ends() {
+        let check = |values: &[f64], expected: [f64; 3]| {
+            let Spread { median, min, max } = Spread::of(values.to_vec());
+            assert_eq!([median, min, max], expected);
+        };
+        check(&[3.0], [3.0, 3.0, 3.0]);
+        check(&[5.0, 1.0, 2.0], [2.0, 1.0, 5.0]);
+        check(&[4.0, 1.0, 2.0, 3.0], [2.5, 1.0, 4.0]);
+    }
+
+    #[test]
+    fn intervals_with_steps_of_the_warm_up_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS_FILE);
+        let line = |step: u64, ms: u64| {
+            format!("{{\"step\":{step},\"time/step_ms\":{ms},\"train/loss\":1}}\n")
+        };
+        // Steps 10, 11 and 12 warm up; the second line holds step 12 too.
+        std::fs::write(&path, [line(12, 90), line(14, 80), line(16, 7), line(17, 9)].concat())
+            .unwrap();
+        let found = figures(&path, 10, 13).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["time/step_ms"]);
+        let Spread { median, min, max } = found["time/step_ms"];
+        assert_eq!([median, min, max], [8.0, 7.0, 9.0]);
+    }
+}

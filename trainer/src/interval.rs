@@ -1,0 +1,129 @@
+//! What was measured since the last line of the log, and the figures that the line shows.
+//!
+//! **Invariant:** evaluating and saving are in no figure: a rate is that of the training steps alone.
+
+use std::time::Duration;
+
+use schemas::run::RunFile;
+
+use crate::architecture::PatchMaps;
+use crate::step::Unread;
+use crate::timing::{Part, PartTimes};
+use crate::work::{Counting, Peak, Work};
+
+/// The steps since the last line of the log.
+#[derive(Default)]
+pub struct Interval {
+    /// How many.
+    pub steps: u64,
+    /// Time of the host in them and in waiting for their numbers.
+    pub busy: Duration,
+    /// The loader's waiting time at the start of the interval.
+    pub waited_before: Duration,
+    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or saved.
+    pub unread: Unread,
+}
+
+/// What a step of a phase comes to: tokens, units, operations.
+#[derive(Clone, Debug)]
+pub struct StepWork {
+    tokens: u64,
+    units: u64,
+    palm_flops: f64,
+    causal_flops: f64,
+}
+
+impl StepWork {
+    /// Of phase `phase_index`, whose windows have `window_units` units.
+    pub fn new(config: &RunFile, phase_index: usize, window_units: u64) -> StepWork {
+        let phase = &config.phases[phase_index];
+        let maps = PatchMaps {
+            patch_size: phase.patch_size,
+            input: phase.input_map,
+            output: phase.output_map,
+        };
+        let windows = config.train.micro_batch_windows;
+        let units = config.plan.step_tokens / phase.patch_size;
+        let micro_batches = units as f64 / (windows * window_units) as f64;
+        let work = Work::new(&config.model, maps, windows, window_units);
+        let flops = |counting| micro_batches * work.flops(counting);
+        StepWork {
+            tokens: config.plan.step_tokens,
+            units,
+            palm_flops: flops(Counting::Palm),
+            causal_flops: flops(Counting::Causal),
+        }
+    }
+}
+
+/// Rates and shares of the steps of an interval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    /// Tokens a second.
+    pub tokens_per_sec: f64,
+    /// Milliseconds of a step.
+    pub step_ms: f64,
+    /// Share of the time in which the run waited for the loader, in percent.
+    pub data_wait_pct: f64,
+    /// Model FLOPs utilization, in percent: the operations of the model against the device's peak; by the PaLM paper's
+    /// counting, and with causal attention counted by half.
+    pub mfu_pct: Option<[f64; 2]>,
+    units_per_sec: f64,
+    times: PartTimes,
+    steps: u64,
+}
+
+impl Interval {
+    /// The figures of the interval; `waited` is the loader's waiting time now, `times` those of the parts of its steps.
+    pub fn figures(
+        &self,
+        work: &StepWork,
+        peak: Option<&Peak>,
+        waited: Duration,
+        times: PartTimes,
+    ) -> Figures {
+        let seconds = self.busy.as_secs_f64();
+        let per_sec = |amount: f64| self.steps as f64 * amount / seconds;
+        let mfu_pct = peak.map(|peak| {
+            [work.palm_flops, work.causal_flops]
+                .map(|flops| 100.0 * per_sec(flops) / peak.flops_per_sec)
+        });
+        Figures {
+            tokens_per_sec: per_sec(work.tokens as f64),
+            units_per_sec: per_sec(work.units as f64),
+            step_ms: 1e3 * seconds / self.steps as f64,
+            data_wait_pct: 100.0 * (waited - self.waited_before).as_secs_f64() / seconds,
+            mfu_pct,
+            times,
+            steps: self.steps,
+        }
+    }
+}
+
+impl Figures {
+    /// As values of the metrics. The times of parts are those of a step, on the device.
+    pub fn values(&self) -> Vec<(&'static str, f64)> {
+        let mut values = vec![
+            ("throughput/tokens_per_sec", self.tokens_per_sec),
+            ("throughput/units_per_sec", self.units_per_sec),
+            ("throughput/data_wait_pct", self.data_wait_pct),
+            ("time/step_ms", self.step_ms),
+        ];
+        if let Some([palm, causal]) = self.mfu_pct {
+            values.extend([("throughput/mfu_pct", palm), ("throughput/mfu_causal_pct", causal)]);
+        }
+        let parts = [
+            ("time/forward_ms", Part::Forward),
+            ("time/backward_ms", Part::Backward),
+            ("time/passes_ms", Part::Passes),
+            ("time/optimizer_ms", Part::Optimizer),
+        ];
+        for (tag, part) in parts {
+            let time = self.times.of(part);
+            if time > Duration::ZERO {
+                values.push((tag, 1e3 * time.as_secs_f64() / self.steps as f64));
+            }
+        }
+        values
+    }
+}

@@ -1,0 +1,256 @@
+//! The matrix products of a training step, and what they come to: operations, and the share of a device's peak.
+//!
+//! **Invariant:** the products are those that the model makes, no more: the embedding is a lookup, and the last position of
+//! a window has nothing to predict.
+
+use std::time::Instant;
+
+use schemas::run::{Dtype, ModelConfig};
+use tch::{Device, Kind, Tensor};
+
+use crate::architecture::{PatchMaps, extent};
+use crate::cuda;
+use crate::device;
+use crate::patch;
+use crate::shim::ShimError;
+use crate::shim::cuda as gpu;
+use crate::timing::synchronize;
+
+/// Rows and columns of the product that says what a CPU can do.
+const PEAK_SIZE: i64 = 2048;
+/// Times that it is made, unless one takes long.
+const PEAK_TRIES: usize = 3;
+/// Seconds after which it is not tried again.
+const PEAK_SECONDS: f64 = 0.5;
+
+/// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. The backward pass makes two
+/// products of as many operations of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Which matrices of the model.
+    pub name: &'static str,
+    /// Units, or targets.
+    pub rows: u64,
+    /// Width that goes in.
+    pub inner: u64,
+    /// Width that comes out.
+    pub columns: u64,
+    /// How often.
+    pub count: u64,
+}
+
+impl Product {
+    fn flops(self) -> f64 {
+        2.0 * self.rows as f64 * self.inner as f64 * self.columns as f64 * self.count as f64
+    }
+}
+
+/// How much of attention counts as work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// Every query against every key, as if nothing were masked: the convention of the PaLM paper (appendix B).
+    Palm,
+    /// Every query against the keys that it may see: half.
+    Causal,
+}
+
+/// What one forward and backward pass over a micro-batch has to multiply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// With the model's matrices.
+    pub products: Vec<Product>,
+    /// Of queries and keys, and of these scores and values, in all layers, forward, unmasked.
+    attention_flops: f64,
+}
+
+impl Work {
+    /// Of `windows` windows of `units` units of `maps.patch_size` tokens.
+    pub fn new(model: &ModelConfig, maps: PatchMaps, windows: u64, units: u64) -> Work {
+        let [d, f, v] = [model.hidden_size, model.intermediate_size, model.vocab_size];
+        let (layers, k) = (model.num_hidden_layers, maps.patch_size);
+        let rows = windows * units;
+        let qkv = d + 2 * d / model.num_attention_heads * model.num_key_value_heads;
+        let product =
+            |name, rows, inner, columns, count| Product { name, rows, inner, columns, count };
+        let mut products = vec![
+            product("qkv", rows, d, qkv, layers),
+            product("o_proj", rows, d, d, layers),
+            product("gate_up", rows, d, 2 * f, layers),
+            product("down_proj", rows, f, d, layers),
+        ];
+        if maps.input {
+            products.push(product("input_map", rows, k * d, d, 1));
+        }
+        let mut predictions = windows * (units - 1);
+        if maps.output {
+            products.push(product("output_map", rows, d, k * d, 1));
+            predictions *= k;
+        }
+        let chunk = patch::chunk_rows(extent(v)).cast_unsigned();
+        for (rows, count) in [(chunk, predictions / chunk), (predictions % chunk, 1)] {
+            if rows > 0 && count > 0 {
+                products.push(product("lm_head", rows, d, v, count));
+            }
+        }
+        let attention_flops = 4.0 * (layers * windows * units) as f64 * (units * d) as f64;
+        Work { products, attention_flops }
+    }
+
+    /// Operations of forward and backward pass, an addition counted as one. What checkpointing computes again is not
+    /// counted.
+    pub fn flops(&self, counting: Counting) -> f64 {
+        let linear: f64 = self.products.iter().map(|product| product.flops()).sum();
+        let seen = match counting {
+            Counting::Palm => 1.0,
+            Counting::Causal => 0.5,
+        };
+        3.0 * (linear + seen * self.attention_flops)
+    }
+
+    /// Seconds that the products with the model's matrices take alone, forward and backward, in `dtype` on `device`: what
+    /// a step can't do without.
+    pub fn measure_products(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
+        let _no_grad = tch::no_grad_guard();
+        let options = (device::kind(dtype), device);
+        let operands = self.products.iter().map(|product| {
+            let [n, i, o] = [product.rows, product.inner, product.columns].map(extent);
+            let random = |size: [i64; 2]| Tensor::rand(size, options);
+            (random([n, i]), random([o, i]), random([n, o]), product.count)
+        });
+        let operands: Vec<_> = operands.collect();
+        synchronize(device)?;
+        let started = Instant::now();
+        for (x_ni, w_oi, grad_no, count) in &operands {
+            for _ in 0..*count {
+                let _ = x_ni.matmul(&w_oi.tr());
+                let _ = grad_no.matmul(w_oi);
+                let _ = grad_no.tr().matmul(x_ni);
+            }
+        }
+        synchronize(device)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+/// What a device can do at most, and who says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peak {
+    /// Operations of dense products a second.
+    pub flops_per_sec: f64,
+    /// A datasheet, or how it was measured.
+    pub source: String,
+}
+
+/// The peak of `device` in `dtype`: of a GPU what its maker says, `None` for one that is not in the table; of a CPU what a
+/// large product reaches on it.
+pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
+    if let Device::Cuda(index) = device {
+        let found = cuda::peak(&gpu::properties(index)?.name, dtype);
+        return Ok(found.map(|peak| Peak {
+            flops_per_sec: peak.flops_per_sec,
+            source: peak.source.to_owned(),
+        }));
+    }
+    let kind = device::kind(dtype);
+    let _no_grad = tch::no_grad_guard();
+    let [x, w] = [0; 2].map(|_| Tensor::rand([PEAK_SIZE, PEAK_SIZE], (kind, device)));
+    let mut best_seconds = f64::INFINITY;
+    for _ in 0..=PEAK_TRIES {
+        let started = Instant::now();
+        let _ = x.matmul(&w);
+        best_seconds = best_seconds.min(started.elapsed().as_secs_f64());
+        if best_seconds > PEAK_SECONDS {
+            break;
+        }
+    }
+    let flops = 2.0 * (PEAK_SIZE as f64).powi(3);
+    let kind = if kind == Kind::Float { "fp32" } else { "bf16" };
+    let source = format!(
+        "measured here: a {kind} product of {PEAK_SIZE} x {PEAK_SIZE} on {} threads",
+        tch::get_num_threads()
+    );
+    Ok(Some(Peak { flops_per_sec: flops / best_seconds, source }))
+}
+
+/// The most memory, in bytes, that the process held on `device`: of the CPU all that was resident, of a GPU what tensors took.
+pub fn peak_memory_bytes(device: Device) -> Result<Option<u64>, ShimError> {
+    match device {
+        Device::Cuda(index) => Ok(Some(gpu::memory(index)?.allocated_peak_bytes)),
+        _ => Ok(resident_bytes("VmHWM:")),
+    }
+}
+
+/// What is resident of the process now.
+pub fn resident_memory_bytes() -> Option<u64> {
+    resident_bytes("VmRSS:")
+}
+
+fn resident_bytes(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 1000,
+            hidden_size: 64,
+            intermediate_size: 96,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000.0,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+        }
+    }
+
+    /// 6 N T for the matrices N, and 12 L D T² for attention, of each window (PaLM, appendix B).
+    #[test]
+    fn operations_are_those_of_the_formula() {
+        let (windows, units) = (5u64, 8u64);
+        let maps = PatchMaps { patch_size: 4, input: false, output: false };
+        let work = Work::new(&model(), maps, windows, units);
+        let layer = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96;
+        let linear = 6 * windows * (units * 3 * layer + (units - 1) * 64 * 1000);
+        let attention = 12 * 3 * 64 * units * units * windows;
+        assert_eq!(work.flops(Counting::Palm), (linear + attention) as f64);
+        assert_eq!(work.flops(Counting::Causal), (linear + attention / 2) as f64);
+    }
+
+    #[test]
+    fn the_maps_of_a_phase_are_work_too() {
+        let flops = |input, output| {
+            let maps = PatchMaps { patch_size: 4, input, output };
+            Work::new(&model(), maps, 5, 8).flops(Counting::Palm)
+        };
+        let map = 6.0 * (5 * 8 * 4 * 64 * 64) as f64;
+        assert_eq!(flops(true, false) - flops(false, false), map);
+        let three_more_heads = 6.0 * (3 * 5 * 7 * 64 * 1000) as f64;
+        assert_eq!(flops(false, true) - flops(false, false), map + three_more_heads);
+    }
+
+    #[test]
+    fn the_head_is_multiplied_in_the_chunks_of_the_loss() {
+        let model = ModelConfig { vocab_size: 1 << 17, ..model() };
+        let work = Work::new(&model, PatchMaps::NONE, 1, 300);
+        let heads = work.products.iter().filter(|product| product.name == "lm_head");
+        assert_eq!(
+            heads.map(|head| (head.rows, head.count)).collect::<Vec<_>>(),
+            [(128, 2), (43, 1)]
+        );
+    }
+
+    #[test]
+    fn a_cpu_has_a_peak_and_a_memory() {
+        let peak = peak(Dtype::Fp32, Device::Cpu).unwrap().unwrap();
+        assert!(peak.flops_per_sec > 1e8, "{peak:?}");
+        let resident = resident_memory_bytes().unwrap();
+        assert!(peak_memory_bytes(Device::Cpu).unwrap().unwrap() >= resident);
+    }
+}
