@@ -11,6 +11,8 @@ pub mod context;
 
 pub mod cuda;
 
+pub mod memory;
+
 pub mod ops;
 
 /// A failure inside libtorch.
