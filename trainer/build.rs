@@ -25,6 +25,7 @@ fn main() {
     let mut sources = vec![
         "error",
         "autograd",
+        "checkpoint",
         "fused",
         "levels",
         "memory",

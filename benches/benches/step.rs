@@ -9,7 +9,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use schemas::run::{Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind};
+use schemas::run::{
+    ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
+};
 use tch::{Device, Tensor};
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
@@ -61,7 +63,12 @@ fn step(criterion: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for (dtype, dtype_name) in [(Dtype::Fp32, "fp32"), (Dtype::Bf16, "bf16")] {
         for patch_size in [1, 4] {
-            let compute = Compute { dtype, device: Device::Cpu, position_count: WINDOW_UNITS };
+            let compute = Compute {
+                dtype,
+                device: Device::Cpu,
+                position_count: WINDOW_UNITS,
+                activation_checkpointing: ActivationCheckpointing::None,
+            };
             let model = Llama::new(&config(), compute, 1).expect("the configuration is legal");
             let mut optimizer = AdamW::new(model.parameters(), &optimizer_config())
                 .expect("the configuration is legal");

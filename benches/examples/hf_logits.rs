@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use schemas::run::{Dtype, ModelConfig};
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Tensor};
 use trainer::hf_config::ModelNotes;
 use trainer::model::{Compute, Llama};
@@ -44,7 +44,12 @@ fn make_model(kind: &str, dir: &Path) -> Result<()> {
         tie_word_embeddings: grouped_tied,
         initializer_range: 0.05, // wider than a real run's, so that logits spread
     };
-    let compute = Compute { dtype: Dtype::Fp32, device: Device::Cpu, position_count: 512 };
+    let compute = Compute {
+        dtype: Dtype::Fp32,
+        device: Device::Cpu,
+        position_count: 512,
+        activation_checkpointing: ActivationCheckpointing::None,
+    };
     let model = Llama::new(&config, compute, 1)?;
     let notes = ModelNotes {
         position_count: 512,

@@ -327,7 +327,7 @@ fn train_text(sizes: &Sizes) -> String {
          init_seed = 1  # of the initial weights\n\
          # init_from = \"checkpoint-100\"         # start from these weights (a Hugging Face directory)\n\
          device = \"auto\"  # or \"cpu\", \"cuda\", \"cuda:1\"\n\
-         activation_checkpointing = \"none\"\n\
+         activation_checkpointing = \"none\"  # or \"attention\", \"block\": less memory for more time, the same result\n\
          dtype = \"{dtype}\"  # compute; masters and moments stay fp32\n\
          micro_batch_windows = {micro_batch_windows}  # per rank and micro-step; a step must split evenly\n\
          output = \"output\"  # checkpoints, metrics, the resolved run file\n\

@@ -263,7 +263,7 @@ pub struct TrainConfig {
     pub init_from: Option<String>,
     /// Where tensors live.
     pub device: Device,
-    /// What is recomputed in the backward pass instead of kept.
+    /// What is recomputed in the backward pass instead of kept: less memory for more time, and the same result.
     pub activation_checkpointing: ActivationCheckpointing,
     /// Kind of the compute; masters and moments stay fp32.
     pub dtype: Dtype,
@@ -344,6 +344,10 @@ impl JsonSchema for Device {
 pub enum ActivationCheckpointing {
     /// Keep every activation.
     None,
+    /// Attention of each block, of which its normalized input is kept.
+    Attention,
+    /// Each block, of which its input is kept: least memory.
+    Block,
 }
 
 /// Kind of the compute.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use pipeline::run_file;
-use schemas::run::{Dtype, ModelConfig};
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 use trainer::batch::BatchShape;
 use trainer::graph::Stepper;
@@ -18,7 +18,9 @@ use trainer::stage::Stage;
 use trainer::step::{StepReport, train_step};
 use trainer::{attention, cuda, device, patch};
 
-use crate::support::{Golden, adamw_config, assert_close, golden_config, max_abs, tokens_btk};
+use crate::support::{
+    Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,
+};
 
 /// The first GPU, or what the environment names in its place; `None`, and a message, without either.
 fn test_device() -> Option<Device> {
@@ -37,17 +39,6 @@ fn gpu() -> Option<usize> {
     None
 }
 
-fn golden_model_on(dtype: Dtype, device: Device) -> Llama {
-    let compute = Compute { dtype, device, position_count: 16 };
-    let model = Llama::zeroed(&golden_config(), compute).unwrap();
-    let weights = Golden::open("weights.safetensors");
-    let _no_grad = tch::no_grad_guard();
-    for parameter in model.parameters().iter() {
-        parameter.leaf().shallow_clone().copy_(weights.get(parameter.name()));
-    }
-    model
-}
-
 fn on_host(tensor: &Tensor) -> Tensor {
     tensor.to_device(Device::Cpu)
 }
@@ -59,9 +50,10 @@ fn random_on(device: Device, shape: &[i64], seed: u64) -> Tensor {
 }
 
 /// Loss and gradients of the golden batch of `patch_size`, on the host.
-fn golden_pass(dtype: Dtype, device: Device, patch_size: i64) -> (Tensor, Vec<(String, Tensor)>) {
+fn golden_pass(compute: Compute, patch_size: i64) -> (Tensor, Vec<(String, Tensor)>) {
+    let device = compute.device;
     let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
-    let model = golden_model_on(dtype, device);
+    let model = golden_model_with(compute);
     let loss = model.loss(
         &io.get("input_ids").to_device(device).to_kind(Kind::Int64).view([2, -1, patch_size]),
     );
@@ -77,10 +69,13 @@ fn golden_pass(dtype: Dtype, device: Device, patch_size: i64) -> (Tensor, Vec<(S
 #[test]
 fn a_golden_loss_and_gradients_agree_in_fp32() {
     let Some(device) = test_device() else { return };
-    for patch_size in [1, 2, 4, 8] {
+    let recomputing = RECOMPUTING.map(|setting| (4, setting));
+    let keeping = [1, 2, 4, 8].map(|patch_size| (patch_size, ActivationCheckpointing::None));
+    for (patch_size, activation_checkpointing) in keeping.into_iter().chain(recomputing) {
         let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
         let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
-        let (loss, gradients) = golden_pass(Dtype::Fp32, device, patch_size);
+        let compute = Compute { device, activation_checkpointing, ..on_cpu(Dtype::Fp32) };
+        let (loss, gradients) = golden_pass(compute, patch_size);
         assert_close("loss", &loss, io.get("loss"), 1e-5);
         for (name, found) in &gradients {
             let expected = golden.get(name);
@@ -95,7 +90,7 @@ fn b_golden_loss_and_gradients_agree_in_bf16_within_the_measured_spread() {
     for patch_size in [1, 4] {
         let golden = Golden::open(&format!("k{patch_size}_grads.safetensors"));
         let io = Golden::open(&format!("k{patch_size}_io.safetensors"));
-        let (loss, gradients) = golden_pass(Dtype::Bf16, device, patch_size);
+        let (loss, gradients) = golden_pass(Compute { device, ..on_cpu(Dtype::Bf16) }, patch_size);
         assert_close("loss", &loss, io.get("loss"), 5e-3);
         for (name, found) in &gradients {
             let (found, expected) = (found.flatten(0, -1), golden.get(name).flatten(0, -1));
@@ -119,7 +114,7 @@ fn steps_by(stepper: &mut Stepper, model: &Llama, optimizer: &mut AdamW) -> Vec<
 #[test]
 fn c_an_update_that_is_not_finite_changes_nothing() {
     let Some(device) = test_device() else { return };
-    let model = golden_model_on(Dtype::Fp32, device);
+    let model = golden_model_with(Compute { device, ..on_cpu(Dtype::Fp32) });
     let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
     let mut step = |seed| {
         let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk(2, 1, seed).to_device(device)));
@@ -176,10 +171,13 @@ fn e_the_heads_gradient_is_summed_in_fp32_over_bf16_chunks() {
 #[test]
 fn f_a_replayed_graph_is_the_eager_step_bit_for_bit() {
     let Some(index) = gpu() else { return };
-    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+    let recomputing = RECOMPUTING.map(|setting| (Dtype::Bf16, setting));
+    let keeping = [Dtype::Fp32, Dtype::Bf16].map(|dtype| (dtype, ActivationCheckpointing::None));
+    for (dtype, activation_checkpointing) in keeping.into_iter().chain(recomputing) {
         let run = |cuda_graphs: bool| {
             let device = Device::Cuda(index);
-            let model = golden_model_on(dtype, device);
+            let compute = Compute { device, activation_checkpointing, ..on_cpu(dtype) };
+            let model = golden_model_with(compute);
             let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
             let mut stepper = Stepper::new(cuda_graphs, device).unwrap();
             assert_eq!(stepper.is_graphed(), cuda_graphs);
@@ -187,8 +185,11 @@ fn f_a_replayed_graph_is_the_eager_step_bit_for_bit() {
             (reports, on_host(model.parameters().masters()))
         };
         let (eager, replayed) = (run(false), run(true));
-        assert_eq!(eager.0, replayed.0, "{dtype:?}");
-        assert!(eager.1.equal(&replayed.1), "{dtype:?}: weights differ");
+        assert_eq!(eager.0, replayed.0, "{dtype:?}, {activation_checkpointing:?}");
+        assert!(
+            eager.1.equal(&replayed.1),
+            "{dtype:?}, {activation_checkpointing:?}: weights differ"
+        );
     }
 }
 
@@ -213,8 +214,16 @@ fn g_ids_sent_ahead_from_pinned_memory_are_those_of_the_corpus() {
 #[test]
 fn h_a_step_waits_for_nothing() {
     let Some(index) = gpu() else { return };
-    for (dtype, patch_size) in [(Dtype::Fp32, 1), (Dtype::Bf16, 1), (Dtype::Bf16, 4)] {
-        let model = golden_model_on(dtype, Device::Cuda(index));
+    for (dtype, patch_size, activation_checkpointing) in [
+        (Dtype::Fp32, 1, ActivationCheckpointing::None),
+        (Dtype::Bf16, 1, ActivationCheckpointing::None),
+        (Dtype::Bf16, 4, ActivationCheckpointing::None),
+        (Dtype::Bf16, 4, ActivationCheckpointing::Attention),
+        (Dtype::Bf16, 4, ActivationCheckpointing::Block),
+    ] {
+        let device = Device::Cuda(index);
+        let model =
+            golden_model_with(Compute { device, activation_checkpointing, ..on_cpu(dtype) });
         let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
         let tokens_btk = tokens_btk(2, patch_size, 1).to_device(Device::Cuda(index));
         let mut step = || {
@@ -245,7 +254,12 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
     let config = run_file::Run::load(&path, &[]).unwrap().file;
     let (gpu, units) = (Device::Cuda(index), config.plan.window_units);
     let properties = shim::cuda::properties(index).unwrap();
-    let compute = Compute { dtype: config.train.dtype, device: gpu, position_count: units };
+    let compute = Compute {
+        dtype: config.train.dtype,
+        device: gpu,
+        position_count: units,
+        activation_checkpointing: ActivationCheckpointing::None,
+    };
     let peak = cuda::peak(&properties.name, compute.dtype);
     eprintln!("{properties:?}, peak {peak:?}");
     let shape = attention::AttentionShape {

@@ -36,6 +36,8 @@ mod tidy;
 mod support;
 
 #[cfg(feature = "trainer")]
+mod checkpointing;
+#[cfg(feature = "trainer")]
 mod cuda;
 #[cfg(feature = "trainer")]
 mod fused;

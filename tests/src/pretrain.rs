@@ -222,6 +222,24 @@ fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
     }
 }
 
+/// What is made again in the backward pass is made the same: neither it nor a change of it in mid-run is seen in the result.
+#[test]
+fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
+    let run = TestRun::new();
+    let path = run.dir.path().join("run.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text
+        .replace("activation_checkpointing = \"none\"", "activation_checkpointing = \"attention\"");
+    fs::write(&path, text).unwrap();
+    assert_eq!(run.signal_after(7, libc::SIGKILL), None);
+    let output = run.run(&["--set", "train.activation_checkpointing=block"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let notice = r#"train.activation_checkpointing: "attention" → "block""#;
+    assert!(log.contains(notice), "{log}");
+    assert_same_as_reference(&run, "checkpointing");
+}
+
 /// A run file whose second phase goes on with the optimizer of the first, under a schedule of its own.
 fn carrying_run() -> TestRun {
     let run = TestRun::new();

@@ -1,16 +1,19 @@
 //! The laws of the loss, the optimizer and the training step.
 
-use schemas::run::{Dtype, Nonfinite, OptimizerConfig, Spike, SpikeAction};
+use schemas::run::{
+    ActivationCheckpointing, Dtype, Nonfinite, OptimizerConfig, Spike, SpikeAction,
+};
 use tch::{Device, Kind, Tensor};
 use trainer::guard::Guard;
-use trainer::model::Llama;
+use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
 use trainer::shim::{self, ShimError};
 use trainer::step::{StepOutput, Unread, train_step};
 use trainer::{patch, weights};
 
 use crate::support::{
-    adamw_config, assert_close, golden_config, golden_model, max_abs, on_cpu, tokens_btk,
+    RECOMPUTING, adamw_config, assert_close, golden_config, golden_model, golden_model_with,
+    max_abs, on_cpu, tokens_btk,
 };
 
 fn step_over(model: &Llama, optimizer: &mut AdamW, batches: &[Tensor], rate: f64) -> StepOutput {
@@ -287,9 +290,13 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
 /// exception is within the fused update: its kernel for the CPU reads the step count as a number, that for a GPU does not.
 #[test]
 fn a_step_calls_nothing_that_waits_for_the_device() {
-    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+    let keeping = |dtype| (dtype, ActivationCheckpointing::None);
+    let recomputing = RECOMPUTING.map(|setting| (Dtype::Fp32, setting));
+    for (dtype, activation_checkpointing) in
+        [Dtype::Fp32, Dtype::Bf16].map(keeping).into_iter().chain(recomputing)
+    {
         for patch_size in [1, 4] {
-            let model = golden_model(dtype);
+            let model = golden_model_with(Compute { activation_checkpointing, ..on_cpu(dtype) });
             let mut optimizer = new_optimizer(&model);
             let batches = [tokens_btk(2, patch_size, 1), tokens_btk(2, patch_size, 2)];
             let mut unread = Unread::default();

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use schemas::run::{Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind};
+use schemas::run::{
+    ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
+};
 use tch::{Device, Kind, Tensor};
 use trainer::model::{Compute, Llama};
 use trainer::tensor_file::TensorFile;
@@ -40,12 +42,21 @@ pub(crate) fn golden_config() -> ModelConfig {
 
 /// 16 positions on the CPU.
 pub(crate) fn on_cpu(dtype: Dtype) -> Compute {
-    Compute { dtype, device: Device::Cpu, position_count: 16 }
+    let activation_checkpointing = ActivationCheckpointing::None;
+    Compute { dtype, device: Device::Cpu, position_count: 16, activation_checkpointing }
 }
+
+/// What a training pass may make again instead of keeping it.
+pub(crate) const RECOMPUTING: [ActivationCheckpointing; 2] =
+    [ActivationCheckpointing::Attention, ActivationCheckpointing::Block];
 
 /// The golden model: weights of `weights.safetensors`.
 pub(crate) fn golden_model(dtype: Dtype) -> Llama {
-    let model = Llama::zeroed(&golden_config(), on_cpu(dtype)).unwrap();
+    golden_model_with(on_cpu(dtype))
+}
+
+pub(crate) fn golden_model_with(compute: Compute) -> Llama {
+    let model = Llama::zeroed(&golden_config(), compute).unwrap();
     let weights = Golden::open("weights.safetensors");
     assert_eq!(weights.0.len(), model.parameters().iter().count());
     let _no_grad = tch::no_grad_guard();

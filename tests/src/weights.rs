@@ -8,7 +8,7 @@ use tch::{Device, Kind};
 use trainer::eval::{self, EvalError, EvalShape};
 use trainer::generate::{self, GenerateError, Sampling, Stop};
 use trainer::hf_config::ModelNotes;
-use trainer::model::{Compute, KeyValueCache, Llama};
+use trainer::model::{KeyValueCache, Llama};
 use trainer::{tensor_file, weights};
 
 use crate::support::{assert_close, golden_config, golden_model, on_cpu, shared, tokens_btk};
@@ -255,8 +255,7 @@ fn evaluation_weighs_every_predicted_token_alike() {
 
 #[test]
 fn a_model_that_can_not_be_placed_is_an_error() {
-    let compute = Compute { dtype: Dtype::Fp32, device: Device::Cpu, position_count: 16 };
     let mut config = golden_config();
     config.hidden_size = 66;
-    assert!(Llama::new(&config, compute, 1).is_err());
+    assert!(Llama::new(&config, on_cpu(Dtype::Fp32), 1).is_err());
 }

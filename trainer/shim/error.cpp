@@ -3,17 +3,21 @@
 #include <torch/version.h>
 
 namespace {
-thread_local std::string last_error;
+thread_local std::string error_text;
 }
 
 namespace patchmill {
-void set_last_error(std::string text) noexcept { last_error = std::move(text); }
+void set_last_error(std::string text) noexcept { error_text = std::move(text); }
+const std::string& last_error() noexcept { return error_text; }
 }  // namespace patchmill
 
 extern "C" {
 
 // Text of the last failure on this thread. Valid until the next failure on it.
-const char* pm_last_error() { return last_error.c_str(); }
+const char* pm_last_error() { return error_text.c_str(); }
+
+// Tells the failure of a function that the shim was given to call; of this thread too.
+void pm_set_last_error(const char* text) { patchmill::set_last_error(text); }
 
 // Version of the libtorch that the shim was compiled against. Static.
 const char* pm_torch_version() { return TORCH_VERSION; }

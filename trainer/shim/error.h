@@ -11,6 +11,7 @@
 namespace patchmill {
 
 void set_last_error(std::string text) noexcept;
+const std::string& last_error() noexcept;
 
 template <class Body>
 int guard(Body body) noexcept {

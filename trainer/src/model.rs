@@ -11,7 +11,7 @@
 
 use std::sync::Mutex;
 
-use schemas::run::{Dtype, ModelConfig};
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{
@@ -20,6 +20,7 @@ use crate::architecture::{
 use crate::device;
 use crate::params::{Parameter, Parameters};
 use crate::patch;
+use crate::shim::checkpoint::checkpoint;
 use crate::shim::{self, Heads, ShimError};
 
 /// Why the shim can't refuse.
@@ -34,6 +35,8 @@ pub struct Compute {
     pub device: Device,
     /// Largest T, the size of the rotary tables: `max_position_embeddings`.
     pub position_count: u64,
+    /// What a training pass makes again instead of keeping it; changes no bit of what the CPU computes.
+    pub activation_checkpointing: ActivationCheckpointing,
 }
 
 /// A LLaMA with its fp32 masters and gradients.
@@ -100,7 +103,7 @@ impl Llama {
         };
         let kind = device::kind(compute.dtype);
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::new(config, &parameters, index))
+            .map(|index| Layer::new(config, compute, &parameters, index))
             .collect::<Result<_, _>>()?;
         let embed_tokens_vd = leaf(EMBEDDING.to_owned());
         let lm_head_vd = if config.tie_word_embeddings {
@@ -223,14 +226,13 @@ impl Llama {
 
     fn backbone(&self, emb_btd: &Tensor, mut cache: Option<&mut KeyValueCache>) -> Tensor {
         let first_position = cache.as_ref().map_or(0, |cache| cache.position_count());
-        let (cos_te, sin_te) = self.rotary.slice(first_position, emb_btd.size()[1]);
+        let rotary = self.rotary.slice(first_position, emb_btd.size()[1]);
         // The sum of a block's output and its input is made where it is normalized: at the start of the next block.
         let mut x_btd = emb_btd.shallow_clone();
         let mut delta_btd: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let past = cache.as_mut().map(|cache| &mut cache.layers[index]);
-            let (sum_btd, out_btd) =
-                layer.forward(&x_btd, delta_btd.as_ref(), &cos_te, &sin_te, past);
+            let (sum_btd, out_btd) = layer.forward(&x_btd, delta_btd.as_ref(), &rotary, past);
             (x_btd, delta_btd) = (sum_btd, Some(out_btd));
         }
         add_norm(&x_btd, delta_btd.as_ref(), &self.norm_d, self.config.rms_norm_eps).1
@@ -266,10 +268,16 @@ struct Layer {
     down_proj_df: Tensor,
     heads: Heads,
     rms_norm_eps: f64,
+    checkpointing: ActivationCheckpointing,
 }
 
 impl Layer {
-    fn new(config: &ModelConfig, parameters: &Parameters, index: u64) -> Result<Layer, ShimError> {
+    fn new(
+        config: &ModelConfig,
+        compute: Compute,
+        parameters: &Parameters,
+        index: u64,
+    ) -> Result<Layer, ShimError> {
         let full = |name: &str| format!("model.layers.{index}.{name}");
         let leaf = |name: &str| {
             let parameter = parameters.get(&full(name)).expect("every parameter is specified");
@@ -288,7 +296,21 @@ impl Layer {
                 width: extent(config.hidden_size / config.num_attention_heads),
             },
             rms_norm_eps: config.rms_norm_eps,
+            checkpointing: compute.activation_checkpointing,
         })
+    }
+
+    /// The same parameters, for a part of the pass that is made again when this borrow is over.
+    fn shallow_clone(&self) -> Layer {
+        Layer {
+            input_layernorm_d: self.input_layernorm_d.shallow_clone(),
+            qkv: self.qkv.shallow_clone(),
+            o_proj: self.o_proj.shallow_clone(),
+            post_attention_layernorm_d: self.post_attention_layernorm_d.shallow_clone(),
+            gate_up: self.gate_up.shallow_clone(),
+            down_proj_df: self.down_proj_df.shallow_clone(),
+            ..*self
+        }
     }
 
     /// The residual stream after attention, and what the MLP adds to it.
@@ -296,28 +318,48 @@ impl Layer {
         &self,
         x_btd: &Tensor,
         delta_btd: Option<&Tensor>,
-        cos_te: &Tensor,
-        sin_te: &Tensor,
+        rotary: &Rotary,
+        past: Option<&mut Past>,
+    ) -> (Tensor, Tensor) {
+        if self.checkpointing != ActivationCheckpointing::Block || past.is_some() {
+            return self.block(x_btd, delta_btd, rotary, past);
+        }
+        let (layer, rotary) = (self.shallow_clone(), rotary.shallow_clone());
+        let inputs: Vec<&Tensor> = std::iter::once(x_btd).chain(delta_btd).collect();
+        let [x_btd, out_btd] = checkpoint(&inputs, move |inputs| {
+            layer.block(&inputs[0], inputs.get(1), &rotary, None).into()
+        })
+        .expect(OWN_SHAPES);
+        (x_btd, out_btd)
+    }
+
+    fn block(
+        &self,
+        x_btd: &Tensor,
+        delta_btd: Option<&Tensor>,
+        rotary: &Rotary,
         past: Option<&mut Past>,
     ) -> (Tensor, Tensor) {
         let eps = self.rms_norm_eps;
         let (x_btd, normed_btd) = add_norm(x_btd, delta_btd, &self.input_layernorm_d, eps);
-        let attended_btd = self.attention(&normed_btd, cos_te, sin_te, past);
+        let attended_btd =
+            if self.checkpointing == ActivationCheckpointing::Attention && past.is_none() {
+                let (layer, rotary) = (self.shallow_clone(), rotary.shallow_clone());
+                let body = move |inputs: &[Tensor]| [layer.attention(&inputs[0], &rotary, None)];
+                let [attended_btd] = checkpoint(&[&normed_btd], body).expect(OWN_SHAPES);
+                attended_btd
+            } else {
+                self.attention(&normed_btd, rotary, past)
+            };
         let gain_d = &self.post_attention_layernorm_d;
         let (x_btd, normed_btd) = add_norm(&x_btd, Some(&attended_btd), gain_d, eps);
         (x_btd, self.mlp(&normed_btd))
     }
 
-    fn attention(
-        &self,
-        x_btd: &Tensor,
-        cos_te: &Tensor,
-        sin_te: &Tensor,
-        past: Option<&mut Past>,
-    ) -> Tensor {
+    fn attention(&self, x_btd: &Tensor, rotary: &Rotary, past: Option<&mut Past>) -> Tensor {
         let qkv = linear(x_btd, &self.qkv);
         let [q_bhte, mut k_bgte, mut v_bgte] =
-            shim::split_rotate(&qkv, cos_te, sin_te, self.heads).expect(OWN_SHAPES);
+            shim::split_rotate(&qkv, &rotary.cos_te, &rotary.sin_te, self.heads).expect(OWN_SHAPES);
         let mut causal = true;
         if let Some(past) = past {
             if let Some((past_k_bgte, past_v_bgte)) = past.as_ref() {
@@ -369,12 +411,16 @@ impl Rotary {
         Rotary { cos_te: angles_te.cos().to_kind(kind), sin_te: angles_te.sin().to_kind(kind) }
     }
 
-    fn slice(&self, first_position: i64, count: i64) -> (Tensor, Tensor) {
+    fn slice(&self, first_position: i64, count: i64) -> Rotary {
         let positions = self.cos_te.size()[0];
         let end = first_position + count;
         assert!(end <= positions, "position {end} of a model built for {positions}");
         let part = |table_te: &Tensor| table_te.narrow(0, first_position, count);
-        (part(&self.cos_te), part(&self.sin_te))
+        Rotary { cos_te: part(&self.cos_te), sin_te: part(&self.sin_te) }
+    }
+
+    fn shallow_clone(&self) -> Rotary {
+        Rotary { cos_te: self.cos_te.shallow_clone(), sin_te: self.sin_te.shallow_clone() }
     }
 }
 
@@ -437,7 +483,9 @@ mod tests {
     }
 
     fn compute() -> Compute {
-        Compute { dtype: Dtype::Fp32, device: Device::Cpu, position_count: 8 }
+        let activation_checkpointing = ActivationCheckpointing::None;
+        let (dtype, device) = (Dtype::Fp32, Device::Cpu);
+        Compute { dtype, device, position_count: 8, activation_checkpointing }
     }
 
     #[test]

@@ -7,9 +7,13 @@ use std::ffi::{CStr, c_char, c_int};
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
+pub mod checkpoint;
+
 pub mod context;
 
 pub mod cuda;
+
+pub mod memory;
 
 pub mod ops;
 

@@ -121,6 +121,7 @@ impl Run {
             dtype: config.train.dtype,
             device: device::resolve(config.train.device)?,
             position_count: prepare::position_count(&config, &plan),
+            activation_checkpointing: config.train.activation_checkpointing,
         };
         let init_from = config.train.init_from.as_deref().map(|path| file.resolve(path));
 

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use schemas::run::{Dtype, ModelConfig};
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{EMBEDDING, HEAD, ModelError};
@@ -96,7 +96,12 @@ pub fn load_model(
     device: Device,
 ) -> Result<(Llama, ModelNotes), WeightsError> {
     let (config, notes) = load_config(dir)?;
-    let compute = Compute { dtype, device, position_count: notes.position_count };
+    let compute = Compute {
+        dtype,
+        device,
+        position_count: notes.position_count,
+        activation_checkpointing: ActivationCheckpointing::None,
+    };
     let model = Llama::zeroed(&config, compute)
         .map_err(|source| WeightsError::Model { path: dir.join(CONFIG_FILE), source })?;
     fill(dir, &model)?;
