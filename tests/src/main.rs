@@ -40,6 +40,8 @@ mod checkpointing;
 #[cfg(feature = "trainer")]
 mod cuda;
 #[cfg(feature = "trainer")]
+mod footprint;
+#[cfg(feature = "trainer")]
 mod fused;
 #[cfg(feature = "trainer")]
 mod golden;

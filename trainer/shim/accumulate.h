@@ -1,9 +1,20 @@
 // Weight gradients in fp32 whatever the kind of the factors, added where the leaf keeps its gradient.
 #pragma once
 
+#include "kernels.h"
+
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 
 namespace patchmill {
+
+// sum += x, without the fp32 copy of x that libtorch would make of it. Both lie densely, on the CPU.
+inline void add_to_fp32(at::Tensor& sum, const at::Tensor& x) {
+  const auto* from = static_cast<const Bf16*>(x.data_ptr());
+  auto* to = sum.data_ptr<float>();
+  at::parallel_for(0, x.numel(), 1 << 14,
+                   [&](int64_t begin, int64_t end) { kernels<Bf16>().add_to_fp32(from, to, begin, end); });
+}
 
 // sum += grad_no^T x_ni, accumulated in fp32. On the CPU each bf16 product is rounded once before it is added: libtorch
 // has no bf16 product with an fp32 result there.
@@ -12,6 +23,8 @@ inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at:
     sum_oi.addmm_(grad_no.t(), x_ni);
   } else if (x_ni.is_cuda()) {
     sum_oi.add_(at::mm(grad_no.t(), x_ni, at::kFloat));
+  } else if (x_ni.scalar_type() == at::kBFloat16 && x_ni.is_cpu() && sum_oi.is_contiguous()) {
+    add_to_fp32(sum_oi, at::mm(grad_no.t(), x_ni).contiguous());
   } else {
     sum_oi.add_(at::mm(grad_no.t(), x_ni));
   }

@@ -252,9 +252,17 @@ void embed_mean_grad(const T* grad, const int64_t* ids, int64_t count, float* gr
 }
 
 template <class T>
+void add_to_fp32(const T* x, float* sum, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    sum[i] += load(x[i]);
+  }
+}
+
+template <class T>
 constexpr Kernels<T> table() {
-  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,
-          turn_heads<T>,   softmax_nll<T>,       embed_mean<T>, embed_mean_grad<T>};
+  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,     turn_heads<T>,
+          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>};
 }
 
 }  // namespace

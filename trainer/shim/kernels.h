@@ -43,6 +43,8 @@ struct Kernels {
   // grad_weight[id] += grad[row] / count for columns [begin, end) of all rows, in row order.
   void (*embed_mean_grad)(const T* grad, const int64_t* ids, int64_t count, float* grad_weight, int64_t rows,
                           int64_t width, int64_t begin, int64_t end);
+  // sum[i] += x[i] for elements [begin, end).
+  void (*add_to_fp32)(const T* x, float* sum, int64_t begin, int64_t end);
 };
 
 template <class T>

@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::bench::{self, BenchArgs};
 use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
 use crate::doctor;
+use crate::footprint::{self, PlanMemoryArgs};
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
@@ -32,6 +33,8 @@ enum Command {
     Pretrain(PretrainArgs),
     /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves nothing behind.
     Bench(BenchArgs),
+    /// Say what memory each phase of a run file takes, part by part, without data and without a device.
+    PlanMemory(PlanMemoryArgs),
     /// Print loss and perplexity of a model on a text or a corpus.
     Eval(EvalArgs),
     /// Let a model continue a text.
@@ -57,6 +60,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::PlanMemory(args) => footprint::plan_memory(&args),
         Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => commands::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor => print(&doctor::examine()?.text()),

@@ -63,6 +63,22 @@ impl Parameter {
     }
 }
 
+fn align(elements: i64) -> i64 {
+    (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS
+}
+
+/// Elements of the flat storage of these parameters: of the decayed ones, which come first, and of all.
+pub(crate) fn storage(specs: &[ParameterSpec]) -> (i64, i64) {
+    let end = |first: i64, decayed: bool| {
+        let specs = specs.iter().filter(|spec| spec.decayed == decayed);
+        align(specs.fold(first, |end, spec| {
+            if spec.joined { end + spec.elements() } else { align(end) + spec.elements() }
+        }))
+    };
+    let decayed_elements = end(0, true);
+    (decayed_elements, end(decayed_elements, false))
+}
+
 /// The parameters of a model; see the module.
 #[derive(Debug)]
 pub struct Parameters {
@@ -75,17 +91,8 @@ pub struct Parameters {
 impl Parameters {
     /// Storage for `specs`, all zero. The order of `specs` is kept among the decayed and among the others.
     pub fn new(specs: Vec<ParameterSpec>, device: Device) -> Result<Parameters, ShimError> {
+        let (decayed_elements, flat_elements) = storage(&specs);
         let (decayed, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decayed);
-        let align =
-            |elements: i64| (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS;
-        let end = |first: i64, specs: &[ParameterSpec]| {
-            let end = specs.iter().fold(first, |end, spec| {
-                if spec.joined { end + spec.elements() } else { align(end) + spec.elements() }
-            });
-            align(end)
-        };
-        let decayed_elements = end(0, &decayed);
-        let flat_elements = end(decayed_elements, &others);
         let zeros = || {
             Tensor::f_zeros([flat_elements], (Kind::Float, device)).map_err(|err| ShimError {
                 operation: "allocate parameters",

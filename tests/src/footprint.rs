@@ -1,0 +1,108 @@
+//! What `plan-memory` says of a step, against the tensors that live in one.
+
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
+use tch::{Device, Kind, Tensor};
+use trainer::architecture::PatchMaps;
+use trainer::footprint::{Footprint, StepShape};
+use trainer::model::{Compute, Llama};
+use trainer::optim::AdamW;
+use trainer::shim::ShimError;
+use trainer::shim::memory::peak_bytes;
+use trainer::step::train_step;
+
+use crate::support::adamw_config;
+
+/// Sum and measurement differ by at most so much.
+const TOLERANCE: f64 = 0.1;
+
+fn shape() -> StepShape {
+    StepShape {
+        model: ModelConfig {
+            vocab_size: 512,
+            hidden_size: 64,
+            intermediate_size: 172,
+            num_hidden_layers: 6,
+            num_attention_heads: 4,
+            num_key_value_heads: 4,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000.0,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+        },
+        maps: PatchMaps { patch_size: 4, input: false, output: false },
+        windows: 8,
+        units: 64,
+        dtype: Dtype::Bf16,
+        checkpointing: ActivationCheckpointing::None,
+        is_composed: false,
+    }
+}
+
+/// Bytes of tensors at the peak of two steps with all that they need.
+fn measured(shape: &StepShape) -> u64 {
+    let compute = Compute {
+        dtype: shape.dtype,
+        device: Device::Cpu,
+        position_count: shape.units,
+        activation_checkpointing: shape.checkpointing,
+    };
+    let steps = || {
+        let model = Llama::zeroed_with(&shape.model, compute, shape.maps).unwrap();
+        let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
+        let sizes = [shape.windows, shape.units, shape.maps.patch_size];
+        let sizes = sizes.map(|size| i64::try_from(size).unwrap());
+        for _ in 0..2 {
+            let vocab_size = i64::try_from(shape.model.vocab_size).unwrap();
+            let tokens_btk = Tensor::randint(vocab_size, sizes, (Kind::Int64, Device::Cpu));
+            let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk));
+            train_step(&model, &mut optimizer, batch, 1, 1e-3).unwrap();
+        }
+    };
+    peak_bytes(steps).unwrap().1
+}
+
+fn check(name: &str, change: impl Fn(&mut StepShape)) {
+    use ActivationCheckpointing::{Attention, Block, None};
+    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+        for checkpointing in [None, Attention, Block] {
+            let mut shape = StepShape { dtype, checkpointing, ..shape() };
+            change(&mut shape);
+            let (planned, found) = (Footprint::new(&shape), measured(&shape));
+            let ratio = planned.total() as f64 / found as f64;
+            assert!(
+                (ratio - 1.0).abs() <= TOLERANCE,
+                "{name}, {dtype:?}, {checkpointing:?}: {} planned, {found} measured, {ratio:.3}: {planned:?}",
+                planned.total(),
+            );
+        }
+    }
+}
+
+#[test]
+fn the_sum_is_what_lives_where_activations_are_most() {
+    check("activations", |_| ());
+}
+
+#[test]
+fn the_sum_is_what_lives_where_the_vocabulary_is_large() {
+    check("vocabulary", |shape| shape.model.vocab_size = 32_000);
+}
+
+#[test]
+fn the_sum_is_what_lives_with_grouped_heads_and_a_tied_head() {
+    check("grouped, tied", |shape| {
+        shape.model.num_key_value_heads = 1;
+        shape.model.tie_word_embeddings = true;
+    });
+}
+
+#[test]
+fn the_sum_is_what_lives_at_token_level_with_one_window() {
+    check("tokens", |shape| (shape.maps.patch_size, shape.windows) = (1, 1));
+}
+
+#[test]
+fn the_sum_is_what_lives_with_the_maps_of_a_phase() {
+    check("input map", |shape| shape.maps.input = true);
+    check("output map", |shape| shape.maps.output = true);
+}
