@@ -19,6 +19,16 @@ fn main() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false);
     build.define("NDEBUG", None); // as libtorch was built: some of its types have other members without it
+    // libtorch's loops over threads are templates: without this they run on one, without a word. Its own runtime, GNU's, is
+    // linked already; that of another compiler would be a second one.
+    let compiler = build.get_compiler();
+    if compiler.is_like_gnu() && !compiler.is_like_clang() {
+        build.flag("-fopenmp");
+    } else {
+        println!(
+            "cargo::warning=the shim's loops run on one thread: only g++ compiles them for libtorch's threads"
+        );
+    }
     for folder in [&include, &include.join("torch/csrc/api/include")] {
         build.flag("-isystem").flag(folder);
     }

@@ -44,9 +44,9 @@ fn on_host(tensor: &Tensor) -> Tensor {
 }
 
 fn random_on(device: Device, shape: &[i64], seed: u64) -> Tensor {
-    let mut values = Tensor::empty(shape, (Kind::Double, Device::Cpu));
+    let mut values = Tensor::empty(shape, (Kind::Float, Device::Cpu));
     shim::fill_normal(&mut values, 1.0, seed).unwrap();
-    values.to_kind(Kind::Float).to_device(device)
+    values.to_device(device)
 }
 
 /// Loss and gradients of the golden batch of `patch_size`, on the host.

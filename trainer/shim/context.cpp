@@ -4,8 +4,10 @@
 
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 #include <c10/core/AllocatorConfig.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -84,6 +86,15 @@ int pm_set_allocator_default(const char* settings, int* applied) {
 // 1 if the GPU's caching allocator uses segments that can grow.
 int pm_expandable_segments(int* on) {
   return patchmill::guard([&] { *on = c10::CachingAllocator::AcceleratorAllocatorConfig::use_expandable_segments(); });
+}
+
+// threads_out = on how many threads a loop of the shim runs, which is how many libtorch was told to use.
+int pm_loop_threads(int64_t* threads_out) {
+  return patchmill::guard([&] {
+    std::atomic<int64_t> parts{0};
+    at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { ++parts; });
+    *threads_out = parts;
+  });
 }
 
 // state_out = the state of a device's default generator, a byte tensor on the CPU; device -1 is the CPU.

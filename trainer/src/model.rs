@@ -446,9 +446,7 @@ fn initialize(jobs: &Mutex<std::vec::IntoIter<(Tensor, u64)>>, std: f64) -> Resu
         if leaf.dim() == 1 {
             let _ = leaf.fill_(1.0);
         } else {
-            let mut values = Tensor::empty(leaf.size(), (Kind::Double, Device::Cpu));
-            shim::fill_normal(&mut values, std, seed)?;
-            leaf.copy_(&values);
+            shim::fill_normal(&mut leaf, std, seed)?;
         }
     }
     Ok(())

@@ -296,7 +296,7 @@ pub fn norm(flat: &Tensor, part_elements: i64) -> Result<Tensor, ShimError> {
     Ok(adopt(norm))
 }
 
-/// Fills an fp64 tensor on the CPU from N(0, `std`), by a generator of its own.
+/// Fills a dense fp32 tensor from N(0, `std`), by a generator of its own on the CPU.
 pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: the handle is alive for the call.

@@ -17,6 +17,7 @@ unsafe extern "C" {
     fn pm_allows_tf32(allows: *mut c_int) -> c_int;
     fn pm_set_allocator_default(settings: *const c_char, applied: *mut c_int) -> c_int;
     fn pm_expandable_segments(on: *mut c_int) -> c_int;
+    fn pm_loop_threads(threads: *mut i64) -> c_int;
     fn pm_random_state(device: c_int, state: *mut *mut C_tensor) -> c_int;
     fn pm_set_random_state(device: c_int, state: *const C_tensor) -> c_int;
 }
@@ -106,6 +107,16 @@ pub fn set_random_state(device: Device, state: &Tensor) -> Result<(), ShimError>
     check(status, "set random state")
 }
 
+/// On how many threads a loop of the shim's kernels runs.
+pub fn loop_threads() -> Result<i64, ShimError> {
+    let mut threads = 0;
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: `threads` is written on success alone.
+    let status = unsafe { pm_loop_threads(&raw mut threads) };
+    check(status, "count the threads of a loop")?;
+    Ok(threads)
+}
+
 #[expect(unsafe_code, reason = "see the extern block")]
 fn flag(
     operation: &'static str,
@@ -133,6 +144,17 @@ mod tests {
         assert!(draw().equal(&first));
         let err = set_random_state(Device::Cpu, &Tensor::zeros([3], (Kind::Uint8, Device::Cpu)));
         assert!(err.is_err());
+    }
+
+    /// The loops are templates of libtorch's headers, which run on one thread unless they are compiled for more.
+    #[test]
+    fn loops_of_the_shim_run_on_all_of_libtorchs_threads() {
+        let before = tch::get_num_threads();
+        for threads in [1, 2, 3] {
+            tch::set_num_threads(threads);
+            assert_eq!(loop_threads().unwrap(), i64::from(threads));
+        }
+        tch::set_num_threads(before);
     }
 
     #[test]
