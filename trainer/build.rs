@@ -34,6 +34,7 @@ fn main() {
     }
     let mut sources = vec![
         "error",
+        "attention",
         "autograd",
         "checkpoint",
         "fused",

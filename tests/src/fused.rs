@@ -133,6 +133,92 @@ fn heads_are_split_and_turned() {
     }
 }
 
+/// Causal attention of merged rows, step by step: the heads apart, turned, all scores, those of later keys masked.
+fn plain_attention(qkv: &Tensor, [cos, sin]: &[Tensor; 2], heads: Heads) -> Tensor {
+    let Heads { query, key_value, width } = heads;
+    let sizes = [query, key_value, key_value].map(|count| count * width);
+    let parts = qkv.split_with_sizes(sizes, 2);
+    let apart = |part: &Tensor| part.unflatten(2, [-1, width]).transpose(1, 2);
+    let turned = |x: Tensor| {
+        let halves = x.chunk(2, 3);
+        let (low, high) = (&halves[0], &halves[1]);
+        Tensor::cat(&[low * cos - high * sin, high * cos + low * sin], 3)
+    };
+    let for_queries = |x: Tensor| x.repeat_interleave_self_int(query / key_value, 1, None);
+    let (q, k, v) = (turned(apart(&parts[0])), turned(apart(&parts[1])), apart(&parts[2]));
+    let (k, v) = (for_queries(k), for_queries(v));
+    let scores = q.matmul(&k.transpose(2, 3)) / (width as f64).sqrt();
+    let later = scores.ones_like().triu(1).to_kind(Kind::Bool);
+    let weights = scores.masked_fill(&later, f64::NEG_INFINITY).softmax(-1, Kind::Float);
+    weights.matmul(&v).transpose(1, 2).flatten(2, 3)
+}
+
+#[test]
+fn attention_of_merged_rows() {
+    for (t, query, key_value, width) in [
+        (1, 1, 1, 2),
+        (5, 4, 2, 6),
+        (48, 2, 2, 16),
+        (49, 3, 1, 64),
+        (97, 4, 4, 20),
+        (200, 2, 1, 64),
+        (33, 2, 2, 130),
+    ] {
+        let heads = Heads { query, key_value, width };
+        let angles = random(&[t, width / 2], 9);
+        let tables = [angles.cos(), angles.sin()];
+        let qkv = random(&[3, t, (query + 2 * key_value) * width], 1);
+        check(
+            &[qkv],
+            &[],
+            |tensors| {
+                let [cos, sin] = tables.each_ref().map(|table| table.to_kind(tensors[0].kind()));
+                vec![shim::attention(&tensors[0], &cos, &sin, heads).unwrap()]
+            },
+            |tensors| vec![plain_attention(&tensors[0], &tables, heads)],
+        );
+    }
+}
+
+/// Scores of any size give weights, not infinities: e^score alone would overflow.
+#[test]
+fn attention_with_large_scores_stays_finite_and_nan_stays_nan() {
+    let heads = Heads { query: 1, key_value: 1, width: 4 };
+    let tables = [
+        Tensor::ones([8, 2], (Kind::Float, Device::Cpu)),
+        Tensor::zeros([8, 2], (Kind::Float, Device::Cpu)),
+    ];
+    let qkv = random(&[1, 8, 12], 1) * 1e4;
+    let [out, grad] = &pass(&[qkv.shallow_clone()], |tensors| {
+        vec![shim::attention(&tensors[0], &tables[0], &tables[1], heads).unwrap()]
+    })[..] else {
+        panic!("an output and a gradient")
+    };
+    assert!(max_abs(out).is_finite() && max_abs(grad).is_finite());
+    assert_close("weights", out, &plain_attention(&qkv, &tables, heads), 1e-1);
+    let _ = qkv.get(0).get(3).fill_(f64::NAN);
+    let out = shim::attention(&qkv, &tables[0], &tables[1], heads).unwrap();
+    assert!(out.get(0).narrow(0, 3, 5).isnan().all().int64_value(&[]) == 1);
+}
+
+#[test]
+fn attention_is_the_same_on_any_number_of_threads() {
+    let heads = Heads { query: 4, key_value: 2, width: 16 };
+    let angles = random(&[70, 8], 9);
+    let qkv = random(&[3, 70, 8 * 16], 1);
+    let on = |threads: i32| {
+        tch::set_num_threads(threads);
+        let found = pass(&[qkv.shallow_clone()], |tensors| {
+            vec![shim::attention(&tensors[0], &angles.cos(), &angles.sin(), heads).unwrap()]
+        });
+        tch::set_num_threads(1);
+        found
+    };
+    for (one, many) in on(1).iter().zip(&on(3)) {
+        assert!(one.equal(many));
+    }
+}
+
 #[test]
 fn a_product_adds_to_the_gradient_that_its_leaf_has() {
     let (x, w) = (random(&[3, 7, 24], 1), random(&[10, 24], 2));

@@ -57,8 +57,10 @@ ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const
   return {nll_sum, grad_cv.to(logits_cv.scalar_type())};
 }
 
-ChunkLoss chunk_loss(const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
-  auto logits_cv = at::mm(x_cd, w_vd.t());
+// `logits_cv` is room for them.
+ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, const Tensor& targets,
+                     bool with_grad) {
+  at::mm_out(logits_cv, x_cd, w_vd.t());
   if (!logits_cv.is_cpu()) {
     return composed_chunk_loss(logits_cv, y_ck, targets, with_grad);
   }
@@ -84,10 +86,12 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       dx_nd = at::empty_like(x_nd);
       dw_vd = at::zeros(w_vd.sizes(), w_vd.options().dtype(at::kFloat));
     }
+    const auto room_cv = at::empty({std::min(rows, chunk_rows), w_vd.size(0)}, x_nd.options());
     for (int64_t first = 0; first < rows; first += chunk_rows) {
       const auto end = std::min(rows, first + chunk_rows);
       const auto x_cd = x_nd.slice(0, first, end);
-      const auto chunk = chunk_loss(x_cd, kind_w_vd, y_nk.slice(0, first, end), targets, with_grad);
+      const auto chunk = chunk_loss(room_cv.slice(0, 0, end - first), x_cd, kind_w_vd, y_nk.slice(0, first, end), targets,
+                                    with_grad);
       loss.add_(chunk.nll_sum);
       if (with_grad) {
         auto dx_cd = dx_nd.slice(0, first, end);

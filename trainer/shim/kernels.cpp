@@ -1,7 +1,7 @@
 // The loops of kernels.h, for one level of the instruction set: PATCHMILL_LEVEL names it.
 //
-// No header with inline functions is included: their copies, compiled for this level, could be linked into code that
-// runs on other processors.
+// No header with inline functions is included outside of the anonymous namespace: their copies, compiled for this level, could
+// be linked into code that runs on other processors.
 #include "kernels.h"
 
 #define PATCHMILL_JOIN_(a, b) a##b
@@ -11,32 +11,9 @@ namespace patchmill {
 namespace PATCHMILL_LEVEL {
 namespace {
 
-inline float load(float value) { return value; }
-inline float load(Bf16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
-inline void store(float& to, float value) { to = value; }
-// Rounds to nearest, ties to even. The NaN that arithmetic makes, 0x7fc00000 with either sign, stays one.
-inline void store(Bf16& to, float value) {
-  const auto bits = __builtin_bit_cast(uint32_t, value);
-  to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
+#include "kernel_math.h"
 
-// e^x within 2 ulp: 2^n e^r with |r| <= ln(2) / 2. Below -87.3 it is 2^-126 or less; NaN stays NaN.
-inline float exponential(float x) {
-  x = x < -87.3f ? -87.3f : x;
-  x = x > 88.3f ? 88.3f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // the nearest integer, in the low bits of the mantissa
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const auto power = (__builtin_bit_cast(int32_t, shifted) - 0x4b400000 + 127) << 23;
-  return p * __builtin_bit_cast(float, power);
-}
+#include "kernel_attention.h"
 
 template <class T>
 void add_rms_norm(const T* x, const T* delta, const float* gain, T* sum, T* y, float* rstd, int64_t begin, int64_t end,
@@ -262,7 +239,8 @@ void add_to_fp32(const T* x, float* sum, int64_t begin, int64_t end) {
 template <class T>
 constexpr Kernels<T> table() {
   return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,     turn_heads<T>,
-          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>};
+          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>,     attention_scratch,
+          attention<T>,    attention_grad<T>};
 }
 
 }  // namespace

@@ -18,6 +18,16 @@ struct HeadStrides {
   int64_t batch, head, position;
 };
 
+// A key and value head of one window and the query heads that share it, within rows that hold all heads side by side. Each
+// pointer is to position 0; a query head follows the one before after `width` elements.
+template <class T>
+struct AttentionHeads {
+  const T *q, *k, *v;
+  int64_t row;  // elements from a position to the next
+  const T *cos, *sin;  // [positions, width / 2]: queries and keys are turned by them
+  int64_t positions, width, query_heads;
+};
+
 template <class T>
 struct Kernels {
   // sum = x + delta (delta may be null: sum is not written then), y = sum * rstd * gain, rstd = 1 / sqrt(mean(sum^2) + eps).
@@ -45,6 +55,14 @@ struct Kernels {
                           int64_t width, int64_t begin, int64_t end);
   // sum[i] += x[i] for elements [begin, end).
   void (*add_to_fp32)(const T* x, float* sum, int64_t begin, int64_t end);
+  // Floats that `attention` and `attention_grad` need as `scratch`, best on a border of 64 bytes.
+  int64_t (*attention_scratch)(int64_t positions, int64_t width);
+  // Causal attention: out [position, query head, width], its rows `out_row` apart, and the logarithm of each row's sum of
+  // exponentials, log_sum [query head, position].
+  void (*attention)(const AttentionHeads<T>& heads, T* out, int64_t out_row, float* log_sum, float* scratch);
+  // grad_q, grad_k and grad_v lie as q, k and v do.
+  void (*attention_grad)(const AttentionHeads<T>& heads, const T* out, const T* grad_out, int64_t out_row,
+                         const float* log_sum, T* grad_q, T* grad_k, T* grad_v, float* scratch);
 };
 
 template <class T>

@@ -31,11 +31,13 @@ thread_local std::shared_ptr<LiveBytes> counting;
 extern "C" {
 
 // Keeps what tensors gave back for the tensors to come. By default glibc maps each large block anew and unmaps it when it
-// is freed, so that every step takes page faults over all its activations: 27 % of a small model's step.
+// is freed, so that every step takes page faults over all its activations: 27 % of a small model's step. All threads share
+// one arena, or what each one once gave back would be kept for it alone.
 int pm_keep_freed_memory() {
   return patchmill::guard([] {
 #if defined(__GLIBC__)
-    TORCH_CHECK(mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 && mallopt(M_TOP_PAD, 64 << 20) == 1,
+    TORCH_CHECK(mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 && mallopt(M_TOP_PAD, 64 << 20) == 1 &&
+                    mallopt(M_ARENA_MAX, 1) == 1,
                 "mallopt refused");
 #endif
   });

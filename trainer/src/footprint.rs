@@ -146,12 +146,10 @@ impl Sizes<'_> {
         self.n * (2 * self.d * self.s + 4 + fp32_sum)
     }
 
-    /// Of attention behind its norm: queries, keys, values, the result, and the logarithms of the sums.
+    /// Of attention behind its norm: queries, keys and values, the result, and the logarithms of the sums.
     fn attention(&self) -> u64 {
         let heads = self.shape.model.num_attention_heads;
-        let merged = if self.shape.is_composed { self.d + 2 * self.kv } else { 0 };
-        // The result lies twice: as attention makes it, and with the heads side by side.
-        self.n * ((3 * self.d + 2 * self.kv + merged) * self.s + 4 * heads)
+        self.n * ((2 * self.d + 2 * self.kv) * self.s + 4 * heads)
             + self.cast * self.attention_matrices()
     }
 

@@ -358,6 +358,11 @@ impl Layer {
 
     fn attention(&self, x_btd: &Tensor, rotary: &Rotary, past: Option<&mut Past>) -> Tensor {
         let qkv = linear(x_btd, &self.qkv);
+        if past.is_none() && qkv.device() == Device::Cpu {
+            let (cos_te, sin_te) = (&rotary.cos_te, &rotary.sin_te);
+            let out_btd = shim::attention(&qkv, cos_te, sin_te, self.heads).expect(OWN_SHAPES);
+            return linear(&out_btd, &self.o_proj);
+        }
         let [q_bhte, mut k_bgte, mut v_bgte] =
             shim::split_rotate(&qkv, &rotary.cos_te, &rotary.sin_te, self.heads).expect(OWN_SHAPES);
         let mut causal = true;

@@ -83,6 +83,15 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> c_int;
+    fn pm_attention(
+        qkv: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        h: i64,
+        g: i64,
+        e: i64,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
     fn pm_keep_freed_memory() -> c_int;
 }
 
@@ -268,6 +277,32 @@ pub fn split_rotate(
     };
     check(status, "rotary embedding")?;
     Ok([adopt(q), adopt(k), adopt(v)])
+}
+
+/// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by the
+/// rotary tables `[t, e / 2]`. It is made in fp32 whatever the kind of `qkv` is.
+pub fn attention(
+    qkv: &Tensor,
+    cos_te: &Tensor,
+    sin_te: &Tensor,
+    heads: Heads,
+) -> Result<Tensor, ShimError> {
+    let mut out = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `out` is written on success alone.
+    let status = unsafe {
+        pm_attention(
+            qkv.as_ptr(),
+            cos_te.as_ptr(),
+            sin_te.as_ptr(),
+            heads.query,
+            heads.key_value,
+            heads.width,
+            &raw mut out,
+        )
+    };
+    check(status, "attention")?;
+    Ok(adopt(out))
 }
 
 /// Keeps the memory that tensors on the CPU gave back for those to come, instead of mapping it anew in each step.
