@@ -106,7 +106,7 @@ def run(command, threads):
 def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens):
     """A run file over a corpus of random ids that is long enough for each phase."""
     folder = os.path.join(args.work, f"ids-{vocab_size}")
-    tokens = 16_000_000
+    tokens = 2_000_000
     if not os.path.exists(os.path.join(folder, "corpus", "manifest.json")):
         make_corpus = os.path.join(args.release, "examples", "make_corpus")
         run([make_corpus, "random", folder, "--tokens", str(tokens), "--vocab-size", str(vocab_size)], args.threads)
