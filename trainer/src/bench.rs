@@ -23,6 +23,7 @@ use crate::metrics::METRICS_FILE;
 use crate::prepare;
 use crate::progress::{progress, si};
 use crate::resume::Resume;
+use crate::shim::ShimError;
 use crate::stop::StopFlag;
 use crate::train::Run;
 use crate::work::{self, Work};
@@ -91,6 +92,8 @@ struct PhaseReport {
     products_ms: Spread,
     /// Of them in a step, by medians, in percent.
     products_pct: f64,
+    /// Attention's products alone, every query with every key, which a step makes about half of.
+    attention_products_ms: Spread,
     /// Resident before anything was loaded: the program and libtorch.
     start_bytes: Option<u64>,
     /// The most at any time.
@@ -206,11 +209,10 @@ fn measure(
     let windows = config.train.micro_batch_windows;
     let work = Work::new(&config.model, maps, windows, phase.window_units);
     let micro_batches = (phase.windows_per_step / windows) as f64;
-    let products_ms = (0..=PRODUCT_TRIES).map(|_| -> Result<f64> {
-        Ok(1e3 * micro_batches * work.measure_products(compute.dtype, compute.device)?)
-    });
-    // The first one warms up.
-    let products_ms = Spread::of(products_ms.skip(1).collect::<Result<Vec<_>>>()?);
+    let products_ms =
+        alone(micro_batches, || work.measure_products(compute.dtype, compute.device))?;
+    let attention_products_ms =
+        alone(micro_batches, || work.measure_attention(compute.dtype, compute.device))?;
     let step_ms = figures.get("time/step_ms").context("the run logs the time of a step")?.median;
     let phase_report = PhaseReport {
         index,
@@ -222,6 +224,7 @@ fn measure(
         figures,
         products_ms,
         products_pct: 100.0 * products_ms.median / step_ms,
+        attention_products_ms,
         start_bytes,
         peak_bytes,
     };
@@ -234,6 +237,16 @@ fn measure(
         peak_source: peak.map(|peak| peak.source.clone()),
         phases: vec![phase_report],
     })
+}
+
+/// Milliseconds of what a step does as often as it has micro-batches.
+fn alone(
+    micro_batches: f64,
+    mut measure: impl FnMut() -> Result<f64, ShimError>,
+) -> Result<Spread> {
+    measure()?; // warms up
+    let tries = (0..PRODUCT_TRIES).map(|_| Ok(1e3 * micro_batches * measure()?));
+    Ok(Spread::of(tries.collect::<Result<Vec<_>>>()?))
 }
 
 /// The phase, if it has steps behind the warm-up.
@@ -341,6 +354,7 @@ impl PhaseReport {
             "  {:<18} {products}, {:.0} % of a step",
             "products alone, ms", self.products_pct
         )?;
+        writeln!(text, "  {:<18} {}", "attention's", number(self.attention_products_ms))?;
         if let Some(peak) = self.peak_bytes {
             let start = self.start_bytes.unwrap_or(0);
             let mb = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);

@@ -17,7 +17,7 @@
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`prepare`], [`validation`], [`train`], [`interval`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
-//! - [`bench`], [`footprint`], [`doctor`], [`commands`], [`cli`]: the binary.
+//! - [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;

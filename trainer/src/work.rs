@@ -61,6 +61,15 @@ pub struct Work {
     pub products: Vec<Product>,
     /// Of queries and keys, and of these scores and values, in all layers, forward, unmasked.
     attention_flops: f64,
+    attention: AttentionSize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct AttentionSize {
+    layers: u64,
+    heads: u64,
+    units: u64,
+    head_width: u64,
 }
 
 impl Work {
@@ -93,7 +102,10 @@ impl Work {
             }
         }
         let attention_flops = 4.0 * (layers * windows * units) as f64 * (units * d) as f64;
-        Work { products, attention_flops }
+        let heads = windows * model.num_attention_heads;
+        let head_width = d / model.num_attention_heads;
+        let attention = AttentionSize { layers, heads, units, head_width };
+        Work { products, attention_flops, attention }
     }
 
     /// Operations of forward and backward pass, an addition counted as one. What checkpointing computes again is not
@@ -109,6 +121,7 @@ impl Work {
 
     /// Seconds that the products with the model's matrices take alone, forward and backward, in `dtype` on `device`: what
     /// a step can't do without.
+    /// Attention's are apart: [`Work::measure_attention`].
     pub fn measure_products(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let options = (device::kind(dtype), device);
@@ -125,6 +138,28 @@ impl Work {
                 let _ = x_ni.matmul(&w_oi.tr());
                 let _ = grad_no.matmul(w_oi);
                 let _ = grad_no.tr().matmul(x_ni);
+            }
+        }
+        synchronize(device)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// Seconds that attention's products take alone, forward and backward: every query with every key, in `dtype` on `device`.
+    pub fn measure_attention(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
+        let _no_grad = tch::no_grad_guard();
+        let AttentionSize { layers, heads, units, head_width } = self.attention;
+        let [heads, t, e] = [heads, units, head_width].map(extent);
+        let options = (device::kind(dtype), device);
+        let rows = Tensor::rand([heads, t, e], options);
+        let scores = Tensor::rand([heads, t, t], options);
+        let across = rows.transpose(1, 2);
+        synchronize(device)?;
+        let started = Instant::now();
+        for _ in 0..layers {
+            for _ in 0..2 {
+                let _ = rows.bmm(&across); // scores, and the gradient of the weights
+                let _ = scores.bmm(&rows); // the result, and the gradient of the queries
+                let _ = scores.transpose(1, 2).bmm(&rows); // the gradients of keys and of values
             }
         }
         synchronize(device)?;

@@ -130,7 +130,7 @@ def flat(phase):
     return {
         "tokens_per_sec": median("throughput/tokens_per_sec"), "step_ms": median("time/step_ms"),
         "data_wait_pct": median("throughput/data_wait_pct"), "products_ms": phase["products_ms"]["median"],
-        "products_pct": phase["products_pct"], "start_bytes": phase["start_bytes"], "peak_bytes": phase["peak_bytes"],
+        "products_pct": phase["products_pct"], "attention_products_ms": phase["attention_products_ms"]["median"], "start_bytes": phase["start_bytes"], "peak_bytes": phase["peak_bytes"],
     }
 
 
@@ -168,7 +168,9 @@ def case_row(runs, case):
         f"V = {vocab_size:,} {dtype}, K = {patch_size}" + (", torch.compile" if compiles else ""),
         spread(rate(mine)), spread(rate(peer)), spread(ratios(rate(mine), rate(peer)), 2), f"{wanted}",
         spread(memory(mine)), spread(memory(peer)), spread(ratios(memory(mine), memory(peer)), 2),
-        spread([one["products_pct"] for one in mine], 1), spread([one["data_wait_pct"] for one in mine], 2),
+        spread([one["products_pct"] for one in mine], 1),
+        spread([100 * one["attention_products_ms"] / one["step_ms"] for one in mine], 1),
+        spread([one["data_wait_pct"] for one in mine], 2),
     ]
 
 
@@ -196,7 +198,7 @@ def main():
             found.append(ours(args, path, args.ladder_steps))
         print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     head = ["case", "ours, tokens/s", "PyTorch", "ours / it", "wanted", "ours, MB", "PyTorch, MB", "ours / it",
-            "products alone, % of our step", "data wait, %"]
+            "products alone, % of our step", "attention's, unmasked", "data wait, %"]
     text = [
         f"{args.rounds} interleaved rounds of {args.steps} steps behind {args.warm_up_steps} of warm-up, {args.threads} threads: median "
         "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak less what was resident before "
