@@ -739,3 +739,37 @@ fn bench_measures_each_phase_and_leaves_nothing_behind() {
         assert!(stderr.contains(message), "{stderr}");
     }
 }
+
+#[test]
+fn memory_is_planned_without_data_and_only_for_steps_that_can_be_made() {
+    let run = TestRun::new();
+    let plan = |args: &[&str]| {
+        let mut command = Command::new(binary("patchmill-train"));
+        command.arg("plan-memory").arg(run.dir.path().join("run.toml")).args(args);
+        command.output().unwrap()
+    };
+    let output = plan(&["--json", "--set", "data.corpus=nowhere"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phases = report["phases"].as_array().unwrap();
+    assert_eq!(phases.len(), 2);
+    for phase in phases {
+        let bytes = |key: &str| phase[key].as_u64().unwrap();
+        let parts = ["parameters", "gradients", "moments", "activations", "working"];
+        let sum: u64 = parts.iter().map(|part| bytes(&format!("{part}_bytes"))).sum();
+        assert_eq!(bytes("total_bytes"), sum);
+        assert_eq!(bytes("moments_bytes"), 2 * bytes("parameters_bytes"));
+    }
+    for wrong in [
+        "plan.window_units=0",
+        "phases.0.patch_size=0",
+        "train.micro_batch_windows=3",
+        "train.micro_batch_windows=9000000000000000",
+        "plan.step_tokens=1000",
+    ] {
+        let output = plan(&["--set", wrong]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {stderr}");
+        assert!(stderr.contains("phases.0: a step of"), "{wrong}: {stderr}");
+    }
+}

@@ -97,6 +97,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::generate::GenerateError>()
             || cause.is::<crate::folder::ForeignFolder>()
             || cause.is::<crate::bench::NotMeasurable>()
+            || cause.is::<crate::footprint::WrongStep>()
             || matches!(cause.downcast_ref(), Some(crate::eval::EvalError::Window { .. }))
             || matches!(
                 cause.downcast_ref(),

@@ -38,6 +38,24 @@ pub struct PlanMemoryArgs {
     json: bool,
 }
 
+/// Tokens of a micro-batch at most: more than any memory holds, and few enough that no sum overflows.
+const TOKENS_MAX: u64 = 1 << 24;
+
+/// A step that a run could not make either.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "phases.{index}: a step of {step_tokens} tokens (plan.step_tokens) does not split into micro-batches of \
+     {windows} windows (train.micro_batch_windows) of {units} units (window_units, at least 2) of {patch_size} tokens \
+     (patch_size); a micro-batch has at most {TOKENS_MAX} tokens"
+)]
+pub struct WrongStep {
+    index: usize,
+    step_tokens: u64,
+    windows: u64,
+    units: u64,
+    patch_size: u64,
+}
+
 /// What a step is made of, as far as memory is concerned.
 #[derive(Clone, Debug)]
 pub struct StepShape {
@@ -222,9 +240,12 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     let is_composed = device::resolve(config.train.device)?.is_cuda();
     let program = work::resident_memory_bytes().unwrap_or(0);
     let phases = config.phases.iter().enumerate().filter(|(_, phase)| phase.share.numer() > 0);
-    let phases: Vec<_> = phases
-        .map(|(index, _)| (index, Footprint::new(&shape_of(config, index, is_composed))))
-        .collect();
+    let phases = phases.map(|(index, _)| {
+        let shape = shape_of(config, index, is_composed);
+        check_step(&shape, index, config.plan.step_tokens)?;
+        Ok((index, Footprint::new(&shape)))
+    });
+    let phases: Vec<_> = phases.collect::<Result<_, WrongStep>>()?;
     if args.json {
         let phases = phases.iter().map(|(index, found)| {
             json!({
@@ -245,6 +266,18 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
         return print(&format!("{report}\n"));
     }
     print(&text(config, &phases, (!is_composed).then_some(program))?)
+}
+
+fn check_step(shape: &StepShape, index: usize, step_tokens: u64) -> Result<(), WrongStep> {
+    let StepShape { windows, units, maps: PatchMaps { patch_size, .. }, .. } = *shape;
+    let tokens = windows.checked_mul(units).and_then(|units| units.checked_mul(patch_size));
+    let is_legal =
+        |tokens: u64| 0 < tokens && tokens <= TOKENS_MAX && step_tokens.is_multiple_of(tokens);
+    if units >= 2 && tokens.is_some_and(is_legal) {
+        Ok(())
+    } else {
+        Err(WrongStep { index, step_tokens, windows, units, patch_size })
+    }
 }
 
 /// The step of phase `index`.

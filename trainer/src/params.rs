@@ -63,6 +63,11 @@ impl Parameter {
     }
 }
 
+/// An error of libtorch without the addresses that it was raised from.
+fn without_trace(message: &str) -> &str {
+    message.split("\nException raised from").next().unwrap_or(message)
+}
+
 fn align(elements: i64) -> i64 {
     (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS
 }
@@ -96,7 +101,7 @@ impl Parameters {
         let zeros = || {
             Tensor::f_zeros([flat_elements], (Kind::Float, device)).map_err(|err| ShimError {
                 operation: "allocate parameters",
-                message: err.to_string(),
+                message: without_trace(&err.to_string()).to_owned(),
             })
         };
         let (masters, gradients) = (zeros()?, zeros()?);
