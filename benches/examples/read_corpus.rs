@@ -45,8 +45,8 @@ struct Args {
     /// How ids are delivered.
     #[arg(long, value_enum, default_value_t = Output::I64)]
     output: Output,
-    /// Bytes of all rings.
-    #[arg(long, default_value = "64e6", value_parser = parse_positive_count)]
+    /// Bytes of all rings. What the second-level and third-level caches hold need not go through memory.
+    #[arg(long, default_value = "16e6", value_parser = parse_positive_count)]
     ring_bytes: u64,
 }
 

@@ -19,6 +19,7 @@ use schemas::shard::{HEADER_BYTES, ShardError, ShardFooter, ShardHeader};
 
 use crate::set_streams::{MixedSeries, SetStream, set_streams};
 use crate::source::read_file;
+use crate::upcoming::Upcoming;
 pub use crate::widen::OutId;
 
 mod shard;
@@ -398,6 +399,16 @@ impl Corpus {
         }
     }
 
+    /// What the processor can be asked for before these tokens are read; of those in a second shard nothing.
+    fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
+        if tokens.is_empty() || tokens.end > self.token_count() {
+            return None;
+        }
+        let shard = &self.shards[self.shard_of_token(tokens.start)];
+        let end = tokens.end.min(shard.tokens().end);
+        shard.upcoming(tokens.start - shard.first_token..end - shard.first_token)
+    }
+
     /// Position of the shard that holds a token of the corpus; no shard is empty.
     fn shard_of_token(&self, token: u64) -> usize {
         self.shards.partition_point(|shard| shard.first_token <= token) - 1
@@ -422,9 +433,23 @@ impl Reader<'_> {
     /// # Panics
     /// If `out` cannot hold every id of the vocabulary.
     pub fn read<T: OutId>(&mut self, first_token: u64, out: &mut [T]) -> Result<(), CorpusError> {
+        self.read_before(0..0, first_token, out)
+    }
+
+    /// The same; while it works the processor is asked for the tokens `next`, which are read next.
+    ///
+    /// # Panics
+    /// As `read`.
+    pub fn read_before<T: OutId>(
+        &mut self,
+        next: Range<u64>,
+        first_token: u64,
+        out: &mut [T],
+    ) -> Result<(), CorpusError> {
         let corpus = self.corpus;
         assert!(corpus.vocab_size() <= T::VOCAB_SIZE_MAX, "{} ids", corpus.vocab_size());
         corpus.check_tokens(first_token, out.len() as u64)?;
+        let mut upcoming = corpus.upcoming(next).unwrap_or_default();
         let (mut rest, mut next_token) = (out, first_token);
         while !rest.is_empty() {
             let index = corpus.shard_of_token(next_token);
@@ -433,19 +458,11 @@ impl Reader<'_> {
             let (part, after) = rest.split_at_mut((end - next_token) as usize);
             self.touched[index / 64] |= 1 << (index % 64);
             self.last_tokens[index] = next_token - shard.first_token;
-            shard.read(next_token - shard.first_token, part, &mut self.scratch)?;
+            let in_shard = next_token - shard.first_token;
+            shard.read(in_shard, part, &mut self.scratch, &mut upcoming)?;
             (rest, next_token) = (after, end);
         }
         Ok(())
-    }
-
-    /// Asks the processor for the beginning of these tokens, which will be read next.
-    pub fn prefetch(&self, first_token: u64, token_count: u64) {
-        let shard = &self.corpus.shards[self.corpus.shard_of_token(first_token)];
-        let token_bytes = u64::from(shard.header.token_bytes.get());
-        let in_shard = first_token - shard.first_token;
-        let count = token_count.min(shard.header.token_count.saturating_sub(in_shard));
-        shard.source.prefetch(HEADER_BYTES + in_shard * token_bytes, count * token_bytes);
     }
 
     /// Whether the files that were read from since this was last asked are still those that were opened: their length,

@@ -75,6 +75,7 @@ pub mod tasks;
 
 pub mod lost_pages;
 pub mod source;
+mod upcoming;
 
 pub mod corpus;
 pub mod duplicates;

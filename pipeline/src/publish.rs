@@ -68,11 +68,19 @@ impl AtomicFile {
     ///
     /// The caller sees to it that nobody else writes `path` at the same time.
     pub fn create(path: &Path) -> Result<AtomicFile, PublishError> {
+        AtomicFile::create_in_pieces(path, 1 << 18)
+    }
+
+    /// The same; its bytes go to the system in pieces of so many, which begin at multiples of that.
+    pub(crate) fn create_in_pieces(
+        path: &Path,
+        piece_bytes: usize,
+    ) -> Result<AtomicFile, PublishError> {
         let temporary = temporary_path(path);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);
         let file = options.open(&temporary).map_err(PublishError::at("create", &temporary))?;
-        let writer = BufWriter::with_capacity(1 << 18, file);
+        let writer = BufWriter::with_capacity(piece_bytes, file);
         Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
     }
 
@@ -83,7 +91,7 @@ impl AtomicFile {
 
     /// Appends `bytes`, with an error that names the file.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
-        self.writer.write_all(bytes).map_err(PublishError::at("write", &self.path))
+        self.write_all(bytes).map_err(PublishError::at("write", &self.path))
     }
 
     /// Replaces the first bytes of the file, which were written before.
@@ -190,8 +198,14 @@ impl Drop for SealedFile {
 }
 
 impl Write for AtomicFile {
+    /// Fills the buffer to its end, which a [`BufWriter`] by itself does not.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        let piece_bytes = self.writer.capacity();
+        let room = match piece_bytes - self.writer.buffer().len() {
+            0 => piece_bytes,
+            room => room,
+        };
+        self.writer.write(&bytes[..bytes.len().min(room)])
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -275,5 +289,37 @@ pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_file_in_pieces_has_what_was_appended(
+            lengths in proptest::collection::vec(0usize..70, 0..20),
+            piece_bytes in 1usize..40,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            let mut file = AtomicFile::create_in_pieces(&path, piece_bytes).unwrap();
+            let mut expected = vec![0; 8];
+            file.append(&expected).unwrap();
+            for (length, byte) in lengths.into_iter().zip(1..) {
+                file.append(&vec![byte; length]).unwrap();
+                expected.resize(expected.len() + length, byte);
+                let on_disk = file.writer.get_ref().metadata().unwrap().len() as usize;
+                prop_assert!(on_disk.is_multiple_of(piece_bytes), "{on_disk} of pieces of {piece_bytes}");
+                prop_assert!(expected.len() - on_disk <= piece_bytes);
+            }
+            file.rewrite_start(&[255; 8]).unwrap();
+            expected[..8].fill(255);
+            file.publish().unwrap();
+            prop_assert_eq!(std::fs::read(&path).unwrap(), expected);
+        }
     }
 }

@@ -17,13 +17,7 @@ use std::sync::OnceLock;
 use memmap2::{Advice, Mmap};
 use schemas::run::ReadBackend;
 
-use crate::encode::prefetch;
 use crate::lost_pages::{Watch, watch};
-
-/// What [`Source::prefetch`] asks for at most.
-const PREFETCH_BYTES: u64 = 4096;
-/// What the processor loads at a time.
-const CACHE_LINE_BYTES: usize = 64;
 
 /// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are errors.
 pub fn open_file(path: &Path) -> io::Result<File> {
@@ -131,13 +125,11 @@ impl Source {
         self.file.read_exact_at(buffer, offset)
     }
 
-    /// Asks the processor for the first page of `offset..offset + byte_count`, if it is mapped: it finds its own way from there.
-    pub fn prefetch(&self, offset: u64, byte_count: u64) {
-        let Some(Watched { map, .. }) = self.map.get() else { return };
-        let end = offset.saturating_add(byte_count.min(PREFETCH_BYTES));
-        let range = usize::try_from(offset).ok().zip(usize::try_from(end).ok());
-        let Some(bytes) = range.and_then(|(first, end)| map.get(first..end)) else { return };
-        bytes.iter().step_by(CACHE_LINE_BYTES).for_each(prefetch);
+    /// The bytes `offset..offset + byte_count` of the mapping, if there is one and it has them.
+    pub(crate) fn mapped(&self, offset: u64, byte_count: u64) -> Option<&[u8]> {
+        let Watched { map, .. } = self.map.get()?;
+        let first = usize::try_from(offset).ok()?;
+        map.get(first..usize::try_from(offset.checked_add(byte_count)?).ok()?)
     }
 
     /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes of

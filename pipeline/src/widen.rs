@@ -4,6 +4,8 @@
 
 use schemas::shard::TokenBytes;
 
+use crate::upcoming::CACHE_LINE_BYTES;
+
 /// An id as the reader wants it: `u16` and `u32` for tools and devices that widen themselves, `i32` and `i64` for tensors.
 pub trait OutId: bytemuck::Pod + Send + Sync {
     /// A vocabulary of more entries has ids that do not fit.
@@ -49,45 +51,76 @@ out_id!(i64, 1 << 32);
 /// # Panics
 /// If they are not.
 pub fn widen<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
+    widen_asking(bytes, token_bytes, out, || ());
+}
+
+/// The same; calls `ask` before each line of memory.
+///
+/// # Panics
+/// As `widen`.
+pub(crate) fn widen_asking<T: OutId>(
+    bytes: &[u8],
+    token_bytes: TokenBytes,
+    out: &mut [T],
+    mut ask: impl FnMut(),
+) {
     let width = token_bytes.get() as usize;
     assert!(bytes.len() == width * out.len(), "{} bytes for {} ids", bytes.len(), out.len());
     if cfg!(target_endian = "little") && width == size_of::<T>() {
-        bytemuck::cast_slice_mut::<T, u8>(out).copy_from_slice(bytes);
+        let out: &mut [u8] = bytemuck::cast_slice_mut(out);
+        for (bytes, out) in bytes.chunks(CACHE_LINE_BYTES).zip(out.chunks_mut(CACHE_LINE_BYTES)) {
+            ask();
+            out.copy_from_slice(bytes);
+        }
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "less time than plain x86-64; benches/kernels.rs")]
         // SAFETY: the processor has what the function was compiled for.
-        return unsafe { widen_avx2(bytes, token_bytes, out) };
+        return unsafe { widen_avx2(bytes, token_bytes, out, ask) };
     }
-    widen_plain(bytes, token_bytes, out);
+    widen_pieces(bytes, token_bytes, out, ask);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn widen_avx2<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
-    widen_plain(bytes, token_bytes, out);
+fn widen_avx2<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T], ask: impl FnMut()) {
+    widen_pieces(bytes, token_bytes, out, ask);
 }
 
 /// [`widen`] as it is on any processor.
 ///
 /// # Panics
 /// As `widen`.
-#[inline(always)]
 pub fn widen_plain<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
-    assert!(bytes.len() == token_bytes.get() as usize * out.len(), "as many ids");
-    match token_bytes {
-        TokenBytes::Two => {
-            let (ids, _) = bytes.as_chunks::<2>();
-            for (slot, id) in out.iter_mut().zip(ids) {
-                *slot = T::of_u16(u16::from_le_bytes(*id));
+    widen_pieces(bytes, token_bytes, out, || ());
+}
+
+#[inline(always)]
+fn widen_pieces<T: OutId>(
+    bytes: &[u8],
+    token_bytes: TokenBytes,
+    out: &mut [T],
+    mut ask: impl FnMut(),
+) {
+    let width = token_bytes.get() as usize;
+    assert!(bytes.len() == width * out.len(), "{} bytes for {} ids", bytes.len(), out.len());
+    for (bytes, out) in bytes.chunks(CACHE_LINE_BYTES).zip(out.chunks_mut(CACHE_LINE_BYTES / width))
+    {
+        ask();
+        match token_bytes {
+            TokenBytes::Two => {
+                let (ids, _) = bytes.as_chunks::<2>();
+                for (slot, id) in out.iter_mut().zip(ids) {
+                    *slot = T::of_u16(u16::from_le_bytes(*id));
+                }
             }
-        }
-        TokenBytes::Four => {
-            let (ids, _) = bytes.as_chunks::<4>();
-            for (slot, id) in out.iter_mut().zip(ids) {
-                *slot = T::of_u32(u32::from_le_bytes(*id));
+            TokenBytes::Four => {
+                let (ids, _) = bytes.as_chunks::<4>();
+                for (slot, id) in out.iter_mut().zip(ids) {
+                    *slot = T::of_u32(u32::from_le_bytes(*id));
+                }
             }
         }
     }
@@ -149,8 +182,8 @@ mod tests {
     proptest! {
         #[test]
         fn every_width_holds_the_same_numbers(
-            narrow in proptest::collection::vec(0u32..1 << 16, 0..100),
-            wide in proptest::collection::vec(0u32..1 << 31, 0..100),
+            narrow in proptest::collection::vec(0u32..1 << 16, 0..400),
+            wide in proptest::collection::vec(0u32..1 << 31, 0..400),
         ) {
             for token_bytes in [TokenBytes::Two, TokenBytes::Four] {
                 check::<u16>(&narrow, token_bytes);

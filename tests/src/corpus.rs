@@ -46,12 +46,13 @@ fn any_range_reads_alike_by_either_back_end_and_either_width() {
             assert_eq!((corpus.document_count(), corpus.vocab_size()), (8, vocab_size));
             assert_eq!(corpus.shard_count(), 3);
         }
-        proptest!(ProptestConfig::with_cases(100), |(first in 0..ids.len(), count in 0usize..20_000)| {
+        proptest!(ProptestConfig::with_cases(100), |(first in 0..ids.len(), count in 0usize..20_000, next in 0..40_000u64)| {
             let range = first..ids.len().min(first + count);
+            let next = next..next + count as u64; // it may lie past the end
             for corpus in &corpora {
                 corpus.will_need(first as u64, count as u64);
                 let mut found = vec![0i64; range.len()];
-                corpus.read(first as u64, &mut found).unwrap();
+                corpus.reader().read_before(next.clone(), first as u64, &mut found).unwrap();
                 prop_assert!(found.iter().copied().eq(ids[range.clone()].iter().map(|&id| i64::from(id))));
                 prop_assert_eq!(read(corpus, first as u64, range.len()).unwrap(), &ids[range.clone()]);
             }

@@ -23,7 +23,11 @@ use schemas::shard::{
 
 use super::CorpusError;
 use crate::source::{FileState, Source};
-use crate::widen::{OutId, largest_id, widen};
+use crate::upcoming::{CACHE_LINE_BYTES, Upcoming};
+use crate::widen::{OutId, largest_id, widen, widen_asking};
+
+/// Bytes of a block that are checked between two looks at what comes next: the checksum is computed in pieces of three times 256.
+const CHECKED_BYTES: usize = 2 * 3 * 256;
 
 /// A shard whose header agrees with the manifest.
 #[derive(Debug)]
@@ -129,6 +133,7 @@ impl OpenShard {
         first_token: u64,
         out: &mut [T],
         scratch: &mut Vec<u8>,
+        upcoming: &mut Upcoming<'_>,
     ) -> Result<(), CorpusError> {
         let token_bytes = u64::from(self.header.token_bytes.get());
         let wanted = first_token * token_bytes..(first_token + out.len() as u64) * token_bytes;
@@ -136,17 +141,46 @@ impl OpenShard {
         let checks = self.checks()?;
         if blocks.clone().all(|block_index| checks.is_checked(block_index)) {
             let bytes = self.bytes(wanted.clone(), scratch)?;
-            widen(bytes, self.header.token_bytes, out);
+            upcoming.pace(wanted.end - wanted.start);
+            widen_asking(bytes, self.header.token_bytes, out, || upcoming.ask());
         } else {
+            upcoming.pace((blocks.end - blocks.start) * BLOCK_BYTES);
             let (mut rest, mut next) = (&mut *out, wanted.start);
             for block_index in blocks {
                 let end = wanted.end.min((block_index + 1) * BLOCK_BYTES);
                 let (part, after) = rest.split_at_mut(((end - next) / token_bytes) as usize);
-                self.read_in_block((checks, block_index), next..end, part, scratch)?;
+                self.read_in_block(
+                    (checks, block_index),
+                    next..end,
+                    part,
+                    (&mut *scratch, &mut *upcoming),
+                )?;
                 (rest, next) = (after, end);
             }
         }
         self.check_zeros(wanted, out)
+    }
+
+    /// What the processor can be asked for before these tokens of this shard are read, of which there are some: they, or the
+    /// blocks that will have to be checked. The first and the last page of such blocks may not be in the page table yet, which the
+    /// processor would pass over, and are put there.
+    pub(super) fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
+        let token_bytes = u64::from(self.header.token_bytes.get());
+        let (mut first, mut end) = (tokens.start * token_bytes, tokens.end * token_bytes);
+        let checks = self.checks.get()?;
+        let (first_block, last_block) = (first / BLOCK_BYTES, (end - 1) / BLOCK_BYTES);
+        let is_checked = [first_block, last_block].map(|index| checks.is_checked(index));
+        if !is_checked[0] {
+            first = first_block * BLOCK_BYTES;
+        }
+        if !is_checked[1] {
+            end = self.header.payload_bytes()?.min((last_block + 1) * BLOCK_BYTES);
+        }
+        let bytes = self.source.mapped(HEADER_BYTES + first, end - first)?;
+        if is_checked != [true; 2] {
+            std::hint::black_box(*bytes.first()? ^ *bytes.last()?);
+        }
+        Some(Upcoming::new(bytes))
     }
 
     /// Ids of a single block, which is read as a whole and checked unless it was.
@@ -155,17 +189,17 @@ impl OpenShard {
         (checks, block_index): (&Checks, u64),
         wanted: Range<u64>,
         out: &mut [T],
-        scratch: &mut Vec<u8>,
+        (scratch, upcoming): (&mut Vec<u8>, &mut Upcoming<'_>),
     ) -> Result<(), CorpusError> {
         let token_bytes = self.header.token_bytes;
         if checks.is_checked(block_index) {
-            widen(self.bytes(wanted, scratch)?, token_bytes, out);
+            widen_asking(self.bytes(wanted, scratch)?, token_bytes, out, || upcoming.ask());
             return Ok(());
         }
         let payload_bytes = self.header.payload_bytes().expect("the header's sizes were checked");
         let first = block_index * BLOCK_BYTES;
         let bytes = self.bytes(first..payload_bytes.min(first + BLOCK_BYTES), scratch)?;
-        self.check_block(block_index, checks.block_crcs[block_index as usize], bytes)?;
+        self.check_block(block_index, checks.block_crcs[block_index as usize], bytes, upcoming)?;
         let within = (wanted.start - first) as usize..(wanted.end - first) as usize;
         widen(&bytes[within], token_bytes, out);
         checks.mark_checked(block_index);
@@ -189,8 +223,12 @@ impl OpenShard {
         block_index: u64,
         expected: u32,
         bytes: &[u8],
+        upcoming: &mut Upcoming<'_>,
     ) -> Result<(), CorpusError> {
-        let found = crc32c::crc32c(bytes);
+        let found = bytes.chunks(CHECKED_BYTES).fold(0, |crc, piece| {
+            (0..CHECKED_BYTES / CACHE_LINE_BYTES).for_each(|_| upcoming.ask());
+            crc32c::crc32c_append(crc, piece)
+        });
         let first = block_index * BLOCK_BYTES;
         if found != expected {
             let (first_byte, end_byte) =

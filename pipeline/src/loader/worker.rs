@@ -183,20 +183,14 @@ impl<'a, T: OutId> Worker<'a, T> {
     fn read(&mut self, micro_batch: &MicroBatch) -> Result<Batch<T>, LoaderError> {
         let MicroBatch { step, micro_index, ref slots } = *micro_batch;
         let mut ids = self.buffer()?;
-        let windows = self.upcoming.next();
+        let (windows, following) = self.upcoming.next();
         let Window { token_count: window_tokens, phase_index, .. } = windows[0]; // a step is of one phase
         ids.set_len(windows.len() * window_tokens as usize);
         let parts = ids.chunks_exact_mut(window_tokens as usize);
         for ((slot, index), part) in slots.clone().zip(0..).zip(parts) {
-            let window: Window = windows[index];
-            if let Some(next) = windows.get(index + 1) {
-                self.reader.prefetch(next.first_token, next.token_count);
-            }
-            let read = self.reader.read(window.first_token, part);
+            let next = windows.get(index + 1).or(following.as_ref()).map_or(0..0, tokens);
+            let read = self.reader.read_before(next, windows[index].first_token, part);
             read.map_err(|source| LoaderError::Read { step, slot, source })?;
-        }
-        if let Some(next) = self.upcoming.peek() {
-            self.reader.prefetch(next.first_token, next.token_count);
         }
         let (first_slot, lane) = (slots.start, self.lane);
         Ok(Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, lane })
@@ -213,6 +207,10 @@ impl<'a, T: OutId> Worker<'a, T> {
             LoaderError::Memory { batch_bytes, source }
         })
     }
+}
+
+fn tokens(window: &Window) -> Range<u64> {
+    window.first_token..window.first_token + window.token_count
 }
 
 /// The windows of a worker's micro-batches, several of these looked up together.
@@ -243,13 +241,8 @@ impl<'a> Upcoming<'a> {
         }
     }
 
-    /// The first window of the next micro-batch, if it was looked up already.
-    fn peek(&self) -> Option<Window> {
-        self.windows.get(self.used).copied()
-    }
-
-    /// The windows of the next micro-batch.
-    fn next(&mut self) -> &[Window] {
+    /// The windows of the next micro-batch, and the one that follows if it was looked up already.
+    fn next(&mut self) -> (&[Window], Option<Window>) {
         if self.used == self.windows.len() {
             self.windows.clear();
             self.used = 0;
@@ -262,7 +255,7 @@ impl<'a> Upcoming<'a> {
         }
         let first = self.used;
         self.used += self.schedule.micro_batch_windows as usize;
-        &self.windows[first..self.used]
+        (&self.windows[first..self.used], self.windows.get(self.used).copied())
     }
 }
 
