@@ -23,15 +23,15 @@ CASES = [
     (32000, "bf16", 4, True, 1.5),
     (32000, "fp32", 4, False, 1.3),
 ]
-# The phases of the run that compares K with 1, and the tokens of each step.
-LADDER, LADDER_STEP_TOKENS = (8, 4, 2, 1), 65536
+# The phases of the run that compares K with 1, the tokens of each step, and epochs that are enough steps of each.
+LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS = (8, 4, 2, 1), 65536, 8
 RUN = """
 [data]
 corpus = "{corpus}"
 [plan]
 window_units = {units}
 step_tokens = {step_tokens}
-epochs = 1
+epochs = {epochs}
 seed = 1
 shuffle = "global"
 {phases}
@@ -90,7 +90,8 @@ def arguments():
     parser.add_argument("--warm-up-steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ladder", default="bf16", help="kinds of the run that compares K with 1: bf16, fp32 or bf16,fp32")
-    parser.add_argument("--ladder-steps", type=int, default=4)
+    parser.add_argument("--ladder-rounds", type=int, default=5)
+    parser.add_argument("--ladder-steps", type=int, default=2, help="of K = 1; K times as many of another, which take as long")
     parser.add_argument("--without-peer", action="store_true")
     return parser.parse_args()
 
@@ -103,7 +104,7 @@ def run(command, threads):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens):
+def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens, epochs=1):
     """A run file over a corpus of random ids that is long enough for each phase."""
     folder = os.path.join(args.work, f"ids-{vocab_size}")
     tokens = 2_000_000
@@ -114,15 +115,23 @@ def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens):
     path = os.path.join(args.work, f"{name}.toml")
     with open(path, "w") as file:
         file.write(RUN.format(
-            corpus=os.path.join(folder, "corpus"), units=UNITS, step_tokens=step_tokens, phases=phases, vocab_size=vocab_size,
-            dtype=dtype, windows=WINDOWS))
+            corpus=os.path.join(folder, "corpus"), units=UNITS, step_tokens=step_tokens, epochs=epochs, phases=phases,
+            vocab_size=vocab_size, dtype=dtype, windows=WINDOWS))
     return path
 
 
-def ours(args, path, steps):
-    command = [os.path.join(args.release, "patchmill-train"), "bench", path, "--json", "--steps", str(steps)]
-    report = run([*command, "--warm-up-steps", str(args.warm_up_steps)], args.threads)
-    return [flat(phase) for phase in report["phases"]]
+def ours(args, path, phase_index, steps, warm_up_steps):
+    command = [os.path.join(args.release, "patchmill-train"), "bench", path, "--json", "--phase", str(phase_index)]
+    report = run([*command, "--steps", str(steps), "--warm-up-steps", str(warm_up_steps)], args.threads)
+    return flat(report["phases"][0])
+
+
+def ladder_pair(args, path, patch_size, is_reversed):
+    """K and 1, one right after the other."""
+    pair = {}
+    for k in sorted((1, patch_size), reverse=is_reversed):
+        pair[k] = ours(args, path, LADDER.index(k), args.ladder_steps * k, k)["tokens_per_sec"]
+    return pair
 
 
 def flat(phase):
@@ -174,9 +183,8 @@ def case_row(runs, case):
     ]
 
 
-def ladder_row(ladder, dtype, patch_size):
-    token = [phases[LADDER.index(1)]["tokens_per_sec"] for phases in ladder[dtype]]
-    patch = [phases[LADDER.index(patch_size)]["tokens_per_sec"] for phases in ladder[dtype]]
+def ladder_row(pairs, dtype, patch_size):
+    token, patch = ([pair[k] for pair in pairs] for k in (1, patch_size))
     of_k = [ratio / patch_size for ratio in ratios(patch, token)]
     return [f"V = 32,000 {dtype}, K = {patch_size}", spread(patch), spread(token), spread(of_k, 3)]
 
@@ -185,18 +193,20 @@ def main():
     args = arguments()
     os.makedirs(args.work, exist_ok=True)
     results = {case: {"ours": [], "peer": []} for case in CASES}
-    ladder = {dtype: [] for dtype in args.ladder.split(",")}
+    ladder = {(dtype, k): [] for dtype in args.ladder.split(",") for k in LADDER if k > 1}
     for number in range(args.rounds):
         for case in CASES:
             vocab_size, dtype, patch_size, compiles, _ = case
             path = write_run(args, f"{vocab_size}-{dtype}-{patch_size}", vocab_size, dtype, (patch_size,), WINDOWS * UNITS * patch_size)
-            results[case]["ours"] += ours(args, path, args.steps)
+            results[case]["ours"].append(ours(args, path, 0, args.steps, args.warm_up_steps))
             if not args.without_peer:
                 results[case]["peer"].append(theirs(args, vocab_size, dtype, patch_size, compiles))
-        for dtype, found in ladder.items():
-            path = write_run(args, f"ladder-{dtype}", 32000, dtype, LADDER, LADDER_STEP_TOKENS)
-            found.append(ours(args, path, args.ladder_steps))
         print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    for number in range(args.ladder_rounds):
+        for (dtype, k), pairs in ladder.items():
+            path = write_run(args, f"ladder-{dtype}", 32000, dtype, LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS)
+            pairs.append(ladder_pair(args, path, k, number % 2 == 1))
+        print(f"round {number + 1} of {args.ladder_rounds}, K against 1, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     head = ["case", "ours, tokens/s", "PyTorch", "ours / it", "wanted", "ours, MB", "PyTorch, MB", "ours / it",
             "products alone, % of our step", "attention's, unmasked", "data wait, %"]
     text = [
@@ -204,16 +214,18 @@ def main():
         "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak less what was resident before "
         "a model was made (program and libraries).",
         table(head, [case_row(results[case], case) for case in CASES]),
-        f"Steps of {LADDER_STEP_TOKENS:,} tokens in micro-batches of {WINDOWS} windows, all phases of one run file:",
+        f"{args.ladder_rounds} rounds of pairs, K and 1 in turn: steps of {LADDER_STEP_TOKENS:,} tokens in micro-batches of {WINDOWS} "
+        f"windows, phases of one run file, {args.ladder_steps} steps of K = 1 and K times as many of K:",
         table(["case", "tokens/s", "of K = 1", "ratio / K"],
-              [ladder_row(ladder, dtype, k) for dtype in ladder for k in LADDER if k > 1]),
+              [ladder_row(pairs, *key) for key, pairs in ladder.items()]),
     ]
     text = "\n\n".join(text) + "\n"
     print(text)
     with open(args.report + ".md", "w") as file:
         file.write(text)
     with open(args.report + ".json", "w") as file:
-        json.dump({"rounds": args.rounds, "steps": args.steps, "ladder": ladder,
+        json.dump({"rounds": args.rounds, "steps": args.steps,
+                   "ladder": [{"dtype": dtype, "patch_size": k, "pairs": pairs} for (dtype, k), pairs in ladder.items()],
                    "cases": [{"case": list(case), **found} for case, found in results.items()]}, file, indent=1)
 
 
