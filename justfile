@@ -210,12 +210,12 @@ bench-memory tokenizer work +inputs: build-patchmill
     tokenizer=$1; work=$2; shift 2
     exec python3 benches/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
-# Does bf16 track fp32? 200 steps of the fixtures' run in both, losses compared step by step
+# Does bf16 track fp32? 200 steps of the fixtures' run in both, losses compared step by step; --peer PYTHON for PyTorch's
 bench-bf16 work *arguments: corpora
     #!/bin/sh
     set -eu
     work=$1; shift
-    exec python3 benches/bf16_fp32.py --train "{{ patchmill_train }}" --work "$work" "$@"
+    exec python3 benches/bf16_fp32.py --train "{{ patchmill_train }}" --patchmill "{{ patchmill }}" --work "$work" "$@"
 
 # Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the same, byte for byte
 faults work *arguments: build-patchmill

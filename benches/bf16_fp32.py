@@ -1,16 +1,18 @@
 """Does bf16 track fp32? Trains the fixtures' model for 200 steps in both kinds and compares the losses step by step.
 
     bf16_fp32.py --train target/release/patchmill-train --work WORK [--run fixtures/pretrain.toml] [--limit 1e-2]
-                 [--set KEY=VALUE]... [--against KEY=VALUE]
+                 [--set KEY=VALUE]... [--against KEY=VALUE] [--peer PYTHON --patchmill target/release/patchmill]
 
 Both runs read the same windows from the same initial weights: two thirds of the steps with K = 4, one third with K = 1. Prints, for
 each phase, the largest and the mean difference of the training loss, that of the mean losses, and the validation losses. Exits
 with 1 if the training loss of any step differs by more than --limit. --against train.micro_batch_windows=8 compares fp32 with fp32
-that rounds in another order: what two runs that are equally right differ by. Nothing but Python's own library.
+that rounds in another order: what two runs that are equally right differ by. --peer, a Python with torch and transformers, trains
+the same model from the same weights on the same windows in both kinds as well (bf16_peer.py): what bf16 costs PyTorch there.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -28,17 +30,58 @@ SETTINGS = [
 ]
 
 
+def pretrain(arguments, output, settings):
+    """Runs to the end; whatever it says goes nowhere."""
+    command = [arguments.train, "pretrain", arguments.run]
+    command += [part for setting in (*settings, f"train.output={output}") for part in ("--set", setting)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def losses(arguments, name, setting):
     """Training and validation losses of one run: lists of (K, loss) and of losses."""
     output = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.work)).resolve()
-    settings = [*SETTINGS, *arguments.set, *setting, f"train.output={output}"]
-    command = [arguments.train, "pretrain", arguments.run]
-    command += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    pretrain(arguments, output, [*SETTINGS, *arguments.set, *setting])
     points = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     shutil.rmtree(output)
     train = [(point["patch/size"], point["train/loss"]) for point in points if "train/loss" in point]
     return train, [point["eval/loss"] for point in points if "eval/loss" in point]
+
+
+def peer_losses(arguments, patch_sizes):
+    """The same of PyTorch in fp32 and in bf16; `patch_sizes` is K of each step."""
+    work = pathlib.Path(tempfile.mkdtemp(prefix="peer-", dir=arguments.work)).resolve()
+    # Two steps at a rate that changes no weight leave those that every run begins with.
+    still = ["plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "phases.1.schedule.peak=1e-14"]
+    still += ["phases.1.schedule.warmup_steps=0", "data.subset_tokens=16384"]
+    pretrain(arguments, work / "initial", [*SETTINGS, *arguments.set, *still])
+    windows = work / "windows.bin"
+    settings = [part for setting in (*SETTINGS, *arguments.set) for part in ("--set", setting)]
+    stream = [arguments.patchmill, "stream", arguments.run, *settings, "--sink", "file", windows]
+    subprocess.run(stream, check=True, stdout=subprocess.DEVNULL)
+    phase_steps = [patch_sizes.count(k) for k in dict.fromkeys(patch_sizes)]
+    command = [arguments.peer, pathlib.Path(__file__).with_name("bf16_peer.py"), "--weights", work / "initial" / "checkpoint-2"]
+    command += ["--windows", windows, "--run", arguments.run, "--threads", str(os.cpu_count())]
+    command += ["--phase-steps", ",".join(map(str, phase_steps))]
+    found = []
+    for dtype in ("fp32", "bf16"):
+        done = subprocess.run([*command, "--dtype", dtype], check=True, stdout=subprocess.PIPE, text=True)
+        found.append(list(zip(patch_sizes, map(float, done.stdout.split()))))
+    shutil.rmtree(work)
+    return found
+
+
+def compare(arguments, one, other):
+    """Prints how far two runs are apart, phase by phase; the largest difference."""
+    differences = [(k, a - b) for (k, a), (_, b) in zip(one, other)]
+    for patch_size in dict.fromkeys(k for k, _ in differences):
+        signed = [difference for k, difference in differences if k == patch_size]
+        sizes = [abs(difference) for difference in signed]
+        above = sum(size > arguments.limit for size in sizes)
+        print(
+            f"K = {patch_size:.0f}: {len(sizes)} steps, largest difference {max(sizes):.2e}, mean {sum(sizes) / len(sizes):.2e},"
+            f" {above} above the limit; mean losses differ by {abs(sum(signed)) / len(signed):.2e}"
+        )
+    return max(abs(difference) for _, difference in differences)
 
 
 def main():
@@ -49,25 +92,23 @@ def main():
     parser.add_argument("--limit", type=float, default=1e-2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for both runs")
     parser.add_argument("--against", default="train.dtype=bf16", metavar="KEY=VALUE", help="for the second run")
+    parser.add_argument("--peer", metavar="PYTHON", help="trains in both kinds on PyTorch as well")
+    parser.add_argument("--patchmill", help="the program patchmill, which --peer takes the windows from")
     arguments = parser.parse_args()
+    if arguments.peer and not arguments.patchmill:
+        parser.error("--peer takes --patchmill")
 
     fp32, fp32_eval = losses(arguments, "first", [])
     other, other_eval = losses(arguments, "second", [arguments.against])
     if len(fp32) != len(other) or not fp32:
         sys.exit(f"{len(fp32)} steps in fp32, {len(other)} with {arguments.against}; expected as many, and some")
     print(f"{len(fp32)} steps of fp32 against {arguments.against}; loss {fp32[0][1]:.4f} at first, {fp32[-1][1]:.4f} at last")
-    differences = [(k, a - b) for (k, a), (_, b) in zip(fp32, other)]
-    for patch_size in dict.fromkeys(k for k, _ in differences):
-        signed = [difference for k, difference in differences if k == patch_size]
-        sizes = [abs(difference) for difference in signed]
-        above = sum(size > arguments.limit for size in sizes)
-        print(
-            f"K = {patch_size:.0f}: {len(sizes)} steps, largest difference {max(sizes):.2e}, mean {sum(sizes) / len(sizes):.2e},"
-            f" {above} above the limit; mean losses differ by {abs(sum(signed)) / len(signed):.2e}"
-        )
+    largest = compare(arguments, fp32, other)
     for a, b in zip(fp32_eval, other_eval):
         print(f"validation loss {a:.4f} against {b:.4f}, difference {abs(a - b):.2e}")
-    largest = max(abs(difference) for _, difference in differences)
+    if arguments.peer:
+        print("PyTorch, fp32 against bf16 autocast, same weights and windows:")
+        compare(arguments, *peer_losses(arguments, [k for k, _ in fp32]))
     print(f"largest difference {largest:.2e}, limit {arguments.limit:.0e}")
     sys.exit(not largest <= arguments.limit)
 
