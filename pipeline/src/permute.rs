@@ -33,6 +33,9 @@ const WORTH_LANES: usize = 3;
 /// From so many on, a table is made where one is small.
 const WORTH_TABLE: usize = 32;
 
+/// Indexes whose way through a table is followed together.
+const TOGETHER: usize = 8;
+
 /// What a permutation is for; another purpose or seed gives an unrelated permutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -338,23 +341,38 @@ impl Network {
         }))
     }
 
-    /// [`Network::encrypt`] of each place.
+    /// [`Network::encrypt`] of each place, some next to each other: a round waits for a look into the table, and their halves fit the
+    /// registers.
     fn encrypt_by_table(&self, table: &[u16], places: &mut [u64]) {
-        let (mut lefts, mut rights) = ([0u16; CHUNK], [0u16; CHUNK]);
-        for ((place, left), right) in places.iter().zip(&mut lefts).zip(&mut rights) {
-            let (high, low) = self.split(*place);
-            (*left, *right) = (high as u16, low as u16); // 10 bits each at most
-        }
-        for (round, row) in table.chunks_exact(1 << self.right_bits).enumerate() {
-            let (changed, hashed) =
-                if round % 2 == 0 { (&mut lefts, &rights) } else { (&mut rights, &lefts) };
-            for (half, &hashed) in changed.iter_mut().zip(hashed).take(places.len()) {
-                *half ^= row[usize::from(hashed)];
+        let (together, rest) = places.as_chunks_mut::<TOGETHER>();
+        together.iter_mut().for_each(|places| self.encrypt_together(table, places));
+        rest.iter_mut().for_each(|place| {
+            let mut alone = [*place];
+            self.encrypt_together(table, &mut alone);
+            *place = alone[0];
+        });
+    }
+
+    fn encrypt_together<const COUNT: usize>(&self, table: &[u16], places: &mut [u64; COUNT]) {
+        let mut lefts = places.map(|place| (place >> self.right_bits) as usize);
+        let mut rights = places.map(|place| (place & mask(self.right_bits)) as usize);
+        let row_values = 1 << self.right_bits;
+        let change = |changed: &mut [usize; COUNT], hashed: &[usize; COUNT], row: &[u16]| {
+            for (half, &hashed) in changed.iter_mut().zip(hashed) {
+                *half ^= usize::from(row[hashed]);
             }
+        };
+        let pairs = table.chunks_exact(2 * row_values);
+        let last = pairs.remainder(); // of an odd number of rounds
+        for rows in pairs {
+            let (even, odd) = rows.split_at(row_values);
+            change(&mut lefts, &rights, even);
+            change(&mut rights, &lefts, odd);
         }
-        for ((place, left), right) in places.iter_mut().zip(lefts).zip(rights) {
-            *place = self.join((left.into(), right.into()));
+        if !last.is_empty() {
+            change(&mut lefts, &rights, last);
         }
+        *places = std::array::from_fn(|at| self.join((lefts[at] as u64, rights[at] as u64)));
     }
 
     /// [`Network::encrypt`] of each lane.

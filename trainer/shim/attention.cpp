@@ -115,6 +115,11 @@ struct Attention : torch::autograd::Function<Attention> {
 
 extern "C" {
 
+// What a thread takes besides its result, forward and backward.
+int64_t pm_attention_scratch_bytes(int64_t t, int64_t e) {
+  return int64_t(sizeof(float)) * kernels<float>().attention_scratch(t, e);
+}
+
 // out [b, t, h e] = causal attention of the heads in qkv [b, t, (h + 2 g) e], on the CPU; queries and keys are turned by cos
 // and sin [t, e / 2].
 int pm_attention(const Tensor* qkv, const Tensor* cos, const Tensor* sin, int64_t h, int64_t g, int64_t e, Tensor** out) {

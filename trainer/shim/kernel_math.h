@@ -4,10 +4,10 @@
 inline float load(float value) { return value; }
 inline float load(Bf16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
 inline void store(float& to, float value) { to = value; }
-// Rounds to nearest, ties to even. The NaN that arithmetic makes, 0x7fc00000 with either sign, stays one.
+// Rounds to nearest, ties to even. NaN stays NaN, whatever its other bits are.
 inline void store(Bf16& to, float value) {
   const auto bits = __builtin_bit_cast(uint32_t, value);
-  to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  to.bits = value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 // e^x within 2 ulp: 2^n e^r with |r| <= ln(2) / 2. Below -87.3 it is 2^-126 or less; NaN stays NaN.
@@ -24,6 +24,6 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const auto power = (__builtin_bit_cast(int32_t, shifted) - 0x4b400000 + 127) << 23;
+  const auto power = (__builtin_bit_cast(uint32_t, shifted) - 0x4b400000u + 127u) << 23;
   return p * __builtin_bit_cast(float, power);
 }

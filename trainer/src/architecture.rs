@@ -222,10 +222,18 @@ fn check_size(field: &'static str, found: u64, max: u64) -> Result<(), ModelErro
 }
 
 fn check_parameter_count(config: &ModelConfig) -> Result<(), ModelError> {
+    check_map_sizes(config, PatchMaps::NONE)
+}
+
+/// Whether a checked model is not too large with a phase's maps.
+pub(crate) fn check_map_sizes(config: &ModelConfig, maps: PatchMaps) -> Result<(), ModelError> {
     let [v, d, f, layers] =
         [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers]
             .map(u128::from);
-    let found = 2 * v * d + layers * (4 * d * d + 3 * d * f); // as if nothing were tied or grouped
+    // As if nothing were tied or grouped.
+    let of_model = 2 * v * d + layers * (4 * d * d + 3 * d * f);
+    let of_map = u128::from(maps.patch_size) * d * d;
+    let found = of_model + (u128::from(maps.input) + u128::from(maps.output)) * of_map;
     if found <= PARAMETERS_MAX { Ok(()) } else { Err(ModelError::TooLarge { found }) }
 }
 

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, value_parser};
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
@@ -25,7 +25,7 @@ use crate::progress::{progress, si};
 use crate::resume::Resume;
 use crate::shim::ShimError;
 use crate::stop::StopFlag;
-use crate::train::Run;
+use crate::train::{Diverged, Run};
 use crate::work::{self, Work};
 
 /// Intervals that the steps are measured in, where there are as many.
@@ -142,8 +142,13 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
 fn measure_all(file: &run_file::Run, args: &BenchArgs) -> Result<Report> {
     let corpus = file.open_corpus(file.file.loader.io)?;
     let plan = file.plan_of(corpus.manifest())?;
+    let has_steps = |&index: &usize| plan.phases()[index].steps > 0;
+    let indexes: Vec<usize> = (0..plan.phases().len()).filter(has_steps).collect();
+    for &index in &indexes {
+        measurable(&plan, index, args)?; // before any is measured
+    }
     let mut all: Option<Report> = None;
-    for index in (0..plan.phases().len()).filter(|&index| plan.phases()[index].steps > 0) {
+    for index in indexes {
         let report = measure_in_child(args, index)?;
         match &mut all {
             None => all = Some(report),
@@ -163,9 +168,11 @@ fn measure_in_child(args: &BenchArgs, index: usize) -> Result<Report> {
         command.args(["--set", found]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("start this program again")?;
-    if !output.status.success() {
+    match output.status.code() {
+        Some(0) => {}
         // It has said why; its exit code says what kind of error that is.
-        std::process::exit(output.status.code().unwrap_or(1));
+        Some(code) => std::process::exit(code),
+        None => bail!("phases.{index}: the process that measured it ended by {}", output.status),
     }
     let text = String::from_utf8(output.stdout).context("the report of a phase")?;
     serde_json::from_str(&text).context("the report of a phase")
@@ -184,10 +191,8 @@ fn measure(
     config.data.validation = None;
     config.train.init_from = None; // says nothing about speed
     config.train.output = output.to_owned();
-    config.train.log_every_steps =
-        args.steps.div_ceil(INTERVALS).min(config.train.log_every_steps.max(1));
-    let mut run = Run::prepare(&file, &Resume::Never)?;
-    let phase = measurable(run.plan(), index, args)?;
+    let plan = file.plan_of(file.open_corpus(file.file.loader.io)?.manifest())?;
+    let phase = measurable(&plan, index, args)?;
     let steps = args.steps.min(phase.steps - args.warm_up_steps);
     if steps < args.steps {
         progress(&format!(
@@ -195,7 +200,14 @@ fn measure(
         ));
     }
     let measured_from = phase.first_step + args.warm_up_steps;
-    run.train_part(phase.first_step..measured_from + steps, &StopFlag::default())?;
+    file.file.train.log_every_steps = interval_steps(steps, measured_from);
+    let mut run = Run::prepare(&file, &Resume::Never)?;
+    let stop = StopFlag::install()?;
+    match run.train_part(phase.first_step..measured_from + steps, &stop) {
+        Ok(true) => {}
+        Ok(false) => bail!("stopped on request: nothing was measured"),
+        Err(err) => return Err(without_the_folder(err, index)),
+    }
 
     let compute = run.compute();
     let peak_bytes = work::peak_memory_bytes(compute.device)?;
@@ -237,6 +249,27 @@ fn measure(
         peak_source: peak.map(|peak| peak.source.clone()),
         phases: vec![phase_report],
     })
+}
+
+/// Steps of an interval of the log: about a tenth of the measured ones, and a divisor of the step that they begin at, so that
+/// an interval begins there.
+fn interval_steps(steps: u64, measured_from: u64) -> u64 {
+    let wanted = steps.div_ceil(INTERVALS);
+    (1..=wanted).rev().find(|every| measured_from.is_multiple_of(*every)).expect("1 divides it")
+}
+
+/// A step that stopped the run, said without the record of the step, which goes with the folder.
+fn without_the_folder(err: anyhow::Error, index: usize) -> anyhow::Error {
+    match err.downcast_ref::<Diverged>() {
+        Some(Diverged { numbers, .. }) => anyhow!(
+            "phases.{index}: step {} diverged, loss {}, gradient norm {}; a bench begins with fresh weights, so measure with a \
+             lower rate, such as --set phases.{index}.schedule.peak=1e-4",
+            numbers.step,
+            numbers.loss,
+            numbers.grad_norm
+        ),
+        None => err,
+    }
 }
 
 /// Milliseconds of what a step does as often as it has micro-batches.
@@ -399,5 +432,14 @@ mod tests {
         assert_eq!(found.keys().collect::<Vec<_>>(), ["time/step_ms"]);
         let Spread { median, min, max } = found["time/step_ms"];
         assert_eq!([median, min, max], [8.0, 7.0, 9.0]);
+    }
+
+    #[test]
+    fn an_interval_begins_where_measuring_begins() {
+        for (steps, measured_from, every) in
+            [(100, 30, 10), (100, 33, 3), (20, 3, 1), (4, 3, 1), (1, 7, 1)]
+        {
+            assert_eq!(interval_steps(steps, measured_from), every, "{steps} from {measured_from}");
+        }
     }
 }

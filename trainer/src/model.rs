@@ -93,6 +93,7 @@ impl Llama {
         maps: PatchMaps,
     ) -> Result<Llama, ModelError> {
         architecture::check_config(config)?;
+        architecture::check_map_sizes(config, maps)?;
         architecture::check_position_count(compute.position_count)?;
         let mut specs = architecture::parameter_specs(config);
         specs.extend(architecture::map_specs(config, maps));

@@ -63,11 +63,6 @@ impl Parameter {
     }
 }
 
-/// An error of libtorch without the addresses that it was raised from.
-fn without_trace(message: &str) -> &str {
-    message.split("\nException raised from").next().unwrap_or(message)
-}
-
 fn align(elements: i64) -> i64 {
     (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS
 }
@@ -99,10 +94,8 @@ impl Parameters {
         let (decayed_elements, flat_elements) = storage(&specs);
         let (decayed, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decayed);
         let zeros = || {
-            Tensor::f_zeros([flat_elements], (Kind::Float, device)).map_err(|err| ShimError {
-                operation: "allocate parameters",
-                message: without_trace(&err.to_string()).to_owned(),
-            })
+            Tensor::f_zeros([flat_elements], (Kind::Float, device))
+                .map_err(|err| ShimError::of("allocate parameters", &err))
         };
         let (masters, gradients) = (zeros()?, zeros()?);
 

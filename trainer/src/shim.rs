@@ -27,6 +27,15 @@ pub struct ShimError {
     pub message: String,
 }
 
+impl ShimError {
+    /// Of what tch says, without the addresses that it was raised from.
+    pub(crate) fn of(operation: &'static str, err: &tch::TchError) -> ShimError {
+        let text = err.to_string();
+        let message = text.split("\nException raised from").next().unwrap_or_default().to_owned();
+        ShimError { operation, message }
+    }
+}
+
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
 // SAFETY: the signatures are those of shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a `const Tensor*` is
 // never written through, and tensors are interior-mutable handles on the C++ side in any case.
@@ -83,6 +92,7 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> c_int;
+    fn pm_attention_scratch_bytes(units: i64, head_width: i64) -> i64;
     fn pm_attention(
         qkv: *const C_tensor,
         cos: *const C_tensor,
@@ -277,6 +287,14 @@ pub fn split_rotate(
     };
     check(status, "rotary embedding")?;
     Ok([adopt(q), adopt(k), adopt(v)])
+}
+
+/// Bytes of scratch that each thread takes in [`attention`] with `units` units and heads of `head_width`.
+pub fn attention_scratch_bytes(units: i64, head_width: i64) -> u64 {
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: numbers in, a number out.
+    let bytes = unsafe { pm_attention_scratch_bytes(units, head_width) };
+    u64::try_from(bytes).expect("sizes are not negative")
 }
 
 /// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by the

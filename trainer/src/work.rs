@@ -20,6 +20,8 @@ use crate::timing::synchronize;
 const PEAK_SIZE: i64 = 2048;
 /// Times that it is made, unless one takes long.
 const PEAK_TRIES: usize = 3;
+/// Scores that are made to measure attention's products.
+const SCORES_BYTES_MAX: u64 = 1 << 27;
 /// Seconds after which it is not tried again.
 const PEAK_SECONDS: f64 = 0.5;
 
@@ -145,25 +147,30 @@ impl Work {
     }
 
     /// Seconds that attention's products take alone, forward and backward: every query with every key, in `dtype` on `device`.
+    /// Of long windows, whose scores no step holds as a whole, as many heads are measured as [`SCORES_BYTES_MAX`] hold.
     pub fn measure_attention(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let AttentionSize { layers, heads, units, head_width } = self.attention;
-        let [heads, t, e] = [heads, units, head_width].map(extent);
         let options = (device::kind(dtype), device);
-        let rows = Tensor::rand([heads, t, e], options);
-        let scores = Tensor::rand([heads, t, t], options);
+        let head_bytes = units * units * options.0.elt_size_in_bytes() as u64;
+        let measured_heads = (SCORES_BYTES_MAX / head_bytes).clamp(1, heads);
+        let [h, t, e] = [measured_heads, units, head_width].map(extent);
+        let failed = |err| ShimError::of("measure attention's products", &err);
+        let random = |size: [i64; 3]| Tensor::f_rand(size, options).map_err(failed);
+        let (rows, scores) = (random([h, t, e])?, random([h, t, t])?);
+        let product = |x: &Tensor, y: &Tensor| x.f_bmm(y).map(drop).map_err(failed);
         let across = rows.transpose(1, 2);
         synchronize(device)?;
         let started = Instant::now();
         for _ in 0..layers {
             for _ in 0..2 {
-                let _ = rows.bmm(&across); // scores, and the gradient of the weights
-                let _ = scores.bmm(&rows); // the result, and the gradient of the queries
-                let _ = scores.transpose(1, 2).bmm(&rows); // the gradients of keys and of values
+                product(&rows, &across)?; // scores, and the gradient of the weights
+                product(&scores, &rows)?; // the result, and the gradient of the queries
+                product(&scores.transpose(1, 2), &rows)?; // the gradients of keys and of values
             }
         }
         synchronize(device)?;
-        Ok(started.elapsed().as_secs_f64())
+        Ok(started.elapsed().as_secs_f64() * heads as f64 / measured_heads as f64)
     }
 }
 
