@@ -147,7 +147,7 @@ impl Work {
     }
 
     /// Seconds that attention's products take alone, forward and backward: every query with every key, in `dtype` on `device`.
-    /// Of long windows, whose scores no step holds as a whole, as many heads are measured as [`SCORES_BYTES_MAX`] hold.
+    /// Of long windows, whose scores no step holds as a whole, as many heads are measured as 128 MiB hold.
     pub fn measure_attention(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let AttentionSize { layers, heads, units, head_width } = self.attention;
