@@ -31,7 +31,7 @@ SETTINGS = [
 
 
 def pretrain(arguments, output, settings):
-    """Runs to the end; whatever it says goes nowhere."""
+    """Runs to the end; its report is not printed, its progress is."""
     command = [arguments.train, "pretrain", arguments.run]
     command += [part for setting in (*settings, f"train.output={output}") for part in ("--set", setting)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -58,9 +58,12 @@ def peer_losses(arguments, patch_sizes):
     settings = [part for setting in (*SETTINGS, *arguments.set) for part in ("--set", setting)]
     stream = [arguments.patchmill, "stream", arguments.run, *settings, "--sink", "file", windows]
     subprocess.run(stream, check=True, stdout=subprocess.DEVNULL)
+    resolved = work / "resolved.toml"
+    with open(resolved, "wb") as file:
+        subprocess.run([arguments.patchmill, "config", "show", arguments.run, *settings], check=True, stdout=file)
     phase_steps = [patch_sizes.count(k) for k in dict.fromkeys(patch_sizes)]
     command = [arguments.peer, pathlib.Path(__file__).with_name("bf16_peer.py"), "--weights", work / "initial" / "checkpoint-2"]
-    command += ["--windows", windows, "--run", arguments.run, "--threads", str(os.cpu_count())]
+    command += ["--windows", windows, "--run", resolved, "--threads", str(os.cpu_count())]
     command += ["--phase-steps", ",".join(map(str, phase_steps))]
     found = []
     for dtype in ("fp32", "bf16"):

@@ -1,6 +1,6 @@
 """The fixtures' run on PyTorch, from the same weights and the same windows: prints the loss of each step, one a line.
 
-    bf16_peer.py --dtype fp32|bf16 --weights CHECKPOINT --windows FILE --run RESOLVED.toml --threads N
+    bf16_peer.py --dtype fp32|bf16 --weights CHECKPOINT --windows FILE --run RESOLVED.toml --phase-steps 133,67 --threads N
 
 transformers' LLaMA with the mean of K embeddings as input. bf16 is autocast over fp32 weights with a bf16 residual stream, as the
 authors' code trains (reference: Shao, Meng, Zhou; their modeling_llama.py). FILE is what `patchmill stream --sink file` writes:
