@@ -11,7 +11,7 @@ use crate::publish::{AtomicFile, Hands, PublishError, sync_dir};
 use crate::tokenize::TokenId;
 
 /// A shard is written in pieces of this size. The page cache keeps what was written at once in a page of up to that size
-/// (Linux 6.16 on ext4), and then a reader of the mapped file takes a page fault for 2 MiB in place of one for 64 KiB.
+/// (seen on ext4 under Linux 6.18), and then a reader of the mapped file takes a page fault for 2 MiB in place of one for 64 KiB.
 const WRITTEN_BYTES: usize = 2 << 20;
 
 /// What a shard says about itself beyond its ids.

@@ -67,6 +67,7 @@ pub(crate) fn widen_asking<T: OutId>(
     let width = token_bytes.get() as usize;
     assert!(bytes.len() == width * out.len(), "{} bytes for {} ids", bytes.len(), out.len());
     if cfg!(target_endian = "little") && width == size_of::<T>() {
+        // Copies of lines: 3 to 8 % more ids a second than the loop below, which would do as well.
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         for (bytes, out) in bytes.chunks(CACHE_LINE_BYTES).zip(out.chunks_mut(CACHE_LINE_BYTES)) {
             ask();
