@@ -31,6 +31,7 @@ pub(crate) use shard::{ShardPlace, check_header};
 #[derive(Debug)]
 pub struct Corpus {
     dir: PathBuf,
+    backend: ReadBackend,
     manifest: Manifest,
     /// In the order of the stream.
     shards: Vec<OpenShard>,
@@ -232,7 +233,12 @@ impl Corpus {
         let mut by_document: Vec<usize> = (0..shards.len()).collect();
         by_document.sort_by_key(|&index| shards[index].first_document);
         let (dir, recent_footer) = (dir.to_owned(), Mutex::new(None));
-        Ok(Corpus { dir, manifest, shards, by_document, sets, recent_footer })
+        Ok(Corpus { dir, backend, manifest, shards, by_document, sets, recent_footer })
+    }
+
+    /// How its shards are read.
+    pub(crate) fn backend(&self) -> ReadBackend {
+        self.backend
     }
 
     /// The folder that was opened.

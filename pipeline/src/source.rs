@@ -167,9 +167,12 @@ fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     let _hint = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, advice) };
 }
 
-/// How often this thread has gone to sleep so far: for a disk or a network, where it does nothing but read. What others took of
-/// its time does not count. 0 where the system does not tell.
-pub(crate) fn waits_of_thread() -> u64 {
+/// How often this thread has waited so far for a disk or a network. What others took of its time does not count. 0 where the
+/// system does not tell.
+///
+/// In a mapping that is a fault that a device answers. A read may sleep without the device's being counted, as on network
+/// file systems, so by `pread` each sleep counts: a few are for locks of the process.
+pub(crate) fn waits_of_thread(backend: ReadBackend) -> u64 {
     #[expect(unsafe_code, reason = "the system's count, for which std has no call")]
     // SAFETY: zeroes are a value of the structure, which the call fills in.
     let usage = unsafe {
@@ -177,5 +180,9 @@ pub(crate) fn waits_of_thread() -> u64 {
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
         usage
     };
-    u64::try_from(usage.ru_nvcsw).unwrap_or(0)
+    let waits = match backend {
+        ReadBackend::Mmap => usage.ru_majflt,
+        ReadBackend::Pread => usage.ru_nvcsw,
+    };
+    u64::try_from(waits).unwrap_or(0)
 }

@@ -277,7 +277,7 @@ struct Ahead<'a> {
     lasts: Duration,
     started: Instant,
     /// The batch before was slow, so of this one it is counted how often the thread waited: a thread that others kept from its
-    /// core was slow as well.
+    /// core was slow as well, and so is each one's first batch, for which memory is fetched.
     suspects: bool,
     waits_before: u64,
 }
@@ -296,7 +296,7 @@ impl<'a> Ahead<'a> {
             until: None,
             lasts: AHEAD_FIRST,
             started: Instant::now(),
-            suspects: true,
+            suspects: false,
             waits_before: 0,
         }
     }
@@ -325,7 +325,7 @@ impl<'a> Ahead<'a> {
     /// A batch is read from now on.
     fn start(&mut self) {
         if self.suspects {
-            self.waits_before = waits_of_thread();
+            self.waits_before = waits_of_thread(self.spec.corpus.backend());
         }
         self.started = Instant::now();
     }
@@ -339,7 +339,8 @@ impl<'a> Ahead<'a> {
             self.until = None; // and see how it goes without
         }
         if self.until.is_none() {
-            if is_slow && self.suspects && waits_of_thread() > self.waits_before {
+            let backend = self.spec.corpus.backend();
+            if is_slow && self.suspects && waits_of_thread(backend) > self.waits_before {
                 self.until = Some(now + self.lasts);
                 self.lasts = (self.lasts * 2).min(AHEAD_MAX);
             } else if !is_slow {
