@@ -2,11 +2,13 @@
 #include "error.h"
 
 #include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <malloc.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 
 namespace {
@@ -26,6 +28,39 @@ struct LiveBytes : c10::MemoryReportingInfoBase {
 
 thread_local std::shared_ptr<LiveBytes> counting;
 
+// Blocks by malloc, aligned within. libtorch's own allocator asks glibc for aligned blocks, and for those glibc (2.36) looks for
+// a free block that is longer than what it then takes: what one tensor gave back does not fit the next one of the same size, and
+// between tensors of a few megabytes holes are left.
+struct ExactFit : c10::Allocator {
+  static constexpr size_t ALIGNMENT = 64;
+
+  c10::DataPtr allocate(size_t byte_count) override {
+    const c10::Device cpu(c10::DeviceType::CPU);
+    if (byte_count == 0) {
+      return {nullptr, nullptr, &give_back, cpu};
+    }
+    void* block = std::malloc(byte_count + ALIGNMENT);
+    if (!block) {
+      c10::profiledCPUMemoryReporter().OutOfMemory(byte_count);
+    }
+    TORCH_CHECK(block, "not enough memory: ", byte_count, " bytes were asked for");
+    // malloc aligns to 16, so that at least 16 bytes lie before the start: the block's address goes there.
+    void* start = static_cast<char*>(block) + (ALIGNMENT - reinterpret_cast<uintptr_t>(block) % ALIGNMENT);
+    static_cast<void**>(start)[-1] = block;
+    c10::profiledCPUMemoryReporter().New(start, byte_count);
+    return {start, start, &give_back, cpu};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+  void copy_data(void* to, const void* from, size_t byte_count) const override { default_copy_data(to, from, byte_count); }
+
+  static void give_back(void* start) {
+    if (start) {
+      c10::profiledCPUMemoryReporter().Delete(start);
+      std::free(static_cast<void**>(start)[-1]);
+    }
+  }
+};
+
 }  // namespace
 
 extern "C" {
@@ -39,6 +74,8 @@ int pm_keep_freed_memory() {
     TORCH_CHECK(mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 && mallopt(M_TOP_PAD, 64 << 20) == 1 &&
                     mallopt(M_ARENA_MAX, 1) == 1,
                 "mallopt refused");
+    static ExactFit exact_fit;
+    c10::SetCPUAllocator(&exact_fit);
 #endif
   });
 }

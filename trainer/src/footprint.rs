@@ -2,11 +2,13 @@
 //!
 //! The sums follow the step as it is made: what autograd keeps of each block, what the loss holds beside it, what the backward
 //! pass makes. On a CPU a test compares them with the tensors that live at a time: in fp32 they agree to the percent, in bf16 they
-//! leave out what libtorch's products take for themselves, about 1 MB. On a GPU they are an estimate. What the process takes is at
-//! least what is said here: the allocator keeps memory that was freed and does not always fit the next tensor, and libtorch's code and
-//! scratch become resident as they are used (11 to 25 % more in models of 7M to 21M parameters).
+//! leave out what libtorch's products take for themselves, about 1 MB. On a GPU they are an estimate.
 //!
-//! **Invariant:** nothing is allocated and no data is read.
+//! What the process takes besides is found by a step of a model that has next to no tensors: libtorch's code, its own objects, and
+//! what its products keep. Left out are holes between tensors, where memory that was freed does not fit the next one (1 to 8 % in
+//! models of 7M to 21M parameters), and the pages of a mapped corpus, which the system takes back when others need them.
+//!
+//! **Invariant:** no data is read, and of the run's model nothing is made.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,14 +19,18 @@ use clap::Args;
 use pipeline::run_file;
 use schemas::run::{self, ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use serde_json::json;
+use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{self, PatchMaps, extent};
 use crate::cli::print;
 use crate::device;
+use crate::model::{Compute, Llama};
+use crate::optim::AdamW;
 use crate::params;
 use crate::patch;
 use crate::prepare;
 use crate::shim;
+use crate::step::train_step;
 use crate::work;
 
 const FP32_BYTES: u64 = 4;
@@ -245,7 +251,7 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
         run::Device::Cuda(_) => true, // which need not be here
         device => device::resolve(device)?.is_cuda(),
     };
-    let program = work::resident_memory_bytes().unwrap_or(0);
+    let program = if is_composed { 0 } else { program_bytes(config)? };
     let phases = config.phases.iter().enumerate().filter(|(_, phase)| phase.share.numer() > 0);
     let phases = phases.map(|(index, _)| {
         let shape = shape_of(config, index, is_composed);
@@ -272,10 +278,41 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
         });
         let phases: Vec<_> = phases.collect();
         let device = if is_composed { "cuda" } else { "cpu" };
-        let report = json!({ "device": device, "program_bytes": program, "phases": phases });
+        let report = json!({
+            "device": device,
+            "program_bytes": program,
+            "ring_bytes": config.loader.ring_bytes,
+            "phases": phases,
+        });
         return print(&format!("{report}\n"));
     }
     print(&text(config, &phases, (!is_composed).then_some(program))?)
+}
+
+/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a step of this compute kind on a
+/// model of a few thousand scalars.
+fn program_bytes(config: &RunFile) -> Result<u64> {
+    let width = 64;
+    let model = ModelConfig {
+        vocab_size: 8 * width,
+        hidden_size: width,
+        intermediate_size: 2 * width,
+        num_hidden_layers: 1,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        ..config.model.clone()
+    };
+    let compute = Compute {
+        dtype: config.train.dtype,
+        device: Device::Cpu,
+        position_count: width,
+        activation_checkpointing: config.train.activation_checkpointing,
+    };
+    let model = Llama::zeroed(&model, compute)?;
+    let mut optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
+    let ids = Tensor::zeros([1, extent(width), 1], (Kind::Int64, Device::Cpu));
+    train_step(&model, &mut optimizer, std::iter::once(anyhow::Ok(ids)), 1, 0.0)?;
+    Ok(work::resident_memory_bytes().unwrap_or(0))
 }
 
 /// What attention takes on the threads of a CPU besides tensors that are handed on.
@@ -341,8 +378,10 @@ fn text(
     if let Some(program) = program {
         line("attention's scratch", &|_, _, scratch| mb(scratch))?;
         line("program and libtorch", &|_, _, _| mb(program))?;
-        line("process at its peak, at least", &|_, found, scratch| {
-            mb(found.total() + scratch + program)
+        let rings = config.loader.ring_bytes;
+        line("loader's rings, at most", &|_, _, _| mb(rings))?;
+        line("process at its peak", &|_, found, scratch| {
+            mb(found.total() + scratch + program + rings)
         })?;
     }
     Ok(text)

@@ -126,6 +126,13 @@ def ours(args, path, phase_index, steps, warm_up_steps):
     return flat(report["phases"][0])
 
 
+def planned_bytes(args, path):
+    """What `plan-memory` says that the process takes at its peak."""
+    report = run([os.path.join(args.release, "patchmill-train"), "plan-memory", path, "--json"], args.threads)
+    phase = report["phases"][0]
+    return phase["total_bytes"] + phase["attention_scratch_bytes"] + report["program_bytes"] + report["ring_bytes"]
+
+
 def ladder_pair(args, path, patch_size, is_reversed):
     """K and 1, one right after the other."""
     pair = {}
@@ -139,7 +146,8 @@ def flat(phase):
     return {
         "tokens_per_sec": median("throughput/tokens_per_sec"), "step_ms": median("time/step_ms"),
         "data_wait_pct": median("throughput/data_wait_pct"), "products_ms": phase["products_ms"]["median"],
-        "products_pct": phase["products_pct"], "attention_products_ms": phase["attention_products_ms"]["median"], "start_bytes": phase["start_bytes"], "peak_bytes": phase["peak_bytes"],
+        "products_pct": phase["products_pct"], "attention_products_ms": phase["attention_products_ms"]["median"],
+        "start_bytes": phase["start_bytes"], "peak_bytes": phase["peak_bytes"],
     }
 
 
@@ -177,6 +185,7 @@ def case_row(runs, case):
         f"V = {vocab_size:,} {dtype}, K = {patch_size}" + (", torch.compile" if compiles else ""),
         spread(rate(mine)), spread(rate(peer)), spread(ratios(rate(mine), rate(peer)), 2), f"{wanted}",
         spread(memory(mine)), spread(memory(peer)), spread(ratios(memory(mine), memory(peer)), 2),
+        spread([one["planned_bytes"] / one["peak_bytes"] for one in mine], 3),
         spread([one["products_pct"] for one in mine], 1),
         spread([100 * one["attention_products_ms"] / one["step_ms"] for one in mine], 1),
         spread([one["data_wait_pct"] for one in mine], 2),
@@ -198,7 +207,8 @@ def main():
         for case in CASES:
             vocab_size, dtype, patch_size, compiles, _ = case
             path = write_run(args, f"{vocab_size}-{dtype}-{patch_size}", vocab_size, dtype, (patch_size,), WINDOWS * UNITS * patch_size)
-            results[case]["ours"].append(ours(args, path, 0, args.steps, args.warm_up_steps))
+            found = ours(args, path, 0, args.steps, args.warm_up_steps)
+            results[case]["ours"].append({**found, "planned_bytes": planned_bytes(args, path)})
             if not args.without_peer:
                 results[case]["peer"].append(theirs(args, vocab_size, dtype, patch_size, compiles))
         print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
@@ -208,11 +218,11 @@ def main():
             pairs.append(ladder_pair(args, path, k, number % 2 == 1))
         print(f"round {number + 1} of {args.ladder_rounds}, K against 1, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     head = ["case", "ours, tokens/s", "PyTorch", "ours / it", "wanted", "ours, MB", "PyTorch, MB", "ours / it",
-            "products alone, % of our step", "attention's, unmasked", "data wait, %"]
+            "planned / our whole peak", "products alone, % of our step", "attention's, unmasked", "data wait, %"]
     text = [
         f"{args.rounds} interleaved rounds of {args.steps} steps behind {args.warm_up_steps} of warm-up, {args.threads} threads: median "
         "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak less what was resident before "
-        "a model was made (program and libraries).",
+        "a model was made (program and libraries); planned is what plan-memory says of the whole process.",
         table(head, [case_row(results[case], case) for case in CASES]),
         f"{args.ladder_rounds} rounds of pairs, K and 1 in turn: steps of {LADDER_STEP_TOKENS:,} tokens in micro-batches of {WINDOWS} "
         f"windows, phases of one run file, {args.ladder_steps} steps of K = 1 and K times as many of K:",
