@@ -142,6 +142,11 @@ pub struct Plan {
     step_count: u64,
 }
 
+/// Whether the shares of phases add up to 1, which needs no corpus.
+pub fn check_shares(phases: &[PhaseSpec]) -> Result<(), PlanError> {
+    sizes::cumulative_shares(phases).map(|_sums| ())
+}
+
 impl Plan {
     /// Makes the plan, or says why there is none.
     pub fn new(spec: &PlanSpec) -> Result<Plan, PlanError> {

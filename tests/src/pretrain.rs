@@ -772,4 +772,8 @@ fn memory_is_planned_without_data_and_only_for_steps_that_can_be_made() {
         assert_eq!(output.status.code(), Some(2), "{wrong}: {stderr}");
         assert!(stderr.contains("phases.0: a step of"), "{wrong}: {stderr}");
     }
+    let output = plan(&["--set", "phases.0.share=1/7"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("shares add up to"), "{stderr}");
 }

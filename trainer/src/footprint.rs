@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use pipeline::run_file;
+use pipeline::{plan, run_file};
 use schemas::run::{self, ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -247,6 +247,7 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     let file = run_file::Run::load(&args.run, &args.overrides)?;
     let config = &file.file;
     architecture::check_config(&config.model)?;
+    plan::check_shares(&run_file::plan_spec(config, 0, None).phases)?;
     let is_composed = match config.train.device {
         run::Device::Cuda(_) => true, // which need not be here
         device => device::resolve(device)?.is_cuda(),
