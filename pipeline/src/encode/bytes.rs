@@ -15,7 +15,7 @@ use super::definition::{Definition, Normalizer};
 use super::ids::TokenId;
 use super::merges::{Alphabet, Merges};
 use super::nfc::nfc;
-use super::pieces::{Padded, PieceModel, Pieces, Work};
+use super::pieces::{Padded, PieceModel, Pieces, Short, Work};
 use super::split::ByteLevel;
 
 /// A model over bytes.
@@ -25,8 +25,7 @@ pub(crate) struct ByteModel {
     pre_tokenizer: ByteLevel,
     alphabet: Alphabet,
     merges: Merges,
-    /// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if any.
-    whole: HashMap<Box<[u8]>, u32>,
+    whole: Whole,
 }
 
 impl ByteModel {
@@ -73,7 +72,7 @@ impl ByteModel {
             list.iter().zip(is_live).filter_map(|(&merge, is_live)| is_live.then_some(merge));
         let merges = Merges::new(&live.collect::<Vec<_>>());
         let alphabet = merges.alphabet(byte_ids);
-        let mut whole = HashMap::new();
+        let mut whole = Whole { ids: HashMap::new(), ends: Box::new([0; 64]) };
         if model.ignore_merges.unwrap_or(false) {
             let mut work = Work::default();
             for &(text, id) in &vocabulary.entries {
@@ -127,11 +126,55 @@ impl ByteModel {
     }
 }
 
+/// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if any.
+struct Whole {
+    ids: HashMap<Box<[u8]>, u32>,
+    /// A bit for the last bytes of each: nearly all pieces are none of them.
+    ends: Box<[u64; 64]>,
+}
+
+impl Whole {
+    fn insert(&mut self, piece: Box<[u8]>, id: u32) {
+        let bit = Whole::end(&piece);
+        self.ends[bit / 64] |= 1 << (bit % 64);
+        self.ids.insert(piece, id);
+    }
+
+    #[inline]
+    fn id(&self, piece: &[u8]) -> Option<u32> {
+        let bit = Whole::end(piece);
+        if self.ends[bit / 64] >> (bit % 64) & 1 == 0 {
+            return None;
+        }
+        self.ids.get(piece).copied()
+    }
+
+    /// A number below 4096.
+    #[inline]
+    fn end(piece: &[u8]) -> usize {
+        let last = |offset: usize| piece.len().checked_sub(offset).map_or(0, |at| piece[at]);
+        (usize::from(last(1)) + (usize::from(last(2)) << 4) + (piece.len() << 8)) % 4096
+    }
+}
+
 impl PieceModel for ByteModel {
+    fn encode_short(
+        &self,
+        text: &[u8],
+        pieces: &[Short],
+        work: &mut Work,
+        mut take: impl FnMut(usize, &[u32]),
+    ) {
+        self.merges.apply_to_all(&self.alphabet, text, pieces, work, |index, ids| {
+            match self.whole.id(pieces[index].of(text)) {
+                Some(id) => take(index, &[id]),
+                None => take(index, ids),
+            }
+        });
+    }
+
     fn encode_piece(&self, piece: &[u8], work: &mut Work) {
-        if !self.whole.is_empty()
-            && let Some(&id) = self.whole.get(piece)
-        {
+        if let Some(id) = self.whole.id(piece) {
             work.symbols.clear();
             return work.symbols.push(id);
         }

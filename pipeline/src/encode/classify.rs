@@ -46,7 +46,7 @@ pub(crate) enum Model {
     /// With characters for its first symbols.
     Chars(Box<CharModel>),
     /// With bytes.
-    Bytes(ByteModel),
+    Bytes(Box<ByteModel>),
 }
 
 /// What our own encoder works with.
@@ -76,7 +76,7 @@ pub(crate) fn classify(
         why.push("its post-processor does not give a text's ids once".to_owned());
     }
     let model = if byte_level {
-        ByteModel::of(definition, &mut why).map(Model::Bytes)
+        ByteModel::of(definition, &mut why).map(|model| Model::Bytes(Box::new(model)))
     } else {
         model(&definition.model, form, &mut why).map(|model| Model::Chars(Box::new(model)))
     };
@@ -280,7 +280,7 @@ pub(super) fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vo
         }
         merges.push((merge.left.as_str(), merge.right.as_str(), [left, right, id]));
     }
-    if !Merges::fit(merges.len(), ids.last().copied().unwrap_or(0)) {
+    if !Merges::fit(merges.len(), ids.len()) {
         why.push(format!("its {} merges of {} ids are too many", merges.len(), ids.len()));
         return None;
     }

@@ -12,46 +12,55 @@
 //! these merges never happen. *A merge (l, r) that ever happens is the last one when the text of l and r is merged
 //! alone.* For no merge before it crossed an end of that text, or l and r would not be there; and each one within was
 //! the first in order of all, so of those within too, and the text alone takes the same steps. Then l and r are all that
-//! is left of it. So [`Merges::live`] merges the text of every product alone and keeps the last merge. Of LLaMA-2's 61,249
-//! merges 29,612 stay, of Llama-3's 280,147 127,033, whose smaller table made encoding 8 % faster.
+//! is left of it. So [`Merges::live`] merges the text of every product alone and keeps the last merge. Of LLaMA-2's
+//! 61,249 merges and of Llama-3's 280,147 fewer than half stay, whose smaller table made encoding 8 % faster.
 //!
 //! **Invariant:** [`Merges::apply`] gives the same symbols whichever of its two ways it takes.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+mod pairs;
+mod queue;
 
-use super::pieces::Work;
-use super::table::prefetch;
+use std::collections::{HashMap, HashSet};
+
+use self::pairs::Pairs;
+pub(crate) use self::queue::Queue;
+use super::pieces::{Short, Work};
 
 /// Up to this many symbols the lowest rank is searched for from end to end, which is faster than a heap. A bit of a
 /// word for each.
 const SCAN_SYMBOLS_MAX: usize = 64;
 /// Bits of a symbol's place below its rank.
 const PLACE_BITS: u32 = SCAN_SYMBOLS_MAX.ilog2();
-/// No merge, where a rank is expected; a rank above a place is smaller too.
-const NONE: u32 = i32::MAX as u32;
-/// No merge, where a slot is expected: above all of them.
-const EMPTY: u64 = u64::MAX;
-/// Bits of the filter for each merge.
-const FILTER_BITS_PER_MERGE: usize = 16;
+/// Number of every symbol that is in no merge.
+const OUTSIDE: u32 = 0;
+/// Bits that ranks have at most, so that with a place they are not negative as an `i32`.
+const RANK_BITS_MAX: u32 = 24;
+/// Above every rank with its place.
+const NO_RANK: u32 = i32::MAX as u32;
 
-/// All merges of a tokenizer: an open-addressed table, half full, behind a filter.
+/// All merges of a tokenizer.
 ///
-/// Most pairs that are asked for have no merge. A bit for each hash says so for nearly all of them, from a small part
-/// of the table's memory, which stays closer to a core.
+/// Symbols have numbers of their own here, so that of a merge's rank the product's number follows without a look into
+/// memory, which would be far away.
 pub(crate) struct Merges {
-    /// Left, right and rank in one number, `EMPTY` where there is none.
-    slots: Vec<u64>,
-    id_bits: u32,
-    rank_bits: u32,
-    filter: Vec<u64>,
-    /// By rank.
+    /// Left and right numbers, by rank.
+    pairs: Pairs,
+    /// Numbers of ids.
+    numbers: HashMap<u32, u32>,
+    /// Ids by number; 0 for `OUTSIDE`.
+    ids: Vec<u32>,
+    /// The product of rank r has the number `first_product + r`, ...
+    first_product: u32,
+    /// ... but where several merges have the same product: then it stands here.
     products: Vec<u32>,
 }
 
 /// The symbols that bytes become, and the ranks of their pairs: of the merges of a piece most are looked up for these.
 pub(crate) struct Alphabet {
     ids: Box<[u32; 256]>,
+    numbers: Box<[u32; 256]>,
     ranks: Box<[u32]>,
 }
 
@@ -60,13 +69,18 @@ impl Alphabet {
     pub(crate) fn id(&self, byte: u8) -> u32 {
         self.ids[usize::from(byte)]
     }
+
+    /// The rank of two bytes.
+    #[inline(always)]
+    fn rank(&self, pair: &[u8]) -> u32 {
+        self.ranks[usize::from(pair[0]) << 8 | usize::from(pair[1])]
+    }
 }
 
 impl Merges {
-    /// Whether so many merges of ids up to `largest_id` fit; 2^21 of each do.
-    pub(crate) fn fit(count: usize, largest_id: u32) -> bool {
-        let rank_bits = bits(count as u64);
-        rank_bits + PLACE_BITS < 31 && 2 * bits(u64::from(largest_id)) + rank_bits < 64
+    /// Whether so many merges of so many ids fit; a million of each do.
+    pub(crate) fn fit(count: usize, ids_count: usize) -> bool {
+        count < 1 << RANK_BITS_MAX && Pairs::fit(count, count + ids_count)
     }
 
     /// Takes `(left, right, product)` in the order of their ranks. Of two for the same pair the later one counts.
@@ -74,24 +88,27 @@ impl Merges {
     /// # Panics
     /// If they do not [`fit`](Merges::fit).
     pub(crate) fn new(list: &[(u32, u32, u32)]) -> Merges {
-        let largest_id = list.iter().map(|&(left, right, _)| left.max(right)).max().unwrap_or(0);
-        assert!(Merges::fit(list.len(), largest_id), "{} merges, ids to {largest_id}", list.len());
-        let filter_words = (list.len() * FILTER_BITS_PER_MERGE).div_ceil(64).max(1);
-        let mut merges = Merges {
-            slots: vec![EMPTY; (list.len() * 2).max(1)],
-            id_bits: bits(u64::from(largest_id)),
-            rank_bits: bits(list.len() as u64),
-            filter: vec![0; filter_words],
-            products: list.iter().map(|&(_, _, id)| id).collect(),
-        };
-        for (rank, &(left, right, _)) in (0u64..).zip(list) {
-            let hash = hash(left, right);
-            let (at, _) = merges.look_up(left, right, hash);
-            merges.slots[at] = merges.key(left, right) << merges.rank_bits | rank;
-            let bit = merges.filter_bit(hash);
-            merges.filter[bit / 64] |= 1 << (bit % 64);
+        let is_product: HashSet<u32> = list.iter().map(|&(_, _, id)| id).collect();
+        let (mut numbers, mut ids) = (HashMap::new(), vec![0]);
+        for id in list.iter().flat_map(|&(left, right, _)| [left, right]) {
+            if !is_product.contains(&id) {
+                numbers.entry(id).or_insert_with(|| {
+                    ids.push(id);
+                    ids.len() as u32 - 1
+                });
+            }
         }
-        merges
+        let first_product = ids.len() as u32;
+        ids.extend(list.iter().map(|&(_, _, id)| id));
+        let products: Vec<u32> = (first_product..)
+            .zip(list)
+            .map(|(number, &(_, _, id))| *numbers.entry(id).or_insert(number))
+            .collect();
+        let pairs = list.iter().map(|(left, right, _)| (numbers[left], numbers[right]));
+        let pairs = Pairs::new(&pairs.collect::<Vec<_>>(), ids.len());
+        let is_plain = is_product.len() == list.len();
+        let products = if is_plain { Vec::new() } else { products };
+        Merges { pairs, numbers, ids, first_product, products }
     }
 
     /// The merges of `list` that ever happen, and perhaps some more, in their order. `first_symbols` appends the symbols
@@ -101,79 +118,72 @@ impl Merges {
         first_symbols: impl Fn(u32, &mut Vec<u32>) -> bool,
     ) -> Vec<bool> {
         let merges = Merges::new(list);
-        let largest_id = list.iter().map(|&(_, _, id)| id).max().unwrap_or(0);
-        let mut is_tried = vec![false; largest_id as usize + 1];
+        let (mut is_tried, mut is_kept) =
+            (vec![false; merges.ids.len()], vec![false; merges.ids.len()]);
         let mut is_live = vec![false; list.len()];
-        let (mut is_kept, mut symbols) = (vec![false; largest_id as usize + 1], Vec::new());
+        let (mut symbols, mut queue) = (Vec::new(), Queue::default());
         for &(_, _, id) in list {
-            if std::mem::replace(&mut is_tried[id as usize], true) {
+            let number = merges.number(id) as usize;
+            if std::mem::replace(&mut is_tried[number], true) {
                 continue;
             }
             symbols.clear();
-            if !first_symbols(id, &mut symbols) || symbols.len() > SCAN_SYMBOLS_MAX {
-                is_kept[id as usize] = true;
+            if !first_symbols(id, &mut symbols) {
+                is_kept[number] = true;
                 continue;
             }
-            let mut scan = merges.scan(&symbols);
-            let (alive, last_rank) =
-                merges.merge_first::<SCAN_SYMBOLS_MAX>(&mut scan, symbols.len());
-            if alive == 1 && last_rank != NONE {
+            let (count, last_rank) = merges.merge_alone(&symbols, &mut queue);
+            if count == 1 && last_rank != merges.none() {
                 is_live[last_rank as usize] = true;
             }
         }
-        let kept = list.iter().map(|&(_, _, id)| is_kept[id as usize]);
+        let kept = list.iter().map(|&(_, _, id)| is_kept[merges.number(id) as usize]);
         is_live.iter().zip(kept).map(|(is_live, is_kept)| is_live | is_kept).collect()
     }
 
     /// The symbols of bytes with the ranks of their pairs. A symbol that is in no merge has none.
     pub(crate) fn alphabet(&self, ids: Box<[u32; 256]>) -> Alphabet {
-        let pairs = ids.iter().flat_map(|&left| ids.iter().map(move |&right| (left, right)));
+        let numbers = Box::new(ids.map(|id| self.number(id)));
+        let pairs = numbers.iter().flat_map(|&left| numbers.map(|right| (left, right)));
         let ranks = pairs.map(|(left, right)| self.rank(left, right)).collect();
-        Alphabet { ids, ranks }
+        Alphabet { ids, numbers, ranks }
     }
 
-    #[inline]
-    fn key(&self, left: u32, right: u32) -> u64 {
-        u64::from(left) << self.id_bits | u64::from(right)
-    }
-
-    #[inline]
-    fn filter_bit(&self, hash: u64) -> usize {
-        scaled(hash, self.filter.len() * 64)
-    }
-
-    /// The slot of the pair, or the empty one where it would stand, and its rank.
+    /// Where a rank is expected: no merge. It is above all ranks.
     #[inline(always)]
-    fn look_up(&self, left: u32, right: u32, hash: u64) -> (usize, u32) {
-        let key = self.key(left, right);
-        let mut at = scaled(hash, self.slots.len());
-        loop {
-            let slot = self.slots[at];
-            if slot == EMPTY {
-                return (at, NONE);
-            }
-            if slot >> self.rank_bits == key {
-                return (at, (slot - (key << self.rank_bits)) as u32);
-            }
-            at += 1;
-            if at == self.slots.len() {
-                at = 0;
-            }
+    fn none(&self) -> u32 {
+        self.pairs.count()
+    }
+
+    fn number(&self, id: u32) -> u32 {
+        self.numbers.get(&id).copied().unwrap_or(OUTSIDE)
+    }
+
+    /// The number of a merge's product.
+    #[inline(always)]
+    fn product(&self, rank: u32) -> u32 {
+        if self.products.is_empty() {
+            self.first_product + rank
+        } else {
+            self.products[rank as usize]
         }
     }
 
-    /// The rank of the merge of two neighbours, `NONE` where there is none.
+    /// The rank of the merge of two neighbours.
     #[inline(always)]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        let hash = hash(left, right);
-        let bit = self.filter_bit(hash);
-        // Both are looked at more often than not, and neither is close by: 1 to 2 % of encoding.
-        prefetch(&self.slots[scaled(hash, self.slots.len())]);
-        // A symbol that no merge knows may have more bits than a key has room for.
-        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 || (left | right) >> self.id_bits != 0 {
-            return NONE;
+        self.pairs.place(left, right)
+    }
+
+    /// How many are left of symbols, and the rank of the last merge, [`Merges::none`] if there was none.
+    fn merge_alone(&self, symbols: &[u32], queue: &mut Queue) -> (u32, u32) {
+        if symbols.len() <= SCAN_SYMBOLS_MAX {
+            let (alive, last_rank) = self.merge_scanning(&mut self.scan(symbols), symbols.len());
+            return (alive.count_ones(), last_rank);
         }
-        self.look_up(left, right, hash).1
+        queue.take(symbols.iter().map(|&id| self.number(id)));
+        let last_rank = queue.merge(self);
+        (queue.places().count() as u32, last_rank)
     }
 
     /// Applies every merge that can be applied to `work.symbols`. O(n log n) in the number of symbols.
@@ -182,21 +192,46 @@ impl Merges {
     /// At 2^32 symbols or more.
     pub(crate) fn apply(&self, work: &mut Work) {
         let Work { symbols, queue } = work;
-        let len = symbols.len();
-        if len > SCAN_SYMBOLS_MAX {
+        if symbols.len() > SCAN_SYMBOLS_MAX {
             return self.apply_queueing(symbols, queue);
         }
         let mut scan = self.scan(symbols);
-        symbols.clear();
-        self.apply_scanning(&mut scan, len, symbols);
+        let (mut rest, _) = self.merge_scanning(&mut scan, symbols.len());
+        let mut kept = 0;
+        while rest != 0 {
+            let at = rest.trailing_zeros() as usize;
+            symbols[kept] = self.id(scan.numbers[at + 1], symbols[at]);
+            kept += 1;
+            rest &= rest - 1;
+        }
+        symbols.truncate(kept);
+    }
+
+    fn apply_queueing(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
+        queue.take(symbols.iter().map(|&id| self.number(id)));
+        queue.merge(self);
+        let mut kept = 0;
+        for at in queue.places() {
+            symbols[kept] = self.id(queue.numbers[at as usize], symbols[at as usize]);
+            kept += 1;
+        }
+        symbols.truncate(kept);
+    }
+
+    /// The id of a number, or the symbol that stood there if it is in no merge.
+    #[inline(always)]
+    fn id(&self, number: u32, symbol: u32) -> u32 {
+        if number == OUTSIDE { symbol } else { self.ids[number as usize] }
     }
 
     /// At most [`SCAN_SYMBOLS_MAX`] symbols with the ranks of their pairs.
     fn scan(&self, symbols: &[u32]) -> Scan {
         let mut scan = Scan::empty();
-        scan.symbols[..symbols.len()].copy_from_slice(symbols);
-        for (at, pair) in symbols.windows(2).enumerate() {
-            scan.ranks[at] = placed(self.rank(pair[0], pair[1]), at);
+        for (number, &symbol) in scan.numbers[1..].iter_mut().zip(symbols) {
+            *number = self.number(symbol);
+        }
+        for at in 1..symbols.len() {
+            scan.ranks[at - 1] = placed(self.rank(scan.numbers[at], scan.numbers[at + 1]), at - 1);
         }
         scan
     }
@@ -206,169 +241,148 @@ impl Merges {
         let Work { symbols, queue } = work;
         symbols.clear();
         if bytes.len() > SCAN_SYMBOLS_MAX {
-            symbols.extend(bytes.iter().map(|&byte| alphabet.id(byte)));
-            return self.apply_queueing(symbols, queue);
+            queue.take(bytes.iter().map(|&byte| alphabet.numbers[usize::from(byte)]));
+            queue.merge(self);
+            let id = |at: u32| self.id(queue.numbers[at as usize], alphabet.id(bytes[at as usize]));
+            return symbols.extend(queue.places().map(id));
         }
         let mut scan = Scan::empty();
-        for (symbol, &byte) in scan.symbols.iter_mut().zip(bytes) {
-            *symbol = alphabet.id(byte);
+        for (number, &byte) in scan.numbers[1..].iter_mut().zip(bytes) {
+            *number = alphabet.numbers[usize::from(byte)];
         }
         for (at, pair) in bytes.windows(2).enumerate() {
-            let pair = usize::from(pair[0]) << 8 | usize::from(pair[1]);
-            scan.ranks[at] = placed(alphabet.ranks[pair], at);
+            scan.ranks[at] = placed(alphabet.rank(pair), at);
         }
-        self.apply_scanning(&mut scan, bytes.len(), symbols);
-    }
-
-    /// Merges the first `len` symbols of `scan` and appends what is left of them to `symbols`.
-    #[inline(always)]
-    fn apply_scanning(&self, scan: &mut Scan, len: usize, symbols: &mut Vec<u32>) {
-        // Short pieces are the most frequent by far, and the search is over all that may be.
-        let (alive, _) = match len {
-            0 => return,
-            1..=16 => self.merge_first::<16>(scan, len),
-            17..=32 => self.merge_first::<32>(scan, len),
-            _ => self.merge_first::<SCAN_SYMBOLS_MAX>(scan, len),
-        };
-        let mut rest = alive;
+        let (mut rest, _) = self.merge_scanning(&mut scan, bytes.len());
         while rest != 0 {
-            symbols.push(scan.symbols[rest.trailing_zeros() as usize]);
+            let at = rest.trailing_zeros() as usize;
+            symbols.push(self.id(scan.numbers[at + 1], alphabet.id(bytes[at])));
             rest &= rest - 1;
         }
     }
 
-    /// Merges within the first `len` symbols, at most `MAX` and not none. Bit i is set if one is left at i; and the rank of
-    /// the last merge.
+    /// Calls `take` with the number of each piece, of at most 16 bytes, and what becomes of it, in any order.
+    pub(crate) fn apply_to_all(
+        &self,
+        alphabet: &Alphabet,
+        text: &[u8],
+        pieces: &[Short],
+        work: &mut Work,
+        mut take: impl FnMut(usize, &[u32]),
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx512) = lanes::Avx512::detect() {
+            return lanes::apply_to_all(avx512, self, alphabet, text, pieces, take);
+        }
+        for (index, piece) in pieces.iter().enumerate() {
+            self.apply_to_bytes(alphabet, piece.of(text), work);
+            take(index, &work.symbols);
+        }
+    }
+
+    /// Merges the first `len` symbols of `scan`. Bit i is set if one is left at i; and the rank of the last merge,
+    /// [`Merges::none`] if there was none.
+    #[inline(always)]
+    fn merge_scanning(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx512) = lanes::Avx512::detect() {
+            return lanes::merge(avx512, self, scan, len);
+        }
+        self.merge_plainly(scan, len)
+    }
+
+    #[inline(always)]
+    fn merge_plainly(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
+        // Short pieces are the most frequent by far, and the search is over all that may be.
+        match len {
+            0..=16 => self.merge_first::<16>(scan, len),
+            17..=32 => self.merge_first::<32>(scan, len),
+            _ => self.merge_first::<SCAN_SYMBOLS_MAX>(scan, len),
+        }
+    }
+
+    /// Merges within the first `len` symbols, at most `MAX`, as [`Merges::merge_scanning`].
     ///
     /// A symbol that was merged into the one before stays where it is, dead and with no rank: leaving it there costs
     /// less than moving all behind it.
     #[inline(never)]
     fn merge_first<const MAX: usize>(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
-        let ranks = scan.ranks.first_chunk_mut::<MAX>().expect("MAX is at most all");
-        let symbols = &mut scan.symbols;
-        let mut alive = u64::MAX >> (SCAN_SYMBOLS_MAX - len);
-        let mut last_rank = NONE;
+        let Scan { ranks, numbers } = scan;
+        let ranks = ranks.first_chunk_mut::<MAX>().expect("MAX is at most all");
+        let mut alive = first_bits(len);
+        let mut last_rank = self.none();
         loop {
-            let best = ranks.iter().fold(NONE as i32, |best, &rank| best.min(rank as i32)) as u32;
-            if best == NONE {
+            // As `i32`, of which SSE2 finds the lower one faster.
+            let best = ranks.iter().fold(i32::MAX, |best, &rank| best.min(rank as i32)) as u32;
+            if best >> PLACE_BITS >= self.none() {
                 return (alive, last_rank);
             }
-            let at = best as usize % SCAN_SYMBOLS_MAX;
             last_rank = best >> PLACE_BITS;
-            let symbol = self.products[last_rank as usize];
-            symbols[at] = symbol;
-            let behind = u64::MAX << at << 1;
-            let gone = (alive & behind).trailing_zeros() as usize;
-            alive &= !(1 << gone);
-            ranks[gone] = NONE;
-            let after = alive & behind;
-            ranks[at] = match after {
-                0 => NONE,
-                _ => placed(self.rank(symbol, symbols[after.trailing_zeros() as usize]), at),
-            };
-            let before = alive & !behind & !(1 << at);
-            if before != 0 {
-                let before = before.ilog2() as usize;
-                ranks[before] = placed(self.rank(symbols[before], symbol), before);
+            let step = Step::new(alive, best);
+            alive &= !(1 << step.gone);
+            let number = self.product(last_rank);
+            numbers[step.at + 1] = number;
+            ranks[step.gone] = NO_RANK;
+            ranks[step.at] = placed(self.rank(number, numbers[step.after + 1]), step.at);
+            if let Some(before) = step.before.checked_sub(1) {
+                ranks[before] = placed(self.rank(numbers[before + 1], number), before);
             }
         }
     }
-
-    fn apply_queueing(&self, symbols: &mut Vec<u32>, queue: &mut Queue) {
-        let len = u32::try_from(symbols.len()).expect("a piece has fewer than 2^32 symbols");
-        let Queue { heap, next, previous } = queue;
-        heap.clear();
-        next.clear();
-        next.extend(1..=len);
-        previous.clear();
-        previous.extend((0..len).map(|at| at.wrapping_sub(1)));
-        let entry = |at: u32, left: u32, right: u32| {
-            let rank = self.rank(left, right);
-            (rank != NONE).then_some(Reverse((rank, at)))
-        };
-        heap.extend((1..len).filter_map(|right| {
-            entry(right - 1, symbols[right as usize - 1], symbols[right as usize])
-        }));
-        while let Some(Reverse((rank, at))) = heap.pop() {
-            let right = next[at as usize];
-            // An entry is out of date if either symbol has changed since, or is gone: then the pair has another rank.
-            if right >= len || self.rank(symbols[at as usize], symbols[right as usize]) != rank {
-                continue;
-            }
-            let id = self.products[rank as usize];
-            symbols[at as usize] = id;
-            let after = next[right as usize];
-            next[at as usize] = after;
-            next[right as usize] = u32::MAX; // gone: nothing is to its right
-            if after < len {
-                previous[after as usize] = at;
-                heap.extend(entry(at, id, symbols[after as usize]));
-            }
-            let before = previous[at as usize];
-            if before < len {
-                heap.extend(entry(before, symbols[before as usize], id));
-            }
-        }
-        let (mut at, mut kept) = (0, 0);
-        while at < len {
-            symbols[kept] = symbols[at as usize];
-            kept += 1;
-            at = next[at as usize];
-        }
-        symbols.truncate(kept);
-    }
 }
 
-/// What [`Merges::apply`] works with on long words; kept so that it is allocated once.
-#[derive(Default)]
-pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<(u32, u32)>>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-}
-
-/// The same for short ones: symbols, and of each the rank of its pair with the next one, above its place.
+/// A short word in the making: symbols, and of each the rank of its pair with the next one, above its place.
 struct Scan {
     ranks: [u32; SCAN_SYMBOLS_MAX],
-    symbols: [u32; SCAN_SYMBOLS_MAX],
+    /// With one that is in no merge before the first and behind the last.
+    numbers: [u32; SCAN_SYMBOLS_MAX + 2],
 }
 
 impl Scan {
     fn empty() -> Scan {
-        Scan { ranks: [NONE; SCAN_SYMBOLS_MAX], symbols: [0; SCAN_SYMBOLS_MAX] }
+        Scan { ranks: [NO_RANK; SCAN_SYMBOLS_MAX], numbers: [OUTSIDE; SCAN_SYMBOLS_MAX + 2] }
     }
 }
 
-impl Queue {
-    /// Gives back what one huge word took.
-    pub(crate) fn shrink(&mut self, symbols_max: usize) {
-        if self.next.capacity() > symbols_max {
-            *self = Queue::default();
+/// What one merge of a [`Scan`] changes.
+#[derive(Clone, Copy)]
+struct Step {
+    /// The symbol that grows.
+    at: usize,
+    /// The one that becomes part of it.
+    gone: usize,
+    /// The one behind both, [`SCAN_SYMBOLS_MAX`] if there is none.
+    after: usize,
+    /// One more than the one before both, 0 if there is none.
+    before: usize,
+}
+
+impl Step {
+    /// The merge of the lowest rank, of symbols of which those in `alive` are left.
+    #[inline(always)]
+    fn new(alive: u64, placed_rank: u32) -> Step {
+        let at = placed_rank as usize % SCAN_SYMBOLS_MAX;
+        let behind = alive & u64::MAX << at << 1;
+        let before = alive & ((1 << at) - 1);
+        Step {
+            at,
+            gone: behind.trailing_zeros() as usize % SCAN_SYMBOLS_MAX,
+            after: (behind & behind.wrapping_sub(1)).trailing_zeros() as usize,
+            before: (u64::BITS - before.leading_zeros()) as usize,
         }
     }
 }
 
-/// A rank above a place, so that the lowest is the merge to do; `NONE` stays what it is.
+/// The lowest `len` bits, at most 64.
+#[inline(always)]
+fn first_bits(len: usize) -> u64 {
+    if len == 0 { 0 } else { u64::MAX >> (SCAN_SYMBOLS_MAX - len) }
+}
+
+/// A rank above a place, so that the lowest is the merge to do.
 #[inline(always)]
 fn placed(rank: u32, at: usize) -> u32 {
-    if rank == NONE { NONE } else { rank << PLACE_BITS | at as u32 }
-}
-
-/// Bits that numbers up to this one have.
-fn bits(number: u64) -> u32 {
-    u64::BITS - number.leading_zeros()
-}
-
-/// A hash as a place among `count`.
-#[inline(always)]
-fn scaled(hash: u64, count: usize) -> usize {
-    ((u128::from(hash) * count as u128) >> 64) as usize
-}
-
-/// Every bit of the pair reaches the upper bits.
-#[inline]
-fn hash(left: u32, right: u32) -> u64 {
-    (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    rank << PLACE_BITS | at as u32
 }
 
 #[cfg(test)]
@@ -387,6 +401,20 @@ mod tests {
             };
             symbols[at - 1] = list[rank].2;
             symbols.remove(at);
+        }
+    }
+
+    impl Merges {
+        /// Of parts of 16 bytes, in order.
+        fn apply_together(&self, alphabet: &Alphabet, bytes: &[u8]) -> Vec<u32> {
+            let ends = (0..bytes.len()).step_by(16);
+            let pieces: Vec<Short> =
+                ends.map(|at| Short::new(at, bytes.len().min(at + 16) - at)).collect();
+            let mut found = vec![Vec::new(); pieces.len()];
+            self.apply_to_all(alphabet, bytes, &pieces, &mut Work::default(), |index, ids| {
+                found[index] = ids.to_vec();
+            });
+            found.concat()
         }
     }
 
@@ -413,6 +441,18 @@ mod tests {
             let bytes: Vec<u8> = symbols.iter().map(|&symbol| symbol as u8).collect();
             merges.apply_to_bytes(&alphabet, &bytes, &mut scanned);
             prop_assert_eq!(&scanned.symbols, &expected);
+            let all = merges.apply_together(&alphabet, &bytes);
+            let one_by_one: Vec<_> = bytes.chunks(16).flat_map(|piece| {
+                merges.apply_to_bytes(&alphabet, piece, &mut scanned);
+                scanned.symbols.clone()
+            }).collect();
+            prop_assert_eq!(all, one_by_one);
+            let mut scan = merges.scan(&symbols);
+            let (alive, _) = merges.merge_plainly(&mut scan, symbols.len());
+            let left = (0..symbols.len()).filter(|at| alive >> at & 1 != 0);
+            let plain: Vec<u32> =
+                left.map(|at| merges.id(scan.numbers[at + 1], symbols[at])).collect();
+            prop_assert_eq!(&plain, &expected);
             let mut queued = symbols;
             merges.apply_queueing(&mut queued, &mut Queue::default());
             prop_assert_eq!(queued, expected);
@@ -437,7 +477,7 @@ mod tests {
                     }
                 }
             }
-            list.sort_by_key(|&(left, right, _)| hash(left, right) ^ order.rotate_left(left));
+            list.sort_by_key(|&(left, right, _)| (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ order.rotate_left(left));
             let is_live = Merges::live(&list, |id, text| {
                 text.extend(&texts[id as usize]);
                 true

@@ -2,7 +2,9 @@
 //!
 //! Pieces are looked up in batches. While a batch is gathered each piece's place in the table is asked for from memory,
 //! so that it has arrived when the batch is answered; the table is larger than what a core has close by, and waiting
-//! for it would take most of the time.
+//! for it would take most of the time. Of a batch, the pieces that are not there are encoded together: a model can do
+//! something for one while it waits for another. Their places in the table are taken when they are missed, so that a
+//! piece that comes twice in a batch, as new words do, is encoded once.
 //!
 //! Where the table stands in memory and what it holds never shows in the ids: an entry holds all bytes of its piece,
 //! their number included, and is used for no other.
@@ -11,7 +13,7 @@
 
 use super::ids::TokenId;
 use super::merges::Queue;
-use super::table::{BATCH_PIECES, LongTable, Pending, ShortTable, prefetch};
+use super::table::{BATCH_PIECES, LongTable, Pending, RareTable, ShortTable, prefetch};
 
 /// Bytes after a text's end that may be read and mean nothing.
 pub(crate) const PADDING_BYTES: usize = 80;
@@ -19,6 +21,10 @@ pub(crate) const PADDING_BYTES: usize = 80;
 pub(crate) const SHORT_BYTES_MAX: usize = 15;
 /// The longest piece of the second table.
 pub(crate) const LONG_BYTES_MAX: usize = 31;
+/// The longest piece of the third table.
+const RARE_BYTES_MAX: usize = 512;
+/// Bytes of the cache for each entry of the third table, which holds up to six times [`RARE_BYTES_MAX`], mostly far less.
+const RARE_SHARE: usize = 16 << 10;
 /// Room that long words leave behind for the next ones.
 const KEPT_SYMBOLS_MAX: usize = 1 << 16;
 
@@ -26,6 +32,52 @@ const KEPT_SYMBOLS_MAX: usize = 1 << 16;
 pub(crate) trait PieceModel {
     /// Leaves the piece's ids in `work.symbols`.
     fn encode_piece(&self, piece: &[u8], work: &mut Work);
+
+    /// Calls `take` with the number and the ids of each of `pieces` of `text`, in any order.
+    fn encode_short(
+        &self,
+        text: &[u8],
+        pieces: &[Short],
+        work: &mut Work,
+        mut take: impl FnMut(usize, &[u32]),
+    ) {
+        for (index, &piece) in pieces.iter().enumerate() {
+            self.encode_piece(piece.of(text), work);
+            take(index, &work.symbols);
+        }
+    }
+}
+
+/// A piece of at most [`SHORT_BYTES_MAX`] bytes that is to be encoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Short {
+    /// Where it is needed: a number among the gaps.
+    gap: u32,
+    start: u32,
+    length_bytes: u32,
+}
+
+impl Short {
+    #[cfg(test)]
+    pub(crate) fn new(start: usize, length_bytes: usize) -> Short {
+        Short { gap: 0, start: start as u32, length_bytes: length_bytes as u32 }
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub(crate) fn of(self, text: &[u8]) -> &[u8] {
+        &text[self.start as usize..][..self.length_bytes as usize]
+    }
+}
+
+/// A piece of a batch that the first table has no ids of.
+#[derive(Clone, Copy)]
+struct Gap {
+    pending: Pending,
+    /// Ids that were found before it.
+    found_before: usize,
+    /// Its ids among those that were learnt; none if it has to be looked for elsewhere.
+    learnt: (u32, u32),
 }
 
 /// What a model works with; kept so that it is allocated once.
@@ -89,12 +141,19 @@ impl Padded {
     }
 }
 
-/// The cache of one thread, and the pieces that wait for it.
+/// The cache of one thread, and the pieces that wait for it. Should a model panic, what it holds means nothing.
 pub(crate) struct Pieces<I: TokenId> {
     short: ShortTable<I>,
     long: LongTable<I>,
+    rare: RareTable<I>,
     pending: Box<[Pending; BATCH_PIECES]>,
     pending_count: usize,
+    /// Of a batch, the pieces that were not found, ...
+    gaps: Vec<Gap>,
+    /// ... those of them that are encoded together, ...
+    fresh: Vec<Short>,
+    /// ... and their ids.
+    learnt: Vec<u32>,
     /// Ids of a batch's pieces that were found, as far as they stand next to each other.
     found: Box<[I]>,
     work: Work,
@@ -113,8 +172,12 @@ impl<I: TokenId> Pieces<I> {
         Pieces {
             short,
             long,
+            rare: RareTable::new(cache_bytes / RARE_SHARE),
             pending: Box::new([Pending::default(); BATCH_PIECES]),
             pending_count: 0,
+            gaps: Vec::new(),
+            fresh: Vec::new(),
+            learnt: Vec::new(),
             found: vec![I::narrow(0); BATCH_PIECES * I::LANES].into_boxed_slice(),
             work: Work::default(),
             lookups: 0,
@@ -132,15 +195,16 @@ impl<I: TokenId> Pieces<I> {
     #[inline(always)]
     pub(crate) fn push(&mut self, text: &Padded, start: usize, end: usize) {
         let length_bytes = end - start;
-        let place = if length_bytes <= SHORT_BYTES_MAX {
+        let (key, bucket) = if length_bytes <= SHORT_BYTES_MAX {
             let key = short_key(text.word(start), length_bytes);
             let bucket = self.short.bucket(key);
             prefetch(&self.short.buckets[bucket as usize]);
-            Pending { key, place: bucket, start: start as u32 }
+            (key, bucket)
         } else {
-            Pending { key: 0, place: length_bytes as u32, start: start as u32 }
+            (0, 0)
         };
-        self.pending[self.pending_count] = place;
+        self.pending[self.pending_count] =
+            Pending { key, bucket, start: start as u32, length_bytes: length_bytes as u32 };
         self.pending_count += 1;
     }
 
@@ -148,23 +212,55 @@ impl<I: TokenId> Pieces<I> {
     pub(crate) fn flush<M: PieceModel>(&mut self, model: &M, text: &Padded, ids: &mut Vec<I>) {
         let count = std::mem::take(&mut self.pending_count);
         self.lookups += count as u64;
+        self.gaps.clear();
+        self.fresh.clear();
         // Whole lanes are copied, of which the next piece overwrites what it does not need.
-        let mut found_count = 0;
-        for index in 0..count {
-            let Pending { key, place, start } = self.pending[index];
-            if key != 0
-                && let Some(found) = self.short.find(place, key)
-            {
-                let room = self.found[found_count..].first_chunk_mut();
-                found_count += I::unpack(found, room.expect("each piece has its lanes"));
-                continue;
+        let mut found_before = 0;
+        for &pending in &self.pending[..count] {
+            let Pending { key, bucket, start, length_bytes } = pending;
+            if key != 0 {
+                if let Some(found) = self.short.find(bucket, key) {
+                    let room = self.found[found_before..].first_chunk_mut();
+                    let ids_count = I::unpack(found, room.expect("each piece has its lanes"));
+                    found_before += ids_count;
+                    if ids_count != 0 {
+                        continue;
+                    }
+                } else {
+                    self.short.claim(bucket, key);
+                    self.fresh.push(Short { gap: self.gaps.len() as u32, start, length_bytes });
+                }
             }
-            ids.extend_from_slice(&self.found[..found_count]);
-            found_count = 0;
-            let length = if key == 0 { place as usize } else { (key >> 120) as usize - 1 };
-            self.encode_slowly(model, text, start as usize, length, ids);
+            self.gaps.push(Gap { pending, found_before, learnt: (0, 0) });
         }
-        ids.extend_from_slice(&self.found[..found_count]);
+        self.learn(model, text);
+        let mut from = 0;
+        for index in 0..self.gaps.len() {
+            let Gap { pending, found_before, learnt: (first, end) } = self.gaps[index];
+            ids.extend_from_slice(&self.found[from..found_before]);
+            from = found_before;
+            if first == end {
+                self.encode_slowly(model, text, pending, ids);
+            } else {
+                let learnt = &self.learnt[first as usize..end as usize];
+                ids.extend(learnt.iter().map(|&id| I::narrow(id)));
+            }
+        }
+        ids.extend_from_slice(&self.found[from..found_before]);
+    }
+
+    /// Encodes the pieces that the first table has no ids of, together, as a model is faster so.
+    fn learn<M: PieceModel>(&mut self, model: &M, text: &Padded) {
+        self.misses += self.fresh.len() as u64;
+        self.learnt.clear();
+        let Pieces { short, gaps, fresh, learnt, work, .. } = self;
+        model.encode_short(text.text(), fresh, work, |index, ids| {
+            let gap = &mut gaps[fresh[index].gap as usize];
+            short.fill(gap.pending.bucket, gap.pending.key, ids);
+            let first = learnt.len() as u32;
+            learnt.extend_from_slice(ids);
+            gap.learnt = (first, learnt.len() as u32);
+        });
     }
 
     /// Appends the ids of a piece that is not in the first table.
@@ -173,15 +269,20 @@ impl<I: TokenId> Pieces<I> {
         &mut self,
         model: &M,
         text: &Padded,
-        start: usize,
-        length_bytes: usize,
+        pending: Pending,
         ids: &mut Vec<I>,
     ) {
+        let (start, length_bytes) = (pending.start as usize, pending.length_bytes as usize);
         let piece = &text.text()[start..start + length_bytes];
         if length_bytes <= SHORT_BYTES_MAX {
+            // Met in this batch before, and so it may be known by now.
+            if let Some(found) = self.short.find(pending.bucket, pending.key) {
+                let mut room = [I::narrow(0); 8];
+                let count = I::unpack(found, &mut room);
+                return ids.extend_from_slice(&room[..count]);
+            }
             self.misses += 1;
             model.encode_piece(piece, &mut self.work);
-            self.short.insert(short_key(text.word(start), length_bytes), &self.work.symbols);
         } else if length_bytes <= LONG_BYTES_MAX {
             let key = [text.word(start), short_key(text.word(start + 16), length_bytes - 16)];
             if let Some(found) = self.long.find(key) {
@@ -190,6 +291,13 @@ impl<I: TokenId> Pieces<I> {
             self.misses += 1;
             model.encode_piece(piece, &mut self.work);
             self.long.insert(key, &self.work.symbols);
+        } else if length_bytes <= RARE_BYTES_MAX {
+            if let Some(found) = self.rare.find(piece) {
+                return ids.extend_from_slice(found);
+            }
+            self.misses += 1;
+            model.encode_piece(piece, &mut self.work);
+            self.rare.insert(piece, &self.work.symbols);
         } else {
             self.misses += 1;
             model.encode_piece(piece, &mut self.work);

@@ -13,12 +13,14 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// A piece of a batch.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pending {
-    /// Key in the short table; 0 for a longer piece.
+    /// Key in the short table; 0 for a piece that is not there.
     pub(crate) key: u128,
-    /// Bucket in the short table; a longer piece's length in bytes.
-    pub(crate) place: u32,
+    /// Bucket in the short table.
+    pub(crate) bucket: u32,
     /// Where the piece begins in the text.
     pub(crate) start: u32,
+    /// Its length.
+    pub(crate) length_bytes: u32,
 }
 
 /// One cache line, whichever the ids' width: with two for those of four bytes, Llama-3 was a fifth slower.
@@ -59,13 +61,23 @@ impl<I: TokenId> ShortTable<I> {
         (bucket.keys[way] == key).then_some(&bucket.ids[way])
     }
 
-    /// Stores the ids of a piece, if they fit.
-    pub(crate) fn insert(&mut self, key: u128, ids: &[u32]) {
-        let Some(packed) = I::pack(ids) else { return };
-        let bucket = self.bucket(key) as usize;
-        let Bucket { keys, ids } = &mut self.buckets[bucket];
+    /// Makes room for a key that the bucket does not have; until [`ShortTable::fill`] it has no ids.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, bucket: u32, key: u128) {
+        let Bucket { keys, ids } = &mut self.buckets[bucket as usize];
         (keys[1], ids[1]) = (keys[0], ids[0]);
-        (keys[0], ids[0]) = (key, packed);
+        (keys[0], ids[0]) = (key, I::Packed::default());
+    }
+
+    /// Stores the ids of a piece, if it has not given way to another one; where they do not fit it is given up.
+    pub(crate) fn fill(&mut self, bucket: u32, key: u128, ids: &[u32]) {
+        let packed = I::pack(ids);
+        let bucket = &mut self.buckets[bucket as usize];
+        for (own_key, own_ids) in bucket.keys.iter_mut().zip(&mut bucket.ids) {
+            if *own_key == key {
+                (*own_key, *own_ids) = packed.map_or((0, I::Packed::default()), |ids| (key, ids));
+            }
+        }
     }
 
     /// What it takes of memory.
@@ -150,6 +162,53 @@ pub(crate) fn prefetch<T>(value: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
+}
+
+/// Pieces that are too long for the other tables, such as lines of dashes. One entry to a place: they are rare, but most
+/// time was spent on these where a text has many.
+pub(crate) struct RareTable<I: TokenId> {
+    entries: Vec<RareEntry<I>>,
+    shift: u32,
+}
+
+#[derive(Clone)]
+struct RareEntry<I> {
+    piece: Vec<u8>,
+    ids: Vec<I>,
+}
+
+impl<I: TokenId> RareTable<I> {
+    pub(crate) fn new(entry_count: usize) -> RareTable<I> {
+        let bits = bucket_bits(entry_count, 1);
+        let empty = RareEntry { piece: Vec::new(), ids: Vec::new() };
+        RareTable { entries: vec![empty; 1 << bits], shift: 64 - bits }
+    }
+
+    fn place(&self, piece: &[u8]) -> usize {
+        let (words, rest) = piece.as_chunks::<16>();
+        let mut last = [0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        let hash = words
+            .iter()
+            .chain([&last])
+            .fold(0, |all, word| hash(u128::from_le_bytes(*word) ^ u128::from(all)));
+        (hash >> self.shift) as usize
+    }
+
+    /// The ids of a piece, which is not empty.
+    pub(crate) fn find(&self, piece: &[u8]) -> Option<&[I]> {
+        let entry = &self.entries[self.place(piece)];
+        (entry.piece == piece).then_some(&entry.ids[..])
+    }
+
+    pub(crate) fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+        let place = self.place(piece);
+        let RareEntry { piece: own_piece, ids: own_ids } = &mut self.entries[place];
+        own_piece.clear();
+        own_piece.extend_from_slice(piece);
+        own_ids.clear();
+        own_ids.extend(ids.iter().map(|&id| I::narrow(id)));
+    }
 }
 
 /// Asks for large pages under a large table that is not yet touched: looking up random places needs them.
