@@ -122,6 +122,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
             || cause.is::<PlanError>()
             || cause.is::<SinkError>()
             || cause.is::<RunFileExists>()
+            || matches!(cause.downcast_ref(), Some(CorpusError::Document { .. }))
             || cause.downcast_ref::<RunError>().is_some_and(RunError::is_usage)
             || cause.downcast_ref::<LoaderError>().is_some_and(LoaderError::is_usage)
     };

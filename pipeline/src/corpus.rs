@@ -472,7 +472,8 @@ impl Reader<'_> {
     }
 
     /// Whether the files that were read from since this was last asked are still those that were opened: their length,
-    /// their time of modification, and that they have a name. A question to the system for each of them.
+    /// their time of modification, and that they have a name. A question to the system for each of them. The blocks of one
+    /// whose inode alone has changed are checked anew when they are touched.
     pub fn check_unchanged(&mut self) -> Result<(), CorpusError> {
         for (index, word) in self.touched.iter_mut().enumerate() {
             while *word != 0 {

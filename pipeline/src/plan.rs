@@ -178,6 +178,13 @@ impl Plan {
         &self.spec
     }
 
+    /// Tokens of the longest unit that every window of every phase is a row of. A window's units stand at multiples of it in
+    /// its stream.
+    pub(crate) fn unit_tokens(&self) -> u64 {
+        let windows = self.phases.iter().map(|phase| u128::from(phase.window_tokens));
+        windows.fold(0, sizes::gcd) as u64 // divides each of them
+    }
+
     /// The phases, in order, those without steps too.
     pub fn phases(&self) -> &[Phase] {
         &self.phases

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use schemas::run::ReadBackend;
 use serde_json::{Value, json};
 
-use crate::corpus::read_manifest;
+use crate::corpus::{CorpusError, read_manifest};
 use crate::numbers::{format_count, parse_positive_count};
 use crate::plan::{Phase, Plan, Stream};
 use crate::plan_diff::{self, Comparison, Difference};
@@ -250,7 +250,12 @@ fn resume_advice(same_steps: u64, first: &Plan, second: &Plan) -> String {
 /// The plan of a run over the corpus that its file names, of which only the manifest is read.
 pub fn plan_of_corpus(run: &Run) -> anyhow::Result<Plan> {
     let hint = "to plan before there is a corpus, give --assume-tokens";
-    let manifest = read_manifest(&run.corpus_dir()).context(hint)?;
+    let manifest = read_manifest(&run.corpus_dir()).map_err(|err| match err {
+        CorpusError::Io { .. } | CorpusError::NoManifest { .. } => {
+            anyhow::Error::new(err).context(hint)
+        }
+        damaged => damaged.into(),
+    })?;
     run.check_vocabulary(&manifest)?;
     Ok(run.plan_of(&manifest)?)
 }

@@ -212,10 +212,11 @@ impl<'a> StepReport<'a> {
         rank: Option<RankOf>,
     ) -> anyhow::Result<StepReport<'a>> {
         let step_count = plan.step_count();
-        anyhow::ensure!(
-            step < step_count,
-            "--step {step}: the plan has {step_count} steps, numbered from 0"
-        );
+        if step >= step_count {
+            let refused =
+                format!("--step {step}: the plan has {step_count} steps, numbered from 0");
+            return Err(UsageError(refused).into());
+        }
         let phase = plan.phase_of(step);
         let RankOf { rank, world_size } = rank.unwrap_or(RankOf { rank: 0, world_size: 1 });
         if !phase.windows_per_step.is_multiple_of(world_size) {
@@ -339,8 +340,7 @@ impl FindReport {
     pub fn new(plan: &Plan, corpus: &Corpus, document: u64) -> anyhow::Result<FindReport> {
         let tokens = corpus.document_tokens(document)?;
         let entry = Entries::new(corpus).rows(document, 1)?.pop();
-        let smallest = plan.phases().iter().map(|phase| phase.window_tokens).min();
-        let smallest = smallest.context("a plan has a phase")?;
+        let unit_tokens = plan.unit_tokens();
         let stream_index = plan.stream_index_of(tokens.start).context("the plan has the corpus")?;
         let stream_first = plan.streams()[stream_index].tokens().start;
         let mut readings = Vec::new();
@@ -348,8 +348,8 @@ impl FindReport {
             let (mut token, mut cursor) = (tokens.start, plan.cursor());
             while token < tokens.end {
                 let found = cursor.find(epoch, token);
-                let window =
-                    found.map_or(smallest, |found| plan.phases()[found.phase_index].window_tokens);
+                let window = found
+                    .map_or(unit_tokens, |found| plan.phases()[found.phase_index].window_tokens);
                 match found {
                     Some(found) => readings.push(Ok(FoundAt {
                         epoch,
@@ -360,7 +360,7 @@ impl FindReport {
                     None if matches!(readings.last(), Some(Err(last)) if *last == epoch) => {}
                     None => readings.push(Err(epoch)),
                 }
-                // Every window is aligned to its own size within its stream.
+                // Every window is aligned to its own size within its stream. What is not read may end at any unit.
                 let in_stream = token - stream_first;
                 token = stream_first + in_stream / window * window + window;
             }

@@ -119,8 +119,7 @@ pub fn walk(
 
 /// Looks every part of every window of a step up.
 fn walk_step(plan: &Plan, step: u64, counts: &mut Counts) -> Result<(), PlanFault> {
-    // Every window is a row of units of this length, each at a multiple of it in its stream.
-    let unit_tokens = plan.phases().iter().fold(0, |unit, phase| gcd(unit, phase.window_tokens));
+    let unit_tokens = plan.unit_tokens();
     let phase_index = plan.phase_index_of(step);
     let (mut windows, mut look_ups) = (plan.cursor(), plan.cursor());
     for slot in 0..plan.phases()[phase_index].windows_per_step {
@@ -177,8 +176,4 @@ fn prove(plan: &Plan, counts: &Counts) -> Result<Proof, PlanFault> {
         proof.partial_tokens.push(partial_tokens);
     }
     Ok(proof)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -62,6 +62,8 @@ pub struct FileState {
     pub modified: (i64, i64),
     /// A folder still names it: it was not removed, and nothing was renamed onto it.
     pub has_name: bool,
+    /// When its inode changed last, which nobody can put back; permissions and links are changes as well.
+    pub inode_changed_nanoseconds: i64,
 }
 
 impl Source {
@@ -92,6 +94,10 @@ impl Source {
             byte_count: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             has_name: metadata.nlink() > 0,
+            inode_changed_nanoseconds: metadata
+                .ctime()
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(metadata.ctime_nsec()),
         })
     }
 

@@ -100,7 +100,63 @@ fn check_plan(dir: &Path, manifest: &Value) {
         "model.vocab_size is 100",
     );
     fail(dir, &["plan", "run/run.toml", "--set", "data.corpus=nowhere"], 1, "--assume-tokens");
-    fail(dir, &["plan", "run/run.toml", "--step", "100000"], 1, "numbered from 0");
+    fail(dir, &["plan", "run/run.toml", "--step", "100000"], 2, "numbered from 0");
+    fail(dir, &["plan", "run/run.toml", "--find", "100000"], 2, "numbered from 0");
+}
+
+#[test]
+fn every_reading_of_a_document_is_found_where_no_window_divides_another() {
+    let dir = tempfile::tempdir().unwrap();
+    make_corpora(dir.path());
+    succeed(dir.path(), &["init", "run", "--corpus", "corpus"]);
+    let path = dir.path().join("run/run.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, model) = text.split_once("[[phases]]").unwrap();
+    let (_, model) = model.split_once("[model]").unwrap();
+    let phase = |patch_size: u64, share: &str| {
+        let schedule = "{ kind = \"constant\", peak = 1e-3, warmup_steps = 0 }";
+        format!(
+            "[[phases]]\npatch_size = {patch_size}\nshare = \"{share}\"\nschedule = {schedule}\ncarry = \"weights\"\n"
+        )
+    };
+    let phases = [phase(6, "1/2"), phase(3, "1/2"), phase(2, "0/1")].concat();
+    std::fs::write(&path, [before, &phases, "[model]", model].concat()).unwrap();
+    let mut args = vec!["plan", "run/run.toml", "--json", "--step", "0..2"];
+    for set in [
+        "plan.window_units=2",
+        "plan.step_tokens=7200",
+        "plan.epochs=1",
+        "data.subset_tokens=16428",
+    ] {
+        args.extend(["--set", set]);
+    }
+    let documents: Vec<String> = (0..300).map(|document| document.to_string()).collect();
+    args.extend(documents.iter().flat_map(|document| ["--find", document]));
+    let plan = json(dir.path(), &args);
+    let of = |value: &Value, key: &str| value[key].as_u64().unwrap();
+    let list = |value: &Value, key: &str| value[key].as_array().unwrap().clone();
+    let mut read_parts = 0;
+    for document in list(&plan, "documents") {
+        let mut expected = Vec::new();
+        for step in list(&plan, "steps") {
+            for window in list(&step, "windows") {
+                let first = of(&window, "first_token");
+                let end = first + of(&window, "token_count");
+                if first < of(&document, "end_token") && of(&document, "first_token") < end {
+                    expected.push((of(&step, "step"), of(&window, "slot")));
+                }
+            }
+        }
+        let readings = list(&document, "readings");
+        let read = readings.iter().filter(|reading| !reading["step"].is_null());
+        let mut found: Vec<_> =
+            read.map(|reading| (of(reading, "step"), of(reading, "slot"))).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{document}");
+        read_parts += found.len();
+    }
+    assert!(read_parts > 100, "{read_parts}");
 }
 
 /// Shards, documents and sets of windows, and documents by other names than their number.

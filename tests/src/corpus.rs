@@ -1,6 +1,7 @@
 //! Reading a corpus: the same ids by either back end, and an error for anything that is not as written.
 
 use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use pipeline::corpus::Corpus;
@@ -147,6 +148,38 @@ fn a_shard_that_shrinks_after_it_was_opened_is_an_error() {
         let place = ["01-00000.tok", "bytes 9096..", " are gone", "cut to 9096 bytes"];
         check_read_fails(&corpus, first + 2600, &place);
         check_read_fails(&corpus, first + 16_384, &["01-00000.tok", "are gone"]);
+    }
+}
+
+#[test]
+fn a_shard_whose_time_was_put_back_is_checked_anew() {
+    for backend in BACKENDS {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = write_corpus(dir.path(), 4096, LENGTHS);
+        let corpus = Corpus::open(dir.path(), backend).unwrap();
+        let first = corpus.shard_tokens(2).start;
+        let mut reader = corpus.reader();
+        let mut read_all = || {
+            let mut found = vec![0u16; 20_000];
+            reader.read(first, &mut found).map_err(|err| err.to_string())?;
+            reader.check_unchanged().map_err(|err| err.to_string())?;
+            Ok::<_, String>(found)
+        };
+        let expected: Vec<u16> =
+            ids[first as usize..][..20_000].iter().map(|&id| id as u16).collect();
+        assert_eq!(read_all().unwrap(), expected);
+        let path = dir.path().join("01-00000.tok");
+        // Another link is no change of what it holds.
+        std::fs::hard_link(&path, dir.path().join("link")).unwrap();
+        assert_eq!(read_all().unwrap(), expected);
+        assert_eq!(read_all().unwrap(), expected);
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[ids[first as usize + 8192] as u8 ^ 1], 4096 + 16_384).unwrap();
+        file.set_modified(modified).unwrap();
+        let _seen_or_not_yet = read_all();
+        let found = read_all().unwrap_err();
+        assert!(found.contains("01-00000.tok: block 1 (bytes 20480..36864)"), "{found}");
     }
 }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use schemas::manifest::{self, Manifest};
 use schemas::run::ReadBackend;
@@ -41,6 +41,8 @@ pub(super) struct OpenShard {
     pub(super) first_document: u64,
     /// The file as it was when it was opened.
     state: FileState,
+    /// The last change of the inode that was seen.
+    inode_changed_nanoseconds: AtomicI64,
     /// Made at the first touch: a run need not touch every shard that it opens.
     checks: OnceLock<Checks>,
 }
@@ -94,6 +96,7 @@ impl OpenShard {
             first_token,
             first_document,
             state,
+            inode_changed_nanoseconds: AtomicI64::new(state.inode_changed_nanoseconds),
             checks: OnceLock::new(),
         })
     }
@@ -267,6 +270,9 @@ impl OpenShard {
     }
 
     /// Asks the system whether the file is the one that was opened; `first_byte` of it is where it was read.
+    ///
+    /// Where its inode alone has changed, its blocks are checked anew: the time of modification may have been put back, or
+    /// there is only another link to the file.
     pub(super) fn check_unchanged(&self, first_byte: u64) -> Result<(), CorpusError> {
         let path = || self.path.clone();
         let state = self.source.state().map_err(|source| CorpusError::Io {
@@ -274,7 +280,13 @@ impl OpenShard {
             path: path(),
             source,
         })?;
-        if state == self.state {
+        let inode_changed_nanoseconds = state.inode_changed_nanoseconds;
+        if state == (FileState { inode_changed_nanoseconds, ..self.state }) {
+            let seen =
+                self.inode_changed_nanoseconds.swap(inode_changed_nanoseconds, Ordering::Relaxed);
+            if let (true, Some(checks)) = (seen != inode_changed_nanoseconds, self.checks.get()) {
+                checks.forget();
+            }
             return Ok(());
         }
         if state.byte_count < self.state.byte_count {
@@ -336,6 +348,11 @@ impl Checks {
     fn mark_checked(&self, block_index: u64) {
         let word = &self.checked_blocks[(block_index / 64) as usize];
         word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
+    }
+
+    /// Has all blocks checked when they are touched again.
+    fn forget(&self) {
+        self.checked_blocks.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
