@@ -12,6 +12,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::source::open_file;
+
 pub(crate) mod datatrove;
 pub(crate) mod files;
 pub(crate) mod ids;
@@ -119,7 +121,7 @@ impl Reading {
     /// Opens `path` at `offset`.
     pub(crate) fn open(path: &Path, offset: u64) -> Result<Reading, ForeignError> {
         let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = open_file(path).map_err(io)?;
         file.seek(SeekFrom::Start(offset)).map_err(io)?;
         Ok(Reading { path: path.to_owned(), reader: BufReader::with_capacity(1 << 18, file) })
     }

@@ -17,7 +17,7 @@ pub struct Input {
     pub name: String,
     /// Length on disk.
     pub bytes: u64,
-    /// Time of the last change in nanoseconds since 1970.
+    /// Time of the last change in nanoseconds since 1970; of ids with a file beside them, the sum of both files' times.
     pub modified_nanoseconds: u64,
     /// By its name.
     pub format: Format,

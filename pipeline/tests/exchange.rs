@@ -802,3 +802,86 @@ fn an_import_refuses_what_cannot_be_meant() {
     fs::write(at("ids/c.csv.gz"), gz("0,1\n")).unwrap();
     fails(&at("ids"), "olmo", &plain, "c.npy has a .csv.gz of its documents and");
 }
+
+fn two_bytes(ids: &[u16]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
+/// Imports two files, the second of which has an id too large; mends it and lets `change` do something to the first. Going on
+/// must give what a fresh import gives.
+#[track_caller]
+fn check_goes_on_after(from: &str, dir: &Path, second: &Path, change: impl Fn()) {
+    let (out, fresh) = (dir.with_extension("out"), dir.with_extension("fresh"));
+    let import_to = |out: &Path| import(dir, from, out, &["--no-bos", "--no-eos"]);
+    let sound = fs::read(second).unwrap();
+    fs::write(second, two_bytes(&[5, 65_535])).unwrap();
+    assert_fails(&import_to(&out), 4, "id of token 1 (at byte 2) is 65535");
+    fs::write(second, sound).unwrap();
+    change();
+    assert_eq!(last_json(&import_to(&out))["series_kept"], 0);
+    last_json(&import_to(&fresh));
+    assert_eq!(read_corpus(&out), read_corpus(&fresh));
+    let manifest = |dir: &Path| fs::read(dir.join("manifest.json")).unwrap();
+    assert!(manifest(&out) == manifest(&fresh));
+}
+
+#[test]
+fn an_import_that_goes_on_sees_that_documents_beside_the_ids_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = dir.path().join("ids");
+    fs::create_dir(&ids).unwrap();
+    fs::write(ids.join("a.npy"), two_bytes(&[5, 6, 7, 8])).unwrap();
+    fs::write(ids.join("b.npy"), two_bytes(&[5, 6])).unwrap();
+    fs::write(ids.join("a.csv.gz"), gz("0,1\n1,4\n")).unwrap();
+    fs::write(ids.join("b.csv.gz"), gz("0,2\n")).unwrap();
+    check_goes_on_after("olmo", &ids, &ids.join("b.npy"), || {
+        fs::write(ids.join("a.csv.gz"), gz("0,3\n3,4\n")).unwrap();
+    });
+    assert_eq!(read_corpus(&dir.path().join("ids.out")).0.1, [3, 4, 6]);
+    for name in ["ids.out", "ids.fresh"] {
+        fs::remove_dir_all(dir.path().join(name)).unwrap();
+    }
+    // Another file with an older time than the ids.
+    check_goes_on_after("olmo", &ids, &ids.join("b.npy"), || {
+        let csv = fs::File::create(ids.join("a.csv.gz")).unwrap();
+        (&csv).write_all(&gz("0,2\n2,4\n")).unwrap();
+        csv.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(5)).unwrap();
+    });
+    assert_eq!(read_corpus(&dir.path().join("ids.out")).0.1, [2, 4, 6]);
+}
+
+#[test]
+fn an_import_that_goes_on_sees_that_an_index_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = dir.path().join("ids");
+    fs::create_dir(&ids).unwrap();
+    write_megatron(&ids.join("a"), &[&[5], &[6, 7, 8]], &[1, 1], 2);
+    write_megatron(&ids.join("b"), &[&[5, 6]], &[1], 2);
+    let other = dir.path().join("other");
+    write_megatron(&other, &[&[5, 6, 7], &[8]], &[1, 1], 2);
+    check_goes_on_after("megatron", &ids, &ids.join("b.bin"), || {
+        fs::copy(other.with_extension("idx"), ids.join("a.idx")).unwrap();
+    });
+    assert_eq!(read_corpus(&dir.path().join("ids.out")).0.1, [3, 4, 6]);
+}
+
+#[test]
+fn an_import_waits_for_no_pipe_and_leaves_no_file_out() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (npy, csv, out) =
+        (dir.path().join("a.npy"), dir.path().join("a.csv.gz"), dir.path().join("c"));
+    fs::write(&npy, two_bytes(&[5, 6])).unwrap();
+    assert!(Command::new("mkfifo").arg(&csv).status().unwrap().success());
+    let output = import(&npy, "olmo", &out, &["--no-bos", "--no-eos"]);
+    assert_fails(&output, 4, "a.csv.gz: it is a pipe or a device; expected a file");
+    let pairs = dir.path().join("pairs");
+    fs::create_dir(&pairs).unwrap();
+    write_megatron(&pairs.join("a"), &[&[5, 6]], &[1], 2);
+    fs::write(pairs.join("b.bin"), two_bytes(&[5])).unwrap();
+    fs::write(pairs.join(std::ffi::OsStr::from_bytes(b"\xff.bin")), [5, 0]).unwrap();
+    let output = import(&pairs, "megatron", &out, &["--no-bos", "--no-eos"]);
+    assert_fails(&output, 2, "has a name that is not UTF-8; rename it");
+    assert!(!out.exists(), "nothing is written");
+}

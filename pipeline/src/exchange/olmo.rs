@@ -17,6 +17,7 @@ use flate2::write::GzEncoder;
 
 use crate::exchange::ForeignError;
 use crate::publish::{AtomicFile, PublishError, SealedFile};
+use crate::source::open_file;
 
 /// End of the name of a file of ids.
 pub(crate) const IDS_END: &str = ".npy";
@@ -74,7 +75,7 @@ pub(crate) struct DocumentEnds {
 impl DocumentEnds {
     /// Of an array of `token_count` ids.
     pub(crate) fn open(path: &Path, token_count: u64) -> Result<DocumentEnds, ForeignError> {
-        let file = File::open(path).map_err(|source| ForeignError::Io {
+        let file = open_file(path).map_err(|source| ForeignError::Io {
             action: "open",
             path: path.to_owned(),
             source,

@@ -58,9 +58,13 @@ pub(crate) fn find(args: &ImportArgs, token_bytes: TokenBytes) -> anyhow::Result
 
 /// A file of ids alone.
 fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Result<Foreign> {
+    let csv = Some(olmo::csv_path(&input.path)).filter(|csv| may_have_csv && csv.exists());
+    let input = match &csv {
+        Some(csv) => with_side(input, csv)?,
+        None => input,
+    };
     let path = &input.path;
     let token_count = ids::token_count(path, token_bytes)?;
-    let csv = Some(olmo::csv_path(path)).filter(|csv| may_have_csv && csv.exists());
     let magic = olmo::NUMPY_SAVE_MAGIC;
     let mut head = vec![0; magic.len()];
     if input.bytes >= head.len() as u64 {
@@ -83,12 +87,23 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
     Ok(Foreign { input, token_bytes, token_count, index: None, csv })
 }
 
+/// Makes a change of `side`, the file beside the ids, one of the input: what was made of both is of no use after either.
+///
+/// The sum of both times, not the later of them: one that is replaced may be older than the other.
+fn with_side(mut input: Input, side: &Path) -> anyhow::Result<Input> {
+    for side in inputs::foreign(side, "")? {
+        input.modified_nanoseconds =
+            input.modified_nanoseconds.wrapping_add(side.modified_nanoseconds);
+    }
+    Ok(input)
+}
+
 /// Pairs of `.bin` and `.idx`.
 fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
     let inputs = if source.is_dir() {
         let found = inputs::foreign(source, ".idx")?;
         // A `.bin` without its `.idx` would be left out without a word.
-        for bin in inputs::foreign(source, ".bin").unwrap_or_default() {
+        for bin in inputs::foreign(source, ".bin")? {
             let idx = bin.path.with_extension("idx");
             if !idx.exists() {
                 return usage(format!("{} has no {}", bin.path.display(), idx.display()));
@@ -105,13 +120,11 @@ fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
         };
         inputs::foreign(&bin, ".bin")?
     };
-    let open = |mut input: Input| {
+    let open = |input: Input| {
         let idx = input.path.with_extension("idx");
+        let input = with_side(input, &idx)?;
         let index = megatron::Index::open(&idx, &input.path)?;
         let token_count = input.bytes / u64::from(index.token_bytes.get());
-        let changed = inputs::foreign(&idx, ".idx")?;
-        let changed = changed.iter().map(|idx| idx.modified_nanoseconds).max();
-        input.modified_nanoseconds = input.modified_nanoseconds.max(changed.unwrap_or(0));
         let token_bytes = index.token_bytes;
         Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None })
     };
