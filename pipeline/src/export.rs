@@ -6,7 +6,7 @@
 //! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them has its name.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::build::raise_open_files_limit;
 use crate::corpus::Corpus;
-use crate::exchange::files::{Job, Part, bytes_of, for_each_chunk, parts};
+use crate::exchange::files::{Job, Part, VAL_NAME, bytes_of, for_each_chunk, parts};
 use crate::exchange::{datatrove, megatron, olmo};
 use crate::failpoint::failpoint;
 use crate::folder::{self, HOLDOUT_FOLDER, UsageError};
@@ -44,7 +44,7 @@ pub struct ExportArgs {
     /// For nanogpt: the corpus of val.bin; when absent the hold-out of CORPUS, if it has one.
     #[arg(long, value_name = "CORPUS")]
     pub val: Option<PathBuf>,
-    /// Replace files of an export that are there.
+    /// Replace files of an export that are there; for nanogpt, remove a val.bin that gets no successor.
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object as the last line of stdout.
@@ -132,12 +132,13 @@ fn export_until(args: &ExportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
         check_ids(args.to, corpus, stop)?;
     }
     let parts = parts(args, &corpora);
-    check_existing(args, &parts)?;
+    let stale = stale(args, &parts);
+    check_existing(args, &parts, &stale)?;
     let token_bytes = token_bytes(args.to, train.manifest());
     let dir = folder_of(args);
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let _lock = FolderLock::named(dir, &lock_name(args))?;
-    check_existing(args, &parts)?; // another export may have ended since
+    check_existing(args, &parts, &stale)?; // another export may have ended since
     check_space(args.to, dir, &parts, token_bytes)?;
     let bytes: u64 = parts.iter().map(|part| part.tokens() * bytes_of(token_bytes)).sum();
     let mut job = Job { to: args.to, token_bytes, stop, bar: ProgressBar::new(bytes) };
@@ -148,7 +149,7 @@ fn export_until(args: &ExportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     job.bar.finish_and_clear();
     let lost = lost(args.to, &corpora);
     say(args, &train, &val, &lost);
-    let files = publish(dir, &parts, files)?;
+    let files = publish(dir, &parts, &stale, files)?;
     Ok(Report {
         to: args.to,
         files,
@@ -235,10 +236,18 @@ fn check_destination(args: &ExportArgs, corpus: &Path) -> anyhow::Result<()> {
     let dir = folder_of(args);
     let real_corpus =
         corpus.canonicalize().with_context(|| format!("find {}", corpus.display()))?;
-    // What does not exist lies where its nearest folder that does lies.
-    let real = dir.ancestors().map(|dir| if dir == Path::new("") { Path::new(".") } else { dir });
-    let real = real.filter_map(|dir| dir.canonicalize().ok()).next();
-    if real.is_some_and(|real| real.starts_with(&real_corpus)) {
+    // What does not exist lies where its nearest folder that does lies, unless it goes up again.
+    let here = |dir: &Path| if dir == Path::new("") { PathBuf::from(".") } else { dir.to_owned() };
+    let real = dir.ancestors().find_map(|dir| Some((dir, here(dir).canonicalize().ok()?)));
+    let Some((nearest, real)) = real else { return Ok(()) };
+    let missing = dir.strip_prefix(nearest).expect("an ancestor is a prefix");
+    if missing.components().any(|part| part == Component::ParentDir) {
+        return usage(format!(
+            "--out {} has \"..\" behind a folder that does not exist; name the place without it",
+            args.out.display()
+        ));
+    }
+    if real.starts_with(&real_corpus) {
         return usage(format!(
             "--out {} lies inside the corpus {}; name a place outside of it",
             args.out.display(),
@@ -305,19 +314,28 @@ fn token_bytes(to: Target, manifest: &Manifest) -> TokenBytes {
     }
 }
 
+/// What a reader would take for a part of this corpus, and would be one of the corpus before it.
+fn stale(args: &ExportArgs, parts: &[Part]) -> Option<PathBuf> {
+    let val = args.out.join(VAL_NAME);
+    (args.to == Target::Nanogpt && parts.iter().all(|part| part.ids != val)).then_some(val)
+}
+
 /// Refuses files that are there, unless they may be replaced; and others that a reader would take for a part of these.
-fn check_existing(args: &ExportArgs, parts: &[Part]) -> anyhow::Result<()> {
-    let paths: Vec<&PathBuf> = parts.iter().flat_map(Part::paths).collect();
-    if let Some(path) = paths.iter().find(|path| path.symlink_metadata().is_ok()) {
-        if !args.force {
-            return usage(format!(
-                "{} exists; name another place, or replace it with --force",
-                path.display()
-            ));
-        }
-        if path.is_dir() {
-            return usage(format!("{} is a folder, which is not replaced", path.display()));
-        }
+fn check_existing(
+    args: &ExportArgs,
+    parts: &[Part],
+    stale: &Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let paths: Vec<&PathBuf> = parts.iter().flat_map(Part::paths).chain(stale).collect();
+    let exists = |path: &Path| path.symlink_metadata().is_ok();
+    if let Some(path) = paths.iter().find(|path| path.is_dir()) {
+        return usage(format!("{} is a folder, which is not replaced", path.display()));
+    }
+    if let Some(path) = paths.iter().find(|path| exists(path) && !args.force) {
+        return usage(format!(
+            "{} exists; name another place, or replace it with --force",
+            path.display()
+        ));
     }
     let Ok(entries) = std::fs::read_dir(folder_of(args)) else { return Ok(()) };
     let mut names: Vec<String> = entries
@@ -360,15 +378,21 @@ fn check_space(
     Ok(())
 }
 
-/// Gives all files their names. Where old ones are replaced, what is beside the ids goes first: a file of ids is never
-/// beside documents of another.
+/// Gives all files their names. Where old ones are replaced they go first, and of them what is beside the ids: at no time
+/// do files of two corpora stand side by side.
 fn publish(
     dir: &Path,
     parts: &[Part],
+    stale: &Option<PathBuf>,
     files: Vec<SealedFile>,
 ) -> anyhow::Result<Vec<(PathBuf, u64)>> {
-    for side in parts.iter().flat_map(|part| &part.sides) {
-        folder::remove(side)?;
+    let sides = parts.iter().flat_map(|part| &part.sides);
+    for path in sides.chain(parts.iter().map(|part| &part.ids)) {
+        folder::remove(path)?;
+    }
+    if let Some(stale) = stale.as_ref().filter(|stale| stale.symlink_metadata().is_ok()) {
+        folder::remove(stale)?;
+        notice(&format!("{} was removed: it was of another corpus", stale.display()));
     }
     sync_dir(dir)?;
     for file in files {

@@ -885,3 +885,85 @@ fn an_import_waits_for_no_pipe_and_leaves_no_file_out() {
     assert_fails(&output, 2, "has a name that is not UTF-8; rename it");
     assert!(!out.exists(), "nothing is written");
 }
+
+#[test]
+fn a_val_bin_of_another_corpus_is_never_beside_a_new_train_bin() {
+    let dir = tempfile::tempdir().unwrap();
+    let (split, whole, out) =
+        (dir.path().join("split"), dir.path().join("whole"), dir.path().join("out"));
+    corpus(&split, &tokenizer(), &["--holdout-rate", "0.2"]);
+    corpus(&whole, &tokenizer(), &[]);
+    last_json(&export(&split, "nanogpt", &out, &[]));
+    fs::remove_file(out.join("train.bin")).unwrap();
+    let output = export(&whole, "nanogpt", &out, &[]);
+    assert_fails(&output, 2, "val.bin exists; name another place, or replace it with --force");
+    assert!(!out.join("train.bin").exists() && out.join("val.bin").exists());
+    last_json(&export(&split, "nanogpt", &out, &["--force"]));
+    let val = ["--val", text(&whole), "--force"];
+    let fixed = ["export", text(&whole), "--to", "nanogpt", "--out", text(&out)];
+    let cut = [("PATCHMILL_ABORT_AT", "export-publish#1")];
+    assert!(!patchmill(&[&fixed[..], &val].concat(), &cut).status.success());
+    assert!(out.join("train.bin").exists() && !out.join("val.bin").exists());
+    last_json(&export(&split, "nanogpt", &out, &["--force"]));
+    let output = export(&whole, "nanogpt", &out, &["--force"]);
+    last_json(&output);
+    assert!(stderr(&output).contains("val.bin was removed: it was of another corpus"));
+    assert!(!out.join("val.bin").exists());
+    assert_eq!(ids(&fs::read(out.join("train.bin")).unwrap(), 2), read_corpus(&whole).0.0);
+    let output = export(&whole, "nanogpt", &out, &["--force"]);
+    last_json(&output);
+    assert!(!stderr(&output).contains("was removed"));
+}
+
+#[test]
+fn an_export_replaces_all_of_its_files_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    corpus(&source, &tokenizer(), &["--holdout-rate", "0.2"]);
+    for (to, first, folder) in [
+        ("megatron", "x.bin", "x.idx"),
+        ("olmo", "tokens.npy", "tokens.csv.gz"),
+        ("nanogpt", "train.bin", "val.bin"),
+        ("datatrove", "tokens.ds", "tokens.ds.metadata"),
+    ] {
+        let dir = dir.path().join(to);
+        fs::create_dir_all(dir.join(folder)).unwrap();
+        fs::write(dir.join(first), "mine").unwrap();
+        let out = if to == "megatron" { dir.join("x") } else { dir.clone() };
+        for options in [&["--force"][..], &[]] {
+            let output = export(&source, to, &out, options);
+            assert_fails(&output, 2, &format!("{folder} is a folder, which is not replaced"));
+        }
+        assert_eq!(fs::read(dir.join(first)).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "{to}");
+    }
+}
+
+#[test]
+fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    corpus(&source, &tokenizer(), &[]);
+    for out in ["none/../source/new", "none/sub/../../source/new", "source/none/../../new"] {
+        for to in ["olmo", "megatron"] {
+            let out = dir.path().join(out).join("x");
+            let output = export(&source, to, &out, &[]);
+            assert_fails(&output, 2, "has \"..\" behind a folder that does not exist");
+        }
+    }
+    // Relative to the working folder.
+    let output = Command::new(env!("CARGO_BIN_EXE_patchmill"))
+        .args(["export", "source", "--to", "nanogpt", "--out", "none/../source/new"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_fails(&output, 2, "has \"..\" behind a folder that does not exist");
+    assert!(!dir.path().join("none").exists() && !source.join("new").exists());
+    let inside = export(&source, "olmo", &source.join("series/../new"), &[]);
+    assert_eq!(inside.status.code(), Some(2));
+    // Behind folders that exist it leads where it says.
+    fs::create_dir(dir.path().join("there")).unwrap();
+    let output = export(&source, "olmo", &dir.path().join("there/../source/new"), &[]);
+    assert_fails(&output, 2, "lies inside the corpus");
+    last_json(&export(&source, "olmo", &dir.path().join("there/../new"), &[]));
+}

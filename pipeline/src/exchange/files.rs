@@ -16,6 +16,10 @@ use crate::failpoint::failpoint;
 use crate::publish::{AtomicFile, SealedFile, write_sealed};
 use crate::stop::{StopFlag, StoppedBefore};
 
+const TRAIN_NAME: &str = "train.bin";
+/// Of nanoGPT's files the one that it measures with.
+pub(crate) const VAL_NAME: &str = "val.bin";
+
 /// A file of ids to write, with what goes beside it.
 pub(crate) struct Part<'a> {
     pub(crate) corpus: &'a Corpus,
@@ -40,7 +44,7 @@ pub(crate) fn parts<'a>(args: &ExportArgs, corpora: &[&'a Corpus]) -> Vec<Part<'
         }],
         Target::Nanogpt => corpora
             .iter()
-            .zip(["train.bin", "val.bin"])
+            .zip([TRAIN_NAME, VAL_NAME])
             .map(|(&corpus, name)| {
                 let shards = 0..corpus.shard_count();
                 Part { corpus, shards, ids: file(name), sides: Vec::new() }
