@@ -72,6 +72,17 @@ pub enum ForeignError {
         /// As it should be.
         expected: String,
     },
+    /// A file that somebody else writes to.
+    #[error(
+        "{} changed while it was imported: {what}; import it again when nobody writes to it",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is not as it was.
+        what: String,
+    },
     /// A document that does not begin or end as was said.
     #[error(
         "{}: document {document} {does} with id {found} (at byte {offset}); {option} says {expected}",

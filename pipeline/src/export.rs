@@ -215,7 +215,11 @@ fn open_val(args: &ExportArgs, train: &Corpus) -> anyhow::Result<Option<Corpus>>
             of(train)
         ));
     }
-    Ok(Some(val))
+    let is_empty = val.document_count() == 0;
+    if is_empty && args.val.is_some() {
+        return usage(format!("{} has no documents for val.bin", dir.display()));
+    }
+    Ok(Some(val).filter(|_| !is_empty))
 }
 
 /// The folder that files are written into.

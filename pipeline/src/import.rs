@@ -242,7 +242,12 @@ impl Job<'_> {
             let writer = SeriesWriter::new(self.spec(position, file), &kept);
             let mut closed = Parts::new(Hands::One);
             let ignore = |_, _| ();
-            let (writer, now) = self.read(file, writer, &mut closed, &bar)?;
+            let read = self.read(file, writer, &mut closed, &bar);
+            // Of a file that changed, neither what was read nor what is wrong with it is worth anything.
+            if !read.as_ref().is_err_and(|err| err.is::<Stopped>()) {
+                file.check_unchanged()?;
+            }
+            let (writer, now) = read?;
             written = written.add(now);
             let (part, tail) = writer.finish()?;
             if let Some(part) = part {

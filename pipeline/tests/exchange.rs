@@ -665,11 +665,15 @@ fn documents_of_a_csv_fill_the_ids_or_the_line_is_named() {
     let short = "D/a.csv.gz: what stands in line 2 is the end of the file, at token 4; expected documents up to token 5";
     fails(&gz("0,4\n"), short);
     let header =
-        "D/a.csv.gz: the text in line 1 is \"start,end\"; expected \"start,end\", two numbers";
+        "D/a.csv.gz: the text in line 1 is \"start,end\"; expected two numbers such as 0,128";
     fails(&gz("start,end\n0,5\n"), header);
     fails(&gz("-1,5\n"), "D/a.csv.gz: the text in line 1 is \"-1,5\"");
     fails(&gz(&"0".repeat(1 << 20)), "D/a.csv.gz: the text in line 1 is longer than 65536 bytes");
-    fails(b"0,1\n1,2\n2,5\n", "cannot read D/a.csv.gz: invalid gzip header");
+    let gzip = "expected \"\\x1f\\x8b\", that of a gzip file";
+    let plain = "D/a.csv.gz: the beginning (at byte 0) is \"0,1\\n1,2\\n\"; ";
+    fails(b"0,1\n1,2\n2,5\n", &format!("{plain}{gzip}"));
+    fails(b"", &format!("D/a.csv.gz: the beginning (at byte 0) is \"\"; {gzip}"));
+    fails(b"0", &format!("D/a.csv.gz: the beginning (at byte 0) is \"0\"; {gzip}"));
     let whole = gz("0,5\n");
     fails(&whole[..whole.len() - 3], "cannot read D/a.csv.gz: ");
 }
@@ -966,4 +970,104 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
     let output = export(&source, "olmo", &dir.path().join("there/../source/new"), &[]);
     assert_fails(&output, 2, "lies inside the corpus");
     last_json(&export(&source, "olmo", &dir.path().join("there/../new"), &[]));
+}
+
+/// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and one behind it.
+#[track_caller]
+fn check_changed(change: impl Fn(&Path), what: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let (ids, out) = (dir.path().join("ids"), dir.path().join("c"));
+    fs::create_dir(&ids).unwrap();
+    fs::write(ids.join("a.npy"), [5, 0].repeat(1 << 20)).unwrap();
+    fs::write(ids.join("b.npy"), [5, 0].repeat(2)).unwrap();
+    let ends: Vec<String> =
+        (0..1 << 10).map(|at| format!("{},{}\n", at << 10, (at + 1) << 10)).collect();
+    fs::write(ids.join("a.csv.gz"), gz(&ends.concat())).unwrap();
+    fs::write(ids.join("b.csv.gz"), gz("0,2\n")).unwrap();
+    let tokenizer = tokenizer();
+    let mut running = Command::new(env!("CARGO_BIN_EXE_patchmill"))
+        .args(["import", text(&ids), "--from", "olmo", "--out", text(&out)])
+        .args(["--tokenizer", text(&tokenizer), "--no-bos", "--no-eos", "--shard-bytes", "4096"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let has_shard = || out.exists() && !files(&out, ".tok").is_empty();
+    while !has_shard() && running.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    change(&ids);
+    assert_fails(&running.wait_with_output().unwrap(), 4, what);
+    assert!(!out.join("manifest.json").exists());
+    let sound = import(&ids, "olmo", &out, &["--no-bos", "--no-eos", "--shard-bytes", "4096"]);
+    if sound.status.success() {
+        let expected = ids_of(&ids);
+        assert!(read_corpus(&out).0.0 == expected, "what is there after the change");
+    }
+}
+
+fn ids_of(dir: &Path) -> Vec<u32> {
+    files(dir, ".npy").iter().flat_map(|path| ids(&fs::read(path).unwrap(), 2)).collect()
+}
+
+#[test]
+fn an_import_sees_that_its_files_change_while_it_reads() {
+    let append = |path: &Path, bytes: &[u8]| {
+        fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
+    };
+    let of = |name: &str, what: &str| format!("{name} changed while it was imported: {what}");
+    check_changed(
+        |ids| append(&ids.join("a.npy"), &[5, 0]),
+        &of("a.npy", "it is 2097154 bytes; it was 2097152"),
+    );
+    check_changed(
+        |ids| fs::File::options().write(true).open(ids.join("a.npy")).unwrap().set_len(9).unwrap(),
+        &of("a.npy", "it is 9 bytes; it was 2097152"),
+    );
+    check_changed(|ids| append(&ids.join("b.csv.gz"), &[0]), &of("b.csv.gz", "it is "));
+    check_changed(
+        |ids| fs::write(ids.join("b.npy"), two_bytes(&[6, 6])).unwrap(),
+        &of("b.npy", "it was written to or replaced"),
+    );
+    // With the length and the time that it had.
+    check_changed(
+        |ids| {
+            let path = ids.join("b.npy");
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, two_bytes(&[7, 7])).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        },
+        &of("b.npy", "it was written to or replaced"),
+    );
+    check_changed(
+        |ids| fs::remove_file(ids.join("a.npy")).unwrap(),
+        &of("a.npy", "it can no longer be found"),
+    );
+}
+
+#[test]
+fn a_bin_without_its_index_is_named_by_itself_as_in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.bin"), [5, 0]).unwrap();
+    for source in ["a", "a.bin", "a.idx", "."] {
+        let out = dir.path().join("c");
+        let source = dir.path().join(source);
+        let output = import(&source, "megatron", &out, &["--no-bos", "--no-eos"]);
+        let what = if source.is_dir() { "holds no file" } else { "a.bin has no " };
+        assert_fails(&output, 2, what);
+    }
+}
+
+#[test]
+fn a_holdout_without_documents_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("source"), dir.path().join("out"));
+    corpus(&source, &tokenizer(), &["--holdout-rate", "0.0000001"]);
+    assert!(source.join("holdout/manifest.json").exists());
+    let output = export(&source, "nanogpt", &out, &[]);
+    last_json(&output);
+    assert!(stderr(&output).contains("no val.bin was written"), "{}", stderr(&output));
+    assert!(!out.join("val.bin").exists());
+    let val = source.join("holdout");
+    let output = export(&source, "nanogpt", &out, &["--force", "--val", text(&val)]);
+    assert_fails(&output, 2, "holdout has no documents for val.bin");
 }

@@ -25,6 +25,7 @@ pub(crate) const IDS_END: &str = ".npy";
 pub(crate) const CSV_END: &str = ".csv.gz";
 /// What `numpy.save` begins its files with, and OLMo-core would take for ids.
 pub(crate) const NUMPY_SAVE_MAGIC: &[u8] = b"\x93NUMPY";
+const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 /// Bytes of the longest line: two numbers and what else there may be, such as the path of a source.
 const LINE_BYTES_MAX: u64 = 1 << 16;
 
@@ -75,12 +76,19 @@ pub(crate) struct DocumentEnds {
 impl DocumentEnds {
     /// Of an array of `token_count` ids.
     pub(crate) fn open(path: &Path, token_count: u64) -> Result<DocumentEnds, ForeignError> {
-        let file = open_file(path).map_err(|source| ForeignError::Io {
-            action: "open",
-            path: path.to_owned(),
-            source,
-        })?;
-        let lines = BufReader::new(MultiGzDecoder::new(BufReader::new(file)));
+        let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
+        let mut bytes = BufReader::new(open_file(path).map_err(io)?);
+        let head = bytes.fill_buf().map_err(io)?;
+        if !head.starts_with(GZIP_MAGIC) {
+            return Err(ForeignError::Field {
+                path: path.to_owned(),
+                offset: 0,
+                what: "the beginning".to_owned(),
+                found: format!("\"{}\"", head[..head.len().min(8)].escape_ascii()),
+                expected: format!("\"{}\", that of a gzip file", GZIP_MAGIC.escape_ascii()),
+            });
+        }
+        let lines = BufReader::new(MultiGzDecoder::new(bytes));
         Ok(DocumentEnds { path: path.to_owned(), lines, line: 0, token: 0, token_count })
     }
 
@@ -105,14 +113,18 @@ impl DocumentEnds {
         }
         if !text.ends_with(b"\n") && text.len() as u64 == LINE_BYTES_MAX {
             let found = format!("longer than {LINE_BYTES_MAX} bytes");
-            return Err(self.error("the text", found, "\"start,end\" at its beginning".to_owned()));
+            return Err(self.error(
+                "the text",
+                found,
+                "two numbers such as 0,128 at its beginning".to_owned(),
+            ));
         }
         let line = String::from_utf8_lossy(&text);
         let line = line.trim_end_matches(['\n', '\r']);
         let mut fields = line.split(',').map(|field| field.parse::<u64>());
         let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else {
             let found: String = line.chars().take(80).collect();
-            let expected = "\"start,end\", two numbers, and perhaps more".to_owned();
+            let expected = "two numbers such as 0,128, and perhaps more".to_owned();
             return Err(self.error("the text", format!("{found:?}"), expected));
         };
         if start != self.token {

@@ -1,7 +1,10 @@
 //! Which files an import reads, and what can be checked of them before anything is written.
 //!
-//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it fits them.
+//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it fits them, as long as
+//! [`Foreign::check_unchanged`] finds it as it was.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -23,6 +26,45 @@ pub(crate) struct Foreign {
     pub(crate) token_count: u64,
     pub(crate) index: Option<megatron::Index>,
     pub(crate) csv: Option<PathBuf>,
+    seen: Vec<Seen>,
+}
+
+/// A file as it was before anything of it was read.
+struct Seen {
+    path: PathBuf,
+    before: Metadata,
+}
+
+impl Foreign {
+    /// Refuses files that are not what they were when they were found: what was read of them may be of both.
+    pub(crate) fn check_unchanged(&self) -> Result<(), ForeignError> {
+        self.seen.iter().try_for_each(Seen::check)
+    }
+}
+
+impl Seen {
+    fn of(path: &Path) -> Result<Seen, ForeignError> {
+        let io = |source| ForeignError::Io { action: "read", path: path.to_owned(), source };
+        Ok(Seen { path: path.to_owned(), before: std::fs::metadata(path).map_err(io)? })
+    }
+
+    fn check(&self) -> Result<(), ForeignError> {
+        let changed = |what| Err(ForeignError::Changed { path: self.path.clone(), what });
+        let Ok(Seen { before: now, .. }) = Seen::of(&self.path) else {
+            return changed("it can no longer be found".to_owned());
+        };
+        let before = &self.before;
+        if now.len() != before.len() {
+            return changed(format!("it is {} bytes; it was {}", now.len(), before.len()));
+        }
+        let written = |of: &Metadata| (of.mtime(), of.mtime_nsec());
+        // Also of a file that got its old time back.
+        let touched = |of: &Metadata| (of.ctime(), of.ctime_nsec());
+        if written(&now) != written(before) || touched(&now) != touched(before) {
+            return changed("it was written to or replaced".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// The files, in the order in which they form the corpus.
@@ -64,6 +106,8 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
         None => input,
     };
     let path = &input.path;
+    let seen = csv.iter().chain([path]).map(|path| Seen::of(path));
+    let seen = seen.collect::<Result<_, _>>()?;
     let token_count = ids::token_count(path, token_bytes)?;
     let magic = olmo::NUMPY_SAVE_MAGIC;
     let mut head = vec![0; magic.len()];
@@ -84,7 +128,7 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
         let mut ends = olmo::DocumentEnds::open(csv, token_count)?;
         while ends.next_end()?.is_some() {}
     }
-    Ok(Foreign { input, token_bytes, token_count, index: None, csv })
+    Ok(Foreign { input, token_bytes, token_count, index: None, csv, seen })
 }
 
 /// Makes a change of `side`, the file beside the ids, one of the input: what was made of both is of no use after either.
@@ -122,11 +166,15 @@ fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
     };
     let open = |input: Input| {
         let idx = input.path.with_extension("idx");
+        if !idx.exists() {
+            return usage(format!("{} has no {}", input.path.display(), idx.display()));
+        }
         let input = with_side(input, &idx)?;
+        let seen = vec![Seen::of(&input.path)?, Seen::of(&idx)?];
         let index = megatron::Index::open(&idx, &input.path)?;
         let token_count = input.bytes / u64::from(index.token_bytes.get());
         let token_bytes = index.token_bytes;
-        Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None })
+        Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None, seen })
     };
     inputs.into_iter().map(open).collect()
 }
