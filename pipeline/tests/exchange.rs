@@ -972,9 +972,10 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
     last_json(&export(&source, "olmo", &dir.path().join("there/../new"), &[]));
 }
 
-/// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and one behind it.
+/// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and one behind it. Whether
+/// what is there then can be imported; if so, going on gives what is there.
 #[track_caller]
-fn check_changed(change: impl Fn(&Path), what: &str) {
+fn check_changed(change: impl Fn(&Path), what: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let (ids, out) = (dir.path().join("ids"), dir.path().join("c"));
     fs::create_dir(&ids).unwrap();
@@ -999,14 +1000,9 @@ fn check_changed(change: impl Fn(&Path), what: &str) {
     assert_fails(&running.wait_with_output().unwrap(), 4, what);
     assert!(!out.join("manifest.json").exists());
     let sound = import(&ids, "olmo", &out, &["--no-bos", "--no-eos", "--shard-bytes", "4096"]);
-    if sound.status.success() {
-        let expected = ids_of(&ids);
-        assert!(read_corpus(&out).0.0 == expected, "what is there after the change");
-    }
-}
-
-fn ids_of(dir: &Path) -> Vec<u32> {
-    files(dir, ".npy").iter().flat_map(|path| ids(&fs::read(path).unwrap(), 2)).collect()
+    let there = |path: &PathBuf| self::ids(&fs::read(path).unwrap(), 2);
+    let expected = || files(&ids, ".npy").iter().flat_map(there).collect::<Vec<u32>>();
+    sound.status.success() && read_corpus(&out).0.0 == expected()
 }
 
 #[test]
@@ -1015,21 +1011,21 @@ fn an_import_sees_that_its_files_change_while_it_reads() {
         fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
     };
     let of = |name: &str, what: &str| format!("{name} changed while it was imported: {what}");
-    check_changed(
+    assert!(!check_changed(
         |ids| append(&ids.join("a.npy"), &[5, 0]),
         &of("a.npy", "it is 2097154 bytes; it was 2097152"),
-    );
-    check_changed(
+    ));
+    assert!(!check_changed(
         |ids| fs::File::options().write(true).open(ids.join("a.npy")).unwrap().set_len(9).unwrap(),
         &of("a.npy", "it is 9 bytes; it was 2097152"),
-    );
-    check_changed(|ids| append(&ids.join("b.csv.gz"), &[0]), &of("b.csv.gz", "it is "));
-    check_changed(
+    ));
+    assert!(!check_changed(|ids| append(&ids.join("b.csv.gz"), &[0]), &of("b.csv.gz", "it is ")));
+    assert!(check_changed(
         |ids| fs::write(ids.join("b.npy"), two_bytes(&[6, 6])).unwrap(),
         &of("b.npy", "it was written to or replaced"),
-    );
+    ));
     // With the length and the time that it had.
-    check_changed(
+    assert!(check_changed(
         |ids| {
             let path = ids.join("b.npy");
             let modified = fs::metadata(&path).unwrap().modified().unwrap();
@@ -1037,11 +1033,11 @@ fn an_import_sees_that_its_files_change_while_it_reads() {
             fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         },
         &of("b.npy", "it was written to or replaced"),
-    );
-    check_changed(
+    ));
+    assert!(check_changed(
         |ids| fs::remove_file(ids.join("a.npy")).unwrap(),
         &of("a.npy", "it can no longer be found"),
-    );
+    ));
 }
 
 #[test]
