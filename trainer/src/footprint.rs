@@ -5,7 +5,7 @@
 //! leave out what libtorch's products take for themselves, about 1 MB. On a GPU they are an estimate.
 //!
 //! What the process takes besides is found by a step of a model that has next to no tensors: libtorch's code, its own objects, and
-//! what its products keep. Left out are holes between tensors, where memory that was freed does not fit the next one (1 to 8 % in
+//! what its products keep. Left out are holes between tensors, where memory that was freed does not fit the next one (2 to 8 % in
 //! models of 7M to 21M parameters), and the pages of a mapped corpus, which the system takes back when others need them.
 //!
 //! **Invariant:** no data is read, and of the run's model nothing is made.
