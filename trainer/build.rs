@@ -77,29 +77,33 @@ fn link_cuda(lib: &Path, build: &mut cc::Build) {
     println!("cargo::rustc-link-lib=dylib:+verbatim=libcudart.so.13");
 }
 
-/// Name and `-march` of each level of the instruction set that `shim/kernels.cpp` is compiled for.
-fn levels() -> &'static [(&'static str, Option<&'static str>)] {
+/// Name and flags of each level of the instruction set that `shim/kernels.cpp` is compiled for.
+fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => &[
-            ("baseline", None),
-            ("x86_64_v3", Some("-march=x86-64-v3")),
-            ("x86_64_v4", Some("-march=x86-64-v4")),
+            ("baseline", &[]),
+            ("x86_64_v3", &["-march=x86-64-v3"]),
+            ("x86_64_v4", &["-march=x86-64-v4"]),
+            ("x86_64_v4_bf16", &["-march=x86-64-v4", "-mavx512bf16"]),
         ],
-        _ => &[("baseline", None)],
+        _ => &[("baseline", &[])],
     }
 }
 
 /// Objects of `shim/kernels.cpp`, one a level; each in a folder of its own, since they have one name.
 fn kernels() -> Vec<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let compile = |&(level, march): &(&str, Option<&str>)| {
+    let compile = |&(level, flags): &(&str, &[&str])| {
         let folder = out.join(level);
         std::fs::create_dir_all(&folder).expect("OUT_DIR can be written");
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).debug(false).define("PATCHMILL_LEVEL", level);
         build.flag("-fopenmp-simd").flag("-fno-math-errno").flag("-fno-trapping-math");
-        if let Some(march) = march {
-            build.flag(march).flag_if_supported("-mprefer-vector-width=512");
+        for flag in flags {
+            build.flag(flag);
+        }
+        if !flags.is_empty() {
+            build.flag_if_supported("-mprefer-vector-width=512");
         }
         build.out_dir(folder).file("shim/kernels.cpp").compile_intermediates()
     };

@@ -184,38 +184,43 @@ fn attention_of_merged_rows() {
 #[test]
 fn attention_with_large_scores_stays_finite_and_nan_stays_nan() {
     let heads = Heads { query: 1, key_value: 1, width: 4 };
-    let tables = [
-        Tensor::ones([8, 2], (Kind::Float, Device::Cpu)),
-        Tensor::zeros([8, 2], (Kind::Float, Device::Cpu)),
-    ];
-    let qkv = random(&[1, 8, 12], 1) * 1e4;
-    let [out, grad] = &pass(&[qkv.shallow_clone()], |tensors| {
-        vec![shim::attention(&tensors[0], &tables[0], &tables[1], heads).unwrap()]
-    })[..] else {
-        panic!("an output and a gradient")
-    };
-    assert!(max_abs(out).is_finite() && max_abs(grad).is_finite());
-    assert_close("weights", out, &plain_attention(&qkv, &tables, heads), 1e-1);
-    let _ = qkv.get(0).get(3).fill_(f64::NAN);
-    let out = shim::attention(&qkv, &tables[0], &tables[1], heads).unwrap();
-    assert!(out.get(0).narrow(0, 3, 5).isnan().all().int64_value(&[]) == 1);
+    for (kind, tolerance) in [(Kind::Float, 1e-1), (Kind::BFloat16, 2e2)] {
+        let tables =
+            [Tensor::ones([8, 2], (kind, Device::Cpu)), Tensor::zeros([8, 2], (kind, Device::Cpu))];
+        let qkv = (random(&[1, 8, 12], 1) * 1e4).to_kind(kind);
+        let [out, grad] = &pass(&[qkv.shallow_clone()], |tensors| {
+            vec![shim::attention(&tensors[0], &tables[0], &tables[1], heads).unwrap()]
+        })[..] else {
+            panic!("an output and a gradient")
+        };
+        assert!(max_abs(out).is_finite() && max_abs(grad).is_finite());
+        let [cos, sin] = tables.each_ref().map(|table| table.to_kind(Kind::Float));
+        let expected = plain_attention(&qkv.to_kind(Kind::Float), &[cos, sin], heads);
+        assert_close("weights", &out.to_kind(Kind::Float), &expected, tolerance);
+        let _ = qkv.get(0).get(3).fill_(f64::NAN);
+        let out = shim::attention(&qkv, &tables[0], &tables[1], heads).unwrap();
+        assert!(out.get(0).narrow(0, 3, 5).isnan().all().int64_value(&[]) == 1);
+    }
 }
 
 #[test]
 fn attention_is_the_same_on_any_number_of_threads() {
     let heads = Heads { query: 4, key_value: 2, width: 16 };
-    let angles = random(&[70, 8], 9);
-    let qkv = random(&[3, 70, 8 * 16], 1);
-    let on = |threads: i32| {
-        tch::set_num_threads(threads);
-        let found = pass(&[qkv.shallow_clone()], |tensors| {
-            vec![shim::attention(&tensors[0], &angles.cos(), &angles.sin(), heads).unwrap()]
-        });
-        tch::set_num_threads(1);
-        found
-    };
-    for (one, many) in on(1).iter().zip(&on(3)) {
-        assert!(one.equal(many));
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let angles = random(&[70, 8], 9);
+        let tables = [angles.cos(), angles.sin()].map(|table| table.to_kind(kind));
+        let qkv = random(&[3, 70, 8 * 16], 1).to_kind(kind);
+        let on = |threads: i32| {
+            tch::set_num_threads(threads);
+            let found = pass(&[qkv.shallow_clone()], |tensors| {
+                vec![shim::attention(&tensors[0], &tables[0], &tables[1], heads).unwrap()]
+            });
+            tch::set_num_threads(1);
+            found
+        };
+        for (one, many) in on(1).iter().zip(&on(3)) {
+            assert!(one.equal(many));
+        }
     }
 }
 

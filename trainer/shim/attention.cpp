@@ -116,8 +116,9 @@ struct Attention : torch::autograd::Function<Attention> {
 extern "C" {
 
 // What a thread takes besides its result, forward and backward.
-int64_t pm_attention_scratch_bytes(int64_t t, int64_t e) {
-  return int64_t(sizeof(float)) * kernels<float>().attention_scratch(t, e);
+int64_t pm_attention_scratch_bytes(int64_t t, int64_t e, int is_bf16) {
+  const auto floats = is_bf16 ? kernels<Bf16>().attention_scratch(t, e) : kernels<float>().attention_scratch(t, e);
+  return int64_t(sizeof(float)) * floats;
 }
 
 // out [b, t, h e] = causal attention of the heads in qkv [b, t, (h + 2 g) e], on the CPU; queries and keys are turned by cos

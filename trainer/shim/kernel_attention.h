@@ -1,11 +1,42 @@
-// Causal attention of kernels.h, in fp32 whatever T is. Included within the anonymous namespace of a level of the instruction
-// set, behind kernel_math.h.
+// Causal attention of kernels.h. Included within the anonymous namespace of a level of the instruction set, behind kernel_math.h.
 //
 // Queries are taken in blocks of rows: a block is multiplied with the keys that any of its rows may see, so that little more
-// than half of the products is made. Shapes: t positions, e width of a head, which scratch pads with zeros to whole vectors.
+// than half of the products is made. Sums are in fp32. The factors of products are floats, and pairs of bf16 where T is bf16
+// and the processor multiplies them: there queries, keys, values, weights and their gradients are rounded once each.
+// Shapes: t positions, e width of a head, which scratch pads with zeros to whole vectors.
 
 constexpr int64_t LANES = 16;
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+// Two bf16 that follow one another along the depth of a product, the first in the low half.
+struct Pair {
+  uint32_t bits;
+};
+
+// What is multiplied, how many elements of the depth one holds, and a vector of them.
+template <class T>
+struct FactorOf {
+  using Factor = float;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct FactorOf<Bf16> {
+  using Factor = Pair;
+};
+#endif
+template <class F>
+struct VectorOf {
+  using Type = Vector;
+};
+template <>
+struct VectorOf<Pair> {
+  using Type = Bits;
+};
+template <class F>
+constexpr int64_t FOLD = 1;
+template <>
+constexpr int64_t FOLD<Pair> = 2;
 
 // A tile of a product is as large as registers hold.
 #if defined(__AVX512F__)
@@ -24,35 +55,45 @@ constexpr int64_t DEPTH = 96;
 
 constexpr int64_t padded(int64_t length, int64_t unit) { return (length + unit - 1) / unit * unit; }
 
-// A left factor: element (m, k) lies at m * row + k * column.
+// A left factor: element (m, k) lies at m * row + k * column. Depth, row and column are counted in factors.
+template <class F>
 struct Left {
-  const float* data;
+  const F* data;
   int64_t row, column;
 };
 
+inline const Vector& vector_at(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void multiply_add(Vector& sum, float left, const Vector& right) { sum += left * right; }
+#if defined(__AVX512BF16__)
+inline const Bits& vector_at(const Pair* from) { return *reinterpret_cast<const Bits*>(from); }
+inline void multiply_add(Vector& sum, Pair left, const Bits& right) {
+  sum = Vector(_mm512_dpbf16_ps(__m512(sum), __m512bh(_mm512_set1_epi32(int(left.bits))), __m512bh(right)));
+}
+#endif
+
 // c [ROWS, VECTORS * LANES] = a b, or += where `add`.
-template <int ROWS, int VECTORS>
-inline void tile(int64_t depth, Left a, const float* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+template <int ROWS, int VECTORS, class F>
+inline void tile(int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row, bool add) {
   Vector sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) {
-      sum[r][v] = add ? *reinterpret_cast<const Vector*>(c + r * c_row + v * LANES) : Vector{};
+      sum[r][v] = add ? vector_at(c + r * c_row + v * LANES) : Vector{};
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
-    Vector right[VECTORS];
+    typename VectorOf<F>::Type right[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) {
-      right[v] = *reinterpret_cast<const Vector*>(b + k * b_row + v * LANES);
+      right[v] = vector_at(b + k * b_row + v * LANES);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const float left = a.data[r * a.row + k * a.column];
+      const F left = a.data[r * a.row + k * a.column];
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; ++v) {
-        sum[r][v] += left * right[v];
+        multiply_add(sum[r][v], left, right[v]);
       }
     }
   }
@@ -65,8 +106,8 @@ inline void tile(int64_t depth, Left a, const float* b, int64_t b_row, float* c,
   }
 }
 
-template <int ROWS>
-void tile_row(int64_t columns, int64_t depth, Left a, const float* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+template <int ROWS, class F>
+void tile_row(int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row, bool add) {
   constexpr int64_t WIDTH = TILE_VECTORS * LANES;
   int64_t j = 0;
   for (; j + WIDTH <= columns; j += WIDTH) {
@@ -78,25 +119,27 @@ void tile_row(int64_t columns, int64_t depth, Left a, const float* b, int64_t b_
 }
 
 // c [rows, columns] = a b, or += where `add`; columns are whole vectors.
-void multiply(int64_t rows, int64_t columns, int64_t depth, Left a, const float* b, int64_t b_row, float* c, int64_t c_row,
+template <class F>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row,
               bool add) {
   for (int64_t k = 0; k < depth; k += DEPTH) {
     const int64_t part = depth - k < DEPTH ? depth - k : DEPTH;
-    const float* right = b + k * b_row;
+    const F* right = b + k * b_row;
     int64_t i = 0;
     for (; i + TILE_ROWS <= rows; i += TILE_ROWS) {
-      const Left left = {a.data + i * a.row + k * a.column, a.row, a.column};
+      const Left<F> left = {a.data + i * a.row + k * a.column, a.row, a.column};
       tile_row<TILE_ROWS>(columns, part, left, right, b_row, c + i * c_row, c_row, add || k > 0);
     }
     for (; i < rows; ++i) {
-      const Left left = {a.data + i * a.row + k * a.column, a.row, a.column};
+      const Left<F> left = {a.data + i * a.row + k * a.column, a.row, a.column};
       tile_row<1>(columns, part, left, right, b_row, c + i * c_row, c_row, add || k > 0);
     }
   }
 }
 
 // The same with b in panels.
-void multiply_panels(int64_t rows, int64_t columns, int64_t depth, Left a, const float* panels, int64_t panel_rows, float* c,
+template <class F>
+void multiply_panels(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* panels, int64_t panel_rows, float* c,
                      int64_t c_row) {
   for (int64_t j = 0; j < columns; j += PANEL) {
     const int64_t part = columns - j < PANEL ? columns - j : PANEL;
@@ -157,48 +200,103 @@ void store_rows(const float* from, int64_t width, const T* cos, const T* sin, fl
   }
 }
 
-// The transpose of rows, in panels of `width` rows; columns beyond the last row are zero.
-void transpose(const float* from, int64_t rows, int64_t width, float* panels) {
+// The transpose of `rows` rows of `width` factors, in panels of PANEL rows; columns beyond the last row are zero.
+template <class F>
+void transpose(const F* from, int64_t rows, int64_t width, F* panels) {
   for (int64_t first = 0; first < padded(rows, PANEL); first += PANEL) {
-    float* panel = panels + first * width;
+    F* panel = panels + first * width;
     const int64_t count = rows - first < PANEL ? rows - first : PANEL;
     for (int64_t i = 0; i < width; ++i) {
       for (int64_t j = 0; j < count; ++j) {
         panel[i * PANEL + j] = from[(first + j) * width + i];
       }
       for (int64_t j = count; j < PANEL; ++j) {
-        panel[i * PANEL + j] = 0;
+        panel[i * PANEL + j] = F{};
       }
     }
   }
 }
 
-// Where each part of scratch lies.
+// Rows of floats as factors with the depth along the rows: a left factor with rows `row` / FOLD apart. `room` takes what is not
+// there yet. `columns` are whole vectors.
+inline const float* along_rows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
+// And with the depth across the rows: [rows / FOLD, row], a right factor, or a left one to be read by columns.
+inline const float* across_rows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
+
+#if defined(__AVX512BF16__)
+inline const Pair* along_rows(const float* rows, int64_t count, int64_t row, int64_t columns, Pair* room) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < columns; i += LANES) {
+      const auto halves = _mm512_cvtneps_pbh(__m512(vector_at(rows + r * row + i)));
+      __builtin_memcpy(room + (r * row + i) / 2, &halves, sizeof halves);
+    }
+  }
+  return room;
+}
+
+inline const Pair* across_rows(const float* rows, int64_t count, int64_t row, int64_t columns, Pair* room) {
+  typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+  const auto rounded = [](const float* from) {
+    return __builtin_convertvector(Halves(_mm512_cvtneps_pbh(__m512(vector_at(from)))), Bits);
+  };
+  for (int64_t r = 0; r < count; r += 2) {
+    const float *first = rows + r * row, *second = first + row;
+    for (int64_t i = 0; i < columns; i += LANES) {
+      const Bits high = r + 1 < count ? rounded(second + i) << 16 : Bits{};
+      *reinterpret_cast<Bits*>(room + r / 2 * row + i) = rounded(first + i) | high;
+    }
+  }
+  return room;
+}
+#endif
+
+// Where each part of scratch lies. Rooms are for pairs, and empty where factors are floats.
+template <class F>
 struct Scratch {
-  int64_t width, columns;
-  float *keys, *keys_across, *values, *values_across, *grad_keys, *grad_values;  // [t, e] or panels [e, t]
-  float *queries, *outs, *grad_queries;                                          // [BLOCK_ROWS, e]
-  float *weights, *grad_weights;                                                 // [BLOCK_ROWS, t]
+  int64_t width, columns, floats = 0;
+  float *keys, *values, *grad_keys, *grad_values;  // [t, e]
+  float *queries, *outs, *grad_queries;            // [BLOCK_ROWS, e]
+  float *weights, *grad_weights;                   // [BLOCK_ROWS, t]
+  F *keys_across, *values_across;                  // panels [e, t]
+  F *key_room, *value_room;                        // [t, e]
+  F *query_room, *query_across_room, *out_room, *out_across_room;      // [BLOCK_ROWS, e]
+  F *weight_room, *grad_weight_room, *grad_weight_across_room;  // [BLOCK_ROWS, t]
 
   Scratch(float* from, int64_t t, int64_t e) : width(padded(e, LANES)), columns(padded(t, PANEL)) {
-    float** const all_positions[] = {&keys, &keys_across, &values, &values_across, &grad_keys, &grad_values};
-    float** const of_a_block[] = {&queries, &outs, &grad_queries};
-    for (float** part : all_positions) {
-      *part = from;
-      from += columns * width;
-    }
-    for (float** part : of_a_block) {
-      *part = from;
-      from += BLOCK_ROWS * width;
-    }
-    weights = from;
-    grad_weights = weights + BLOCK_ROWS * columns;
+    const auto take = [&](int64_t elements) {
+      float* part = from ? from + floats : nullptr;
+      floats += elements;
+      return part;
+    };
+    const auto take_factors = [&](int64_t elements) { return reinterpret_cast<F*>(take(elements / FOLD<F>)); };
+    const int64_t all = columns * width, of_block = BLOCK_ROWS * width, of_weights = BLOCK_ROWS * columns;
+    keys = take(all);
+    values = take(all);
+    grad_keys = take(all);
+    grad_values = take(all);
+    queries = take(of_block);
+    outs = take(of_block);
+    grad_queries = take(of_block);
+    weights = take(of_weights);
+    grad_weights = take(of_weights);
+    keys_across = take_factors(all);
+    values_across = take_factors(all);
+    const int64_t folded = FOLD<F> > 1 ? 1 : 0;
+    key_room = take_factors(folded * all);
+    value_room = take_factors(folded * all);
+    query_room = take_factors(folded * of_block);
+    query_across_room = take_factors(folded * of_block);
+    out_room = take_factors(folded * of_block);
+    out_across_room = take_factors(folded * of_block);
+    weight_room = take_factors(folded * of_weights);
+    grad_weight_room = take_factors(folded * of_weights);
+    grad_weight_across_room = take_factors(folded * of_weights);
   }
 };
 
+template <class T>
 int64_t attention_scratch(int64_t t, int64_t e) {
-  const int64_t width = padded(e, LANES), columns = padded(t, PANEL);
-  return 6 * columns * width + 3 * BLOCK_ROWS * width + 2 * BLOCK_ROWS * columns;
+  return Scratch<typename FactorOf<T>::Factor>(nullptr, t, e).floats;
 }
 
 // scores of the queries from `first` on become weights that add up to 1, 0 for keys that a query may not see, in `columns`
@@ -232,22 +330,30 @@ void softmax_rows(float* scores, int64_t row, int64_t first, int64_t rows, int64
 
 template <class T>
 void attention(const AttentionHeads<T>& heads, T* out, int64_t out_row, float* log_sum, float* scratch) {
+  using F = typename FactorOf<T>::Factor;
+  constexpr int64_t fold = FOLD<F>;
   const int64_t t = heads.positions, e = heads.width;
   const float scale = 1.0f / __builtin_sqrtf(float(e));
-  const Scratch at(scratch, t, e);
-  load_rows(heads.k, heads.row, heads.cos, heads.sin, 1.0f, t, e, at.keys, at.width);
-  transpose(at.keys, t, at.width, at.keys_across);
-  load_rows(heads.v, heads.row, static_cast<const T*>(nullptr), heads.sin, 1.0f, t, e, at.values, at.width);
+  const Scratch<F> at(scratch, t, e);
+  const int64_t width = at.width;
+  load_rows(heads.k, heads.row, heads.cos, heads.sin, 1.0f, t, e, at.keys, width);
+  transpose(along_rows(at.keys, t, width, width, at.key_room), t, width / fold, at.keys_across);
+  load_rows(heads.v, heads.row, static_cast<const T*>(nullptr), heads.sin, 1.0f, t, e, at.values, width);
+  const F* values = across_rows(at.values, t, width, width, at.value_room);
   for (int64_t head = 0; head < heads.query_heads; ++head) {
     for (int64_t first = 0; first < t; first += BLOCK_ROWS) {
       const int64_t rows = t - first < BLOCK_ROWS ? t - first : BLOCK_ROWS;
       const int64_t seen = first + rows, columns = padded(seen, LANES);
       const T *cos = heads.cos + first * (e / 2), *sin = heads.sin + first * (e / 2);
-      load_rows(heads.q + head * e + first * heads.row, heads.row, cos, sin, scale, rows, e, at.queries, at.width);
-      multiply_panels(rows, columns, e, {at.queries, at.width, 1}, at.keys_across, at.width, at.weights, at.columns);
+      load_rows(heads.q + head * e + first * heads.row, heads.row, cos, sin, scale, rows, e, at.queries, width);
+      const F* queries = along_rows(at.queries, rows, width, width, at.query_room);
+      multiply_panels<F>(rows, columns, padded(e, fold) / fold, {queries, width / fold, 1}, at.keys_across, width / fold,
+                         at.weights, at.columns);
       softmax_rows(at.weights, at.columns, first, rows, columns, log_sum + head * t + first);
-      multiply(rows, at.width, seen, {at.weights, at.columns, 1}, at.values, at.width, at.outs, at.width, false);
-      store_rows(at.outs, at.width, static_cast<const T*>(nullptr), sin, 1.0f, rows, e, out + head * e + first * out_row,
+      const F* weights = along_rows(at.weights, rows, at.columns, columns, at.weight_room);
+      multiply<F>(rows, width, padded(seen, fold) / fold, {weights, at.columns / fold, 1}, values, width, at.outs, width,
+                  false);
+      store_rows(at.outs, width, static_cast<const T*>(nullptr), sin, 1.0f, rows, e, out + head * e + first * out_row,
                  out_row);
     }
   }
@@ -272,49 +378,70 @@ void softmax_rows_grad(float* weights, float* grad_weights, int64_t row, int64_t
   }
 }
 
+// The gradients of one block of queries; those of keys and values are added to.
+template <class T, class F>
+void block_grad(const AttentionHeads<T>& heads, const Scratch<F>& at, const F* keys, int64_t first, int64_t rows,
+                const float* log_sum, const float* dots) {
+  constexpr int64_t fold = FOLD<F>;
+  const int64_t width = at.width, seen = first + rows, columns = padded(seen, LANES);
+  const int64_t e_factors = padded(heads.width, fold) / fold, row_factors = padded(rows, fold) / fold;
+  const F* queries = along_rows(at.queries, rows, width, width, at.query_room);
+  const F* outs = along_rows(at.outs, rows, width, width, at.out_room);
+  multiply_panels<F>(rows, columns, e_factors, {queries, width / fold, 1}, at.keys_across, width / fold, at.weights,
+                     at.columns);
+  multiply_panels<F>(rows, columns, e_factors, {outs, width / fold, 1}, at.values_across, width / fold, at.grad_weights,
+                     at.columns);
+  softmax_rows_grad(at.weights, at.grad_weights, at.columns, first, rows, columns, log_sum, dots);
+  const F* grads = along_rows(at.grad_weights, rows, at.columns, columns, at.grad_weight_room);
+  multiply<F>(rows, width, padded(seen, fold) / fold, {grads, at.columns / fold, 1}, keys, width, at.grad_queries, width,
+              false);
+  const F* grads_across = across_rows(at.grad_weights, rows, at.columns, columns, at.grad_weight_across_room);
+  multiply<F>(seen, width, row_factors, {grads_across, 1, at.columns},
+              across_rows(at.queries, rows, width, width, at.query_across_room), width, at.grad_keys, width, true);
+  const F* weights_across = across_rows(at.weights, rows, at.columns, columns, at.weight_room);
+  multiply<F>(seen, width, row_factors, {weights_across, 1, at.columns},
+              across_rows(at.outs, rows, width, width, at.out_across_room), width, at.grad_values, width, true);
+}
+
 template <class T>
 void attention_grad(const AttentionHeads<T>& heads, const T* out, const T* grad_out, int64_t out_row, const float* log_sum,
                     T* grad_q, T* grad_k, T* grad_v, float* scratch) {
+  using F = typename FactorOf<T>::Factor;
+  constexpr int64_t fold = FOLD<F>;
   const int64_t t = heads.positions, e = heads.width;
   const float scale = 1.0f / __builtin_sqrtf(float(e));
   const auto* as_it_is = static_cast<const T*>(nullptr);
-  const Scratch at(scratch, t, e);
-  load_rows(heads.k, heads.row, heads.cos, heads.sin, 1.0f, t, e, at.keys, at.width);
-  transpose(at.keys, t, at.width, at.keys_across);
-  load_rows(heads.v, heads.row, as_it_is, as_it_is, 1.0f, t, e, at.values, at.width);
-  transpose(at.values, t, at.width, at.values_across);
-  for (int64_t i = 0; i < at.columns * at.width; ++i) {
+  const Scratch<F> at(scratch, t, e);
+  const int64_t width = at.width;
+  load_rows(heads.k, heads.row, heads.cos, heads.sin, 1.0f, t, e, at.keys, width);
+  transpose(along_rows(at.keys, t, width, width, at.key_room), t, width / fold, at.keys_across);
+  const F* keys = across_rows(at.keys, t, width, width, at.key_room);
+  load_rows(heads.v, heads.row, as_it_is, as_it_is, 1.0f, t, e, at.values, width);
+  transpose(along_rows(at.values, t, width, width, at.value_room), t, width / fold, at.values_across);
+  for (int64_t i = 0; i < at.columns * width; ++i) {
     at.grad_keys[i] = 0;
     at.grad_values[i] = 0;
   }
   for (int64_t head = 0; head < heads.query_heads; ++head) {
     for (int64_t first = 0; first < t; first += BLOCK_ROWS) {
       const int64_t rows = t - first < BLOCK_ROWS ? t - first : BLOCK_ROWS;
-      const int64_t seen = first + rows, columns = padded(seen, LANES);
       const T *cos = heads.cos + first * (e / 2), *sin = heads.sin + first * (e / 2);
       const int64_t in = head * e + first * heads.row, from = head * e + first * out_row;
-      load_rows(heads.q + in, heads.row, cos, sin, scale, rows, e, at.queries, at.width);
-      load_rows(grad_out + from, out_row, as_it_is, as_it_is, 1.0f, rows, e, at.outs, at.width);
+      load_rows(heads.q + in, heads.row, cos, sin, scale, rows, e, at.queries, width);
+      load_rows(grad_out + from, out_row, as_it_is, as_it_is, 1.0f, rows, e, at.outs, width);
       float dots[BLOCK_ROWS];
       for (int64_t r = 0; r < rows; ++r) {
         float dot = 0;
 #pragma omp simd reduction(+ : dot)
         for (int64_t i = 0; i < e; ++i) {
-          dot += at.outs[r * at.width + i] * load(out[from + r * out_row + i]);
+          dot += at.outs[r * width + i] * load(out[from + r * out_row + i]);
         }
         dots[r] = dot;
       }
-      const Left queries = {at.queries, at.width, 1}, outs = {at.outs, at.width, 1};
-      multiply_panels(rows, columns, e, queries, at.keys_across, at.width, at.weights, at.columns);
-      multiply_panels(rows, columns, e, outs, at.values_across, at.width, at.grad_weights, at.columns);
-      softmax_rows_grad(at.weights, at.grad_weights, at.columns, first, rows, columns, log_sum + head * t + first, dots);
-      const Left grads = {at.grad_weights, at.columns, 1};
-      multiply(rows, at.width, seen, grads, at.keys, at.width, at.grad_queries, at.width, false);
-      multiply(seen, at.width, rows, {at.grad_weights, 1, at.columns}, at.queries, at.width, at.grad_keys, at.width, true);
-      multiply(seen, at.width, rows, {at.weights, 1, at.columns}, at.outs, at.width, at.grad_values, at.width, true);
-      store_rows(at.grad_queries, at.width, cos, sin, scale, rows, e, grad_q + in, heads.row);
+      block_grad(heads, at, keys, first, rows, log_sum + head * t + first, dots);
+      store_rows(at.grad_queries, width, cos, sin, scale, rows, e, grad_q + in, heads.row);
     }
   }
-  store_rows(at.grad_keys, at.width, heads.cos, heads.sin, 1.0f, t, e, grad_k, heads.row);
-  store_rows(at.grad_values, at.width, as_it_is, as_it_is, 1.0f, t, e, grad_v, heads.row);
+  store_rows(at.grad_keys, width, heads.cos, heads.sin, 1.0f, t, e, grad_k, heads.row);
+  store_rows(at.grad_values, width, as_it_is, as_it_is, 1.0f, t, e, grad_v, heads.row);
 }

@@ -4,6 +4,10 @@
 // be linked into code that runs on other processors.
 #include "kernels.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>  // always inlined
+#endif
+
 #define PATCHMILL_JOIN_(a, b) a##b
 #define PATCHMILL_JOIN(a, b) PATCHMILL_JOIN_(a, b)
 
@@ -239,7 +243,7 @@ void add_to_fp32(const T* x, float* sum, int64_t begin, int64_t end) {
 template <class T>
 constexpr Kernels<T> table() {
   return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,     turn_heads<T>,
-          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>,     attention_scratch,
+          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>,     attention_scratch<T>,
           attention<T>,    attention_grad<T>};
 }
 

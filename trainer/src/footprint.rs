@@ -318,10 +318,11 @@ fn program_bytes(config: &RunFile) -> Result<u64> {
 
 /// What attention takes on the threads of a CPU besides tensors that are handed on.
 fn scratch_bytes(shape: &StepShape) -> u64 {
-    let StepShape { model, windows, units, .. } = shape;
+    let StepShape { model, windows, units, dtype, .. } = shape;
     let threads = prepare::thread_count().min(windows * model.num_key_value_heads);
     let head_width = model.hidden_size / model.num_attention_heads;
-    threads * shim::attention_scratch_bytes(extent(*units), extent(head_width))
+    threads
+        * shim::attention_scratch_bytes(extent(*units), extent(head_width), device::kind(*dtype))
 }
 
 fn check_step(shape: &StepShape, index: usize, step_tokens: u64) -> Result<(), WrongStep> {

@@ -92,7 +92,7 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> c_int;
-    fn pm_attention_scratch_bytes(units: i64, head_width: i64) -> i64;
+    fn pm_attention_scratch_bytes(units: i64, head_width: i64, is_bf16: c_int) -> i64;
     fn pm_attention(
         qkv: *const C_tensor,
         cos: *const C_tensor,
@@ -289,11 +289,12 @@ pub fn split_rotate(
     Ok([adopt(q), adopt(k), adopt(v)])
 }
 
-/// Bytes of scratch that each thread takes in [`attention`] with `units` units and heads of `head_width`.
-pub fn attention_scratch_bytes(units: i64, head_width: i64) -> u64 {
+/// Bytes of scratch that each thread takes in [`attention`] of `kind` with `units` units and heads of `head_width`.
+pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
+    let is_bf16 = c_int::from(kind == Kind::BFloat16);
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: numbers in, a number out.
-    let bytes = unsafe { pm_attention_scratch_bytes(units, head_width) };
+    let bytes = unsafe { pm_attention_scratch_bytes(units, head_width, is_bf16) };
     u64::try_from(bytes).expect("sizes are not negative")
 }
 
