@@ -99,6 +99,8 @@ fn kernels() -> Vec<PathBuf> {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).debug(false).define("PATCHMILL_LEVEL", level);
         build.flag("-fopenmp-simd").flag("-fno-math-errno").flag("-fno-trapping-math");
+        // Else GCC makes a branch of each bound of `exponential`, and vectors of SwiGLU that compute both sides.
+        build.flag_if_supported("-fno-thread-jumps");
         for flag in flags {
             build.flag(flag);
         }
