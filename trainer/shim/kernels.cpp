@@ -240,11 +240,25 @@ void add_to_fp32(const T* x, float* sum, int64_t begin, int64_t end) {
   }
 }
 
+void adamw(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const AdamWFactors& factors, int64_t begin,
+           int64_t end) {
+  const auto [clip, kept, beta1_rest, beta2, beta2_rest, rate, root, eps] = factors;
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    const float g = grad[i] * clip;
+    const float m = exp_avg[i] + (g - exp_avg[i]) * beta1_rest;
+    const float v = exp_avg_sq[i] * beta2 + g * g * beta2_rest;
+    exp_avg[i] = m;
+    exp_avg_sq[i] = v;
+    param[i] = param[i] * kept - rate * m / (__builtin_sqrtf(v) / root + eps);
+  }
+}
+
 template <class T>
 constexpr Kernels<T> table() {
-  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,     swiglu_grad<T>,     turn_heads<T>,
-          softmax_nll<T>,  embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>,     attention_scratch<T>,
-          attention<T>,    attention_grad<T>};
+  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,         swiglu_grad<T>, turn_heads<T>,        softmax_nll<T>,
+          embed_mean<T>,   embed_mean_grad<T>,   add_to_fp32<T>,    adamw,          attention_scratch<T>, attention<T>,
+          attention_grad<T>};
 }
 
 }  // namespace

@@ -28,6 +28,17 @@ struct AttentionHeads {
   int64_t positions, width, query_heads;
 };
 
+// The numbers of an AdamW update that are the same for all elements.
+struct AdamWFactors {
+  float clip;         // of the gradient
+  float kept;         // 1 - rate * weight decay
+  float beta1_rest;   // 1 - beta1
+  float beta2, beta2_rest;
+  float rate;         // divided by 1 - beta1^step
+  float root;         // sqrt(1 - beta2^step)
+  float eps;
+};
+
 template <class T>
 struct Kernels {
   // sum = x + delta (delta may be null: sum is not written then), y = sum * rstd * gain, rstd = 1 / sqrt(mean(sum^2) + eps).
@@ -55,6 +66,9 @@ struct Kernels {
                           int64_t width, int64_t begin, int64_t end);
   // sum[i] += x[i] for elements [begin, end).
   void (*add_to_fp32)(const T* x, float* sum, int64_t begin, int64_t end);
+  // AdamW of elements [begin, end), with the gradient times `clip`.
+  void (*adamw)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const AdamWFactors& factors, int64_t begin,
+                int64_t end);
   // Floats that `attention` and `attention_grad` need as `scratch`, best on a border of 64 bytes.
   int64_t (*attention_scratch)(int64_t positions, int64_t width);
   // Causal attention: out [position, query head, width], its rows `out_row` apart, and the logarithm of each row's sum of

@@ -1,27 +1,71 @@
 // What tch lacks for an optimizer step that never waits for the device.
 #include "error.h"
+#include "kernels.h"
 
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
 namespace {
+
 using at::Tensor;
+
+// Elements that a thread takes at a time, at least.
+constexpr int64_t GRAIN = 1 << 14;
+
+float number(const Tensor& tensor) {
+  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.numel() == 1, "a number is ", tensor.sizes(), " of ",
+              tensor.scalar_type(), " on ", tensor.device(), "; expected one fp32 beside the parameters");
+  return *tensor.data_ptr<float>();
 }
+
+float* elements(const Tensor& tensor, int64_t count) {
+  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous() && tensor.numel() == count,
+              "expected ", count, " fp32 in a row, found ", tensor.sizes(), " of ", tensor.scalar_type());
+  return tensor.data_ptr<float>();
+}
+
+}  // namespace
 
 extern "C" {
 
-// One AdamW update of `param` in place, libtorch's fused kernel: param *= 1 - rate * weight_decay, then
-// param -= rate * m_hat / (sqrt(v_hat) + eps). `step` (fp32, []) counts this update already. All of it is left
-// as it is where `found_inf` (fp32, []) is 1.
-int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, Tensor* step, const Tensor* found_inf,
-             double rate, double beta1, double beta2, double weight_decay, double eps) {
+// One AdamW update of `param` in place: param *= 1 - rate * weight_decay, then param -= rate * m_hat / (sqrt(v_hat) + eps), of
+// the gradient times `clip` (fp32, []). `step` (fp32, []) counts this update already. All of it is left as it is where
+// `found_inf` (fp32, []) is 1. On the CPU by one kernel, which leaves `grad` as it is; elsewhere `grad` is clipped in place.
+int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, Tensor* step, const Tensor* clip,
+             const Tensor* found_inf, double rate, double beta1, double beta2, double weight_decay, double eps) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;
-    at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, rate, beta1, beta2, weight_decay, eps,
-                      /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, *found_inf);
+    if (!param->is_cpu()) {
+      grad->mul_(*clip);
+      at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, rate, beta1, beta2, weight_decay, eps,
+                        /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, *found_inf);
+      return;
+    }
+    const double count = number(*step);
+    const patchmill::AdamWFactors factors = {
+        number(*clip),
+        float(1 - rate * weight_decay),
+        float(1 - beta1),
+        float(beta2),
+        float(1 - beta2),
+        float(rate / (1 - std::pow(beta1, count))),
+        float(std::sqrt(1 - std::pow(beta2, count))),
+        float(eps),
+    };
+    const auto size = param->numel();
+    float *p = elements(*param, size), *m = elements(*exp_avg, size), *v = elements(*exp_avg_sq, size);
+    const float* g = elements(*grad, size);
+    if (number(*found_inf) != 0) {
+      return;
+    }
+    at::parallel_for(0, size, GRAIN, [&](int64_t begin, int64_t end) {
+      patchmill::kernels<float>().adamw(p, g, m, v, factors, begin, end);
+    });
   });
 }
 

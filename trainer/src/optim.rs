@@ -42,6 +42,15 @@ pub enum OptimizerError {
     Shim(#[from] ShimError),
 }
 
+/// What a step's gradients are multiplied by, and why.
+#[derive(Debug)]
+pub struct Clip {
+    /// Global L2 norm of the gradients before clipping; fp32, `[]`.
+    pub norm: Tensor,
+    /// 1, or less where the norm is too large; fp32, `[]`.
+    pub factor: Tensor,
+}
+
 /// AdamW with decoupled weight decay and clipping by the global norm.
 #[derive(Debug)]
 pub struct AdamW {
@@ -78,20 +87,20 @@ impl AdamW {
         &mut self.guard
     }
 
-    /// Multiplies the gradients by min(1, `clip_norm` / (norm + 1e-6)). Returns the norm before, `[]` on the device.
-    pub fn clip_gradients(&self, parameters: &Parameters) -> Result<Tensor, ShimError> {
+    /// The norm of the gradients, and what clips them: min(1, `clip_norm` / (norm + 1e-6)); both `[]` on the device.
+    pub fn clip(&self, parameters: &Parameters) -> Result<Clip, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let norm = norm(parameters.gradients())?;
         let factor = ((&norm + CLIP_EPS).reciprocal() * self.config.clip_norm).clamp_max(1.0);
-        let _ = parameters.gradients().shallow_clone().g_mul_(&factor);
-        Ok(norm)
+        Ok(Clip { norm, factor })
     }
 
-    /// One update from the gradients at `rate`. Where `finite` (fp32, `[]`) is 0, nothing changes.
+    /// One update at `rate` from the gradients, clipped, which are spent. Where `finite` (fp32, `[]`) is 0, nothing changes.
     pub fn update(
         &mut self,
         parameters: &Parameters,
         rate: f64,
+        clip: &Clip,
         finite: &Tensor,
     ) -> Result<(), ShimError> {
         let _no_grad = tch::no_grad_guard();
@@ -112,6 +121,7 @@ impl AdamW {
                     exp_avg: &mut part(&self.exp_avg),
                     exp_avg_sq: &mut part(&self.exp_avg_sq),
                     step: &mut self.step_count,
+                    clip: &clip.factor,
                     found_inf: &found_inf,
                 },
                 AdamWNumbers { rate, betas: self.config.betas, weight_decay, eps: self.config.eps },

@@ -56,6 +56,7 @@ unsafe extern "C" {
         exp_avg: *mut C_tensor,
         exp_avg_sq: *mut C_tensor,
         step: *mut C_tensor,
+        clip: *const C_tensor,
         found_inf: *const C_tensor,
         rate: f64,
         beta1: f64,
@@ -117,6 +118,8 @@ pub struct AdamWOperands<'a> {
     pub exp_avg_sq: &'a mut Tensor,
     /// Number of this update, from 1; fp32, `[]`.
     pub step: &'a mut Tensor,
+    /// What the gradient is multiplied by; fp32, `[]`.
+    pub clip: &'a Tensor,
     /// 1 if nothing may change, else 0; fp32, `[]`.
     pub found_inf: &'a Tensor,
 }
@@ -134,9 +137,9 @@ pub struct AdamWNumbers {
     pub eps: f64,
 }
 
-/// Updates `operands.param` and the moments in place, by libtorch's fused kernel.
+/// Updates `operands.param` and the moments in place. What `operands.grad` holds then depends on the device.
 pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), ShimError> {
-    let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, found_inf } = operands;
+    let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, clip, found_inf } = operands;
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: all handles are alive for the call; shapes and kinds are checked on the other side.
     let status = unsafe {
@@ -146,6 +149,7 @@ pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), S
             exp_avg.as_mut_ptr(),
             exp_avg_sq.as_mut_ptr(),
             step.as_mut_ptr(),
+            clip.as_ptr(),
             found_inf.as_ptr(),
             numbers.rate,
             numbers.betas[0],

@@ -159,9 +159,9 @@ pub(crate) fn finish(
 ) -> Result<StepOutput, ShimError> {
     timer.start()?;
     let parameters = model.parameters();
-    let grad_norm = optimizer.clip_gradients(parameters)?;
-    let finite = optimizer.guard().judge(&loss_sum, &grad_norm);
-    optimizer.update(parameters, rate, &finite)?;
+    let clip = optimizer.clip(parameters)?;
+    let finite = optimizer.guard().judge(&loss_sum, &clip.norm);
+    optimizer.update(parameters, rate, &clip, &finite)?;
     timer.end(Part::Optimizer)?;
-    Ok(StepOutput { loss: loss_sum, grad_norm, finite, stop: optimizer.guard().stop() })
+    Ok(StepOutput { loss: loss_sum, grad_norm: clip.norm, finite, stop: optimizer.guard().stop() })
 }
