@@ -5,7 +5,8 @@
 //! - `definition`: tokenizer.json as types; `classify`: whether we can, and why not.
 //! - `added`: where added tokens stand in a text; `find` looks for them.
 //! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for byte-level
-//!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it.
+//!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it,
+//!   `joins` where long pieces may be cut once more.
 //! - `pieces` and `table`: pieces that were seen before are looked up.
 //! - `merges`: the others are merged.
 //!
@@ -19,6 +20,7 @@ mod classify;
 mod definition;
 mod find;
 pub(crate) mod ids;
+mod joins;
 mod merges;
 pub mod nfc;
 mod pieces;

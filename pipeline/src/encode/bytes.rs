@@ -9,10 +9,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::classify;
 use super::definition::{Definition, Normalizer};
 use super::ids::TokenId;
+use super::joins::Joins;
 use super::merges::{Alphabet, Merges};
 use super::nfc::nfc;
 use super::pieces::{Padded, PieceModel, Pieces, Short, Work};
@@ -25,6 +27,7 @@ pub(crate) struct ByteModel {
     pre_tokenizer: ByteLevel,
     alphabet: Alphabet,
     merges: Merges,
+    joins: Joins,
     whole: Whole,
 }
 
@@ -70,7 +73,11 @@ impl ByteModel {
         });
         let live =
             list.iter().zip(is_live).filter_map(|(&merge, is_live)| is_live.then_some(merge));
-        let merges = Merges::new(&live.collect::<Vec<_>>());
+        let live: Vec<_> = live.collect();
+        let merges = Merges::new(&live);
+        let joins = Joins::new(live.iter().filter_map(|(left, right, _)| {
+            Some((&**bytes_of_id.get(left)?, &**bytes_of_id.get(right)?))
+        }));
         let alphabet = merges.alphabet(byte_ids);
         let mut whole = Whole { ids: HashMap::new(), ends: Box::new([0; 64]) };
         if model.ignore_merges.unwrap_or(false) {
@@ -86,7 +93,7 @@ impl ByteModel {
         if why.len() > found {
             return None;
         }
-        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, alphabet, merges, whole })
+        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, alphabet, merges, joins, whole })
     }
 
     /// The text that added tokens of the normalized kind are looked for in.
@@ -171,6 +178,23 @@ impl PieceModel for ByteModel {
                 None => take(index, ids),
             }
         });
+    }
+
+    fn for_each_part(
+        &self,
+        text: &Padded,
+        piece: Range<usize>,
+        mut take: impl FnMut(usize),
+    ) -> bool {
+        let bytes = text.text();
+        let mut begin = piece.start;
+        let mut is_exact = self.whole.id(&bytes[piece.clone()]).is_none();
+        self.joins.for_each_end(text, piece, |end| {
+            is_exact &= self.whole.id(&bytes[begin..end]).is_none();
+            begin = end;
+            take(end);
+        });
+        is_exact
     }
 
     fn encode_piece(&self, piece: &[u8], work: &mut Work) {

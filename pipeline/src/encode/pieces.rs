@@ -6,14 +6,19 @@
 //! something for one while it waits for another. Their places in the table are taken when they are missed, so that a
 //! piece that comes twice in a batch, as new words do, is encoded once.
 //!
+//! A long piece that was not seen before is looked up in parts, where the model knows some: a sentence that is written
+//! without spaces never comes again, its words do.
+//!
 //! Where the table stands in memory and what it holds never shows in the ids: an entry holds all bytes of its piece,
 //! their number included, and is used for no other.
 //!
 //! **Invariant:** the ids are those of [`PieceModel::encode_piece`], piece by piece, in the pieces' order.
 
+use std::ops::Range;
+
 use super::ids::TokenId;
 use super::merges::Queue;
-use super::table::{BATCH_PIECES, LongTable, Pending, RareTable, ShortTable, prefetch};
+use super::table::{BATCH_PIECES, LongTable, Pending, RareTable, ShortTable};
 
 /// Bytes after a text's end that may be read and mean nothing.
 pub(crate) const PADDING_BYTES: usize = 80;
@@ -22,7 +27,9 @@ pub(crate) const SHORT_BYTES_MAX: usize = 15;
 /// The longest piece of the second table.
 pub(crate) const LONG_BYTES_MAX: usize = 31;
 /// The longest piece of the third table.
-const RARE_BYTES_MAX: usize = 512;
+const RARE_BYTES_MAX: u32 = 512;
+/// The longest piece that is cut into parts: they take memory.
+const PARTED_BYTES_MAX: u32 = RARE_BYTES_MAX;
 /// Bytes of the cache for each entry of the third table, which holds up to six times [`RARE_BYTES_MAX`], mostly far less.
 const RARE_SHARE: usize = 16 << 10;
 /// Room that long words leave behind for the next ones.
@@ -32,6 +39,17 @@ const KEPT_SYMBOLS_MAX: usize = 1 << 16;
 pub(crate) trait PieceModel {
     /// Leaves the piece's ids in `work.symbols`.
     fn encode_piece(&self, piece: &[u8], work: &mut Work);
+
+    /// Calls `take` with the end of each part of a piece of `text`, in order; `true` if the ids of the parts, as pieces
+    /// of their own, are together those of the piece.
+    fn for_each_part(
+        &self,
+        _text: &Padded,
+        _piece: Range<usize>,
+        _take: impl FnMut(usize),
+    ) -> bool {
+        false
+    }
 
     /// Calls `take` with the number and the ids of each of `pieces` of `text`, in any order.
     fn encode_short(
@@ -51,11 +69,14 @@ pub(crate) trait PieceModel {
 /// A piece of at most [`SHORT_BYTES_MAX`] bytes that is to be encoded.
 #[derive(Clone, Copy)]
 pub(crate) struct Short {
-    /// Where it is needed: a number among the gaps.
+    /// Where it is needed: a number among the gaps, or [`NO_GAP`] for a part of a longer piece.
     gap: u32,
     start: u32,
     length_bytes: u32,
 }
+
+/// No gap, where one is expected.
+const NO_GAP: u32 = u32::MAX;
 
 impl Short {
     #[cfg(test)]
@@ -76,7 +97,8 @@ struct Gap {
     pending: Pending,
     /// Ids that were found before it.
     found_before: usize,
-    /// Its ids among those that were learnt; none if it has to be looked for elsewhere.
+    /// Its ids among those that were learnt, none if it has to be looked for elsewhere; of a piece that is not short
+    /// its parts, none if they are not needed.
     learnt: (u32, u32),
 }
 
@@ -144,13 +166,14 @@ impl Padded {
 /// The cache of one thread, and the pieces that wait for it. Should a model panic, what it holds means nothing.
 pub(crate) struct Pieces<I: TokenId> {
     short: ShortTable<I>,
-    long: LongTable<I>,
-    rare: RareTable<I>,
+    longer: Longer<I>,
     pending: Box<[Pending; BATCH_PIECES]>,
     pending_count: usize,
     /// Of a batch, the pieces that were not found, ...
     gaps: Vec<Gap>,
-    /// ... those of them that are encoded together, ...
+    /// ... the parts of the longer ones, ...
+    parts: Vec<Pending>,
+    /// ... those that are encoded together, ...
     fresh: Vec<Short>,
     /// ... and their ids.
     learnt: Vec<u32>,
@@ -171,11 +194,11 @@ impl<I: TokenId> Pieces<I> {
         let long = LongTable::new(cache_bytes.saturating_sub(short.bytes()));
         Pieces {
             short,
-            long,
-            rare: RareTable::new(cache_bytes / RARE_SHARE),
+            longer: Longer { long, rare: RareTable::new(cache_bytes / RARE_SHARE) },
             pending: Box::new([Pending::default(); BATCH_PIECES]),
             pending_count: 0,
             gaps: Vec::new(),
+            parts: Vec::new(),
             fresh: Vec::new(),
             learnt: Vec::new(),
             found: vec![I::narrow(0); BATCH_PIECES * I::LANES].into_boxed_slice(),
@@ -194,17 +217,7 @@ impl<I: TokenId> Pieces<I> {
     /// Adds the piece `start..end` of the text to the batch, which must not be full.
     #[inline(always)]
     pub(crate) fn push(&mut self, text: &Padded, start: usize, end: usize) {
-        let length_bytes = end - start;
-        let (key, bucket) = if length_bytes <= SHORT_BYTES_MAX {
-            let key = short_key(text.word(start), length_bytes);
-            let bucket = self.short.bucket(key);
-            prefetch(&self.short.buckets[bucket as usize]);
-            (key, bucket)
-        } else {
-            (0, 0)
-        };
-        self.pending[self.pending_count] =
-            Pending { key, bucket, start: start as u32, length_bytes: length_bytes as u32 };
+        self.pending[self.pending_count] = self.short.pending(text, start, end);
         self.pending_count += 1;
     }
 
@@ -213,6 +226,7 @@ impl<I: TokenId> Pieces<I> {
         let count = std::mem::take(&mut self.pending_count);
         self.lookups += count as u64;
         self.gaps.clear();
+        self.parts.clear();
         self.fresh.clear();
         // Whole lanes are copied, of which the next piece overwrites what it does not need.
         let mut found_before = 0;
@@ -233,6 +247,8 @@ impl<I: TokenId> Pieces<I> {
             }
             self.gaps.push(Gap { pending, found_before, learnt: (0, 0) });
         }
+        self.misses += self.fresh.len() as u64;
+        self.look_up_parts(model, text);
         self.learn(model, text);
         let mut from = 0;
         for index in 0..self.gaps.len() {
@@ -241,6 +257,8 @@ impl<I: TokenId> Pieces<I> {
             from = found_before;
             if first == end {
                 self.encode_slowly(model, text, pending, ids);
+            } else if pending.key == 0 {
+                self.encode_parts(model, text, (pending, first as usize..end as usize), ids);
             } else {
                 let learnt = &self.learnt[first as usize..end as usize];
                 ids.extend(learnt.iter().map(|&id| I::narrow(id)));
@@ -251,19 +269,70 @@ impl<I: TokenId> Pieces<I> {
 
     /// Encodes the pieces that the first table has no ids of, together, as a model is faster so.
     fn learn<M: PieceModel>(&mut self, model: &M, text: &Padded) {
-        self.misses += self.fresh.len() as u64;
         self.learnt.clear();
-        let Pieces { short, gaps, fresh, learnt, work, .. } = self;
+        let Pieces { short, longer, gaps, fresh, learnt, work, .. } = self;
         model.encode_short(text.text(), fresh, work, |index, ids| {
-            let gap = &mut gaps[fresh[index].gap as usize];
-            short.fill(gap.pending.bucket, gap.pending.key, ids);
-            let first = learnt.len() as u32;
-            learnt.extend_from_slice(ids);
-            gap.learnt = (first, learnt.len() as u32);
+            let Short { gap, start, length_bytes } = fresh[index];
+            let pending = match gaps.get(gap as usize) {
+                Some(gap) => gap.pending,
+                None => short.pending(text, start as usize, (start + length_bytes) as usize),
+            };
+            if !short.fill(pending.bucket, pending.key, ids) {
+                longer.insert(text, pending, ids.iter().map(|&id| I::narrow(id)));
+            }
+            if gap != NO_GAP {
+                let first = learnt.len() as u32;
+                learnt.extend_from_slice(ids);
+                gaps[gap as usize].learnt = (first, learnt.len() as u32);
+            }
         });
     }
 
-    /// Appends the ids of a piece that is not in the first table.
+    /// Cuts the pieces that are too long for the first table and in no other one, and has those of their parts that
+    /// the first table does not have encoded with the rest.
+    fn look_up_parts<M: PieceModel>(&mut self, model: &M, text: &Padded) {
+        let Pieces { short, longer, gaps, parts, fresh, .. } = self;
+        for gap in gaps.iter_mut().filter(|gap| gap.pending.key == 0) {
+            let is_huge = PARTED_BYTES_MAX < gap.pending.length_bytes;
+            if is_huge || longer.find(text, gap.pending).is_some() {
+                continue;
+            }
+            let Range { mut start, end } = gap.pending.range();
+            let first = parts.len();
+            let is_exact = model.for_each_part(text, start..end, |end| {
+                parts.push(short.pending(text, start, end));
+                start = end;
+            });
+            if !is_exact || parts.len() == first + 1 {
+                parts.truncate(first);
+            }
+            gap.learnt = (first as u32, parts.len() as u32);
+        }
+        for &Pending { key, bucket, start, length_bytes } in &*parts {
+            if key != 0 && short.find(bucket, key).is_none() {
+                short.claim(bucket, key);
+                fresh.push(Short { gap: NO_GAP, start, length_bytes });
+            }
+        }
+    }
+
+    /// Appends the ids of a piece that is in no table, by its parts.
+    fn encode_parts<M: PieceModel>(
+        &mut self,
+        model: &M,
+        text: &Padded,
+        (piece, parts): (Pending, Range<usize>),
+        ids: &mut Vec<I>,
+    ) {
+        let (before, misses) = (ids.len(), self.misses + 1); // it is one, whatever its parts are
+        for index in parts {
+            self.encode_slowly(model, text, self.parts[index], ids);
+        }
+        self.misses = misses;
+        self.longer.insert(text, piece, ids[before..].iter().copied());
+    }
+
+    /// Appends the ids of a piece that the first table does not have, or not yet.
     #[inline(never)]
     fn encode_slowly<M: PieceModel>(
         &mut self,
@@ -272,37 +341,26 @@ impl<I: TokenId> Pieces<I> {
         pending: Pending,
         ids: &mut Vec<I>,
     ) {
-        let (start, length_bytes) = (pending.start as usize, pending.length_bytes as usize);
-        let piece = &text.text()[start..start + length_bytes];
-        if length_bytes <= SHORT_BYTES_MAX {
+        if pending.key != 0
+            && let Some(found) = self.short.find(pending.bucket, pending.key)
+        {
             // Met in this batch before, and so it may be known by now.
-            if let Some(found) = self.short.find(pending.bucket, pending.key) {
-                let mut room = [I::narrow(0); 8];
-                let count = I::unpack(found, &mut room);
+            let mut room = [I::narrow(0); 8];
+            let count = I::unpack(found, &mut room);
+            if count != 0 {
                 return ids.extend_from_slice(&room[..count]);
             }
-            self.misses += 1;
-            model.encode_piece(piece, &mut self.work);
-        } else if length_bytes <= LONG_BYTES_MAX {
-            let key = [text.word(start), short_key(text.word(start + 16), length_bytes - 16)];
-            if let Some(found) = self.long.find(key) {
-                return ids.extend_from_slice(found);
-            }
-            self.misses += 1;
-            model.encode_piece(piece, &mut self.work);
-            self.long.insert(key, &self.work.symbols);
-        } else if length_bytes <= RARE_BYTES_MAX {
-            if let Some(found) = self.rare.find(piece) {
-                return ids.extend_from_slice(found);
-            }
-            self.misses += 1;
-            model.encode_piece(piece, &mut self.work);
-            self.rare.insert(piece, &self.work.symbols);
-        } else {
-            self.misses += 1;
-            model.encode_piece(piece, &mut self.work);
         }
-        ids.extend(self.work.symbols.iter().map(|&id| I::narrow(id)));
+        if let Some(found) = self.longer.find(text, pending) {
+            return ids.extend_from_slice(found);
+        }
+        self.misses += 1;
+        model.encode_piece(&text.text()[pending.range()], &mut self.work);
+        let found = self.work.symbols.iter().map(|&id| I::narrow(id));
+        if pending.key == 0 || I::pack(&self.work.symbols).is_none() {
+            self.longer.insert(text, pending, found.clone());
+        }
+        ids.extend(found);
         if self.work.symbols.capacity() > KEPT_SYMBOLS_MAX {
             self.work.symbols = Vec::new();
         }
@@ -310,10 +368,54 @@ impl<I: TokenId> Pieces<I> {
     }
 }
 
+/// Pieces that the first table does not take.
+struct Longer<I: TokenId> {
+    long: LongTable<I>,
+    rare: RareTable<I>,
+}
+
+impl<I: TokenId> Longer<I> {
+    /// The ids of a piece. The second table has an entry without ids for one that has too many for it.
+    fn find(&self, text: &Padded, pending: Pending) -> Option<&[I]> {
+        match Longer::<I>::key(text, pending).map(|key| self.long.find(key)) {
+            Some(Some([])) | None if pending.length_bytes <= RARE_BYTES_MAX => {
+                self.rare.find(&text.text()[pending.range()])
+            }
+            Some(found) => found,
+            None => None,
+        }
+    }
+
+    /// Stores the ids of a piece, if there is a place for so many.
+    fn insert(
+        &mut self,
+        text: &Padded,
+        pending: Pending,
+        ids: impl ExactSizeIterator<Item = I> + Clone,
+    ) {
+        let is_stored =
+            Longer::<I>::key(text, pending).is_some_and(|key| self.long.insert(key, ids.clone()));
+        if !is_stored && pending.length_bytes <= RARE_BYTES_MAX {
+            self.rare.insert(&text.text()[pending.range()], ids);
+        }
+    }
+
+    /// The key in the second table; a short piece is there if it has many ids.
+    fn key(text: &Padded, Pending { key, start, length_bytes, .. }: Pending) -> Option<[u128; 2]> {
+        let (start, length_bytes) = (start as usize, length_bytes as usize);
+        if length_bytes <= SHORT_BYTES_MAX {
+            return Some([key, 0]);
+        }
+        let rest_bytes = length_bytes - 16;
+        (length_bytes <= LONG_BYTES_MAX)
+            .then(|| [text.word(start), short_key(text.word(start + 16), rest_bytes)])
+    }
+}
+
 /// The first `length_bytes` of 16 bytes, with their number in the last one, so that no two pieces have the same key
 /// and none has the key of an empty entry.
 #[inline(always)]
-fn short_key(word: u128, length_bytes: usize) -> u128 {
+pub(crate) fn short_key(word: u128, length_bytes: usize) -> u128 {
     (word & MASKS[length_bytes]) | (length_bytes as u128 + 1) << 120
 }
 

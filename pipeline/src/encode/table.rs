@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** an entry is found by the key that it was stored under, and by no other; key 0 is no entry's.
 
+use std::ops::Range;
+
 use super::ids::TokenId;
+use super::pieces::{Padded, SHORT_BYTES_MAX, short_key};
 
 /// Pieces that are looked up together: as many as stay in a core's first cache with their texts.
 pub(crate) const BATCH_PIECES: usize = 512;
@@ -21,6 +24,13 @@ pub(crate) struct Pending {
     pub(crate) start: u32,
     /// Its length.
     pub(crate) length_bytes: u32,
+}
+
+impl Pending {
+    /// Where the piece stands.
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start as usize..(self.start + self.length_bytes) as usize
+    }
 }
 
 /// One cache line, whichever the ids' width: with two for those of four bytes, Llama-3 was a fifth slower.
@@ -54,6 +64,21 @@ impl<I: TokenId> ShortTable<I> {
         (hash(key) >> self.shift) as u32
     }
 
+    /// The piece `start..end` of a text, whose place is asked for from memory.
+    #[inline(always)]
+    pub(crate) fn pending(&self, text: &Padded, start: usize, end: usize) -> Pending {
+        let length_bytes = end - start;
+        let (key, bucket) = if length_bytes <= SHORT_BYTES_MAX {
+            let key = short_key(text.word(start), length_bytes);
+            let bucket = self.bucket(key);
+            prefetch(&self.buckets[bucket as usize]);
+            (key, bucket)
+        } else {
+            (0, 0)
+        };
+        Pending { key, bucket, start: start as u32, length_bytes: length_bytes as u32 }
+    }
+
     #[inline(always)]
     pub(crate) fn find(&self, bucket: u32, key: u128) -> Option<&I::Packed> {
         let bucket = &self.buckets[bucket as usize];
@@ -69,15 +94,17 @@ impl<I: TokenId> ShortTable<I> {
         (keys[0], ids[0]) = (key, I::Packed::default());
     }
 
-    /// Stores the ids of a piece, if it has not given way to another one; where they do not fit it is given up.
-    pub(crate) fn fill(&mut self, bucket: u32, key: u128, ids: &[u32]) {
-        let packed = I::pack(ids);
+    /// Stores the ids of a piece, if it has not given way to another one; `false` where they do not fit: then its
+    /// entry stays without.
+    pub(crate) fn fill(&mut self, bucket: u32, key: u128, ids: &[u32]) -> bool {
+        let Some(packed) = I::pack(ids) else { return false };
         let bucket = &mut self.buckets[bucket as usize];
-        for (own_key, own_ids) in bucket.keys.iter_mut().zip(&mut bucket.ids) {
+        for (own_key, own_ids) in bucket.keys.iter().zip(&mut bucket.ids) {
             if *own_key == key {
-                (*own_key, *own_ids) = packed.map_or((0, I::Packed::default()), |ids| (key, ids));
+                *own_ids = packed;
             }
         }
+        true
     }
 
     /// What it takes of memory.
@@ -119,18 +146,15 @@ impl<I: TokenId> LongTable<I> {
             .then(|| &entry.ids[..usize::from(entry.count)])
     }
 
-    /// Stores the ids of a piece, if they fit.
-    pub(crate) fn insert(&mut self, key: [u128; 2], ids: &[u32]) {
-        if ids.len() > LONG_IDS_MAX {
-            return;
-        }
+    /// Stores the ids of a piece; `false` where they do not fit: then its entry has none.
+    pub(crate) fn insert(&mut self, key: [u128; 2], ids: impl ExactSizeIterator<Item = I>) -> bool {
         let place = self.place(key);
         let entry = &mut self.entries[place];
         entry.key = key;
-        entry.count = ids.len() as u8;
-        for (stored, &id) in entry.ids.iter_mut().zip(ids) {
-            *stored = I::narrow(id);
-        }
+        let fits = ids.len() <= LONG_IDS_MAX;
+        entry.count = if fits { ids.len() as u8 } else { 0 };
+        entry.ids.iter_mut().zip(ids).for_each(|(stored, id)| *stored = id);
+        fits
     }
 }
 
@@ -201,13 +225,13 @@ impl<I: TokenId> RareTable<I> {
         (entry.piece == piece).then_some(&entry.ids[..])
     }
 
-    pub(crate) fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+    pub(crate) fn insert(&mut self, piece: &[u8], ids: impl Iterator<Item = I>) {
         let place = self.place(piece);
         let RareEntry { piece: own_piece, ids: own_ids } = &mut self.entries[place];
         own_piece.clear();
         own_piece.extend_from_slice(piece);
         own_ids.clear();
-        own_ids.extend(ids.iter().map(|&id| I::narrow(id)));
+        own_ids.extend(ids);
     }
 }
 
