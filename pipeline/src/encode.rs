@@ -142,7 +142,11 @@ pub(crate) struct FastSession<'a, I: TokenId> {
 impl<'a, I: TokenId> FastSession<'a, I> {
     /// With a cache of about `cache_bytes`.
     pub(crate) fn new(fast: &'a Fast, cache_bytes: usize) -> FastSession<'a, I> {
-        FastSession { fast, pieces: Pieces::new(cache_bytes), text: Padded::default() }
+        let mut pieces = Pieces::new(cache_bytes);
+        if let Model::Bytes(model) = &fast.model {
+            pieces.learn_known(model.known());
+        }
+        FastSession { fast, pieces, text: Padded::default() }
     }
 
     /// Whether it can take a text of this size.

@@ -19,6 +19,7 @@ use super::merges::{Alphabet, Merges};
 use super::nfc::nfc;
 use super::pieces::{Padded, PieceModel, Pieces, Short, Work};
 use super::split::ByteLevel;
+use super::table::Known;
 
 /// A model over bytes.
 pub(crate) struct ByteModel {
@@ -29,6 +30,8 @@ pub(crate) struct ByteModel {
     merges: Merges,
     joins: Joins,
     whole: Whole,
+    /// Pieces that are one id.
+    known: Known,
 }
 
 impl ByteModel {
@@ -78,6 +81,8 @@ impl ByteModel {
         let joins = Joins::new(live.iter().filter_map(|(left, right, _)| {
             Some((&**bytes_of_id.get(left)?, &**bytes_of_id.get(right)?))
         }));
+        let known =
+            Known::new(live.iter().filter_map(|&(_, _, id)| Some((&**bytes_of_id.get(&id)?, id))));
         let alphabet = merges.alphabet(byte_ids);
         let mut whole = Whole { ids: HashMap::new(), ends: Box::new([0; 64]) };
         if model.ignore_merges.unwrap_or(false) {
@@ -93,7 +98,15 @@ impl ByteModel {
         if why.len() > found {
             return None;
         }
-        Some(ByteModel { is_nfc, pre_tokenizer: pre_tokenizer?, alphabet, merges, joins, whole })
+        Some(ByteModel {
+            is_nfc,
+            pre_tokenizer: pre_tokenizer?,
+            alphabet,
+            merges,
+            joins,
+            whole,
+            known,
+        })
     }
 
     /// The text that added tokens of the normalized kind are looked for in.
@@ -106,6 +119,11 @@ impl ByteModel {
     /// There a piece begins, and so does a text that can be normalised apart: white space of ASCII joins with nothing.
     pub(crate) fn is_cut(&self, text: &str, at: usize) -> bool {
         self.pre_tokenizer.split.is_cut(text, at)
+    }
+
+    /// Pieces that are one id.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Appends the ids of a text without added tokens, which is not empty; `begins` if nothing was cut off before it.

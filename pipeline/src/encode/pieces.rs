@@ -7,7 +7,7 @@
 //! piece that comes twice in a batch, as new words do, is encoded once.
 //!
 //! A long piece that was not seen before is looked up in parts, where the model knows some: a sentence that is written
-//! without spaces never comes again, its words do.
+//! without spaces never comes again, its words do. And pieces that are known to be one id are there from the start.
 //!
 //! Where the table stands in memory and what it holds never shows in the ids: an entry holds all bytes of its piece,
 //! their number included, and is used for no other.
@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use super::ids::TokenId;
 use super::merges::Queue;
-use super::table::{BATCH_PIECES, LongTable, Pending, RareTable, ShortTable};
+use super::table::{BATCH_PIECES, Known, LongTable, Pending, RareTable, ShortTable};
 
 /// Bytes after a text's end that may be read and mean nothing.
 pub(crate) const PADDING_BYTES: usize = 80;
@@ -206,6 +206,11 @@ impl<I: TokenId> Pieces<I> {
             lookups: 0,
             misses: 0,
         }
+    }
+
+    /// Takes up pieces that are known before the first text.
+    pub(crate) fn learn_known(&mut self, known: &Known) {
+        known.entries().for_each(|(key, id)| self.short.insert(key, id));
     }
 
     /// Whether the next [`Pieces::push`] needs a [`Pieces::flush`] before it, if `count` pieces follow.

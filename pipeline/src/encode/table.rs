@@ -107,9 +107,45 @@ impl<I: TokenId> ShortTable<I> {
         true
     }
 
+    /// Stores a piece of one id, if there is room.
+    pub(crate) fn insert(&mut self, key: u128, id: u32) {
+        let bucket = self.bucket(key);
+        let Bucket { keys, ids } = &mut self.buckets[bucket as usize];
+        if let (Some(way), Some(packed)) = (keys.iter().position(|&key| key == 0), I::pack(&[id])) {
+            (keys[way], ids[way]) = (key, packed);
+        }
+    }
+
     /// What it takes of memory.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.buckets[..])
+    }
+}
+
+/// Short pieces of one id each, in the order of their places in a short table of any size: so a table is filled from
+/// its begin to its end, and not here and there.
+pub(crate) struct Known {
+    entries: Vec<(u128, u32)>,
+}
+
+impl Known {
+    /// Of pieces, none twice, and their ids.
+    pub(crate) fn new<'p>(pieces: impl Iterator<Item = (&'p [u8], u32)>) -> Known {
+        let mut entries: Vec<_> = pieces
+            .filter(|(piece, _)| piece.len() <= SHORT_BYTES_MAX)
+            .map(|(piece, id)| {
+                let mut word = [0; 16];
+                word[..piece.len()].copy_from_slice(piece);
+                (short_key(u128::from_le_bytes(word), piece.len()), id)
+            })
+            .collect();
+        entries.sort_by_key(|&(key, _)| hash(key));
+        Known { entries }
+    }
+
+    /// Keys and ids, in that order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u128, u32)> {
+        self.entries.iter().copied()
     }
 }
 
