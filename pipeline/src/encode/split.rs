@@ -200,30 +200,53 @@ trait Scanner: Copy {
     fn starts(self, block: &Block) -> u64;
 }
 
+/// From so many bytes on a block is worth its time.
+const LAST_BLOCK_BYTES: usize = 16;
+
 #[inline]
 fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(chunk) = bytes[at..].first_chunk::<BLOCK_BYTES>() {
-        if chunk[0].is_ascii() && chunk[1].is_ascii() {
-            let base = at;
-            let mut ends = scanner.starts(&Block::new(chunk)) & !1;
-            while ends != 0 {
-                at = base + ends.trailing_zeros() as usize;
-                ends &= ends - 1;
-                take(at);
-            }
-            if base < at {
-                continue;
-            }
-        }
-        at = scanner.piece_end(text, at);
-        take(at);
+        at = scan_block(scanner, text, at, chunk, &mut take);
+    }
+    // Added tokens may leave many short texts.
+    while at + LAST_BLOCK_BYTES <= bytes.len() {
+        // As if it went on with something that is not ASCII.
+        let mut chunk = [u8::MAX; BLOCK_BYTES];
+        chunk[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+        at = scan_block(scanner, text, at, &chunk, &mut take);
     }
     while at < bytes.len() {
         at = scanner.piece_end(text, at);
         take(at);
     }
+}
+
+/// Takes the ends of the pieces that `chunk`, what stands at `at`, shows, or of one piece, and returns the last.
+#[inline(always)]
+fn scan_block<S: Scanner>(
+    scanner: S,
+    text: &str,
+    at: usize,
+    chunk: &[u8; BLOCK_BYTES],
+    mut take: impl FnMut(usize),
+) -> usize {
+    let mut last = at;
+    if chunk[0].is_ascii() && chunk[1].is_ascii() {
+        let mut ends = scanner.starts(&Block::new(chunk)) & !1;
+        while ends != 0 {
+            last = at + ends.trailing_zeros() as usize;
+            ends &= ends - 1;
+            take(last);
+        }
+        if at < last {
+            return last;
+        }
+    }
+    last = scanner.piece_end(text, at);
+    take(last);
+    last
 }
 
 /// GPT-2's pattern between characters that Rust takes for numeric, each of which is a piece.
