@@ -12,6 +12,7 @@ the same model from the same weights on the same windows in both kinds as well (
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -79,18 +80,19 @@ def compare(arguments, one, other):
     for patch_size in dict.fromkeys(k for k, _ in differences):
         signed = [difference for k, difference in differences if k == patch_size]
         sizes = [abs(difference) for difference in signed]
-        above = sum(size > arguments.limit for size in sizes)
+        above = sum(not size <= arguments.limit for size in sizes)
         print(
             f"K = {patch_size:.0f}: {len(sizes)} steps, largest difference {max(sizes):.2e}, mean {sum(sizes) / len(sizes):.2e},"
             f" {above} above the limit; mean losses differ by {abs(sum(signed)) / len(signed):.2e}"
         )
-    return max(abs(difference) for _, difference in differences)
+    sizes = [abs(difference) for _, difference in differences]
+    return math.nan if any(map(math.isnan, sizes)) else max(sizes)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="the program patchmill-train")
-    parser.add_argument("--work", required=True, help="existing folder for the two runs")
+    parser.add_argument("--work", required=True, help="existing folder for the runs")
     parser.add_argument("--run", default="fixtures/pretrain.toml")
     parser.add_argument("--limit", type=float, default=1e-2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all runs, such as train.init_seed=2")

@@ -90,6 +90,7 @@ fn take(
     select: &Select,
 ) -> anyhow::Result<()> {
     let mut docs = Docs::open(input, columns)?;
+    let mut session = encoder.session::<u32>();
     let mut ids = Vec::new();
     let select = select.of_input(&input.name);
     let mut read_bytes = 0;
@@ -115,7 +116,7 @@ fn take(
             }
             sample.text_bytes += doc.text.len() as u64;
             ids.clear();
-            encoder.encode(&doc.text, &mut ids)?;
+            session.encode(&doc.text, &mut ids)?;
             sample.tokens += ids.len() as u64;
         }
     }

@@ -326,6 +326,26 @@ fn an_update_is_adamw_of_the_clipped_gradient() {
     }
 }
 
+#[test]
+fn an_update_is_the_same_on_any_number_of_threads() {
+    let on = |threads: i32| {
+        tch::set_num_threads(threads);
+        let model = golden_model(Dtype::Fp32);
+        let mut optimizer = new_optimizer(&model);
+        for _ in 0..2 {
+            let mut gradients = model.parameters().gradients().shallow_clone();
+            shim::fill_normal(&mut gradients, 0.1, 5).unwrap();
+            let clip = optimizer.clip(model.parameters()).unwrap();
+            let finite = clip.norm.ones_like();
+            optimizer.update(model.parameters(), 1e-3, &clip, &finite).unwrap();
+        }
+        tch::set_num_threads(1);
+        model.parameters().masters().copy()
+    };
+    let (one, many) = (on(1), on(3));
+    assert!(one.equal(&many) && !one.equal(golden_model(Dtype::Fp32).parameters().masters()));
+}
+
 /// On a GPU each of these operations would let the host wait for the device. The numbers of several steps are read at once.
 #[test]
 fn a_step_calls_nothing_that_waits_for_the_device() {

@@ -266,11 +266,12 @@ fn evaluate_text(model: &Llama, shape: EvalShape, args: &EvalArgs) -> Result<Eva
     };
     let mut evaluator = Evaluator::new(model, shape)?;
     let mut text_bytes = 0;
+    let mut session = encoder.session::<u32>();
     let mut ids = Vec::new();
     for input in &found {
         docs::for_each(input, &columns, |doc| -> Result<()> {
             ids.clear();
-            encoder.encode(&doc.text, &mut ids)?;
+            session.encode(&doc.text, &mut ids)?;
             text_bytes += doc.text.len() as u64;
             Ok(evaluator.push(&ids)?)
         })?;

@@ -303,7 +303,8 @@ pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
 }
 
 /// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by the
-/// rotary tables `[t, e / 2]`. It is made in fp32 whatever the kind of `qkv` is.
+/// rotary tables `[t, e / 2]`. Sums are in fp32; factors are so too, but for bf16 where
+/// the processor multiplies that.
 pub fn attention(
     qkv: &Tensor,
     cos_te: &Tensor,

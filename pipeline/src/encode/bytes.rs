@@ -21,6 +21,9 @@ use super::pieces::{Padded, PieceModel, Pieces, Short, Work};
 use super::split::ByteLevel;
 use super::table::Known;
 
+/// The least first byte of a character of three bytes or more.
+const THREE_BYTES: u8 = 0xe0;
+
 /// A model over bytes.
 pub(crate) struct ByteModel {
     /// Whether texts are brought into normal form C first.
@@ -205,6 +208,11 @@ impl PieceModel for ByteModel {
         mut take: impl FnMut(usize),
     ) -> bool {
         let bytes = text.text();
+        // Scripts whose characters take less write words apart: there is hardly ever a cut in one. A space may come first.
+        let first_bytes = &bytes[piece.start..piece.end.min(piece.start + 2)];
+        if first_bytes.iter().all(|&byte| byte < THREE_BYTES) {
+            return false;
+        }
         let mut begin = piece.start;
         let mut is_exact = self.whole.id(&bytes[piece.clone()]).is_none();
         self.joins.for_each_end(text, piece, |end| {

@@ -30,6 +30,8 @@ pub(crate) const LONG_BYTES_MAX: usize = 31;
 const RARE_BYTES_MAX: u32 = 512;
 /// The longest piece that is cut into parts: they take memory.
 const PARTED_BYTES_MAX: u32 = RARE_BYTES_MAX;
+/// Parts of a batch, from which on no piece of it is cut.
+const PARTS_MAX: usize = 16 << 10;
 /// Bytes of the cache for each entry of the third table, which holds up to six times [`RARE_BYTES_MAX`], mostly far less.
 const RARE_SHARE: usize = 16 << 10;
 /// Room that long words leave behind for the next ones.
@@ -208,9 +210,11 @@ impl<I: TokenId> Pieces<I> {
         }
     }
 
-    /// Takes up pieces that are known before the first text.
+    /// Takes up pieces that are known before the first text, where there is room for them.
     pub(crate) fn learn_known(&mut self, known: &Known) {
-        known.entries().for_each(|(key, id)| self.short.insert(key, id));
+        if known.len() <= self.short.places() {
+            known.entries().for_each(|(key, id)| self.short.insert(key, id));
+        }
     }
 
     /// Whether the next [`Pieces::push`] needs a [`Pieces::flush`] before it, if `count` pieces follow.
@@ -299,7 +303,7 @@ impl<I: TokenId> Pieces<I> {
         let Pieces { short, longer, gaps, parts, fresh, .. } = self;
         for gap in gaps.iter_mut().filter(|gap| gap.pending.key == 0) {
             let is_huge = PARTED_BYTES_MAX < gap.pending.length_bytes;
-            if is_huge || longer.find(text, gap.pending).is_some() {
+            if is_huge || PARTS_MAX <= parts.len() || longer.find(text, gap.pending).is_some() {
                 continue;
             }
             let Range { mut start, end } = gap.pending.range();

@@ -45,7 +45,7 @@ const _: () = assert!(size_of::<Bucket<u16>>() == 64 && size_of::<Bucket<u32>>()
 
 /// Pieces of up to 15 bytes with few ids.
 pub(crate) struct ShortTable<I: TokenId> {
-    pub(crate) buckets: Vec<Bucket<I>>,
+    buckets: Vec<Bucket<I>>,
     shift: u32,
 }
 
@@ -59,8 +59,13 @@ impl<I: TokenId> ShortTable<I> {
         ShortTable { buckets, shift: 64 - bits }
     }
 
+    /// Pieces that it holds at most.
+    pub(crate) fn places(&self) -> usize {
+        self.buckets.len() * 2
+    }
+
     #[inline(always)]
-    pub(crate) fn bucket(&self, key: u128) -> u32 {
+    fn bucket(&self, key: u128) -> u32 {
         (hash(key) >> self.shift) as u32
     }
 
@@ -143,13 +148,18 @@ impl Known {
         Known { entries }
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Keys and ids, in that order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (u128, u32)> {
         self.entries.iter().copied()
     }
 }
 
-/// Pieces of 16 to 31 bytes.
+/// Pieces of 16 to 31 bytes, and shorter ones with too many ids for the first table.
 pub(crate) struct LongTable<I: TokenId> {
     entries: Vec<LongEntry<I>>,
     shift: u32,
@@ -224,7 +234,7 @@ pub(crate) fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
-/// Pieces that are too long for the other tables, such as lines of dashes. One entry to a place: they are rare, but most
+/// Pieces that are too long for the other tables or have too many ids, such as lines of dashes. One entry to a place: they are rare, but most
 /// time was spent on these where a text has many.
 pub(crate) struct RareTable<I: TokenId> {
     entries: Vec<RareEntry<I>>,
