@@ -201,6 +201,8 @@ impl PieceModel for ByteModel {
         });
     }
 
+    const HAS_PARTS: bool = true;
+
     fn for_each_part(
         &self,
         text: &Padded,

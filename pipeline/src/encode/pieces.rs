@@ -42,6 +42,9 @@ pub(crate) trait PieceModel {
     /// Leaves the piece's ids in `work.symbols`.
     fn encode_piece(&self, piece: &[u8], work: &mut Work);
 
+    /// Whether it knows parts of pieces.
+    const HAS_PARTS: bool = false;
+
     /// Calls `take` with the end of each part of a piece of `text`, in order; `true` if the ids of the parts, as pieces
     /// of their own, are together those of the piece.
     fn for_each_part(
@@ -257,7 +260,9 @@ impl<I: TokenId> Pieces<I> {
             self.gaps.push(Gap { pending, found_before, learnt: (0, 0) });
         }
         self.misses += self.fresh.len() as u64;
-        self.look_up_parts(model, text);
+        if M::HAS_PARTS {
+            self.look_up_parts(model, text);
+        }
         self.learn(model, text);
         let mut from = 0;
         for index in 0..self.gaps.len() {
@@ -266,7 +271,7 @@ impl<I: TokenId> Pieces<I> {
             from = found_before;
             if first == end {
                 self.encode_slowly(model, text, pending, ids);
-            } else if pending.key == 0 {
+            } else if M::HAS_PARTS && pending.key == 0 {
                 self.encode_parts(model, text, (pending, first as usize..end as usize), ids);
             } else {
                 let learnt = &self.learnt[first as usize..end as usize];
