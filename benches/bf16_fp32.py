@@ -3,10 +3,11 @@
     bf16_fp32.py --train target/release/patchmill-train --work WORK [--run fixtures/pretrain.toml] [--limit 1e-2]
                  [--set KEY=VALUE]... [--peer PYTHON --patchmill target/release/patchmill]
 
-All runs read the same windows from the same initial weights: two thirds of the steps with K = 4, one third with K = 1. fp32 is
+At the paper's peak rate, 3e-4, and at the run file's own. All runs read the same windows from the same initial weights: two thirds of the steps with K = 4, one third with K = 1. fp32 is
 compared with itself and with bf16, each also in smaller micro-batches: what changes there is the order of rounding alone, so these are
 what two runs that are equally right differ by. Prints, for each phase, the largest and the mean difference of the training loss, that
-of the mean losses, and the validation losses. Exits with 1 if bf16's training loss of any step differs by more than --limit. --peer, a Python with torch and transformers, trains
+of the mean losses, and the validation losses. Exits with 1 if bf16's training loss of any step
+differs by more than --limit at either rate. --peer, a Python with torch and transformers, trains
 the same model from the same weights on the same windows in both kinds as well (bf16_peer.py): what bf16 costs PyTorch there.
 """
 
@@ -19,7 +20,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 
+PAPER_RATE = "3e-4"
 # 200 steps of 8192 tokens, in two passes; validation at the ends of phases alone.
 SETTINGS = [
     "data.subset_tokens=819200",
@@ -41,22 +44,22 @@ def pretrain(arguments, output, settings):
 def losses(arguments, name, setting):
     """Training and validation losses of one run: lists of (K, loss) and of losses."""
     output = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=arguments.work)).resolve()
-    pretrain(arguments, output, [*SETTINGS, *arguments.set, *setting])
+    pretrain(arguments, output, [*SETTINGS, *setting])
     points = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     shutil.rmtree(output)
     train = [(point["patch/size"], point["train/loss"]) for point in points if "train/loss" in point]
     return train, [point["eval/loss"] for point in points if "eval/loss" in point]
 
 
-def peer_losses(arguments, patch_sizes):
+def peer_losses(arguments, run_settings, patch_sizes):
     """The same of PyTorch in fp32 and in bf16; `patch_sizes` is K of each step."""
     work = pathlib.Path(tempfile.mkdtemp(prefix="peer-", dir=arguments.work)).resolve()
     # Two steps at a rate that changes no weight leave those that every run begins with.
     still = ["plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "phases.1.schedule.peak=1e-14"]
     still += ["phases.1.schedule.warmup_steps=0", "data.subset_tokens=16384"]
-    pretrain(arguments, work / "initial", [*SETTINGS, *arguments.set, *still])
+    pretrain(arguments, work / "initial", [*SETTINGS, *run_settings, *still])
     windows = work / "windows.bin"
-    settings = [part for setting in (*SETTINGS, *arguments.set) for part in ("--set", setting)]
+    settings = [part for setting in (*SETTINGS, *run_settings) for part in ("--set", setting)]
     stream = [arguments.patchmill, "stream", arguments.run, *settings, "--sink", "file", windows]
     subprocess.run(stream, check=True, stdout=subprocess.DEVNULL)
     resolved = work / "resolved.toml"
@@ -103,8 +106,22 @@ def main():
     if arguments.peer and not arguments.patchmill:
         parser.error("--peer takes --patchmill")
 
+    with open(arguments.run, "rb") as file:
+        phases = tomllib.load(file)["phases"]
+    paper = [f"phases.{index}.schedule.peak={PAPER_RATE}" for index in range(len(phases))]
+    own = ", ".join(dict.fromkeys(str(phase["schedule"]["peak"]) for phase in phases))
+    is_within = [
+        compare_kinds(arguments, f"peak rate {PAPER_RATE}, the paper's", [*paper, *arguments.set]),
+        compare_kinds(arguments, f"peak rate {own}, the run file's", arguments.set),
+    ]
+    sys.exit(not all(is_within))
+
+
+def compare_kinds(arguments, title, settings):
+    """Prints how far the kinds are apart in runs with `settings`; whether bf16 stays within the limit."""
+    print(f"== {title}")
     smaller = f"train.micro_batch_windows={arguments.windows}"
-    fp32, fp32_eval = losses(arguments, "fp32", [])
+    fp32, fp32_eval = losses(arguments, "fp32", settings)
     print(f"{len(fp32)} steps; fp32 loss {fp32[0][1]:.4f} at first, {fp32[-1][1]:.4f} at last", flush=True)
     largest = {}
     for name, setting in [
@@ -112,7 +129,7 @@ def main():
         ("bf16", ["train.dtype=bf16"]),
         ("bf16, other order", ["train.dtype=bf16", smaller]),
     ]:
-        other, other_eval = losses(arguments, "other", setting)
+        other, other_eval = losses(arguments, "other", [*settings, *setting])
         if len(fp32) != len(other) or not fp32:
             sys.exit(f"{len(fp32)} steps in fp32, {len(other)} in {name}; expected as many, and some")
         print(f"fp32 against {name}:")
@@ -121,10 +138,10 @@ def main():
         print(f"validation losses {', '.join(pairs)}", flush=True)
     if arguments.peer:
         print("PyTorch, fp32 against bf16 autocast, same weights and windows:")
-        compare(arguments, *peer_losses(arguments, [k for k, _ in fp32]))
+        compare(arguments, *peer_losses(arguments, settings, [k for k, _ in fp32]))
     listed = ", ".join(f"{difference:.2e} ({name})" for name, difference in largest.items())
     print(f"largest differences {listed}; limit {arguments.limit:.0e}")
-    sys.exit(not largest["bf16"] <= arguments.limit)
+    return largest["bf16"] <= arguments.limit
 
 
 main()

@@ -29,7 +29,8 @@ fn main() {
             "cargo::warning=the shim's loops run on one thread: only g++ compiles them for libtorch's threads"
         );
     }
-    for folder in [&include, &include.join("torch/csrc/api/include")] {
+    build.define("USE_DISTRIBUTED", None); // as libtorch was built
+    for folder in [&include, &include.join("torch/csrc/api/include"), Path::new("shim/gloo")] {
         build.flag("-isystem").flag(folder);
     }
     let mut sources = vec![
@@ -38,6 +39,7 @@ fn main() {
         "autograd",
         "checkpoint",
         "fused",
+        "group",
         "levels",
         "memory",
         "optimizer",
@@ -46,7 +48,7 @@ fn main() {
         "ops",
     ];
     if lib.join("libtorch_cuda.so").exists() {
-        sources.extend(["cuda_device", "cuda_graph", "cuda_host", "cuda_stream"]);
+        sources.extend(["cuda_device", "cuda_graph", "cuda_group", "cuda_host", "cuda_stream"]);
         link_cuda(&lib, &mut build);
     } else {
         sources.push("cuda_absent");
@@ -67,7 +69,9 @@ fn link_cuda(lib: &Path, build: &mut cc::Build) {
             runtime.display()
         )
     });
-    build.flag("-isystem").flag(runtime.join("include"));
+    for include in [runtime.join("include"), runtime.join("../nccl/include")] {
+        build.flag("-isystem").flag(include);
+    }
     let runtime_lib = runtime.join("lib");
     println!("cargo::metadata=CUDART_LIB={}", runtime_lib.display());
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", runtime_lib.display());

@@ -13,9 +13,11 @@ use trainer::batch::BatchShape;
 use trainer::graph::Stepper;
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
+use trainer::ranks::Place;
 use trainer::shim::{self, ShimError};
 use trainer::stage::Stage;
 use trainer::step::{StepReport, train_step};
+use trainer::team::Team;
 use trainer::{attention, cuda, device, patch};
 
 use crate::support::{
@@ -106,7 +108,7 @@ fn steps_by(stepper: &mut Stepper, model: &Llama, optimizer: &mut AdamW) -> Vec<
     let step = |seed: u64| {
         let batches = [seed, 100 + seed].map(|seed| tokens_btk(2, 4, seed).to_device(device));
         let batches = batches.into_iter().map(Ok::<_, ShimError>);
-        stepper.train_step(model, optimizer, batches, 2, 1e-3).unwrap().read()
+        stepper.train_step(model, optimizer, batches, 2, 1e-3, &Team::alone()).unwrap().read()
     };
     (0..4).map(step).collect()
 }
@@ -280,7 +282,7 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
         let ids = Tensor::randint(vocab_size, size, (Kind::Int64, gpu));
         let mut step = || {
             let batches = (0..8).map(|_| Ok::<_, ShimError>(ids.shallow_clone()));
-            stepper.train_step(&model, &mut optimizer, batches, 8, 3e-4).unwrap()
+            stepper.train_step(&model, &mut optimizer, batches, 8, 3e-4, &Team::alone()).unwrap()
         };
         step().read();
         shim::cuda::reset_peaks(index).unwrap();
@@ -305,4 +307,21 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
         );
         assert!(report.updated && 0.0 < units_per_sec);
     }
+}
+
+/// A team of one meets as one of many does; NCCL moves its tensors, in the stream and without a wait of the host.
+#[test]
+fn j_a_gpu_takes_part_in_collectives() {
+    let Some(device) = test_device() else { return };
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let host = "127.0.0.1".to_owned();
+    let place = Place { rank: 0, world_size: 1, local_rank: 0, host, port };
+    let team = Team::meet(&place, Some(std::os::fd::IntoRawFd::into_raw_fd(listener))).unwrap();
+    let expected = random_on(device, &[1 << 20], 1);
+    let mut tensor = expected.copy();
+    team.add_up(&mut tensor).unwrap();
+    team.take_from_first(&mut tensor).unwrap();
+    assert_eq!(max_abs(&on_host(&(tensor - expected))), 0.0);
+    assert!(team.any(true).unwrap() && !team.any(false).unwrap());
 }

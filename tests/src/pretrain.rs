@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use crate::process::{binary, repository};
 
+mod ranks;
+
 /// Steps of the test run: 20 of K = 4, then 10 of K = 1.
 const SWITCH_STEP: u64 = 20;
 const STEP_COUNT: u64 = 30;
@@ -141,8 +143,13 @@ ring_bytes = 1_048_576
 
     /// Starts the run, sends `signal` once its log says that `step` is done, and waits for its end.
     fn signal_after(&self, step: u64, signal: i32) -> Option<i32> {
+        self.signal_with(&[], step, signal)
+    }
+
+    /// The same of a run with these arguments.
+    fn signal_with(&self, args: &[&str], step: u64, signal: i32) -> Option<i32> {
         let mut child =
-            self.command(&[]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            self.command(args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let wanted = format!("step {step}/{STEP_COUNT} phase");
         let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(&wanted));

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every file that may hold `unsafe`, and nothing else. A new entry needs the reason that STYLE asks for beside it.
-const UNSAFE_FILES: [&str; 16] = [
+const UNSAFE_FILES: [&str; 17] = [
     "pipeline/src/encode/merges/lanes.rs",
     "pipeline/src/encode/split/block.rs",
     "pipeline/src/encode/table.rs",
@@ -21,6 +21,7 @@ const UNSAFE_FILES: [&str; 16] = [
     "trainer/src/shim/checkpoint.rs",
     "trainer/src/shim/context.rs",
     "trainer/src/shim/cuda.rs",
+    "trainer/src/shim/group.rs",
     "trainer/src/shim/memory.rs",
     "trainer/src/shim/ops.rs",
     "tests/src/pretrain.rs",

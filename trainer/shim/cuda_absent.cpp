@@ -1,16 +1,25 @@
 // What cuda.h declares, for the CPU flavour of libtorch: each function fails and says why.
 #include "cuda.h"
 #include "error.h"
+#include "group.h"
 
 namespace {
 
+constexpr const char* ABSENT = "this program was built against the CPU libtorch; build it with `./bootstrap.sh --cuda build`";
+
 int absent() {
-  return patchmill::guard([] {
-    TORCH_CHECK(false, "this program was built against the CPU libtorch; build it with `./bootstrap.sh --cuda build`");
-  });
+  return patchmill::guard([] { TORCH_CHECK(false, ABSENT); });
 }
 
 }  // namespace
+
+namespace patchmill {
+
+c10::intrusive_ptr<c10d::Backend> device_backend(const c10::intrusive_ptr<c10d::Store>&, int, int, std::chrono::milliseconds) {
+  TORCH_CHECK(false, ABSENT);
+}
+
+}  // namespace patchmill
 
 extern "C" {
 

@@ -22,9 +22,11 @@ use crate::cli::print;
 use crate::metrics::METRICS_FILE;
 use crate::prepare;
 use crate::progress::{progress, si};
+use crate::ranks::{self, RanksError};
 use crate::resume::Resume;
 use crate::shim::ShimError;
 use crate::stop::StopFlag;
+use crate::team::Team;
 use crate::train::{Diverged, Run};
 use crate::work::{self, Work};
 
@@ -124,6 +126,9 @@ impl Spread {
 
 /// `bench`: a report on stdout.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    if ranks::from_environment(|name| std::env::var(name).ok())?.is_some() {
+        return Err(RanksError::Bench.into());
+    }
     let start_bytes = work::resident_memory_bytes();
     let file = run_file::Run::load(&args.run, &args.overrides)?;
     let report = match args.phase {
@@ -201,7 +206,7 @@ fn measure(
     }
     let measured_from = phase.first_step + args.warm_up_steps;
     file.file.train.log_every_steps = interval_steps(steps, measured_from);
-    let mut run = Run::prepare(&file, &Resume::Never)?;
+    let mut run = Run::prepare(&file, &Resume::Never, Team::alone())?;
     let stop = StopFlag::install()?;
     match run.train_part(phase.first_step..measured_from + steps, &stop) {
         Ok(true) => {}

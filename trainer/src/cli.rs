@@ -14,6 +14,7 @@ use crate::bench::{self, BenchArgs};
 use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
 use crate::doctor;
 use crate::footprint::{self, PlanMemoryArgs};
+use crate::resume::ResumeError;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
@@ -121,6 +122,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::generate::GenerateError>()
             || cause.is::<crate::folder::ForeignFolder>()
             || cause.is::<crate::bench::NotMeasurable>()
+            || cause.is::<crate::ranks::RanksError>()
             || cause.is::<crate::footprint::WrongStep>()
             || matches!(cause.downcast_ref(), Some(crate::eval::EvalError::Window { .. }))
             || matches!(
@@ -136,7 +138,10 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
         cause.is::<crate::prepare::ValidationTooShort>()
             || cause.is::<crate::commands::CorpusMismatch>()
             || cause.is::<crate::batch::BatchError>()
-            || matches!(cause.downcast_ref(), Some(crate::resume::ResumeError::OtherRun { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(ResumeError::OtherRun { .. } | ResumeError::OtherRank { .. })
+            )
     };
     if err.chain().any(|cause| cause.is::<crate::train::Diverged>()) {
         ExitCode::from(EXIT_DIVERGED)

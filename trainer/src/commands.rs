@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** with `--json` the last line of stdout is one JSON object.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,10 +22,13 @@ use crate::cli::{EXIT_STOPPED, print};
 use crate::device;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{Sampling, Stop, generate as continue_ids};
+use crate::launch;
 use crate::model::Llama;
-use crate::progress::progress;
+use crate::progress::{self, progress};
+use crate::ranks;
 use crate::resume::Resume;
 use crate::stop::StopFlag;
+use crate::team::Team;
 use crate::train::{Ending, Run};
 use crate::validation::evaluate_corpus;
 use crate::weights;
@@ -40,9 +44,32 @@ pub struct PretrainArgs {
     /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a checkpoint's folder.
     #[arg(long, default_value = "auto", value_name = "auto|never|PATH")]
     resume: Resume,
+    /// Start this many processes on this machine, which train together: one for each GPU. On several machines torchrun, srun or
+    /// mpirun start them, without this.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    ranks: Option<u64>,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+impl PretrainArgs {
+    /// The same command for one rank.
+    fn words_of_a_rank(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["pretrain".into()];
+        for found in &self.overrides {
+            words.extend(["--set".into(), found.into()]);
+        }
+        let resume = match &self.resume {
+            Resume::Auto => "auto".into(),
+            Resume::Never => "never".into(),
+            Resume::Path(path) => path.clone().into(),
+        };
+        words.extend(["--resume".into(), resume]);
+        words.extend(self.json.then(|| "--json".into()));
+        words.extend(["--".into(), self.run.clone().into()]);
+        words
+    }
 }
 
 /// Kind of the compute, on the command line.
@@ -141,10 +168,16 @@ pub struct GenerateArgs {
 
 /// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
+    if let Some(count) = args.ranks.filter(|&count| count > 1) {
+        return launch::launch(count, &args.words_of_a_rank());
+    }
     let stop = StopFlag::install()?;
     let file = run_file::Run::load(&args.run, &args.overrides)?;
-    let mut run = Run::prepare(&file, &args.resume)?;
-    match run.execute(&stop)? {
+    let mut run = Run::prepare(&file, &args.resume, join_team()?)?;
+    let ending = run.execute(&stop)?;
+    let is_first = run.team().is_first();
+    match ending {
+        Ending::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
         Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
         Ending::Done(summary) => print(&format!("\n{}", summary.text())),
         Ending::Stopped { next_step, checkpoint } => {
@@ -155,6 +188,19 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(EXIT_STOPPED))
         }
     }
+}
+
+/// Meets the other ranks, if the environment speaks of any.
+fn join_team() -> Result<Team> {
+    let Some(place) = ranks::from_environment(|name| std::env::var(name).ok())? else {
+        return Ok(Team::alone());
+    };
+    progress::speak_as(place.rank);
+    launch::follow_launcher()?;
+    let team = Team::meet(&place, launch::listener().filter(|_| place.rank == 0))?;
+    let ranks::Place { world_size, host, port, .. } = place;
+    progress(&format!("{world_size} ranks have met at {host}:{port}"));
+    Ok(team)
 }
 
 /// `eval`: loss and perplexity by the definition of `crate::eval`.
@@ -168,8 +214,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let found = if args.data.is_dir() {
         let corpus = Corpus::open(&args.data, ReadBackend::Mmap)?;
         check_corpus(&corpus, &model, &args.model.model)?;
-        let text_bytes = corpus.manifest().totals.text_bytes;
-        let found = evaluate_corpus(&model, &corpus, shape, text_bytes, &StopFlag::default())?;
+        let (text_bytes, team) = (corpus.manifest().totals.text_bytes, &Team::alone());
+        let found =
+            evaluate_corpus(&model, &corpus, shape, text_bytes, &StopFlag::default(), team)?;
         found.context("nobody can ask this evaluation to stop")?
     } else {
         evaluate_text(&model, shape, args)?

@@ -6,6 +6,7 @@ use schemas::run;
 use tch::{Cuda, Device, Kind};
 
 use crate::cuda;
+use crate::team::Team;
 
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,31 @@ pub enum DeviceError {
         /// Why there are no more, and what to do.
         why: String,
     },
+    /// One GPU for several ranks of a machine.
+    #[error(
+        "device is cuda:{index}, for rank {local_rank} of this machine as well as for the others; \"auto\" gives each rank one of its own"
+    )]
+    Shared {
+        /// The index asked for.
+        index: usize,
+        /// This rank, among those of its machine.
+        local_rank: u64,
+    },
+}
+
+/// As [`resolve`], for a rank of a team: `auto` is the CUDA device of its number on the machine, or the only one that it sees.
+pub fn resolve_for(team: &Team, device: run::Device) -> Result<Device, DeviceError> {
+    let Some(local_rank) = team.local_rank() else { return resolve(device) };
+    match device {
+        run::Device::Auto if Cuda::is_available() && Cuda::device_count() > 1 => {
+            let index = usize::try_from(local_rank).unwrap_or(usize::MAX);
+            resolve(run::Device::Cuda(index))
+        }
+        run::Device::Cuda(index) if local_rank > 0 => {
+            Err(DeviceError::Shared { index, local_rank })
+        }
+        other => resolve(other),
+    }
 }
 
 /// The device of the run file, `auto` resolved: the first CUDA device if there is one, else the CPU.

@@ -7,6 +7,8 @@
 
 use crate::batch::{self, BatchError, BatchShape};
 use crate::model::Llama;
+use crate::shim::ShimError;
+use crate::team::Team;
 
 /// How a stream is cut and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ pub enum EvalError {
     /// Ids that are no tokens of the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The other ranks are lost.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
 }
 
 /// Evaluates a stream of ids at once; see [`Evaluator`] for streams that are read in pieces.
@@ -125,28 +130,43 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream stands for.
-    pub fn finish(mut self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
+    pub fn finish(self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
+        self.finish_together(text_bytes, &Team::alone())
+    }
+
+    /// The result over the streams of all ranks, on each of them; `text_bytes` is that of all.
+    pub fn finish_together(
+        mut self,
+        text_bytes: Option<u64>,
+        team: &Team,
+    ) -> Result<Evaluation, EvalError> {
         let window_tokens = self.window_tokens();
         let whole = self.pending.len() / window_tokens * window_tokens;
         if 0 < whole {
             self.run(whole)?;
         }
-        if self.windows == 0 {
-            let window_tokens = window_tokens as u64;
-            return Err(EvalError::TooShort { tokens: self.stream_tokens, window_tokens });
+        let counts =
+            [self.predicted_tokens, self.windows, self.stream_tokens, self.pending.len() as u64];
+        let [nll_sum] = team.sums([self.nll_sum])?;
+        // A double holds counts below 2^53.
+        let [predicted_tokens, windows, stream_tokens, dropped_tokens] =
+            team.sums(counts.map(|count| count as f64))?.map(|count| count as u64);
+        let window_tokens = window_tokens as u64;
+        if windows == 0 {
+            return Err(EvalError::TooShort { tokens: stream_tokens, window_tokens });
         }
-        let loss = self.nll_sum / self.predicted_tokens as f64;
+        let loss = nll_sum / predicted_tokens as f64;
         let bits_per_token = loss / std::f64::consts::LN_2;
         let bits_per_byte = text_bytes
             .filter(|&bytes| 0 < bytes)
-            .map(|bytes| bits_per_token * self.stream_tokens as f64 / bytes as f64);
+            .map(|bytes| bits_per_token * stream_tokens as f64 / bytes as f64);
         Ok(Evaluation {
             loss,
             perplexity: loss.exp(),
-            tokens: self.windows * window_tokens as u64,
-            predicted_tokens: self.predicted_tokens,
-            windows: self.windows,
-            dropped_tokens: self.pending.len() as u64,
+            tokens: windows * window_tokens,
+            predicted_tokens,
+            windows,
+            dropped_tokens,
             bits_per_byte,
         })
     }

@@ -12,6 +12,7 @@ use crate::optim::AdamW;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::{StepOutput, accumulate, finish, train_step_timed};
+use crate::team::Team;
 use crate::timing::{Part, PartTimes, StepTimer};
 
 /// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
@@ -75,7 +76,8 @@ impl Stepper {
         self.timer.take()
     }
 
-    /// [`train_step`](crate::step::train_step), in this stepper's way. All micro-batches of a phase have one size.
+    /// [`train_step`](crate::step::train_step) of one of a team's ranks, in this stepper's way. All micro-batches of a phase have
+    /// one size.
     pub fn train_step<E: From<ShimError>>(
         &mut self,
         model: &Llama,
@@ -83,6 +85,7 @@ impl Stepper {
         micro_batches: impl Iterator<Item = Result<Tensor, E>>,
         micro_batch_count: u64,
         rate: f64,
+        team: &Team,
     ) -> Result<StepOutput, E> {
         let Stepper { way, timer } = self;
         let Way::Graphed(Graphed { passes, .. }) = way else {
@@ -92,15 +95,17 @@ impl Stepper {
                 micro_batches,
                 micro_batch_count,
                 rate,
+                team,
                 timer,
             );
         };
+        let step_micro_batches = micro_batch_count * team.world_size();
         let mut seen_count = 0;
         for tokens_btk in micro_batches {
             let tokens_btk = tokens_btk?;
             let passes = match passes {
                 Some(passes) => passes,
-                None => passes.insert(Passes::capture(model, &tokens_btk, micro_batch_count)?),
+                None => passes.insert(Passes::capture(model, &tokens_btk, step_micro_batches)?),
             };
             if seen_count == 0 {
                 model.parameters().zero_gradients();
@@ -118,7 +123,7 @@ impl Stepper {
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
         // The sum is written over by the next step, and may be read later than that.
-        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, timer)?)
+        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, team, timer)?)
     }
 }
 
@@ -127,16 +132,16 @@ impl Passes {
     fn capture(
         model: &Llama,
         tokens_btk: &Tensor,
-        micro_batch_count: u64,
+        step_micro_batches: u64,
     ) -> Result<Passes, ShimError> {
         let tokens_btk = tokens_btk.copy();
         let mut loss_sum = Tensor::zeros([], (Kind::Float, tokens_btk.device()));
         let timer = &mut StepTimer::off();
         for _ in 0..WARM_UP_PASSES {
-            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum, timer)?;
+            accumulate(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)?;
         }
         let graph = Graph::capture(None, || {
-            accumulate(model, &tokens_btk, micro_batch_count, &mut loss_sum, timer)
+            accumulate(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)
         })?;
         Ok(Passes { graph, tokens_btk, loss_sum })
     }

@@ -24,7 +24,7 @@ pub struct Interval {
     pub unread: Unread,
 }
 
-/// What a step of a phase comes to: tokens, units, operations.
+/// What a step of a phase comes to: tokens and units of all ranks, operations of one.
 #[derive(Clone, Debug)]
 pub struct StepWork {
     tokens: u64,
@@ -34,8 +34,13 @@ pub struct StepWork {
 }
 
 impl StepWork {
-    /// Of phase `phase_index`, whose windows have `window_units` units.
-    pub fn new(config: &RunFile, phase_index: usize, window_units: u64) -> StepWork {
+    /// Of phase `phase_index`, whose windows have `window_units` units, on `world_size` ranks.
+    pub fn new(
+        config: &RunFile,
+        phase_index: usize,
+        window_units: u64,
+        world_size: u64,
+    ) -> StepWork {
         let phase = &config.phases[phase_index];
         let maps = PatchMaps {
             patch_size: phase.patch_size,
@@ -44,7 +49,7 @@ impl StepWork {
         };
         let windows = config.train.micro_batch_windows;
         let units = config.plan.step_tokens / phase.patch_size;
-        let micro_batches = units as f64 / (windows * window_units) as f64;
+        let micro_batches = units as f64 / (windows * window_units * world_size) as f64;
         let work = Work::new(&config.model, maps, windows, window_units);
         let flops = |counting| micro_batches * work.flops(counting);
         StepWork {
@@ -116,6 +121,7 @@ impl Figures {
             ("time/forward_ms", Part::Forward),
             ("time/backward_ms", Part::Backward),
             ("time/passes_ms", Part::Passes),
+            ("time/communication_ms", Part::Communication),
             ("time/optimizer_ms", Part::Optimizer),
         ];
         for (tag, part) in parts {

@@ -9,6 +9,7 @@
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
+//! - [`ranks`], [`team`]: several processes that train one model.
 //! - [`schedule`], [`guard`], [`optim`], [`timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`work`]: its matrix products, in operations.
@@ -17,7 +18,7 @@
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`prepare`], [`validation`], [`train`], [`interval`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
-//! - [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`cli`]: the binary.
+//! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -37,6 +38,10 @@ pub mod model;
 pub mod attention;
 
 pub mod patch;
+
+pub mod ranks;
+
+pub mod team;
 
 pub mod schedule;
 
@@ -83,6 +88,8 @@ pub mod report;
 pub mod stop;
 
 pub mod progress;
+
+pub mod launch;
 
 pub mod bench;
 

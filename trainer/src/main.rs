@@ -13,7 +13,12 @@ fn main() -> ExitCode {
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
             // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", pipeline::cli::describe(&err));
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}error: {}",
+                trainer::progress::speaker(),
+                pipeline::cli::describe(&err)
+            );
             trainer::cli::exit_code(&err)
         }
     }

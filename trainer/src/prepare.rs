@@ -25,6 +25,7 @@ use crate::optim::AdamW;
 use crate::progress::progress;
 use crate::resume;
 use crate::schedule::PhaseSchedule;
+use crate::team::Team;
 use crate::tensor_file::TensorFile;
 use crate::weights;
 
@@ -46,20 +47,21 @@ pub struct ValidationTooShort {
     pub window_tokens: u64,
 }
 
-/// What the loader reads for these steps of the run, on its one rank.
+/// What the loader of a rank reads for these steps of the run.
 pub fn loader_spec(
     config: &RunFile,
     corpus: &Arc<Corpus>,
     plan: &Arc<Plan>,
     steps: Range<u64>,
+    team: &Team,
 ) -> LoaderSpec {
     LoaderSpec {
         corpus: Arc::clone(corpus),
         plan: Arc::clone(plan),
         from_step: steps.start,
         end_step: steps.end,
-        rank: 0,
-        world_size: 1,
+        rank: team.rank(),
+        world_size: team.world_size(),
         micro_batch_windows: config.train.micro_batch_windows,
         workers: config.loader.workers,
         ring_bytes: config.loader.ring_bytes,

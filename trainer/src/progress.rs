@@ -3,10 +3,26 @@
 //! **Invariant:** results go to stdout, never here; a closed stderr stops no run.
 
 use std::io::Write;
+use std::sync::OnceLock;
+
+/// Which rank of several this process is.
+static RANK: OnceLock<u64> = OnceLock::new();
 
 /// Writes one line to stderr; a failure is nobody's business.
 pub fn progress(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    if RANK.get().is_none_or(|&rank| rank == 0) {
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+}
+
+/// From now on this process is that rank of several: the first one says what all of them have to say.
+pub fn speak_as(rank: u64) {
+    let _is_set = RANK.set(rank);
+}
+
+/// Who it is that says something by itself: `rank 3: `, or nothing.
+pub fn speaker() -> String {
+    RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "))
 }
 
 /// A rate with an SI prefix, such as `5.09M`.

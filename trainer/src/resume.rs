@@ -1,7 +1,7 @@
 //! What a run must have alike to go on from a checkpoint, and where it goes on.
 //!
 //! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
-//! names field and values. Kind of compute, device, threads and micro-batch are *recorded*: they may change, with a notice,
+//! names field and values. Kind of compute, device, threads, ranks and micro-batch are *recorded*: they may change, with a notice,
 //! because they change rounding alone, and so is what a step without a finite loss or with a spike does, because a run that stopped at
 //! one could not go on otherwise. Loader, logging and paths are neither.
 //!
@@ -16,6 +16,7 @@ use schemas::run::RunFile;
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::team::Team;
 
 const NONFINITE: &str = "optimizer.nonfinite";
 const SPIKE: &str = "optimizer.spike";
@@ -84,6 +85,17 @@ pub enum ResumeError {
         /// A line for each field that differs.
         differences: String,
     },
+    /// Ranks that train together were given different runs.
+    #[error(
+        "rank {rank} was given another run than rank 0; what differs (rank 0 → rank {rank}):\n{differences}\n\
+         start every rank with the same run file, settings and data"
+    )]
+    OtherRank {
+        /// This rank.
+        rank: u64,
+        /// A line for each field that differs.
+        differences: String,
+    },
     /// No whole checkpoint, or one that cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -112,7 +124,7 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeM
 }
 
 /// What may change between two starts of a run, with a notice.
-pub fn recorded(run: &RunFile, device: &str, threads: u64) -> BTreeMap<String, Value> {
+pub fn recorded(run: &RunFile, device: &str, threads: u64, ranks: u64) -> BTreeMap<String, Value> {
     let mut recorded = BTreeMap::new();
     flatten(&mut recorded, NONFINITE, &run.optimizer.nonfinite);
     if let Some(spike) = &run.optimizer.spike {
@@ -123,7 +135,7 @@ pub fn recorded(run: &RunFile, device: &str, threads: u64) -> BTreeMap<String, V
     flatten(&mut recorded, "train.activation_checkpointing", &run.train.activation_checkpointing);
     recorded.insert("device".to_owned(), device.into());
     recorded.insert("threads".to_owned(), threads.into());
-    recorded.insert("ranks".to_owned(), 1.into());
+    recorded.insert("ranks".to_owned(), ranks.into());
     recorded
 }
 
@@ -185,6 +197,49 @@ pub fn find(
             }
         }
     }
+}
+
+/// [`find`], by the first rank for all of a team; the others read what it found.
+pub fn find_together(
+    output: &Path,
+    resume: &Resume,
+    team: &Team,
+) -> anyhow::Result<Option<(Checkpoint, Vec<String>)>> {
+    let found = if team.is_first() { find(output, resume)? } else { None };
+    let name = found.as_ref().and_then(|(checkpoint, _)| checkpoint.path.file_name());
+    let name = team.text_of_first(&name.unwrap_or_default().to_string_lossy())?;
+    if team.is_first() || name.is_empty() {
+        return Ok(found);
+    }
+    let path = match resume {
+        Resume::Path(path) => path.clone(),
+        _ => output.join(name),
+    };
+    let checkpoint = checkpoint::verify(&path).map_err(ResumeError::from)?;
+    Ok(Some((checkpoint, Vec::new())))
+}
+
+/// Refuses ranks that were given different runs.
+pub fn check_alike(
+    identity: &BTreeMap<String, Value>,
+    recorded: &BTreeMap<String, Value>,
+    team: &Team,
+) -> anyhow::Result<()> {
+    let of_a_machine = ["device", "threads"];
+    let recorded = recorded.iter().filter(|(name, _)| !of_a_machine.contains(&name.as_str()));
+    let own: BTreeMap<String, Value> = identity
+        .iter()
+        .chain(recorded)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let first = team.text_of_first(&serde_json::to_string(&own)?)?;
+    let first = serde_json::from_str(&first)?;
+    let differences = differences(&first, &own);
+    if !differences.is_empty() {
+        let (rank, differences) = (team.rank(), differences.join("\n"));
+        return Err(ResumeError::OtherRank { rank, differences }.into());
+    }
+    Ok(())
 }
 
 /// Refuses a checkpoint of another identity.

@@ -13,6 +13,8 @@ pub mod context;
 
 pub mod cuda;
 
+pub mod group;
+
 pub mod memory;
 
 pub mod ops;

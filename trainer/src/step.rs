@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::shim::ShimError;
+use crate::team::Team;
 use crate::timing::{Part, StepTimer};
 
 /// What a step came to, still on the device.
@@ -106,59 +107,67 @@ pub fn train_step<E: From<ShimError>>(
     micro_batch_count: u64,
     rate: f64,
 ) -> Result<StepOutput, E> {
-    let timer = &mut StepTimer::off();
-    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, timer)
+    let (team, timer) = (&Team::alone(), &mut StepTimer::off());
+    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, team, timer)
 }
 
-/// [`train_step`], its parts timed.
+/// [`train_step`] of one of a team's ranks, its parts timed; `micro_batches` are the rank's own.
 pub(crate) fn train_step_timed<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = Result<Tensor, E>>,
     micro_batch_count: u64,
     rate: f64,
+    team: &Team,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, E> {
+    let step_micro_batches = micro_batch_count * team.world_size();
     model.parameters().zero_gradients();
     let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
     let mut seen_count = 0;
     for tokens_btk in micro_batches {
-        accumulate(model, &tokens_btk?, micro_batch_count, &mut loss_sum, timer)?;
+        accumulate(model, &tokens_btk?, step_micro_batches, &mut loss_sum, timer)?;
         seen_count += 1;
     }
     assert!(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
-    Ok(finish(model, optimizer, loss_sum, rate, timer)?)
+    Ok(finish(model, optimizer, loss_sum, rate, team, timer)?)
 }
 
-/// Forward and backward pass of one of a step's micro-batches: adds to the gradients and to `loss_sum`.
+/// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to `loss_sum`.
 pub(crate) fn accumulate(
     model: &Llama,
     tokens_btk: &Tensor,
-    micro_batch_count: u64,
+    step_micro_batches: u64,
     loss_sum: &mut Tensor,
     timer: &mut StepTimer,
 ) -> Result<(), ShimError> {
     timer.start()?;
-    let loss = model.loss(tokens_btk) / micro_batch_count as f64;
+    let loss = model.loss(tokens_btk) / step_micro_batches as f64;
     timer.end(Part::Forward)?;
     loss.backward();
     *loss_sum += loss.detach();
     timer.end(Part::Backward)
 }
 
-/// What follows a step's micro-batches: clip and update.
+/// What follows a rank's micro-batches of a step: add up what the ranks have, clip, update.
 pub(crate) fn finish(
     model: &Llama,
     optimizer: &mut AdamW,
-    loss_sum: Tensor,
+    mut loss_sum: Tensor,
     rate: f64,
+    team: &Team,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, ShimError> {
-    timer.start()?;
     let parameters = model.parameters();
+    timer.start()?;
+    if team.world_size() > 1 {
+        team.add_up(&mut parameters.gradients().shallow_clone())?;
+        team.add_up(&mut loss_sum)?;
+        timer.end(Part::Communication)?;
+    }
     let clip = optimizer.clip(parameters)?;
     let finite = optimizer.guard().judge(&loss_sum, &clip.norm);
     optimizer.update(parameters, rate, &clip, &finite)?;

@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
+/// The signals that ask.
+pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
+
 /// Whether somebody asked the run to stop.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
@@ -20,7 +23,7 @@ impl StopFlag {
     /// Takes over the three signals for the rest of the process.
     pub fn install() -> Result<StopFlag> {
         let stop = StopFlag::default();
-        for signal in [SIGTERM, SIGINT, SIGUSR1] {
+        for signal in SIGNALS {
             // Order matters: the first handler sees the flag as the signals before left it.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.asked)))

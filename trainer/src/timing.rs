@@ -21,12 +21,14 @@ pub enum Part {
     Backward,
     /// Both, where they are replayed as one graph.
     Passes,
+    /// Gradients and loss of all ranks added up: the slowest of them is waited for too.
+    Communication,
     /// Clip, guard and update.
     Optimizer,
 }
 
 /// Parts, as a number of them.
-const PARTS: usize = 4;
+const PARTS: usize = 5;
 
 /// Time by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -4,11 +4,11 @@
 //! threads), however often the run was stopped in between.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pipeline::corpus::Corpus;
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
@@ -36,6 +36,7 @@ use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
 use crate::step::{StepOutput, StepReport, StopReport};
 use crate::stop::StopFlag;
+use crate::team::Team;
 use crate::tensor_file;
 use crate::validation::ValidationSet;
 use crate::weights;
@@ -81,17 +82,25 @@ pub struct Run {
     schedules: Vec<Option<PhaseSchedule>>,
     corpus: Arc<Corpus>,
     validation: Option<ValidationSet>,
-    folder: RunFolder,
+    output: PathBuf,
+    team: Team,
+    /// On the first rank alone.
+    writer: Option<Writer>,
     model: Llama,
     optimizer: AdamW,
     state: TrainerState,
-    metrics: MetricsLog,
     last_checkpoint: Option<PathBuf>,
     /// What the device can do at most, where that is known.
     peak: Option<Peak>,
     limits: Limits,
     /// With the steps done when it was made.
     last_validation: Option<(u64, Validation)>,
+}
+
+/// What the rank has that writes for all.
+struct Writer {
+    folder: RunFolder,
+    metrics: MetricsLog,
 }
 
 /// Where a run ends, and whether it leaves checkpoints behind.
@@ -103,15 +112,16 @@ struct Limits {
 
 impl Run {
     /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
-    /// reported here, before any training.
-    pub fn prepare(file: &run_file::Run, resume: &Resume) -> Result<Run> {
+    /// reported here, before any training. Every rank of the team calls it.
+    pub fn prepare(file: &run_file::Run, resume: &Resume, team: Team) -> Result<Run> {
         let config = file.file.clone();
         let corpus = Arc::new(file.open_corpus(config.loader.io)?);
         file.check_vocabulary(corpus.manifest())?;
         prepare::check_tokenizer(&corpus)?;
         let plan = file.plan_of(corpus.manifest())?;
         let plan = Arc::new(plan);
-        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count()).check::<i64>()?;
+        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count(), &team)
+            .check::<i64>()?;
         let schedules = prepare::schedules(&config, &plan)?;
         let validation = file
             .validation_dir()
@@ -119,21 +129,24 @@ impl Run {
             .transpose()?;
         let compute = Compute {
             dtype: config.train.dtype,
-            device: device::resolve(config.train.device)?,
+            device: device::resolve_for(&team, config.train.device)?,
             position_count: prepare::position_count(&config, &plan),
             activation_checkpointing: config.train.activation_checkpointing,
         };
         let init_from = config.train.init_from.as_deref().map(|path| file.resolve(path));
 
-        let folder = RunFolder::lock(&file.output_dir())?;
+        let output = file.output_dir();
+        let folder = team.is_first().then(|| RunFolder::lock(&output)).transpose()?;
         let recorded = resume::recorded(
             &config,
             &prepare::device_name(compute.device),
             prepare::thread_count(),
+            team.world_size(),
         );
-        let found = resume::find(&folder.path, resume)?;
+        let found = resume::find_together(&output, resume, &team)?;
         let init_hash = prepare::init_hash(init_from.as_deref(), found.as_ref().map(|(c, _)| c))?;
         let identity = resume::identity(&config, &plan, init_hash);
+        resume::check_alike(&identity, &recorded, &team)?;
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
                 resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
@@ -148,8 +161,11 @@ impl Run {
             }
         };
         let peak = work::peak(compute.dtype, compute.device)?;
-        let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
-        folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;
+        let writer = folder.map(|folder| {
+            let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
+            folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;
+            anyhow::Ok(Writer { folder, metrics })
+        });
         let limits = Limits { end_step: plan.step_count(), saves: true };
         Ok(Run {
             config,
@@ -157,11 +173,12 @@ impl Run {
             schedules,
             corpus,
             validation,
-            folder,
+            output,
+            team,
+            writer: writer.transpose()?,
             model,
             optimizer,
             state,
-            metrics,
             last_checkpoint: found.map(|(checkpoint, _)| checkpoint.path),
             peak,
             limits,
@@ -196,6 +213,11 @@ impl Run {
         self.run_phase(stop)
     }
 
+    /// The ranks that train together.
+    pub fn team(&self) -> &Team {
+        &self.team
+    }
+
     /// The order of the data.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -221,6 +243,8 @@ impl Run {
             self.optimizer.reset();
         }
         self.optimizer.guard().forget();
+        // Drawn on each rank; should their machines differ in a last bit, the first one's count.
+        self.team.take_from_first(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;
         self.state.phase_steps_done = 0;
         Ok(())
@@ -237,11 +261,12 @@ impl Run {
         let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
         let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
         let mut stage = self.stage(&phase)?;
-        let work = StepWork::new(&self.config, phase_index, phase.window_units);
+        let world_size = self.team.world_size();
+        let work = StepWork::new(&self.config, phase_index, phase.window_units, world_size);
         let mut interval = Interval::default();
         let end = phase.step_range().end.min(self.limits.end_step);
         while self.state.next_step < end {
-            if stop.asked() {
+            if self.team.any(stop.asked())? {
                 self.read(phase_index, &mut interval)?;
                 return Ok(false);
             }
@@ -276,7 +301,8 @@ impl Run {
     /// The micro-batches of the steps from the next one to the end of `phase`.
     fn stage(&self, phase: &Phase) -> Result<Stage> {
         let steps = self.state.next_step..phase.step_range().end;
-        let spec = prepare::loader_spec(&self.config, &self.corpus, &self.plan, steps);
+        let (config, team) = (&self.config, &self.team);
+        let spec = prepare::loader_spec(config, &self.corpus, &self.plan, steps, team);
         let shape = BatchShape {
             window_units: phase.window_units,
             patch_size: phase.patch_size,
@@ -317,14 +343,16 @@ impl Run {
         rate: f64,
     ) -> Result<StepOutput> {
         let step = self.state.next_step;
-        let micro_batch_count = phase.windows_per_step / self.config.train.micro_batch_windows;
+        let rank_windows = phase.windows_per_step / self.team.world_size();
+        let micro_batch_count = rank_windows / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
             let next = stage.next_micro_batch()?;
             let (place, tokens_btk) = next.context("the loader ended before the phase")?;
             assert_eq!(place, (step, micro_index), "plan order");
             Ok(tokens_btk)
         });
-        stepper.train_step(&self.model, &mut self.optimizer, batches, micro_batch_count, rate)
+        let (model, optimizer) = (&self.model, &mut self.optimizer);
+        stepper.train_step(model, optimizer, batches, micro_batch_count, rate, &self.team)
     }
 
     /// Waits for the device (host-device synchronisation) and looks at the steps since the last time: an error if one of
@@ -355,7 +383,12 @@ impl Run {
                 "optimizer.nonfinite"
             },
             checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
-            read: diverged::record(&self.folder.path, numbers, &self.plan, &self.corpus)?,
+            read: match &self.writer {
+                Some(Writer { folder, .. }) => {
+                    diverged::record(&folder.path, numbers, &self.plan, &self.corpus)?
+                }
+                None => "rank 0 says what".to_owned(),
+            },
         })
     }
 
@@ -407,13 +440,14 @@ impl Run {
         if let Some(bytes) = work::peak_memory_bytes(self.model.compute().device)? {
             values.push(("memory/peak_bytes", bytes as f64));
         }
-        self.metrics.write(&Point { step: state.next_step, values })?;
-        let left = (phase.step_range().end - state.next_step) as f64 * figures.step_ms / 1e3;
+        let step = state.next_step;
+        self.write(&Point { step, values })?;
+        let left = (phase.step_range().end - step) as f64 * figures.step_ms / 1e3;
         let kind = if phase.patch_size == 1 { "token" } else { "patch" };
         progress(&format!(
             "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {rate:.2e} | {:.0} ms | \
              {} tok/s{} | data {:.1}% | phase eta {}",
-            state.next_step,
+            step,
             self.plan.step_count(),
             phase.patch_size,
             report.loss,
@@ -426,6 +460,10 @@ impl Run {
             clock(left),
         ));
         Ok(())
+    }
+
+    fn write(&mut self, point: &Point) -> Result<()> {
+        self.writer.as_mut().map_or(Ok(()), |writer| writer.metrics.write(point))
     }
 
     /// Before the first step (the fresh model, which the patch phase's weights are compared with), at the end of each
@@ -456,7 +494,8 @@ impl Run {
     /// logged, and the resumed run makes it again.
     fn evaluate(&mut self, patch_size: u64, stop: &StopFlag) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
-        let Some(figures) = validation.evaluate(&self.model, stop)? else { return Ok(()) };
+        let (model, team) = (&self.model, &self.team);
+        let Some(figures) = validation.evaluate(model, stop, team)? else { return Ok(()) };
         let step = self.state.next_step;
         let mut values = vec![
             ("eval/loss", figures.loss),
@@ -472,17 +511,17 @@ impl Run {
             figures.bits_per_byte
         );
         if patch_size > 1
-            && let Some(patch_loss) = validation.patch_loss(&self.model, patch_size, stop)?
+            && let Some(patch_loss) = validation.patch_loss(model, patch_size, stop, team)?
         {
             values.push(("eval/patch_loss", patch_loss));
             line.push_str(&format!(" | patch loss {patch_loss:.4}"));
         }
-        if stop.asked() {
+        if team.any(stop.asked())? {
             return Ok(());
         }
         values.push(("eval/tokens_seen", self.state.tokens_read as f64));
         values.push(("eval/cost_units", self.state.units_processed as f64));
-        self.metrics.write(&Point { step, values })?;
+        self.write(&Point { step, values })?;
         progress(&line);
         for (phase, record) in self.plan.phases().iter().zip(&mut self.state.phases) {
             if phase.steps > 0 && phase.first_step == step {
@@ -494,8 +533,40 @@ impl Run {
         Ok(())
     }
 
-    /// Saves a checkpoint of the state between two steps.
+    /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
+        self.check_alike()?;
+        let path = match &self.writer {
+            Some(Writer { folder, .. }) => self.save_into(&folder.path)?,
+            None => PathBuf::new(),
+        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let path = self.output.join(self.team.text_of_first(&name)?);
+        self.last_checkpoint = Some(path.clone());
+        Ok(path)
+    }
+
+    /// Every rank makes the same updates: should one not, nothing of it is saved.
+    fn check_alike(&self) -> Result<()> {
+        if self.team.world_size() == 1 {
+            return Ok(());
+        }
+        let norm = optim::norm(self.model.parameters().masters())?.double_value(&[]);
+        let first = self.team.text_of_first(&norm.to_bits().to_string())?;
+        let differs = norm.to_bits().to_string() != first;
+        if self.team.any(differs)? {
+            let (rank, step) = (self.team.rank(), self.state.next_step);
+            let this = if differs { "differs" } else { "does not differ" };
+            bail!(
+                "the weights of the ranks are no longer alike after step {step} (rank {rank}: norm {norm}, which {this} \
+                 from rank 0's): no checkpoint was written. Look for a rank whose machine or libtorch is another, or is faulty; \
+                 the same command goes on from the last checkpoint"
+            );
+        }
+        Ok(())
+    }
+
+    fn save_into(&self, folder: &Path) -> Result<PathBuf> {
         let train = &self.config.train;
         let retention =
             Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
@@ -508,7 +579,7 @@ impl Run {
             eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
         };
         let (corpus, model, optimizer) = (&self.corpus, &self.model, &self.optimizer);
-        let path = checkpoint::save(&self.folder.path, &self.state, retention, |into| {
+        let path = checkpoint::save(folder, &self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
             let path = into.join(prepare::OPTIMIZER_FILE);
             tensor_file::write(&path, &prepare::optimizer_tensors(model, optimizer))
@@ -516,7 +587,6 @@ impl Run {
             prepare::copy_tokenizer(corpus, into)
         })?;
         progress(&format!("saved {}", path.display()));
-        self.last_checkpoint = Some(path.clone());
         Ok(path)
     }
 
@@ -524,7 +594,9 @@ impl Run {
         let validation = match (&self.validation, self.last_validation) {
             (_, Some((step, figures))) if step == self.state.next_step => Some(figures),
             // Was made and logged before this start.
-            (Some(validation), _) => validation.evaluate(&self.model, &StopFlag::default())?,
+            (Some(validation), _) => {
+                validation.evaluate(&self.model, &StopFlag::default(), &self.team)?
+            }
             (None, _) => None,
         };
         let phases = self.plan.phases().iter().zip(&self.state.phases);
@@ -543,8 +615,9 @@ impl Run {
         })
     }
 
-    /// The final weights' continuation of the beginning of a validation document.
+    /// The final weights' continuation of the beginning of a validation document; on the first rank.
     fn sample(&self) -> Result<Option<Sample>> {
-        self.validation.as_ref().map(|validation| validation.sample(&self.model)).transpose()
+        let validation = self.validation.as_ref().filter(|_| self.team.is_first());
+        validation.map(|validation| validation.sample(&self.model)).transpose()
     }
 }

@@ -16,8 +16,9 @@ use crate::model::Llama;
 use crate::prepare::ValidationTooShort;
 use crate::report::{Sample, Validation, unigram_perplexity};
 use crate::stop::StopFlag;
+use crate::team::Team;
 
-/// Tokens that are read at once.
+/// Tokens that are read at once, at least.
 const READ_TOKENS: usize = 1 << 16;
 /// Tokens of a sample's prompt, at most.
 const PROMPT_TOKENS: u64 = 16;
@@ -44,7 +45,7 @@ impl ValidationSet {
         }
         let vocab_size = usize::try_from(corpus.vocab_size()).context("vocabulary size")?;
         let mut counts = vec![0; vocab_size];
-        for_each_piece(&corpus, |ids| {
+        for_each_piece(&corpus, 1, |ids| {
             ids.iter().for_each(|&id| counts[id as usize] += 1);
             Ok(())
         })?;
@@ -57,9 +58,14 @@ impl ValidationSet {
     }
 
     /// Token-level figures of `model`; `None` if somebody asked to stop before they were complete.
-    pub fn evaluate(&self, model: &Llama, stop: &StopFlag) -> Result<Option<Validation>> {
+    pub fn evaluate(
+        &self,
+        model: &Llama,
+        stop: &StopFlag,
+        team: &Team,
+    ) -> Result<Option<Validation>> {
         let text_bytes = self.corpus.manifest().totals.text_bytes;
-        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes, stop)?;
+        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes, stop, team)?;
         Ok(found.map(|found| Validation {
             loss: found.loss,
             perplexity: found.perplexity,
@@ -75,11 +81,12 @@ impl ValidationSet {
         model: &Llama,
         patch_size: u64,
         stop: &StopFlag,
+        team: &Team,
     ) -> Result<Option<f64>> {
         if self.corpus.token_count() < self.window_units * patch_size {
             return Ok(None);
         }
-        let found = evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0, stop)?;
+        let found = evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0, stop, team)?;
         Ok(found.map(|found| found.loss))
     }
 
@@ -118,38 +125,45 @@ impl ValidationSet {
     }
 }
 
-/// Evaluates `model` on a whole corpus, or until somebody asks to stop (`None`); `text_bytes` is 0 where bits per byte
-/// make no sense.
+/// Evaluates `model` on a whole corpus, or until somebody asks one of the ranks to stop (`None`); `text_bytes` is 0 where bits per
+/// byte make no sense. The ranks take turns with the batches, and have the same result.
 pub fn evaluate_corpus(
     model: &Llama,
     corpus: &Corpus,
     shape: EvalShape,
     text_bytes: u64,
     stop: &StopFlag,
+    team: &Team,
 ) -> Result<Option<Evaluation>> {
     let mut evaluator = Evaluator::new(model, shape)?;
     let batch_tokens = shape.window_units * shape.patch_size * shape.micro_batch_windows;
     let batch_tokens = usize::try_from(batch_tokens).context("tokens of a micro-batch")?;
-    for_each_piece(corpus, |ids| {
+    let mut turns = (0..team.world_size()).cycle();
+    for_each_piece(corpus, batch_tokens, |ids| {
         for batch in ids.chunks(batch_tokens) {
-            if !stop.asked() {
+            if turns.next() == Some(team.rank()) && !stop.asked() {
                 evaluator.push(batch)?;
             }
         }
         Ok(())
     })?;
-    if stop.asked() {
+    if team.any(stop.asked())? {
         return Ok(None);
     }
-    Ok(Some(evaluator.finish(Some(text_bytes))?))
+    Ok(Some(evaluator.finish_together(Some(text_bytes), team)?))
 }
 
-/// Reads the whole corpus, a piece at a time.
-fn for_each_piece(corpus: &Corpus, mut take: impl FnMut(&[u32]) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0u32; READ_TOKENS];
+/// Reads the whole corpus, some batches of `batch_tokens` at a time.
+fn for_each_piece(
+    corpus: &Corpus,
+    batch_tokens: usize,
+    mut take: impl FnMut(&[u32]) -> Result<()>,
+) -> Result<()> {
+    let piece_tokens = READ_TOKENS.next_multiple_of(batch_tokens);
+    let mut buffer = vec![0u32; piece_tokens];
     let mut next = 0;
     while next < corpus.token_count() {
-        let length = (corpus.token_count() - next).min(READ_TOKENS as u64);
+        let length = (corpus.token_count() - next).min(piece_tokens as u64);
         let piece = &mut buffer[..usize::try_from(length)?];
         corpus.read(next, piece)?;
         take(piece)?;

@@ -1,0 +1,179 @@
+//! Several processes that train one model: as one alone, stopped, killed, given different runs.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use super::*;
+
+/// Two ranks, started by the launcher.
+const TWO: [&str; 2] = ["--ranks", "2"];
+
+/// The losses of the steps and of the evaluations.
+fn losses(run: &TestRun) -> Vec<f64> {
+    let values = run.curves().into_iter().map(|line| {
+        let point: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let value = point.get("train/loss").or(point.get("eval/loss"));
+        value.and_then(serde_json::Value::as_f64).unwrap_or_else(|| panic!("no loss in {line}"))
+    });
+    values.collect()
+}
+
+/// The run of two ranks that was never interrupted.
+fn two_ranks() -> &'static TestRun {
+    static TWO_RANKS: OnceLock<TestRun> = OnceLock::new();
+    TWO_RANKS.get_or_init(|| {
+        let run = TestRun::new();
+        let output = run.run(&TWO);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        run
+    })
+}
+
+fn assert_same_as_two_ranks(run: &TestRun, what: &str) {
+    assert_eq!(run.curves(), two_ranks().curves(), "{what}");
+    for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+        assert!(run.final_bytes(name) == two_ranks().final_bytes(name), "{name} differs: {what}");
+    }
+}
+
+/// Starts the ranks as another launcher would; `args` are those of each.
+fn start(run: &TestRun, args: [&[&str]; 2]) -> [Child; 2] {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    [0, 1].map(|rank: usize| {
+        let mut command = run.command(args[rank]);
+        command.env("WORLD_SIZE", "2").env("RANK", rank.to_string());
+        command.env("LOCAL_RANK", rank.to_string());
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    })
+}
+
+fn end(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn ranks_train_what_one_process_does() {
+    let four = TestRun::new();
+    let output = four.run(&["--ranks", "4", "--set", "train.micro_batch_windows=2", "--json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("4 ranks have met at 127.0.0.1:"), "{stderr}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap(); // one, not four
+    assert_eq!(report["phases"][1]["steps"], STEP_COUNT - SWITCH_STEP);
+    let alone = losses(reference());
+    for run in [two_ranks(), &four] {
+        let together = losses(run);
+        assert_eq!(together.len(), alone.len());
+        for (step, (together, alone)) in together.iter().zip(&alone).enumerate() {
+            assert!((together - alone).abs() < 1e-4, "{step}: {together}, alone {alone}");
+        }
+    }
+    let text = fs::read_to_string(two_ranks().output().join("metrics.jsonl")).unwrap();
+    for line in text.lines().filter(|line| line.contains("train/loss")) {
+        let point: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(point["time/communication_ms"].as_f64().unwrap() > 0.0, "{point}");
+    }
+    let alone = fs::read_to_string(reference().output().join("metrics.jsonl")).unwrap();
+    assert!(!alone.contains("communication"), "one process has nobody to talk to");
+}
+
+#[test]
+fn ranks_that_are_stopped_go_on_bitwise_as_if_they_had_not_been() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let run = TestRun::new();
+        assert_eq!(run.signal_with(&TWO, 5, signal), Some(75)); // where an evaluation is due
+        let output = run.run(&TWO);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_same_as_two_ranks(&run, &format!("signal {signal}"));
+    }
+}
+
+#[test]
+fn a_killed_launcher_takes_its_ranks_along() {
+    let run = TestRun::new();
+    assert_eq!(run.signal_with(&TWO, 3, libc::SIGKILL), None);
+    // The ranks finish their step, save and free the folder.
+    let mut output = run.run(&TWO);
+    for _ in 0..100 {
+        if output.status.success() {
+            break;
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("is in use by another run"), "{stderr}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        output = run.run(&TWO);
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same_as_two_ranks(&run, "killed launcher");
+}
+
+#[test]
+fn a_killed_rank_ends_the_others_and_the_run_goes_on() {
+    for killed in [0, 1] {
+        let run = TestRun::new();
+        let mut ranks = start(&run, [&[], &[]]);
+        let mut lines = BufReader::new(ranks[0].stderr.take().unwrap()).lines();
+        let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("step 9/"));
+        assert!(met.is_some(), "the run ended before");
+        ranks[killed].kill().unwrap();
+        let said: Vec<String> = lines.map_while(Result::ok).collect();
+        let [first, second] = ranks.map(end);
+        let (code, said) = if killed == 0 { second } else { (first.0, said.join("\n")) };
+        assert_eq!(code, Some(1), "{said}");
+        let other = 1 - killed;
+        assert!(said.contains(&format!("rank {other}: error")), "{said}");
+        assert!(said.contains(&format!("rank {other} of 2 lost the others")), "{said}");
+        let output = run.run(&TWO);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_same_as_two_ranks(&run, &format!("killed rank {killed}"));
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let run = TestRun::new();
+    assert_eq!(run.signal_with(&TWO, 13, libc::SIGTERM), Some(75));
+    let output = run.run(&[]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("ranks: 2 → 1"), "{stderr}");
+    for (together, alone) in losses(&run).iter().zip(losses(reference())) {
+        assert!((together - alone).abs() < 1e-4, "{together}, alone {alone}");
+    }
+}
+
+#[test]
+fn ranks_of_different_runs_are_refused_with_what_differs() {
+    let run = TestRun::new();
+    let [first, second] = start(&run, [&[], &["--set", "train.init_seed=3"]]).map(end);
+    assert_eq!(second.0, Some(4), "{}", second.1);
+    assert!(second.1.contains("train.init_seed: 1 → 3"), "{}", second.1);
+    assert_eq!(first.0, Some(1), "{}", first.1);
+    assert!(!run.output().join("checkpoint-1").exists());
+}
+
+#[test]
+fn ranks_diverge_together() {
+    let run = TestRun::new();
+    let blow_up = [&TWO[..], &["--set", "phases.1.schedule.peak=1e30"]].concat();
+    let expected = ["rank 0: error: ", "diverged: loss", "document ", "rank 1: error: "];
+    check_refusal(&run, &blow_up, 3, &expected);
+    assert_eq!(divergence(&run)["reason"], "nonfinite");
+}
+
+#[test]
+fn what_ranks_cannot_do_is_refused() {
+    let run = TestRun::new();
+    check_refusal(&run, &["--ranks", "3"], 2, &["windows times ranks must divide", "on 3 ranks"]);
+    check_refusal(&run, &["--ranks", "2", "--set", "train.device=\"cuda:0\""], 2, &["rank 1"]);
+    let mut nested = run.command(&TWO);
+    let nested = nested.env("WORLD_SIZE", "2").env("RANK", "0").env("MASTER_ADDR", "x").output();
+    let nested = nested.unwrap();
+    assert_eq!(nested.status.code(), Some(2));
+    assert!(String::from_utf8(nested.stderr).unwrap().contains("leave out --ranks"));
+    let mut half = run.command(&[]);
+    let half = half.env("WORLD_SIZE", "2").output().unwrap();
+    assert_eq!(half.status.code(), Some(2));
+    assert!(String::from_utf8(half.stderr).unwrap().contains("RANK is not"));
+}

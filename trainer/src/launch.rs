@@ -1,0 +1,130 @@
+//! `pretrain --ranks`: the ranks of one machine, each a process of this program.
+//!
+//! **Invariant:** the launcher ends when all ranks have, with the exit code of the one that failed first; a signal to the launcher is
+//! one to each rank, once.
+
+use std::env;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+
+use crate::progress::progress;
+use crate::ranks::{self, RanksError};
+use crate::stop;
+
+/// Tells a rank its launcher's process.
+const LAUNCHER: &str = "PATCHMILL_LAUNCHER";
+/// Tells the first rank on which open socket it listens.
+const LISTENER: &str = "PATCHMILL_LISTENER";
+/// libtorch's threads.
+const THREADS: &str = "OMP_NUM_THREADS";
+/// How often the launcher looks after the ranks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs this program with `words` as `count` ranks.
+pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
+    if ranks::from_environment(|name| env::var(name).ok())?.is_some() {
+        return Err(RanksError::Nested.into());
+    }
+    let asked = stop::SIGNALS.map(|_| Arc::new(AtomicBool::new(false)));
+    for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
+        signal_hook::flag::register(signal, Arc::clone(asked))
+            .with_context(|| format!("install the handler of signal {signal}"))?;
+    }
+    let mut running = start(count, words)?;
+    let mut failed = None;
+    while !running.is_empty() {
+        for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
+            if asked.swap(false, Ordering::SeqCst) {
+                let signal = Signal::from_named_raw(signal).expect("a signal that was registered");
+                for (_, child) in &running {
+                    let _has_ended = kill_process(Pid::from_child(child), signal);
+                }
+            }
+        }
+        let mut codes = Vec::new();
+        let mut still = Vec::new();
+        for (rank, mut child) in running {
+            match child.try_wait().with_context(|| format!("wait for rank {rank}"))? {
+                None => still.push((rank, child)),
+                Some(status) => codes.push(status.code().unwrap_or_else(|| {
+                    progress(&format!("rank {rank} ended by {status}"));
+                    128 + status.signal().unwrap_or(0)
+                })),
+            }
+        }
+        running = still;
+        // Who fails because another did says 1.
+        let code = codes.into_iter().filter(|&code| code != 0).max_by_key(|&code| code != 1);
+        failed = failed.or(code);
+        std::thread::sleep(LOOK);
+    }
+    let code = failed.unwrap_or(0);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them by the launcher alone.
+fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
+    let program = env::current_exe().context("find this program")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("open a port for the ranks")?;
+    let port = listener.local_addr().context("the port of the ranks")?.port();
+    let mut listener = Some(listener);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let mut running: Vec<(u64, Child)> = Vec::new();
+    for rank in 0..count {
+        let mut command = Command::new(&program);
+        command.args(words).process_group(0);
+        for (name, number) in [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", count)] {
+            command.env(name, number.to_string());
+        }
+        command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string());
+        command.env("MASTER_PORT", port.to_string());
+        command.env(LAUNCHER, std::process::id().to_string());
+        if env::var_os(THREADS).is_none() {
+            command.env(THREADS, (cores / count).max(1).to_string());
+        }
+        let listener = listener.take(); // the first rank's alone
+        if let Some(listener) = &listener {
+            fcntl_setfd(listener, FdFlags::empty()).context("hand on the port of the ranks")?;
+            command.env(LISTENER, listener.as_raw_fd().to_string());
+        }
+        match command.spawn() {
+            Ok(child) => running.push((rank, child)),
+            Err(err) => {
+                for (_, mut child) in running {
+                    let _has_ended = child.kill();
+                }
+                return Err(err).with_context(|| format!("start rank {rank}"));
+            }
+        }
+    }
+    Ok(running)
+}
+
+/// What a rank does first: end when its launcher does, as if asked to stop.
+pub fn follow_launcher() -> Result<()> {
+    let Some(launcher) = number(LAUNCHER) else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::TERM)).context("follow the launcher")?;
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
+    anyhow::ensure!(parent == Some(launcher), "the launcher, process {launcher}, has ended");
+    Ok(())
+}
+
+/// The socket on which the first rank listens, if its launcher has opened one.
+pub fn listener() -> Option<i32> {
+    number(LISTENER)
+}
+
+fn number(name: &str) -> Option<i32> {
+    env::var(name).ok()?.parse().ok()
+}

@@ -1,0 +1,135 @@
+//! Collectives between ranks, by libtorch's c10d: Gloo for tensors of the host, NCCL for those of a GPU.
+//!
+//! **Invariant:** a collective gives every rank of the group the same bits.
+
+use std::ffi::{CString, c_char, c_int};
+use std::net::IpAddr;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::{ShimError, check};
+
+/// Opaque on this side.
+#[repr(C)]
+#[derive(Debug)]
+struct PmGroup([u8; 0]);
+
+#[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
+// SAFETY: the signatures are those of shim/group.cpp.
+unsafe extern "C" {
+    fn pm_group(
+        host: *const c_char,
+        port: c_int,
+        listen_fd: c_int,
+        address: *const c_char,
+        interface: *const c_char,
+        rank: c_int,
+        world_size: c_int,
+        meet_ms: i64,
+        timeout_ms: i64,
+        group: *mut *mut PmGroup,
+    ) -> c_int;
+    fn pm_group_free(group: *mut PmGroup);
+    fn pm_group_all_reduce(group: *mut PmGroup, tensor: *mut C_tensor, is_max: c_int) -> c_int;
+    fn pm_group_broadcast(group: *mut PmGroup, tensor: *mut C_tensor) -> c_int;
+}
+
+/// Where ranks meet, and how long they wait for each other.
+#[derive(Debug)]
+pub struct Meeting<'a> {
+    /// The machine of rank 0.
+    pub host: &'a str,
+    /// The port on which rank 0 listens.
+    pub port: u16,
+    /// The socket on which rank 0 listens already, which is the group's from now on; by `None` it opens one.
+    pub listener: Option<c_int>,
+    /// This machine's address, for the other ranks.
+    pub address: IpAddr,
+    /// The network interface to use instead of that address' one.
+    pub interface: Option<&'a str>,
+    /// This process among them.
+    pub rank: u64,
+    /// How many they are.
+    pub world_size: u64,
+    /// For all of them to come.
+    pub meet: Duration,
+    /// For all of them to join in a collective.
+    pub timeout: Duration,
+}
+
+/// How all-reduce makes one number of those of all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their sum.
+    Sum,
+    /// The largest.
+    Max,
+}
+
+/// Ranks that have met.
+#[derive(Debug)]
+pub struct Group(NonNull<PmGroup>);
+
+impl Group {
+    /// Waits for all ranks to come.
+    pub fn meet(meeting: Meeting<'_>) -> Result<Group, ShimError> {
+        const OPERATION: &str = "meet the other ranks";
+        let error = |message: String| ShimError { operation: OPERATION, message };
+        let text = |text: &str| CString::new(text).map_err(|err| error(err.to_string()));
+        let number = |number: u64| c_int::try_from(number).map_err(|err| error(err.to_string()));
+        let (host, address) = (text(meeting.host)?, text(&meeting.address.to_string())?);
+        let interface = meeting.interface.map(text).transpose()?;
+        let (rank, world_size) = (number(meeting.rank)?, number(meeting.world_size)?);
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let mut group = std::ptr::null_mut();
+        #[expect(unsafe_code, reason = "see the extern block")]
+        // SAFETY: the texts live for the call; the socket is given away; `group` is written on success alone.
+        let status = unsafe {
+            pm_group(
+                host.as_ptr(),
+                c_int::from(meeting.port),
+                meeting.listener.unwrap_or(-1),
+                address.as_ptr(),
+                interface.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+                rank,
+                world_size,
+                milliseconds(meeting.meet),
+                milliseconds(meeting.timeout),
+                &raw mut group,
+            )
+        };
+        check(status, OPERATION)?;
+        Ok(Group(NonNull::new(group).expect("a call that succeeds hands out a group")))
+    }
+
+    /// Makes a contiguous tensor the reduction of those of all ranks. On the host it is so at the end of the call; on a GPU the
+    /// current stream waits, and the host does not.
+    pub fn all_reduce(&self, tensor: &mut Tensor, by: Reduction) -> Result<(), ShimError> {
+        let is_max = c_int::from(by == Reduction::Max);
+        #[expect(unsafe_code, reason = "see the extern block")]
+        // SAFETY: both handles are alive for the call, and a group is used by the one thread that has it.
+        let status = unsafe { pm_group_all_reduce(self.0.as_ptr(), tensor.as_mut_ptr(), is_max) };
+        check(status, "all-reduce")
+    }
+
+    /// Makes a contiguous tensor what it is on rank 0; waits as [`Group::all_reduce`] does.
+    pub fn broadcast(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
+        #[expect(unsafe_code, reason = "see the extern block")]
+        // SAFETY: as in `all_reduce`.
+        let status = unsafe { pm_group_broadcast(self.0.as_ptr(), tensor.as_mut_ptr()) };
+        check(status, "broadcast")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "see the extern block")]
+        // SAFETY: this is the only handle, and it was not freed.
+        unsafe {
+            pm_group_free(self.0.as_ptr());
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The ranks that train one model together: what they add up, agree on and wait for.
+//!
+//! Each rank reads its part of every step and holds the whole model. Gradients are added up over the ranks before the update, so that
+//! all of them make the same one. The first rank alone writes.
+//!
+//! **Invariant:** all ranks make the same calls in the same order, and get the same bits from them. A rank that is alone gets what it
+//! gave.
+
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _, UdpSocket};
+use std::time::Duration;
+
+use tch::{Kind, Tensor};
+
+use crate::ranks::Place;
+use crate::shim::ShimError;
+use crate::shim::group::{Group, Meeting, Reduction};
+
+/// How long ranks wait for each other at the start: those of a large job come over minutes, those of one machine at once.
+const MEET: Duration = Duration::from_secs(600);
+const MEET_LOCAL: Duration = Duration::from_secs(60);
+/// How long they wait in a collective: for as long as the first rank may take to save a checkpoint.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Names a network interface, where the machine has several; of Gloo, as in PyTorch.
+const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Team {
+    rank: u64,
+    world_size: u64,
+    local_rank: Option<u64>,
+    group: Option<Group>,
+}
+
+impl Team {
+    /// A rank without others.
+    pub fn alone() -> Team {
+        Team { rank: 0, world_size: 1, local_rank: None, group: None }
+    }
+
+    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if rank 0 has one already.
+    pub fn meet(place: &Place, listener: Option<i32>) -> Result<Team, ShimError> {
+        let Place { rank, world_size, local_rank, host, port } = place;
+        let interface = std::env::var(INTERFACE).ok();
+        let address = own_address(host, *port);
+        let group = Group::meet(Meeting {
+            host,
+            port: *port,
+            listener,
+            address,
+            interface: interface.as_deref(),
+            rank: *rank,
+            world_size: *world_size,
+            meet: if address.is_loopback() { MEET_LOCAL } else { MEET },
+            timeout: TIMEOUT,
+        })?;
+        Ok(Team {
+            rank: *rank,
+            world_size: *world_size,
+            local_rank: Some(*local_rank),
+            group: Some(group),
+        })
+    }
+
+    /// Which rank this is, from 0.
+    pub fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn world_size(&self) -> u64 {
+        self.world_size
+    }
+
+    /// Which rank of its machine this is; `None` if it is alone.
+    pub fn local_rank(&self) -> Option<u64> {
+        self.local_rank
+    }
+
+    /// Whether this is the rank that writes: the first.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the host does not wait.
+    pub fn add_up(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
+        self.together(|group| group.all_reduce(tensor, Reduction::Sum))
+    }
+
+    /// Makes a flat tensor, on any device, that of the first rank.
+    pub fn take_from_first(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
+        self.together(|group| group.broadcast(tensor))
+    }
+
+    /// Whether any rank says so. The ranks wait for each other; GPUs work on.
+    pub fn any(&self, this_one: bool) -> Result<bool, ShimError> {
+        let mut flag = Tensor::from_slice(&[i64::from(this_one)]);
+        self.together(|group| group.all_reduce(&mut flag, Reduction::Max))?;
+        Ok(flag.int64_value(&[0]) != 0)
+    }
+
+    /// The sums over all ranks of each of `numbers`.
+    pub fn sums<const N: usize>(&self, numbers: [f64; N]) -> Result<[f64; N], ShimError> {
+        let mut sums = Tensor::from_slice(&numbers);
+        self.together(|group| group.all_reduce(&mut sums, Reduction::Sum))?;
+        Ok(std::array::from_fn(|index| sums.double_value(&[index as i64])))
+    }
+
+    /// What the first rank gives, on all of them.
+    pub fn text_of_first(&self, text: &str) -> Result<String, ShimError> {
+        let mut length = Tensor::from_slice(&[text.len() as i64]);
+        self.take_from_first(&mut length)?;
+        let length = usize::try_from(length.int64_value(&[0])).expect("a length");
+        let mut bytes = if self.is_first() {
+            Tensor::from_slice(text.as_bytes())
+        } else {
+            Tensor::zeros([length as i64], (Kind::Uint8, tch::Device::Cpu))
+        };
+        self.take_from_first(&mut bytes)?;
+        let bytes: Vec<u8> = bytes.try_into().expect("bytes of the host");
+        Ok(String::from_utf8(bytes).expect("the first rank gave text"))
+    }
+
+    fn together(
+        &self,
+        collective: impl FnOnce(&Group) -> Result<(), ShimError>,
+    ) -> Result<(), ShimError> {
+        let Some(group) = &self.group else { return Ok(()) };
+        collective(group).map_err(|ShimError { operation, message }| {
+            let message = message.split(". This is typically").next().unwrap_or_default(); // advice
+            let (rank, world_size) = (self.rank, self.world_size);
+            let message = format!(
+                "rank {rank} of {world_size} lost the others: one of them has ended or hangs, and what it printed says why ({message})"
+            );
+            ShimError { operation, message }
+        })
+    }
+}
+
+/// This machine's address on the way to `host`.
+fn own_address(host: &str, port: u16) -> IpAddr {
+    let towards = || -> std::io::Result<IpAddr> {
+        let to = (host, port).to_socket_addrs()?.next();
+        let to = to.ok_or_else(|| std::io::Error::other("no address"))?;
+        let from: IpAddr = if to.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = UdpSocket::bind((from, 0))?;
+        socket.connect(to)?; // sends nothing
+        Ok(socket.local_addr()?.ip())
+    };
+    towards().unwrap_or(Ipv4Addr::LOCALHOST.into()) // meeting will say what is wrong with the name
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn who_is_alone_gets_what_it_gave() {
+        let team = Team::alone();
+        let mut tensor = Tensor::from_slice(&[1.5f32, -2.0]);
+        team.add_up(&mut tensor).unwrap();
+        team.take_from_first(&mut tensor).unwrap();
+        assert_eq!(Vec::<f32>::try_from(tensor).unwrap(), [1.5, -2.0]);
+        assert_eq!([true, false].map(|flag| team.any(flag).unwrap()), [true, false]);
+        assert_eq!(team.sums([0.1, -3.0]).unwrap(), [0.1, -3.0]);
+        assert_eq!(team.text_of_first("a text").unwrap(), "a text");
+        assert_eq!(team.text_of_first("").unwrap(), "");
+    }
+
+    #[test]
+    fn an_address_is_one_that_the_other_side_sees() {
+        assert_eq!(own_address("127.0.0.1", 9), IpAddr::from(Ipv4Addr::LOCALHOST));
+        assert_eq!(own_address("no such host", 9), IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+
+    /// Ranks are processes by rights; as threads they meet all the same.
+    fn in_world<R: Send>(world_size: u64, work: impl Fn(Team) -> R + Sync) -> Vec<R> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let listeners =
+            (0..world_size).map(|rank| (rank == 0).then(|| listener.try_clone().unwrap()));
+        let work = &work;
+        std::thread::scope(|scope| {
+            let join = |(rank, listener): (u64, Option<std::net::TcpListener>)| {
+                scope.spawn(move || {
+                    let host = "127.0.0.1".to_owned();
+                    let place = Place { rank, world_size, local_rank: rank, host, port };
+                    work(Team::meet(&place, listener.map(IntoRawFd::into_raw_fd)).unwrap())
+                })
+            };
+            let threads: Vec<_> = (0..).zip(listeners).map(join).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn ranks_add_up_agree_and_listen() {
+        let found = in_world(3, |team| {
+            let rank = team.rank();
+            let mut tensor = Tensor::from_slice(&[rank as f32 + 0.1, 1e-3]);
+            team.add_up(&mut tensor).unwrap();
+            let sums: Vec<f32> = tensor.try_into().unwrap();
+            let mut first = Tensor::from_slice(&[rank as f32 + 7.0]);
+            team.take_from_first(&mut first).unwrap();
+            let flags = [rank == 1, false].map(|flag| team.any(flag).unwrap());
+            let [one, two] = team.sums([rank as f64, 0.5]).unwrap();
+            let texts = ["", "größer"]
+                .map(|text| team.text_of_first(if team.is_first() { text } else { "?" }).unwrap());
+            (sums, first.double_value(&[0]), flags, one, two, texts)
+        });
+        let (sums, ..) = &found[0];
+        assert!((sums[0] - 3.3).abs() < 1e-6 && (sums[1] - 3e-3).abs() < 1e-9);
+        for other in &found {
+            assert_eq!(
+                &other.0.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                &sums.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            );
+            assert_eq!((other.1, other.2, other.3, other.4), (7.0, [true, false], 3.0, 1.5));
+            assert_eq!(other.5, ["", "größer"]);
+        }
+    }
+
+    #[test]
+    fn a_rank_that_ends_is_missed() {
+        let found = in_world(2, |team| {
+            if team.is_first() {
+                return None;
+            }
+            // The other may be in time for one more.
+            (0..2).find_map(|_| team.any(false).err().map(|err| err.to_string()))
+        });
+        let text = found[1].as_ref().expect("the other rank is gone");
+        assert!(text.contains("rank 1 of 2 lost the others"), "{text}");
+    }
+}
