@@ -316,7 +316,8 @@ fn j_a_gpu_takes_part_in_collectives() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let host = "127.0.0.1".to_owned();
-    let place = Place { rank: 0, world_size: 1, local_rank: 0, host, port };
+    let (is_served, attempt) = (false, String::new());
+    let place = Place { rank: 0, world_size: 1, local_rank: 0, host, port, is_served, attempt };
     let team = Team::meet(&place, Some(std::os::fd::IntoRawFd::into_raw_fd(listener))).unwrap();
     let expected = random_on(device, &[1 << 20], 1);
     let mut tensor = expected.copy();

@@ -31,15 +31,16 @@ struct PmGroup {
 
 extern "C" {
 
-// Meets the other ranks at `host`:`port`, where rank 0 listens: on the socket `listen_fd`, which it takes over, or on one that it
-// opens (-1). `address` is this machine's, under which the other ranks reach it; `interface` names a network interface
-// instead, where it is not null. Waits `meet_ms` for the others at the beginning, and `timeout_ms` in each collective.
-int pm_group(const char* host, int port, int listen_fd, const char* address, const char* interface, int rank,
-             int world_size, int64_t meet_ms, int64_t timeout_ms, PmGroup** group) {
+// Meets the other ranks at `host`:`port`. Who `listens` there does so on the socket `listen_fd`, which it takes over, or on one that
+// it opens (-1). Ranks of another `attempt` are others. `address` is this machine's, under which the other ranks reach it;
+// `interface` names a network interface instead, where it is not null. Waits `meet_ms` for the others at the beginning, and
+// `timeout_ms` in each collective.
+int pm_group(const char* host, int port, int listens, int listen_fd, const char* attempt, const char* address,
+             const char* interface, int rank, int world_size, int64_t meet_ms, int64_t timeout_ms, PmGroup** group) {
   return patchmill::guard([&] {
     c10d::TCPStoreOptions options;
     options.port = uint16_t(port);
-    options.isServer = rank == 0;
+    options.isServer = listens != 0;
     options.numWorkers = size_t(world_size);
     options.timeout = std::chrono::milliseconds(meet_ms);
     if (listen_fd >= 0) {
@@ -49,12 +50,16 @@ int pm_group(const char* host, int port, int listen_fd, const char* address, con
     made->rank = rank;
     made->world_size = world_size;
     made->timeout = std::chrono::milliseconds(timeout_ms);
-    made->store = c10::make_intrusive<c10d::TCPStore>(host, options);
-    auto gloo = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
+    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    made->store = c10::make_intrusive<c10d::PrefixStore>("patchmill/" + std::string(attempt), store);
+    const auto name = "rank " + std::to_string(rank);
+    TORCH_CHECK(made->store->add(name, 1) == 1, "there is another ", name, ": each process needs a number of its own");
+    auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
     gloo->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
                                                  : c10d::ProcessGroupGloo::createDeviceForHostname(address));
     made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("host", made->store),
                                                              rank, world_size, gloo);
+    made->host->setTimeout(made->timeout);
     *group = made.release();
   });
 }

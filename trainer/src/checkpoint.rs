@@ -162,6 +162,11 @@ pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
+/// Where a run's checkpoint of `step` lies.
+pub fn path(run_folder: &Path, step: u64) -> PathBuf {
+    run_folder.join(format!("{PREFIX}{step}"))
+}
+
 /// Checks every byte of the checkpoint in `path`.
 pub fn verify(path: &Path) -> Result<Checkpoint, CheckpointError> {
     if !path.join(CHECKPOINT_MANIFEST).exists() {

@@ -14,7 +14,9 @@ use crate::bench::{self, BenchArgs};
 use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
 use crate::doctor;
 use crate::footprint::{self, PlanMemoryArgs};
+use crate::progress;
 use crate::resume::ResumeError;
+use crate::team::SaidByFirst;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
@@ -109,6 +111,16 @@ pub fn print(text: &str) -> Result<ExitCode> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints an error, unless another rank does, and returns its exit code.
+pub fn report(err: &anyhow::Error) -> ExitCode {
+    if !err.is::<SaidByFirst>() {
+        let text = pipeline::cli::describe(err);
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}error: {text}", progress::speaker());
+    }
+    exit_code(err)
 }
 
 /// 2 usage or configuration, 3 diverged, 4 data does not match, else 1.

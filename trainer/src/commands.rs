@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** with `--json` the last line of stdout is one JSON object.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,14 +18,14 @@ use schemas::run::{Device, Dtype, ReadBackend};
 use serde_json::json;
 
 use crate::checkpoint;
-use crate::cli::{EXIT_STOPPED, print};
+use crate::cli::{EXIT_STOPPED, print, report};
 use crate::device;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{Sampling, Stop, generate as continue_ids};
 use crate::launch;
 use crate::model::Llama;
 use crate::progress::{self, progress};
-use crate::ranks;
+use crate::ranks::{self, Place, RanksError};
 use crate::resume::Resume;
 use crate::stop::StopFlag;
 use crate::team::Team;
@@ -56,16 +56,18 @@ pub struct PretrainArgs {
 impl PretrainArgs {
     /// The same command for one rank.
     fn words_of_a_rank(&self) -> Vec<OsString> {
-        let mut words: Vec<OsString> = vec!["pretrain".into()];
-        for found in &self.overrides {
-            words.extend(["--set".into(), found.into()]);
-        }
-        let resume = match &self.resume {
-            Resume::Auto => "auto".into(),
-            Resume::Never => "never".into(),
-            Resume::Path(path) => path.clone().into(),
+        let joined = |option: &str, value: &OsStr| {
+            let mut word = OsString::from(option);
+            word.push(value);
+            word
         };
-        words.extend(["--resume".into(), resume]);
+        let mut words: Vec<OsString> = vec!["pretrain".into()];
+        words.extend(self.overrides.iter().map(|found| joined("--set=", found.as_ref())));
+        words.push(match &self.resume {
+            Resume::Auto => "--resume=auto".into(),
+            Resume::Never => "--resume=never".into(),
+            Resume::Path(path) => joined("--resume=", path.as_ref()),
+        });
         words.extend(self.json.then(|| "--json".into()));
         words.extend(["--".into(), self.run.clone().into()]);
         words
@@ -168,15 +170,33 @@ pub struct GenerateArgs {
 
 /// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
-    if let Some(count) = args.ranks.filter(|&count| count > 1) {
-        return launch::launch(count, &args.words_of_a_rank());
+    let place = ranks::from_environment(|name| std::env::var(name).ok())?;
+    if let Some(place) = &place {
+        progress::speak_as(place.rank);
     }
-    let stop = StopFlag::install()?;
     let file = run_file::Run::load(&args.run, &args.overrides)?;
-    let mut run = Run::prepare(&file, &args.resume, join_team()?)?;
-    let ending = run.execute(&stop)?;
-    let is_first = run.team().is_first();
-    match ending {
+    match (args.ranks, place) {
+        (Some(2..), Some(_)) => Err(RanksError::Nested.into()),
+        (Some(count @ 2..), None) => launch::launch(count, &args.words_of_a_rank()),
+        (_, Some(place)) => {
+            launch::follow_launcher()?;
+            let team = Team::meet(&place, launch::listener().filter(|_| place.rank == 0))?;
+            let Place { world_size, host, port, .. } = place;
+            progress(&format!("{world_size} ranks have met at {host}:{port}"));
+            // Said before the others lose this one, so that it is read before what they say then.
+            let ending = train(args, &file, team.clone());
+            Ok(ending.unwrap_or_else(|err| report(&err)))
+        }
+        (_, None) => train(args, &file, Team::alone()),
+    }
+}
+
+/// Trains as one of a team. Until here a signal ends the process at once: it may wait for others that do not come.
+fn train(args: &PretrainArgs, file: &run_file::Run, team: Team) -> Result<ExitCode> {
+    let stop = StopFlag::install()?;
+    let is_first = team.is_first();
+    let mut run = Run::prepare(file, &args.resume, team)?;
+    match run.execute(&stop)? {
         Ending::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
         Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
         Ending::Done(summary) => print(&format!("\n{}", summary.text())),
@@ -188,19 +208,6 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(EXIT_STOPPED))
         }
     }
-}
-
-/// Meets the other ranks, if the environment speaks of any.
-fn join_team() -> Result<Team> {
-    let Some(place) = ranks::from_environment(|name| std::env::var(name).ok())? else {
-        return Ok(Team::alone());
-    };
-    progress::speak_as(place.rank);
-    launch::follow_launcher()?;
-    let team = Team::meet(&place, launch::listener().filter(|_| place.rank == 0))?;
-    let ranks::Place { world_size, host, port, .. } = place;
-    progress(&format!("{world_size} ranks have met at {host}:{port}"));
-    Ok(team)
 }
 
 /// `eval`: loss and perplexity by the definition of `crate::eval`.

@@ -17,8 +17,8 @@ use anyhow::{Context, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
+use crate::cli::EXIT_STOPPED;
 use crate::progress::progress;
-use crate::ranks::{self, RanksError};
 use crate::stop;
 
 /// Tells a rank its launcher's process.
@@ -32,26 +32,21 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs this program with `words` as `count` ranks.
 pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
-    if ranks::from_environment(|name| env::var(name).ok())?.is_some() {
-        return Err(RanksError::Nested.into());
-    }
     let asked = stop::SIGNALS.map(|_| Arc::new(AtomicBool::new(false)));
     for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
         signal_hook::flag::register(signal, Arc::clone(asked))
             .with_context(|| format!("install the handler of signal {signal}"))?;
     }
     let mut running = start(count, words)?;
-    let mut failed = None;
+    let mut codes = Vec::new();
+    let mut is_told = false;
     while !running.is_empty() {
         for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
             if asked.swap(false, Ordering::SeqCst) {
-                let signal = Signal::from_named_raw(signal).expect("a signal that was registered");
-                for (_, child) in &running {
-                    let _has_ended = kill_process(Pid::from_child(child), signal);
-                }
+                is_told = true;
+                tell(&running, signal);
             }
         }
-        let mut codes = Vec::new();
         let mut still = Vec::new();
         for (rank, mut child) in running {
             match child.try_wait().with_context(|| format!("wait for rank {rank}"))? {
@@ -63,13 +58,24 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
             }
         }
         running = still;
-        // Who fails because another did says 1.
-        let code = codes.into_iter().filter(|&code| code != 0).max_by_key(|&code| code != 1);
-        failed = failed.or(code);
+        if !is_told && codes.iter().any(|&code| code != 0 && code != i32::from(EXIT_STOPPED)) {
+            // They may wait for it where they notice nothing.
+            is_told = true;
+            tell(&running, signal_hook::consts::SIGTERM);
+        }
         std::thread::sleep(LOOK);
     }
-    let code = failed.unwrap_or(0);
+    codes.retain(|&code| code != 0);
+    // Who fails because another did says 1, and may be the first to end.
+    let code = codes.iter().find(|&&code| code != 1).or(codes.first()).copied().unwrap_or(0);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+fn tell(running: &[(u64, Child)], signal: i32) {
+    let signal = Signal::from_named_raw(signal).expect("one of the signals that ask");
+    for (_, child) in running {
+        let _has_ended = kill_process(Pid::from_child(child), signal);
+    }
 }
 
 /// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them by the launcher alone.

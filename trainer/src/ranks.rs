@@ -21,8 +21,12 @@ pub struct Place {
     pub local_rank: u64,
     /// Machine of rank 0.
     pub host: String,
-    /// Where rank 0 listens.
+    /// Where rank 0 listens, or its launcher.
     pub port: u16,
+    /// Whether the launcher listens there.
+    pub is_served: bool,
+    /// How often the launcher has started all ranks anew; empty where it does not say.
+    pub attempt: String,
 }
 
 /// The environment speaks of ranks, and not clearly.
@@ -65,7 +69,7 @@ pub enum RanksError {
 /// What `get` finds of variables, as a place; `None` for a process that is alone.
 pub fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Option<Place>, RanksError> {
     let environment = Environment { get };
-    for launcher in [Environment::torchrun, Environment::slurm, Environment::open_mpi] {
+    for launcher in [Environment::torchrun, Environment::open_mpi, Environment::slurm] {
         if let ControlFlow::Break(found) = launcher(&environment)? {
             return Ok(found);
         }
@@ -114,7 +118,8 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         self.place([name, WORLD_SIZE], [rank, world_size, local_rank], host, PORT)
     }
 
-    /// A task of a step that `srun` started. A batch script's own process has a task's number too, and is alone.
+    /// A task of a step that `srun` started, unless it is `mpirun` that it started. A batch script's own process has a task's number
+    /// too, and is alone.
     fn slurm(&self) -> Found {
         let counts = ["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
         let count = counts.into_iter().find(|name| self.text(name).is_some());
@@ -183,7 +188,10 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
                 .filter(|&port| port > 0)
                 .ok_or_else(|| value("MASTER_PORT", "a port, from 1 to 65535".to_owned()))?,
         };
-        Ok(ControlFlow::Break(Some(Place { rank, world_size, local_rank, host, port })))
+        let is_served = self.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let attempt = self.text("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
+        let place = Place { rank, world_size, local_rank, host, port, is_served, attempt };
+        Ok(ControlFlow::Break(Some(place)))
     }
 }
 
@@ -216,7 +224,8 @@ mod tests {
     }
 
     fn place(rank: u64, world_size: u64, local_rank: u64, host: &str, port: u16) -> Option<Place> {
-        Some(Place { rank, world_size, local_rank, host: host.to_owned(), port })
+        let (host, attempt) = (host.to_owned(), String::new());
+        Some(Place { rank, world_size, local_rank, host, port, is_served: false, attempt })
     }
 
     #[test]
@@ -231,6 +240,10 @@ mod tests {
             ("SLURM_NTASKS", "2"),
         ];
         assert_eq!(find(&torchrun), Ok(place(9, 16, 1, "10.0.0.1", 4000)));
+        let restarted =
+            [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
+        let restarted = find(&[&torchrun[..], &restarted].concat()).unwrap().unwrap();
+        assert_eq!((restarted.is_served, restarted.attempt.as_str()), (true, "2"));
         let kubernetes =
             [("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "job-0.job")];
         assert_eq!(find(&kubernetes), Ok(place(3, 4, 0, "job-0.job", PORT)));
@@ -249,6 +262,9 @@ mod tests {
             ("OMPI_COMM_WORLD_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
+            ("SLURM_STEP_ID", "0"), // mpirun starts its daemons by srun: a task a machine
+            ("SLURM_STEP_NUM_TASKS", "1"),
+            ("SLURM_PROCID", "0"),
         ];
         assert_eq!(find(&open_mpi), Ok(place(1, 2, 1, "127.0.0.1", PORT)));
     }

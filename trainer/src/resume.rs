@@ -21,6 +21,11 @@ use crate::team::Team;
 const NONFINITE: &str = "optimizer.nonfinite";
 const SPIKE: &str = "optimizer.spike";
 
+/// Everything that a resumed run must have alike, by name.
+pub type Identity = BTreeMap<String, Value>;
+/// A checkpoint at which a run goes on, and notices about damaged newer ones.
+pub type Found = (Checkpoint, Vec<String>);
+
 /// Where a run starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -101,9 +106,9 @@ pub enum ResumeError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Everything that a resumed run must have alike, by name. `init_hash` is the BLAKE3 of the weights of `train.init_from`:
+/// The identity of a run. `init_hash` is the BLAKE3 of the weights of `train.init_from`:
 /// what they are, not where they lie.
-pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> BTreeMap<String, Value> {
+pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> Identity {
     let mut identity: BTreeMap<String, Value> =
         plan.identity().into_iter().map(|(name, value)| (format!("plan.{name}"), value)).collect();
     for (index, phase) in run.phases.iter().enumerate() {
@@ -171,10 +176,7 @@ pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Valu
 }
 
 /// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the beginning.
-pub fn find(
-    output: &Path,
-    resume: &Resume,
-) -> Result<Option<(Checkpoint, Vec<String>)>, ResumeError> {
+pub fn find(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
     match resume {
         Resume::Auto => Ok(checkpoint::newest(output)?),
         Resume::Never if checkpoint::last_step(output)?.is_some() => {
@@ -199,42 +201,49 @@ pub fn find(
     }
 }
 
-/// [`find`], by the first rank for all of a team; the others read what it found.
-pub fn find_together(
+/// What the first rank of a team has found, on all of them.
+pub fn share(
+    found: Option<Found>,
     output: &Path,
     resume: &Resume,
     team: &Team,
-) -> anyhow::Result<Option<(Checkpoint, Vec<String>)>> {
-    let found = if team.is_first() { find(output, resume)? } else { None };
-    let name = found.as_ref().and_then(|(checkpoint, _)| checkpoint.path.file_name());
-    let name = team.text_of_first(&name.unwrap_or_default().to_string_lossy())?;
-    if team.is_first() || name.is_empty() {
+) -> anyhow::Result<Option<Found>> {
+    let step = found.as_ref().map(|(checkpoint, _)| checkpoint.state.next_step);
+    let step = team.text_of_first(&step.map_or(String::new(), |step| step.to_string()))?;
+    if team.is_first() || step.is_empty() {
         return Ok(found);
     }
     let path = match resume {
         Resume::Path(path) => path.clone(),
-        _ => output.join(name),
+        _ => checkpoint::path(output, step.parse()?),
     };
     let checkpoint = checkpoint::verify(&path).map_err(ResumeError::from)?;
     Ok(Some((checkpoint, Vec::new())))
 }
 
-/// Refuses ranks that were given different runs.
+/// Settings that each machine of a team may have of its own: paths, by what lies there, and what no result depends on.
+const OWN: [&str; 5] =
+    ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
+
+/// Refuses ranks that were given different runs: they would part, or wait for each other in vain. `validation` is the
+/// fingerprint of the validation corpus.
 pub fn check_alike(
-    identity: &BTreeMap<String, Value>,
-    recorded: &BTreeMap<String, Value>,
+    config: &RunFile,
+    identity: &Identity,
+    validation: Option<&str>,
+    next_step: u64,
     team: &Team,
 ) -> anyhow::Result<()> {
-    let of_a_machine = ["device", "threads"];
-    let recorded = recorded.iter().filter(|(name, _)| !of_a_machine.contains(&name.as_str()));
-    let own: BTreeMap<String, Value> = identity
-        .iter()
-        .chain(recorded)
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let mut own = BTreeMap::new();
+    flatten(&mut own, "", config);
+    let mut own: BTreeMap<String, Value> =
+        own.into_iter().map(|(name, value)| (name[1..].to_owned(), value)).collect();
+    own.retain(|name, _| !OWN.contains(&name.as_str()) && !name.starts_with("loader."));
+    own.extend(identity.clone());
+    flatten(&mut own, "validation corpus", &validation);
+    flatten(&mut own, "next step", &next_step);
     let first = team.text_of_first(&serde_json::to_string(&own)?)?;
-    let first = serde_json::from_str(&first)?;
-    let differences = differences(&first, &own);
+    let differences = differences(&serde_json::from_str(&first)?, &own);
     if !differences.is_empty() {
         let (rank, differences) = (team.rank(), differences.join("\n"));
         return Err(ResumeError::OtherRank { rank, differences }.into());
@@ -247,7 +256,7 @@ pub fn check(
     path: &Path,
     state: &TrainerState,
     plan: &Plan,
-    identity: &BTreeMap<String, Value>,
+    identity: &Identity,
 ) -> Result<(), ResumeError> {
     let differences = differences(&state.identity, identity);
     if differences.is_empty() && state.plan_fingerprint == plan.fingerprint() {

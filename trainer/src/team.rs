@@ -6,9 +6,12 @@
 //! **Invariant:** all ranks make the same calls in the same order, and get the same bits from them. A rank that is alone gets what it
 //! gave.
 
-use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _, UdpSocket};
-use std::time::Duration;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::ranks::Place;
@@ -23,13 +26,28 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Names a network interface, where the machine has several; of Gloo, as in PyTorch.
 const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 
+/// How long a rank tries to reach the first one at a time, and when it does so again.
+const TRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(200);
+const MEETING: &str = "meet the other ranks";
+
+/// What is wrong, every rank has found; the first one says it.
+#[derive(Debug, thiserror::Error)]
+#[error("rank 0 says the same")]
+pub struct SaidByFirst;
+
+/// Another rank cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("another rank cannot begin: what it printed says why")]
+pub struct OtherFailed;
+
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Team {
     rank: u64,
     world_size: u64,
     local_rank: Option<u64>,
-    group: Option<Group>,
+    group: Option<Rc<Group>>,
 }
 
 impl Team {
@@ -38,27 +56,36 @@ impl Team {
         Team { rank: 0, world_size: 1, local_rank: None, group: None }
     }
 
-    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if rank 0 has one already.
+    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this process has one already.
     pub fn meet(place: &Place, listener: Option<i32>) -> Result<Team, ShimError> {
-        let Place { rank, world_size, local_rank, host, port } = place;
+        let Place { rank, world_size, local_rank, host, port, is_served, attempt } = place;
         let interface = std::env::var(INTERFACE).ok();
-        let address = own_address(host, *port);
+        let meet = if is_local(host) { MEET_LOCAL } else { MEET };
+        let listens = *rank == 0 && !is_served;
+        let own = if listens {
+            // Where its name is none, the others will say so.
+            address_towards(host, *port).unwrap_or(Ipv4Addr::LOCALHOST.into())
+        } else {
+            wait_for(host, *port, meet)?
+        };
         let group = Group::meet(Meeting {
             host,
             port: *port,
+            listens,
             listener,
-            address,
+            attempt,
+            address: for_others(own, host),
             interface: interface.as_deref(),
             rank: *rank,
             world_size: *world_size,
-            meet: if address.is_loopback() { MEET_LOCAL } else { MEET },
+            meet,
             timeout: TIMEOUT,
         })?;
         Ok(Team {
             rank: *rank,
             world_size: *world_size,
             local_rank: Some(*local_rank),
-            group: Some(group),
+            group: Some(Rc::new(group)),
         })
     }
 
@@ -99,6 +126,20 @@ impl Team {
         Ok(flag.int64_value(&[0]) != 0)
     }
 
+    /// What this rank has come to, if no rank has failed.
+    pub fn agree<T>(&self, result: Result<T>) -> Result<T> {
+        let failed = result.is_err();
+        let agreed = || -> Result<[bool; 2], ShimError> {
+            Ok([self.any(failed && self.is_first())?, self.any(failed)?])
+        };
+        match (result, agreed()) {
+            (Err(err), Ok([true, _])) if !self.is_first() => Err(err.context(SaidByFirst)),
+            (Err(err), _) => Err(err),
+            (Ok(_), Ok([_, true])) => Err(OtherFailed.into()),
+            (Ok(value), agreed) => agreed.map(|_| value).map_err(Into::into),
+        }
+    }
+
     /// The sums over all ranks of each of `numbers`.
     pub fn sums<const N: usize>(&self, numbers: [f64; N]) -> Result<[f64; N], ShimError> {
         let mut sums = Tensor::from_slice(&numbers);
@@ -137,21 +178,53 @@ impl Team {
     }
 }
 
-/// This machine's address on the way to `host`.
-fn own_address(host: &str, port: u16) -> IpAddr {
-    let towards = || -> std::io::Result<IpAddr> {
-        let to = (host, port).to_socket_addrs()?.next();
-        let to = to.ok_or_else(|| std::io::Error::other("no address"))?;
-        let from: IpAddr = if to.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            std::net::Ipv6Addr::UNSPECIFIED.into()
-        };
-        let socket = UdpSocket::bind((from, 0))?;
-        socket.connect(to)?; // sends nothing
-        Ok(socket.local_addr()?.ip())
+/// Whether a name is this machine's for itself alone.
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Waits until somebody listens at `host`, and returns this machine's address on the way there.
+fn wait_for(host: &str, port: u16, limit: Duration) -> Result<IpAddr, ShimError> {
+    let started = Instant::now();
+    loop {
+        let tried = (host, port).to_socket_addrs().and_then(|mut found| {
+            let to = found.next().ok_or_else(|| io::Error::other("it has no address"))?;
+            TcpStream::connect_timeout(&to, TRY)?.local_addr()
+        });
+        match tried {
+            Ok(own) => return Ok(own.ip()),
+            Err(err) if limit <= started.elapsed() => {
+                let seconds = limit.as_secs();
+                let message = format!("waited {seconds} s for rank 0 at {host}:{port}: {err}");
+                return Err(ShimError { operation: MEETING, message });
+            }
+            Err(_) => std::thread::sleep(RETRY),
+        }
+    }
+}
+
+/// This machine's address on the way to `host`, which may be itself.
+fn address_towards(host: &str, port: u16) -> io::Result<IpAddr> {
+    let to = (host, port).to_socket_addrs()?.next();
+    let to = to.ok_or_else(|| io::Error::other("it has no address"))?;
+    let from = if to.is_ipv4() {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
     };
-    towards().unwrap_or(Ipv4Addr::LOCALHOST.into()) // meeting will say what is wrong with the name
+    let socket = UdpSocket::bind((from, 0))?;
+    socket.connect(to)?; // sends nothing
+    Ok(socket.local_addr()?.ip())
+}
+
+/// `own`, or, should it be of no use to other machines although `host` is meant for them, the address towards all others. Some
+/// machines have their own name for a local one.
+fn for_others(own: IpAddr, host: &str) -> IpAddr {
+    const ANYWHERE: &str = "192.0.2.1"; // RFC 5737: nobody's
+    if own.is_loopback() && !is_local(host) {
+        return address_towards(ANYWHERE, 9).unwrap_or(own);
+    }
+    own
 }
 
 #[cfg(test)]
@@ -175,8 +248,20 @@ mod tests {
 
     #[test]
     fn an_address_is_one_that_the_other_side_sees() {
-        assert_eq!(own_address("127.0.0.1", 9), IpAddr::from(Ipv4Addr::LOCALHOST));
-        assert_eq!(own_address("no such host", 9), IpAddr::from(Ipv4Addr::LOCALHOST));
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(address_towards("127.0.0.1", 9).unwrap(), local);
+        assert!(address_towards("no such host", 9).is_err());
+        assert_eq!([for_others(local, "localhost"), for_others(local, "127.0.1.1")], [local; 2]);
+        let other = IpAddr::from([10, 0, 0, 7]);
+        assert_eq!(for_others(other, "a.name"), other);
+    }
+
+    #[test]
+    fn nobody_at_the_meeting_is_an_error_after_the_limit() {
+        for (host, expected) in [("127.0.0.1", "refused"), ("no.such.host.invalid", "waited 0 s")] {
+            let err = wait_for(host, 9, Duration::ZERO).unwrap_err().to_string();
+            assert!(err.contains(expected) && err.contains(host), "{err}");
+        }
     }
 
     /// Ranks are processes by rights; as threads they meet all the same.
@@ -190,7 +275,16 @@ mod tests {
             let join = |(rank, listener): (u64, Option<std::net::TcpListener>)| {
                 scope.spawn(move || {
                     let host = "127.0.0.1".to_owned();
-                    let place = Place { rank, world_size, local_rank: rank, host, port };
+                    let (is_served, attempt) = (false, String::new());
+                    let place = Place {
+                        rank,
+                        world_size,
+                        local_rank: rank,
+                        host,
+                        port,
+                        is_served,
+                        attempt,
+                    };
                     work(Team::meet(&place, listener.map(IntoRawFd::into_raw_fd)).unwrap())
                 })
             };
@@ -223,6 +317,28 @@ mod tests {
             );
             assert_eq!((other.1, other.2, other.3, other.4), (7.0, [true, false], 3.0, 1.5));
             assert_eq!(other.5, ["", "größer"]);
+        }
+    }
+
+    #[test]
+    fn no_rank_goes_on_where_one_cannot() {
+        for failing in [[false, false], [true, false], [false, true], [true, true]] {
+            let found = in_world(2, |team| {
+                let fails = failing[team.rank() as usize];
+                let result = if fails { Err(anyhow::anyhow!("a reason")) } else { Ok(7) };
+                team.agree(result).map_err(|err| {
+                    (err.is::<OtherFailed>(), err.is::<SaidByFirst>(), err.root_cause().to_string())
+                })
+            });
+            let other = || Err((true, false, OtherFailed.to_string()));
+            let own = |is_said| Err((false, is_said, "a reason".to_owned()));
+            let expected = match failing {
+                [false, false] => [Ok(7), Ok(7)],
+                [true, false] => [own(false), other()],
+                [false, true] => [other(), own(false)],
+                [true, true] => [own(false), own(true)],
+            };
+            assert_eq!(found, expected);
         }
     }
 

@@ -31,12 +31,12 @@ use crate::optim::{self, AdamW};
 use crate::prepare;
 use crate::progress::{clock, progress, si};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
-use crate::resume::{self, Resume};
+use crate::resume::{self, Found, Identity, Resume};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
 use crate::step::{StepOutput, StepReport, StopReport};
 use crate::stop::StopFlag;
-use crate::team::Team;
+use crate::team::{SaidByFirst, Team};
 use crate::tensor_file;
 use crate::validation::ValidationSet;
 use crate::weights;
@@ -110,43 +110,99 @@ struct Limits {
     saves: bool,
 }
 
-impl Run {
-    /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
-    /// reported here, before any training. Every rank of the team calls it.
-    pub fn prepare(file: &run_file::Run, resume: &Resume, team: Team) -> Result<Run> {
-        let config = file.file.clone();
+/// What a rank reads and finds in order by itself.
+struct Inputs {
+    plan: Arc<Plan>,
+    schedules: Vec<Option<PhaseSchedule>>,
+    corpus: Arc<Corpus>,
+    validation: Option<ValidationSet>,
+    compute: Compute,
+}
+
+impl Inputs {
+    fn open(file: &run_file::Run, team: &Team) -> Result<Inputs> {
+        let config = &file.file;
         let corpus = Arc::new(file.open_corpus(config.loader.io)?);
         file.check_vocabulary(corpus.manifest())?;
         prepare::check_tokenizer(&corpus)?;
-        let plan = file.plan_of(corpus.manifest())?;
-        let plan = Arc::new(plan);
-        prepare::loader_spec(&config, &corpus, &plan, 0..plan.step_count(), &team)
-            .check::<i64>()?;
-        let schedules = prepare::schedules(&config, &plan)?;
+        let plan = Arc::new(file.plan_of(corpus.manifest())?);
+        prepare::loader_spec(config, &corpus, &plan, 0..plan.step_count(), team).check::<i64>()?;
+        let schedules = prepare::schedules(config, &plan)?;
         let validation = file
             .validation_dir()
-            .map(|dir| ValidationSet::open(&dir, &corpus, &config))
+            .map(|dir| ValidationSet::open(&dir, &corpus, config))
             .transpose()?;
         let compute = Compute {
             dtype: config.train.dtype,
-            device: device::resolve_for(&team, config.train.device)?,
-            position_count: prepare::position_count(&config, &plan),
+            device: device::resolve_for(team, config.train.device)?,
+            position_count: prepare::position_count(config, &plan),
             activation_checkpointing: config.train.activation_checkpointing,
         };
-        let init_from = config.train.init_from.as_deref().map(|path| file.resolve(path));
+        Ok(Inputs { plan, schedules, corpus, validation, compute })
+    }
 
+    fn identity(&self, file: &run_file::Run, found: Option<&Found>) -> Result<Identity> {
+        let checkpoint = found.map(|(checkpoint, _)| checkpoint);
+        let init_hash = prepare::init_hash(init_from(file).as_deref(), checkpoint)?;
+        Ok(resume::identity(&file.file, &self.plan, init_hash))
+    }
+
+    fn check_alike(
+        &self,
+        file: &run_file::Run,
+        identity: &Identity,
+        found: Option<&Found>,
+        team: &Team,
+    ) -> Result<()> {
+        let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
+        let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
+        resume::check_alike(&file.file, identity, fingerprint, next_step, team)
+    }
+}
+
+fn init_from(file: &run_file::Run) -> Option<PathBuf> {
+    file.file.train.init_from.as_deref().map(|path| file.resolve(path))
+}
+
+impl Run {
+    /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
+    /// reported here, before any training. Every rank of the team calls it; no rank goes on where one cannot.
+    pub fn prepare(file: &run_file::Run, resume: &Resume, team: Team) -> Result<Run> {
+        let inputs = team.agree(Inputs::open(file, &team))?;
         let output = file.output_dir();
-        let folder = team.is_first().then(|| RunFolder::lock(&output)).transpose()?;
+        let lock_and_find = || -> Result<_> {
+            if !team.is_first() {
+                return Ok((None, None));
+            }
+            Ok((Some(RunFolder::lock(&output)?), resume::find(&output, resume)?))
+        };
+        let (folder, found) = team.agree(lock_and_find())?;
+        let found = team.agree(resume::share(found, &output, resume, &team))?;
+        let identity = team.agree(inputs.identity(file, found.as_ref()))?;
+        team.agree(inputs.check_alike(file, &identity, found.as_ref(), &team))?;
+        let folder = (folder, output);
+        let run = team.agree(Run::load(file, inputs, folder, found, identity, team.clone()))?;
+        team.take_from_first(&mut run.model.parameters().masters().shallow_clone())?;
+        Ok(run)
+    }
+
+    /// The run at the checkpoint that was found, or at its beginning.
+    fn load(
+        file: &run_file::Run,
+        inputs: Inputs,
+        (folder, output): (Option<RunFolder>, PathBuf),
+        found: Option<Found>,
+        identity: Identity,
+        team: Team,
+    ) -> Result<Run> {
+        let Inputs { plan, schedules, corpus, validation, compute } = inputs;
+        let config = file.file.clone();
         let recorded = resume::recorded(
             &config,
             &prepare::device_name(compute.device),
             prepare::thread_count(),
             team.world_size(),
         );
-        let found = resume::find_together(&output, resume, &team)?;
-        let init_hash = prepare::init_hash(init_from.as_deref(), found.as_ref().map(|(c, _)| c))?;
-        let identity = resume::identity(&config, &plan, init_hash);
-        resume::check_alike(&identity, &recorded, &team)?;
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
                 resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
@@ -155,7 +211,7 @@ impl Run {
                 (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
             }
             None => {
-                let model = prepare::initial_model(&config, compute, init_from.as_deref())?;
+                let model = prepare::initial_model(&config, compute, init_from(file).as_deref())?;
                 let optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
             }
@@ -213,11 +269,6 @@ impl Run {
         self.run_phase(stop)
     }
 
-    /// The ranks that train together.
-    pub fn team(&self) -> &Team {
-        &self.team
-    }
-
     /// The order of the data.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -243,7 +294,7 @@ impl Run {
             self.optimizer.reset();
         }
         self.optimizer.guard().forget();
-        // Drawn on each rank; should their machines differ in a last bit, the first one's count.
+        // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's count.
         self.team.take_from_first(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;
         self.state.phase_steps_done = 0;
@@ -365,7 +416,10 @@ impl Run {
         record.seconds += started.elapsed().as_secs_f64();
         record.skipped_steps += skipped_steps;
         match report.stop {
-            Some(stop) => Err(self.diverged(self.state.next_step - 1, stop)?.into()),
+            Some(stop) => {
+                let err = anyhow::Error::from(self.diverged(self.state.next_step - 1, stop)?);
+                Err(if self.team.is_first() { err } else { err.context(SaidByFirst) })
+            }
             None => Ok(Some(report)),
         }
     }
@@ -538,10 +592,9 @@ impl Run {
         self.check_alike()?;
         let path = match &self.writer {
             Some(Writer { folder, .. }) => self.save_into(&folder.path)?,
-            None => PathBuf::new(),
+            None => checkpoint::path(&self.output, self.state.next_step),
         };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let path = self.output.join(self.team.text_of_first(&name)?);
+        self.team.any(false)?;
         self.last_checkpoint = Some(path.clone());
         Ok(path)
     }

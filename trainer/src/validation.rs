@@ -57,6 +57,11 @@ impl ValidationSet {
         })
     }
 
+    /// Which corpus it is.
+    pub fn fingerprint(&self) -> &str {
+        &self.corpus.manifest().fingerprint
+    }
+
     /// Token-level figures of `model`; `None` if somebody asked to stop before they were complete.
     pub fn evaluate(
         &self,

@@ -145,20 +145,92 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 
 #[test]
 fn ranks_of_different_runs_are_refused_with_what_differs() {
+    // In the last ones ranks would wait for each other in vain.
+    for (set, said) in [
+        ("train.init_seed=3", "train.init_seed: 1 → 3"),
+        ("train.dtype=bf16", "train.dtype: \"fp32\" → \"bf16\""),
+        ("train.checkpoint_every_steps=3", "train.checkpoint_every_steps: 4 → 3"),
+        ("train.eval_every_steps=3", "train.eval_every_steps: 5 → 3"),
+    ] {
+        let run = TestRun::new();
+        let [first, second] = start(&run, [&[], &["--set", set]]).map(end);
+        assert_eq!(second.0, Some(4), "{}", second.1);
+        assert!(second.1.contains(said), "{}", second.1);
+        assert_eq!(first.0, Some(1), "{}", first.1);
+        assert!(first.1.contains("another rank cannot begin"), "{}", first.1);
+        assert!(!run.output().join("metrics.jsonl").exists());
+    }
+}
+
+#[test]
+fn ranks_resume_where_one_process_would() {
     let run = TestRun::new();
-    let [first, second] = start(&run, [&[], &["--set", "train.init_seed=3"]]).map(end);
-    assert_eq!(second.0, Some(4), "{}", second.1);
-    assert!(second.1.contains("train.init_seed: 1 → 3"), "{}", second.1);
-    assert_eq!(first.0, Some(1), "{}", first.1);
-    assert!(!run.output().join("checkpoint-1").exists());
+    assert_eq!(run.signal_with(&TWO, 13, libc::SIGTERM), Some(75));
+    let latest = run.output().join("latest").canonicalize().unwrap();
+    let mut here = run.command(&[&TWO[..], &["--resume", "."]].concat());
+    let output = here.current_dir(&latest).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same_as_two_ranks(&run, "--resume .");
+    let again = [&TWO[..], &["--resume", "never"]].concat();
+    let output = run.run(&again);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("rank 0: error: ") && stderr.contains("already holds"), "{stderr}");
+}
+
+#[test]
+fn a_process_that_never_meets_the_others_ends_by_a_signal() {
+    let run = TestRun::new();
+    let [mut first, mut second] = start(&run, [&[], &[]]);
+    second.kill().unwrap(); // before it comes
+    second.wait().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    send(&first, libc::SIGTERM);
+    assert_eq!(first.wait().unwrap().code(), None);
+}
+
+#[test]
+fn a_number_that_two_processes_have_is_an_error() {
+    let run = TestRun::new();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let ranks = [0, 1, 1].map(|rank| {
+        let mut command = run.command(&[]);
+        command.env("WORLD_SIZE", "3").env("RANK", rank.to_string());
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let [mut first, one, other] = ranks;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let [mut one, mut other] = [one, other].map(Some);
+    let mut said = None;
+    while said.is_none() && std::time::Instant::now() < deadline {
+        for child in [&mut one, &mut other] {
+            if child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+                said = Some(end(child.take().unwrap()));
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for child in [Some(&mut first), one.as_mut(), other.as_mut()].into_iter().flatten() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (code, said) = said.expect("one of the two ends");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is another rank 1"), "{said}");
 }
 
 #[test]
 fn ranks_diverge_together() {
     let run = TestRun::new();
     let blow_up = [&TWO[..], &["--set", "phases.1.schedule.peak=1e30"]].concat();
-    let expected = ["rank 0: error: ", "diverged: loss", "document ", "rank 1: error: "];
-    check_refusal(&run, &blow_up, 3, &expected);
+    let output = run.run(&blow_up);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    for expected in ["rank 0: error: ", "diverged: loss", "document "] {
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    assert!(!stderr.contains("rank 1: error: "), "once is enough: {stderr}");
     assert_eq!(divergence(&run)["reason"], "nonfinite");
 }
 
@@ -166,7 +238,19 @@ fn ranks_diverge_together() {
 fn what_ranks_cannot_do_is_refused() {
     let run = TestRun::new();
     check_refusal(&run, &["--ranks", "3"], 2, &["windows times ranks must divide", "on 3 ranks"]);
-    check_refusal(&run, &["--ranks", "2", "--set", "train.device=\"cuda:0\""], 2, &["rank 1"]);
+    check_refusal(&run, &["--ranks", "2", "--set", "train.device=\"cuda:0\""], 2, &["rank 0"]);
+    // The one that fails says so first, and its code is the launcher's.
+    fs::create_dir(run.output()).unwrap();
+    fs::write(run.output().join("notes.txt"), "no run").unwrap();
+    for _ in 0..4 {
+        check_refusal(
+            &run,
+            &["--ranks", "4", "--set", "train.micro_batch_windows=2"],
+            2,
+            &["notes.txt"],
+        );
+    }
+    check_refusal(&run, &["--ranks", "2", "--set", "train.nonsense=1"], 2, &["nonsense"]);
     let mut nested = run.command(&TWO);
     let nested = nested.env("WORLD_SIZE", "2").env("RANK", "0").env("MASTER_ADDR", "x").output();
     let nested = nested.unwrap();

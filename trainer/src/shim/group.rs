@@ -23,7 +23,9 @@ unsafe extern "C" {
     fn pm_group(
         host: *const c_char,
         port: c_int,
+        listens: c_int,
         listen_fd: c_int,
+        attempt: *const c_char,
         address: *const c_char,
         interface: *const c_char,
         rank: c_int,
@@ -42,10 +44,14 @@ unsafe extern "C" {
 pub struct Meeting<'a> {
     /// The machine of rank 0.
     pub host: &'a str,
-    /// The port on which rank 0 listens.
+    /// The port there.
     pub port: u16,
-    /// The socket on which rank 0 listens already, which is the group's from now on; by `None` it opens one.
+    /// Whether it is this process that listens there.
+    pub listens: bool,
+    /// The socket on which it does so already, which is the group's from now on; by `None` it opens one.
     pub listener: Option<c_int>,
+    /// Tells ranks of another start from these.
+    pub attempt: &'a str,
     /// This machine's address, for the other ranks.
     pub address: IpAddr,
     /// The network interface to use instead of that address' one.
@@ -81,6 +87,7 @@ impl Group {
         let text = |text: &str| CString::new(text).map_err(|err| error(err.to_string()));
         let number = |number: u64| c_int::try_from(number).map_err(|err| error(err.to_string()));
         let (host, address) = (text(meeting.host)?, text(&meeting.address.to_string())?);
+        let attempt = text(meeting.attempt)?;
         let interface = meeting.interface.map(text).transpose()?;
         let (rank, world_size) = (number(meeting.rank)?, number(meeting.world_size)?);
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -91,7 +98,9 @@ impl Group {
             pm_group(
                 host.as_ptr(),
                 c_int::from(meeting.port),
+                c_int::from(meeting.listens),
                 meeting.listener.unwrap_or(-1),
+                attempt.as_ptr(),
                 address.as_ptr(),
                 interface.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
                 rank,
