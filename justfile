@@ -210,7 +210,7 @@ bench-memory tokenizer work +inputs: build-patchmill
     tokenizer=$1; work=$2; shift 2
     exec python3 benches/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
-# Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run, losses compared step by step; --peer PYTHON for PyTorch's
+# Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run at two rates, losses compared step by step; --peer PYTHON for PyTorch's
 bench-bf16 work *arguments: corpora
     #!/bin/sh
     set -eu
