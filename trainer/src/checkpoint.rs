@@ -142,7 +142,7 @@ pub fn save(
 pub fn newest(run_folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
     let mut damaged = Vec::new();
     for step in steps(run_folder)?.into_iter().rev() {
-        match verify(&run_folder.join(format!("{PREFIX}{step}"))) {
+        match verify(&path(run_folder, step)) {
             Ok(checkpoint) => return Ok(Some((checkpoint, damaged))),
             Err(err) => damaged.push(err.to_string()),
         }
@@ -263,7 +263,7 @@ fn prune(run_folder: &Path, saved_step: u64, retention: Retention) -> Result<(),
     for &step in &steps[..newest_from] {
         if retention.every_steps == 0 || !step.is_multiple_of(retention.every_steps) {
             // Under a temporary name first, so that a kill leaves no half of a checkpoint under its own.
-            let path = run_folder.join(format!("{PREFIX}{step}"));
+            let path = path(run_folder, step);
             let aside = run_folder.join(format!("{TEMPORARY}{step}-old"));
             fs::rename(&path, &aside).map_err(io_error("set aside", &path))?;
             remove_folder(&aside)?;

@@ -1,7 +1,7 @@
 //! `pretrain --ranks`: the ranks of one machine, each a process of this program.
 //!
-//! **Invariant:** the launcher ends when all ranks have, with the exit code of the one that failed first; a signal to the launcher is
-//! one to each rank, once.
+//! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by itself, if one did; a signal to the
+//! launcher is one to each rank, once, and a rank that fails has the others asked to stop.
 
 use std::env;
 use std::ffi::OsString;

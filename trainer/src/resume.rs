@@ -144,13 +144,14 @@ pub fn recorded(run: &RunFile, device: &str, threads: u64, ranks: u64) -> BTreeM
     recorded
 }
 
-/// Adds the leaves of `value` under dotted names.
+/// Adds the leaves of `value` under dotted names that begin with `name`, which may be empty.
 fn flatten(into: &mut BTreeMap<String, Value>, name: &str, value: &impl serde::Serialize) {
     fn leaves(into: &mut BTreeMap<String, Value>, name: String, value: Value) {
         match value {
             Value::Object(fields) => {
                 for (field, value) in fields {
-                    leaves(into, format!("{name}.{field}"), value);
+                    let dot = if name.is_empty() { "" } else { "." };
+                    leaves(into, format!("{name}{dot}{field}"), value);
                 }
             }
             leaf => {
@@ -236,8 +237,6 @@ pub fn check_alike(
 ) -> anyhow::Result<()> {
     let mut own = BTreeMap::new();
     flatten(&mut own, "", config);
-    let mut own: BTreeMap<String, Value> =
-        own.into_iter().map(|(name, value)| (name[1..].to_owned(), value)).collect();
     own.retain(|name, _| !OWN.contains(&name.as_str()) && !name.starts_with("loader."));
     own.extend(identity.clone());
     flatten(&mut own, "validation corpus", &validation);

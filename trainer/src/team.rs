@@ -31,9 +31,9 @@ const TRY: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 const MEETING: &str = "meet the other ranks";
 
-/// What is wrong, every rank has found; the first one says it.
+/// The first rank has failed too, most often by the same: it alone says why.
 #[derive(Debug, thiserror::Error)]
-#[error("rank 0 says the same")]
+#[error("rank 0 has failed too")]
 pub struct SaidByFirst;
 
 /// Another rank cannot go on.

@@ -589,7 +589,7 @@ impl Run {
 
     /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
-        self.check_alike()?;
+        self.check_weights_alike()?;
         let path = match &self.writer {
             Some(Writer { folder, .. }) => self.save_into(&folder.path)?,
             None => checkpoint::path(&self.output, self.state.next_step),
@@ -600,7 +600,7 @@ impl Run {
     }
 
     /// Every rank makes the same updates: should one not, nothing of it is saved.
-    fn check_alike(&self) -> Result<()> {
+    fn check_weights_alike(&self) -> Result<()> {
         if self.team.world_size() == 1 {
             return Ok(());
         }
