@@ -79,10 +79,14 @@ impl Classes {
 /// Code points in a block of the table.
 const BLOCK_CHARS: usize = 128;
 
+/// Blocks of code points.
+const BLOCKS: usize = 0x11_0000 / BLOCK_CHARS;
+
 /// Block numbers by code point, and blocks of classes, each kept once.
 struct Table {
-    block_numbers: Vec<u8>,
-    classes: Vec<Class>,
+    // Of sizes that leave nothing to check at a lookup.
+    block_numbers: Box<[u8; BLOCKS]>,
+    classes: Box<[[Class; BLOCK_CHARS]; 256]>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
@@ -90,10 +94,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
 /// The class of a character.
 #[inline]
 pub fn class_of(symbol: char) -> Class {
-    let table = &*TABLE;
-    let code = symbol as usize;
-    let block = usize::from(table.block_numbers[code / BLOCK_CHARS]);
-    table.classes[block * BLOCK_CHARS + code % BLOCK_CHARS]
+    TABLE.class_of(symbol)
 }
 
 /// The character at `at` and its class; none at the end of the text.
@@ -106,17 +107,24 @@ pub fn class_at(text: &str, at: usize) -> Option<(char, Class)> {
 /// Where the run of characters of `classes` that begins at `at` ends; `at` itself where none begins.
 #[inline]
 pub fn run_end(text: &str, at: usize, classes: Classes) -> usize {
-    let mut end = at;
-    for symbol in text[at..].chars() {
-        if !classes.has(class_of(symbol)) {
-            break;
+    let table = &*TABLE;
+    let mut symbols = text[at..].chars();
+    loop {
+        let rest_bytes = symbols.as_str().len();
+        match symbols.next() {
+            Some(symbol) if classes.has(table.class_of(symbol)) => {}
+            _ => return text.len() - rest_bytes,
         }
-        end += symbol.len_utf8();
     }
-    end
 }
 
 impl Table {
+    #[inline]
+    fn class_of(&self, symbol: char) -> Class {
+        let code = symbol as usize;
+        self.classes[usize::from(self.block_numbers[code / BLOCK_CHARS])][code % BLOCK_CHARS]
+    }
+
     fn new() -> Table {
         let mut flat = vec![Class::Other; 0x11_0000];
         let mut fill = |property: &str, class: Class| {
@@ -140,16 +148,18 @@ impl Table {
 
     /// Keeps equal blocks once.
     fn folded(flat: &[Class]) -> Table {
-        let mut table = Table { block_numbers: Vec::new(), classes: Vec::new() };
-        for block in flat.chunks(BLOCK_CHARS) {
-            let known = table.classes.chunks(BLOCK_CHARS).position(|other| other == block);
-            let number = known.unwrap_or(table.classes.len() / BLOCK_CHARS);
+        let (mut block_numbers, mut classes) =
+            (Box::new([0; BLOCKS]), Vec::<[Class; BLOCK_CHARS]>::new());
+        for (block, number) in flat.as_chunks().0.iter().zip(&mut block_numbers[..]) {
+            let known = classes.iter().position(|other| other == block);
             if known.is_none() {
-                table.classes.extend_from_slice(block);
+                classes.push(*block);
             }
-            table.block_numbers.push(u8::try_from(number).expect("some 170 blocks differ"));
+            *number = known.unwrap_or(classes.len() - 1) as u8;
         }
-        table
+        let mut all = Box::new([[Class::Other; BLOCK_CHARS]; 256]);
+        all[..classes.len()].copy_from_slice(&classes);
+        Table { block_numbers, classes: all }
     }
 }
 

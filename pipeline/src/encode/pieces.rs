@@ -256,6 +256,8 @@ impl<I: TokenId> Pieces<I> {
                     self.short.claim(bucket, key);
                     self.fresh.push(Short { gap: self.gaps.len() as u32, start, length_bytes });
                 }
+            } else if let Some(key) = Longer::<I>::key(text, pending) {
+                self.longer.long.prefetch(key); // needed once the whole batch has been looked up
             }
             self.gaps.push(Gap { pending, found_before, learnt: (0, 0) });
         }

@@ -1,4 +1,5 @@
-//! The tables of a cache of pieces: flat, of a fixed size, two entries to a place, the older one overwritten.
+//! The tables of a cache of pieces: flat, of a fixed size; of two entries of a bucket the one that was used longer ago is
+//! overwritten.
 //!
 //! **Invariant:** an entry is found by the key that it was stored under, and by no other; key 0 is no entry's.
 
@@ -84,11 +85,18 @@ impl<I: TokenId> ShortTable<I> {
         Pending { key, bucket, start: start as u32, length_bytes: length_bytes as u32 }
     }
 
+    /// The ids of a piece, whose entry is then the last one of its bucket to give way.
     #[inline(always)]
-    pub(crate) fn find(&self, bucket: u32, key: u128) -> Option<&I::Packed> {
-        let bucket = &self.buckets[bucket as usize];
-        let way = usize::from(bucket.keys[1] == key);
-        (bucket.keys[way] == key).then_some(&bucket.ids[way])
+    pub(crate) fn find(&mut self, bucket: u32, key: u128) -> Option<&I::Packed> {
+        let Bucket { keys, ids } = &mut self.buckets[bucket as usize];
+        if keys[0] != key {
+            if keys[1] != key {
+                return None;
+            }
+            keys.swap(0, 1);
+            ids.swap(0, 1);
+        }
+        Some(&ids[0])
     }
 
     /// Makes room for a key that the bucket does not have; until [`ShortTable::fill`] it has no ids.
@@ -184,6 +192,14 @@ impl<I: TokenId> LongTable<I> {
     fn place(&self, key: [u128; 2]) -> usize {
         let low = hash(key[0]);
         (hash(key[1] ^ u128::from(low) << 32) >> self.shift) as usize
+    }
+
+    /// Asks for a piece's entry from memory.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: [u128; 2]) {
+        let entry = &self.entries[self.place(key)];
+        prefetch(entry);
+        prefetch(&entry.ids[LONG_IDS_MAX / 2]);
     }
 
     pub(crate) fn find(&self, key: [u128; 2]) -> Option<&[I]> {
