@@ -178,10 +178,15 @@ ring_bytes = 1_048_576
     }
 }
 
-#[expect(unsafe_code, reason = "the standard library can send no signal but SIGKILL")]
 fn send(child: &Child, signal: i32) {
-    // SAFETY: kill(2) touches no memory of ours, and the child has not been waited for, so the id is its own.
-    let sent = unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) };
+    // It has not been waited for, so the id is its own.
+    send_to(i32::try_from(child.id()).unwrap(), signal);
+}
+
+#[expect(unsafe_code, reason = "the standard library can send no signal but SIGKILL")]
+fn send_to(id: libc::pid_t, signal: i32) {
+    // SAFETY: kill(2) touches no memory of ours.
+    let sent = unsafe { libc::kill(id, signal) };
     assert_eq!(sent, 0);
 }
 

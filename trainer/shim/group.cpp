@@ -7,12 +7,14 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <sstream>
+
 using at::Tensor;
 
 struct PmGroup {
   int rank;
   int world_size;
-  std::chrono::milliseconds timeout;
+  std::chrono::milliseconds device_timeout;
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::Backend> host;
   c10::intrusive_ptr<c10d::Backend> device;  // from its first use on
@@ -23,7 +25,7 @@ struct PmGroup {
       return *host;
     }
     if (!device) {
-      device = patchmill::device_backend(c10::make_intrusive<c10d::PrefixStore>("device", store), rank, world_size, timeout);
+      device = patchmill::device_backend(c10::make_intrusive<c10d::PrefixStore>("device", store), rank, world_size, device_timeout);
     }
     return *device;
   }
@@ -33,10 +35,11 @@ extern "C" {
 
 // Meets the other ranks at `host`:`port`. Who `listens` there does so on the socket `listen_fd`, which it takes over, or on one that
 // it opens (-1). Ranks of another `attempt` are others. `address` is this machine's, under which the other ranks reach it;
-// `interface` names a network interface instead, where it is not null. Waits `meet_ms` for the others at the beginning, and
-// `timeout_ms` in each collective.
+// `interfaces` names network interfaces instead, with commas between, where it is not null. Waits `meet_ms` for the others at the
+// beginning, and in each collective `timeout_ms`, or `device_timeout_ms` for tensors of a GPU.
 int pm_group(const char* host, int port, int listens, int listen_fd, const char* attempt, const char* address,
-             const char* interface, int rank, int world_size, int64_t meet_ms, int64_t timeout_ms, PmGroup** group) {
+             const char* interfaces, int rank, int world_size, int64_t meet_ms, int64_t timeout_ms, int64_t device_timeout_ms,
+             PmGroup** group) {
   return patchmill::guard([&] {
     c10d::TCPStoreOptions options;
     options.port = uint16_t(port);
@@ -49,18 +52,33 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
     auto made = std::make_unique<PmGroup>();
     made->rank = rank;
     made->world_size = world_size;
-    made->timeout = std::chrono::milliseconds(timeout_ms);
+    made->device_timeout = std::chrono::milliseconds(device_timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
     made->store = c10::make_intrusive<c10d::PrefixStore>("patchmill/" + std::string(attempt), store);
     const auto name = "rank " + std::to_string(rank);
     TORCH_CHECK(made->store->add(name, 1) == 1, "there is another ", name, ": each process needs a number of its own");
     auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
-    gloo->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-                                                 : c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    if (interfaces == nullptr) {
+      gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    } else {
+      std::istringstream names(interfaces);
+      for (std::string name; std::getline(names, name, ',');) {
+        gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
+      }
+    }
     made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("host", made->store),
                                                              rank, world_size, gloo);
-    made->host->setTimeout(made->timeout);
+    made->host->setTimeout(std::chrono::milliseconds(timeout_ms));
     *group = made.release();
+  });
+}
+
+// Gives up what a GPU still waits for, so that its streams come to an end. Nothing can be asked of the group after that.
+int pm_group_abort(PmGroup* group) {
+  return patchmill::guard([&] {
+    if (group->device) {
+      group->device->abort();
+    }
   });
 }
 

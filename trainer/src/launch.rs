@@ -1,7 +1,7 @@
 //! `pretrain --ranks`: the ranks of one machine, each a process of this program.
 //!
 //! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by itself, if one did; a signal to the
-//! launcher is one to each rank, once, and a rank that fails has the others asked to stop.
+//! launcher is one to each rank, once, and a rank that fails has the others asked to stop, and killed if they do not.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 
 use crate::cli::EXIT_STOPPED;
 use crate::progress::progress;
-use crate::stop;
+use crate::{ranks, stop};
 
 /// Tells a rank its launcher's process.
 const LAUNCHER: &str = "PATCHMILL_LAUNCHER";
@@ -29,6 +29,9 @@ const LISTENER: &str = "PATCHMILL_LISTENER";
 const THREADS: &str = "OMP_NUM_THREADS";
 /// How often the launcher looks after the ranks.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On a GPU they may wait for it where no
+/// request reaches them.
+const GRACE: Duration = Duration::from_secs(300);
 
 /// Runs this program with `words` as `count` ranks.
 pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
@@ -39,7 +42,7 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
     }
     let mut running = start(count, words)?;
     let mut codes = Vec::new();
-    let mut is_told = false;
+    let (mut is_told, mut failed, mut is_killed) = (false, None::<Instant>, false);
     while !running.is_empty() {
         for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
             if asked.swap(false, Ordering::SeqCst) {
@@ -53,15 +56,26 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
                 None => still.push((rank, child)),
                 Some(status) => codes.push(status.code().unwrap_or_else(|| {
                     progress(&format!("rank {rank} ended by {status}"));
-                    128 + status.signal().unwrap_or(0)
+                    if is_killed { 1 } else { 128 + status.signal().unwrap_or(0) }
                 })),
             }
         }
         running = still;
-        if !is_told && codes.iter().any(|&code| code != 0 && code != i32::from(EXIT_STOPPED)) {
-            // They may wait for it where they notice nothing.
-            is_told = true;
-            tell(&running, signal_hook::consts::SIGTERM);
+        let has_failed = |&code: &i32| code != 0 && code != i32::from(EXIT_STOPPED);
+        if failed.is_none() && codes.iter().any(has_failed) {
+            failed = Some(Instant::now());
+            if !is_told {
+                tell(&running, signal_hook::consts::SIGTERM);
+            }
+        }
+        if !is_killed && failed.is_some_and(|at| GRACE <= at.elapsed()) {
+            is_killed = true;
+            for (rank, child) in &mut running {
+                progress(&format!(
+                    "rank {rank} has not ended since another one failed: killing it"
+                ));
+                let _has_ended = child.kill();
+            }
         }
         std::thread::sleep(LOOK);
     }
@@ -96,6 +110,8 @@ fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
         command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string());
         command.env("MASTER_PORT", port.to_string());
         command.env(LAUNCHER, std::process::id().to_string());
+        // The ranks are not those of a torchrun around this.
+        command.env_remove(ranks::AGENT_STORE).env_remove(ranks::RESTART_COUNT);
         if env::var_os(THREADS).is_none() {
             command.env(THREADS, (cores / count).max(1).to_string());
         }

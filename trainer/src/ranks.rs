@@ -7,6 +7,10 @@ use std::ops::ControlFlow;
 
 /// The port where ranks meet if nothing names one; torchrun's default too.
 const PORT: u16 = 29500;
+/// Set by torchrun: whether its agent listens where the ranks meet, ...
+pub const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+/// ... and how often it has started them again.
+pub const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
 /// Ports of Slurm's steps, below those that systems hand out by themselves.
 const SLURM_PORTS: std::ops::Range<u64> = 20_000..32_000;
 
@@ -188,8 +192,8 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
                 .filter(|&port| port > 0)
                 .ok_or_else(|| value("MASTER_PORT", "a port, from 1 to 65535".to_owned()))?,
         };
-        let is_served = self.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
-        let attempt = self.text("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
+        let is_served = self.text(AGENT_STORE).as_deref() == Some("True");
+        let attempt = self.text(RESTART_COUNT).unwrap_or_default();
         let place = Place { rank, world_size, local_rank, host, port, is_served, attempt };
         Ok(ControlFlow::Break(Some(place)))
     }

@@ -227,11 +227,12 @@ const OWN: [&str; 5] =
     ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
 
 /// Refuses ranks that were given different runs: they would part, or wait for each other in vain. `validation` is the
-/// fingerprint of the validation corpus.
+/// fingerprint of the validation corpus, `device` the kind of device, which has collectives of its own.
 pub fn check_alike(
     config: &RunFile,
     identity: &Identity,
     validation: Option<&str>,
+    device: &str,
     next_step: u64,
     team: &Team,
 ) -> anyhow::Result<()> {
@@ -240,6 +241,7 @@ pub fn check_alike(
     own.retain(|name, _| !OWN.contains(&name.as_str()) && !name.starts_with("loader."));
     own.extend(identity.clone());
     flatten(&mut own, "validation corpus", &validation);
+    flatten(&mut own, "device", &device);
     flatten(&mut own, "next step", &next_step);
     let first = team.text_of_first(&serde_json::to_string(&own)?)?;
     let differences = differences(&serde_json::from_str(&first)?, &own);
@@ -275,6 +277,17 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        /// A run would not be its own otherwise: a checkpoint and the first rank say what they are in JSON.
+        #[test]
+        fn a_number_comes_back_from_json_bit_by_bit(number in proptest::num::f64::NORMAL) {
+            let mut own = BTreeMap::new();
+            flatten(&mut own, "optimizer.clip_norm", &number);
+            let text = serde_json::to_string(&own).unwrap();
+            proptest::prop_assert_eq!(serde_json::from_str::<Identity>(&text).unwrap(), own);
+        }
+    }
 
     #[test]
     fn differences_name_field_and_values() {

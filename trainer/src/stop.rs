@@ -1,21 +1,27 @@
-//! Stopping on request: the first SIGTERM, SIGINT or SIGUSR1 asks, the second ends the process at once.
+//! Stopping on request: the first SIGTERM, SIGINT or SIGUSR1 asks, one that comes a second later or more ends the process at once.
+//!
+//! Those before are the same request: a signal to a whole group of processes reaches a rank of it twice, the second time by its
+//! launcher, and so does a key that is held.
 //!
 //! **Invariant:** between the two signals the process state is untouched; the loop looks at the flag between steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
+/// How long signals are the request that the first of them was.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// Whether somebody asked the run to stop.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
-    // Relaxed would do: the flag guards no other memory. SeqCst is what signal-hook stores with.
     asked: Arc<AtomicBool>,
 }
 
@@ -23,12 +29,19 @@ impl StopFlag {
     /// Takes over the three signals for the rest of the process.
     pub fn install() -> Result<StopFlag> {
         let stop = StopFlag::default();
-        for signal in SIGNALS {
-            // Order matters: the first handler sees the flag as the signals before left it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))
-                .and_then(|_| flag::register(signal, Arc::clone(&stop.asked)))
-                .with_context(|| format!("install the handler of signal {signal}"))?;
-        }
+        let asked = Arc::clone(&stop.asked);
+        let mut signals = Signals::new(SIGNALS).context("install the handlers of signals")?;
+        let follow = move || {
+            let mut first: Option<Instant> = None;
+            for signal in signals.forever() {
+                asked.store(true, Ordering::SeqCst);
+                if SAME_REQUEST <= first.get_or_insert_with(Instant::now).elapsed() {
+                    low_level::exit(128 + signal);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".to_owned());
+        thread.spawn(follow).context("start the thread that waits for signals")?;
         Ok(stop)
     }
 

@@ -23,7 +23,9 @@ const MEET: Duration = Duration::from_secs(600);
 const MEET_LOCAL: Duration = Duration::from_secs(60);
 /// How long they wait in a collective: for as long as the first rank may take to save a checkpoint.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-/// Names a network interface, where the machine has several; of Gloo, as in PyTorch.
+/// The same for what GPUs add up: ranks have met on the host before, in the same step.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Names network interfaces, with commas between, where the machine has several; of Gloo, as in PyTorch.
 const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 
 /// How long a rank tries to reach the first one at a time, and when it does so again.
@@ -31,9 +33,9 @@ const TRY: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 const MEETING: &str = "meet the other ranks";
 
-/// The first rank has failed too, most often by the same: it alone says why.
+/// The first rank has failed by the same: it alone says so.
 #[derive(Debug, thiserror::Error)]
-#[error("rank 0 has failed too")]
+#[error("rank 0 says why")]
 pub struct SaidByFirst;
 
 /// Another rank cannot go on.
@@ -59,7 +61,7 @@ impl Team {
     /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this process has one already.
     pub fn meet(place: &Place, listener: Option<i32>) -> Result<Team, ShimError> {
         let Place { rank, world_size, local_rank, host, port, is_served, attempt } = place;
-        let interface = std::env::var(INTERFACE).ok();
+        let interfaces = std::env::var(INTERFACE).ok().filter(|names| !names.is_empty());
         let meet = if is_local(host) { MEET_LOCAL } else { MEET };
         let listens = *rank == 0 && !is_served;
         let own = if listens {
@@ -75,11 +77,12 @@ impl Team {
             listener,
             attempt,
             address: for_others(own, host),
-            interface: interface.as_deref(),
+            interfaces: interfaces.as_deref(),
             rank: *rank,
             world_size: *world_size,
             meet,
             timeout: TIMEOUT,
+            device_timeout: DEVICE_TIMEOUT,
         })?;
         Ok(Team {
             rank: *rank,
@@ -128,14 +131,22 @@ impl Team {
 
     /// What this rank has come to, if no rank has failed.
     pub fn agree<T>(&self, result: Result<T>) -> Result<T> {
-        let failed = result.is_err();
-        let agreed = || -> Result<[bool; 2], ShimError> {
-            Ok([self.any(failed && self.is_first())?, self.any(failed)?])
+        let text = result.as_ref().err().map(|err| format!("{err:#}"));
+        let agreed = || -> Result<(bool, String), ShimError> {
+            let any_failed = self.any(text.is_some())?;
+            let said = if any_failed {
+                self.text_of_first(text.as_deref().unwrap_or(""))?
+            } else {
+                String::new()
+            };
+            Ok((any_failed, said))
         };
         match (result, agreed()) {
-            (Err(err), Ok([true, _])) if !self.is_first() => Err(err.context(SaidByFirst)),
+            (Err(err), Ok((_, said))) if !self.is_first() && text.as_ref() == Some(&said) => {
+                Err(err.context(SaidByFirst))
+            }
             (Err(err), _) => Err(err),
-            (Ok(_), Ok([_, true])) => Err(OtherFailed.into()),
+            (Ok(_), Ok((true, _))) => Err(OtherFailed.into()),
             (Ok(value), agreed) => agreed.map(|_| value).map_err(Into::into),
         }
     }
@@ -168,6 +179,8 @@ impl Team {
     ) -> Result<(), ShimError> {
         let Some(group) = &self.group else { return Ok(()) };
         collective(group).map_err(|ShimError { operation, message }| {
+            // A GPU would wait for the others, and the host for it. That this fails too adds nothing.
+            let _is_free = group.abort();
             let message = message.split(". This is typically").next().unwrap_or_default(); // advice
             let (rank, world_size) = (self.rank, self.world_size);
             let message = format!(
@@ -322,21 +335,30 @@ mod tests {
 
     #[test]
     fn no_rank_goes_on_where_one_cannot() {
-        for failing in [[false, false], [true, false], [false, true], [true, true]] {
+        for (failing, is_same) in [
+            ([false, false], true),
+            ([true, false], true),
+            ([false, true], true),
+            ([true, true], true),
+            ([true, true], false),
+        ] {
             let found = in_world(2, |team| {
                 let fails = failing[team.rank() as usize];
-                let result = if fails { Err(anyhow::anyhow!("a reason")) } else { Ok(7) };
+                let reason = if is_same { "a reason".to_owned() } else { team.rank().to_string() };
+                let result = if fails { Err(anyhow::anyhow!("{reason}")) } else { Ok(7) };
                 team.agree(result).map_err(|err| {
                     (err.is::<OtherFailed>(), err.is::<SaidByFirst>(), err.root_cause().to_string())
                 })
             });
             let other = || Err((true, false, OtherFailed.to_string()));
             let own = |is_said| Err((false, is_said, "a reason".to_owned()));
+            let other_reason = |rank: &str| Err((false, false, rank.to_owned()));
             let expected = match failing {
                 [false, false] => [Ok(7), Ok(7)],
                 [true, false] => [own(false), other()],
                 [false, true] => [other(), own(false)],
-                [true, true] => [own(false), own(true)],
+                [true, true] if is_same => [own(false), own(true)],
+                [true, true] => ["0", "1"].map(other_reason),
             };
             assert_eq!(found, expected);
         }

@@ -156,7 +156,8 @@ impl Inputs {
     ) -> Result<()> {
         let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
         let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
-        resume::check_alike(&file.file, identity, fingerprint, next_step, team)
+        let device = if self.compute.device.is_cuda() { "cuda" } else { "cpu" };
+        resume::check_alike(&file.file, identity, fingerprint, device, next_step, team)
     }
 }
 

@@ -55,7 +55,11 @@ fn end(child: Child) -> (Option<i32>, String) {
 #[test]
 fn ranks_train_what_one_process_does() {
     let four = TestRun::new();
-    let output = four.run(&["--ranks", "4", "--set", "train.micro_batch_windows=2", "--json"]);
+    let mut command =
+        four.command(&["--ranks", "4", "--set", "train.micro_batch_windows=2", "--json"]);
+    // What a torchrun around says is not meant for these ranks; names of interfaces may be several, or none.
+    command.env("WORLD_SIZE", "1").env("TORCHELASTIC_USE_AGENT_STORE", "True");
+    let output = command.env("GLOO_SOCKET_IFNAME", "lo,lo").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("4 ranks have met at 127.0.0.1:"), "{stderr}");
@@ -83,10 +87,34 @@ fn ranks_that_are_stopped_go_on_bitwise_as_if_they_had_not_been() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let run = TestRun::new();
         assert_eq!(run.signal_with(&TWO, 5, signal), Some(75)); // where an evaluation is due
-        let output = run.run(&TWO);
+        let output = run.command(&TWO).env("GLOO_SOCKET_IFNAME", "").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_same_as_two_ranks(&run, &format!("signal {signal}"));
     }
+}
+
+/// As systemd and Slurm do: a rank then gets it twice, the second time from the launcher.
+#[test]
+fn a_signal_to_launcher_and_ranks_at_once_is_one() {
+    let run = TestRun::new();
+    let mut launcher = run.command(&TWO);
+    let mut launcher = launcher.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(launcher.stderr.take().unwrap()).lines();
+    let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("step 5/"));
+    assert!(met.is_some(), "the run ended before");
+    let id = launcher.id();
+    let ranks = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let ranks: Vec<libc::pid_t> = ranks.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(ranks.len(), 2);
+    for rank in ranks {
+        send_to(rank, libc::SIGTERM);
+    }
+    send(&launcher, libc::SIGTERM);
+    lines.map_while(Result::ok).for_each(drop);
+    assert_eq!(launcher.wait().unwrap().code(), Some(75));
+    let output = run.run(&TWO);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same_as_two_ranks(&run, "signal to all");
 }
 
 #[test]

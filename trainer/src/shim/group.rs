@@ -27,13 +27,15 @@ unsafe extern "C" {
         listen_fd: c_int,
         attempt: *const c_char,
         address: *const c_char,
-        interface: *const c_char,
+        interfaces: *const c_char,
         rank: c_int,
         world_size: c_int,
         meet_ms: i64,
         timeout_ms: i64,
+        device_timeout_ms: i64,
         group: *mut *mut PmGroup,
     ) -> c_int;
+    fn pm_group_abort(group: *mut PmGroup) -> c_int;
     fn pm_group_free(group: *mut PmGroup);
     fn pm_group_all_reduce(group: *mut PmGroup, tensor: *mut C_tensor, is_max: c_int) -> c_int;
     fn pm_group_broadcast(group: *mut PmGroup, tensor: *mut C_tensor) -> c_int;
@@ -54,8 +56,8 @@ pub struct Meeting<'a> {
     pub attempt: &'a str,
     /// This machine's address, for the other ranks.
     pub address: IpAddr,
-    /// The network interface to use instead of that address' one.
-    pub interface: Option<&'a str>,
+    /// The network interfaces to use instead of that address' one, with commas between.
+    pub interfaces: Option<&'a str>,
     /// This process among them.
     pub rank: u64,
     /// How many they are.
@@ -64,6 +66,8 @@ pub struct Meeting<'a> {
     pub meet: Duration,
     /// For all of them to join in a collective.
     pub timeout: Duration,
+    /// The same of tensors of a GPU, which ends the process.
+    pub device_timeout: Duration,
 }
 
 /// How all-reduce makes one number of those of all ranks.
@@ -88,7 +92,7 @@ impl Group {
         let number = |number: u64| c_int::try_from(number).map_err(|err| error(err.to_string()));
         let (host, address) = (text(meeting.host)?, text(&meeting.address.to_string())?);
         let attempt = text(meeting.attempt)?;
-        let interface = meeting.interface.map(text).transpose()?;
+        let interfaces = meeting.interfaces.map(text).transpose()?;
         let (rank, world_size) = (number(meeting.rank)?, number(meeting.world_size)?);
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let mut group = std::ptr::null_mut();
@@ -102,11 +106,12 @@ impl Group {
                 meeting.listener.unwrap_or(-1),
                 attempt.as_ptr(),
                 address.as_ptr(),
-                interface.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+                interfaces.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
                 rank,
                 world_size,
                 milliseconds(meeting.meet),
                 milliseconds(meeting.timeout),
+                milliseconds(meeting.device_timeout),
                 &raw mut group,
             )
         };
@@ -130,6 +135,14 @@ impl Group {
         // SAFETY: as in `all_reduce`.
         let status = unsafe { pm_group_broadcast(self.0.as_ptr(), tensor.as_mut_ptr()) };
         check(status, "broadcast")
+    }
+
+    /// Gives up the collectives that a GPU still waits for.
+    pub fn abort(&self) -> Result<(), ShimError> {
+        #[expect(unsafe_code, reason = "see the extern block")]
+        // SAFETY: as in `all_reduce`.
+        let status = unsafe { pm_group_abort(self.0.as_ptr()) };
+        check(status, "abort collectives")
     }
 }
 
