@@ -190,7 +190,11 @@ fn read_datatrove(dir: &Path, width: usize) -> Stream {
 /// The fixtures' run file, for corpora of few steps.
 fn write_run(path: &Path) {
     let run = fs::read_to_string(fixtures().join("pretrain.toml")).unwrap();
-    fs::write(path, run.replace("warmup_steps = 20", "warmup_steps = 1")).unwrap();
+    let mut run: toml::Table = toml::from_str(&run).unwrap();
+    for phase in run["phases"].as_array_mut().unwrap() {
+        phase["schedule"]["warmup_steps"] = 1.into();
+    }
+    fs::write(path, toml::to_string(&run).unwrap()).unwrap();
 }
 
 /// What `patchmill stream` reads of a corpus by one plan.
