@@ -220,7 +220,7 @@ impl Sizes {
 }
 
 /// A tenth of a phase's steps, at most the paper's 2,000. A short phase needs more: on the fixtures, of 208 and 104 steps, validation
-/// perplexity fell from 154 to 133 when 10 became 100 and 50.
+/// perplexity fell from 154 to 133 when 10 became 100 and 52.
 fn warmup_steps(phase_steps: u64) -> u64 {
     (phase_steps / 10).max((phase_steps / 2).min(100)).min(2000)
 }

@@ -56,7 +56,8 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
                 None => still.push((rank, child)),
                 Some(status) => codes.push(status.code().unwrap_or_else(|| {
                     progress(&format!("rank {rank} ended by {status}"));
-                    if is_killed { 1 } else { 128 + status.signal().unwrap_or(0) }
+                    // Behind a failure it is the launcher that has asked it to end.
+                    if failed.is_some() { 1 } else { 128 + status.signal().unwrap_or(0) }
                 })),
             }
         }

@@ -83,6 +83,10 @@ impl Team {
             meet,
             timeout: TIMEOUT,
             device_timeout: DEVICE_TIMEOUT,
+        })
+        .map_err(|ShimError { operation, message }| {
+            let names = interfaces.as_deref().map(|names| format!(" ({INTERFACE} is {names:?})"));
+            ShimError { operation, message: message + &names.unwrap_or_default() }
         })?;
         Ok(Team {
             rank: *rank,
