@@ -43,6 +43,7 @@ fn main() {
         "levels",
         "memory",
         "optimizer",
+        "product",
         "random",
         "context",
         "ops",

@@ -224,23 +224,56 @@ fn attention_is_the_same_on_any_number_of_threads() {
     }
 }
 
+/// Positions, width in and width out, of products below and above the size from which another library may make them.
+const PRODUCTS: [[i64; 3]; 2] = [[7, 24, 10], [70, 241, 130]];
+
 #[test]
 fn a_product_adds_to_the_gradient_that_its_leaf_has() {
-    let (x, w) = (random(&[3, 7, 24], 1), random(&[10, 24], 2));
-    check(
-        &[x.shallow_clone()],
-        &[w.shallow_clone()],
-        |tensors| vec![shim::linear(&tensors[0], &tensors[1]).unwrap()],
-        |tensors| vec![tensors[0].matmul(&tensors[1].tr())],
-    );
-    let leaf = w.copy().set_requires_grad(true);
-    let sum = Tensor::ones([10, 24], (Kind::Float, Device::Cpu));
-    shim::set_grad(&leaf, &sum).unwrap();
-    for _ in 0..2 {
-        shim::linear(&x, &leaf).unwrap().sum(Kind::Float).backward();
+    for [t, i, o] in PRODUCTS {
+        let (x, w) = (random(&[3, t, i], 1), random(&[o, i], 2));
+        check(
+            &[x.shallow_clone()],
+            &[w.shallow_clone()],
+            |tensors| vec![shim::linear(&tensors[0], &tensors[1]).unwrap()],
+            |tensors| vec![tensors[0].matmul(&tensors[1].tr())],
+        );
+        let leaf = w.copy().set_requires_grad(true);
+        let sum = Tensor::ones([o, i], (Kind::Float, Device::Cpu));
+        shim::set_grad(&leaf, &sum).unwrap();
+        for _ in 0..2 {
+            shim::linear(&x, &leaf).unwrap().sum(Kind::Float).backward();
+        }
+        let expected = x.flatten(0, 1).sum_dim_intlist(0, true, Kind::Float).repeat([o, 1]) * 2 + 1;
+        assert_close("in the storage that was set", &sum, &expected, 1e-4);
     }
-    let expected = x.flatten(0, 1).sum_dim_intlist(0, true, Kind::Float).repeat([10, 1]) * 2 + 1;
-    assert_close("in the storage that was set", &sum, &expected, 1e-4);
+}
+
+#[test]
+fn a_product_is_that_of_libtorch_however_its_factors_lie() {
+    for [t, i, o] in PRODUCTS {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let [a, b] = [([3 * t, i], 1), ([i, o], 2)]
+                .map(|(size, seed)| random(&size, seed).to_kind(kind));
+            let many = |x: &Tensor| Tensor::stack(&[x.shallow_clone(), x * -2], 0);
+            let lying = |x: &Tensor| x.transpose(-2, -1).contiguous().transpose(-2, -1);
+            for (a, b) in [(a.shallow_clone(), b.shallow_clone()), (many(&a), many(&b))] {
+                let expected =
+                    a.to_kind(Kind::Double).matmul(&b.to_kind(Kind::Double)).to_kind(Kind::Float);
+                let tolerance = if kind == Kind::Float { 1e-6 } else { 1e-2 } * max_abs(&expected);
+                for (a, b) in [
+                    (a.shallow_clone(), b.shallow_clone()),
+                    (lying(&a), b.shallow_clone()),
+                    (a.shallow_clone(), lying(&b)),
+                    (lying(&a), lying(&b)),
+                ] {
+                    let found = shim::product(&a, &b).unwrap().to_kind(Kind::Float);
+                    assert_close(&format!("{kind:?} {:?}", a.size()), &found, &expected, tolerance);
+                }
+            }
+        }
+    }
+    let error = shim::product(&random(&[2, 3], 1), &random(&[2, 3], 1)).unwrap_err().to_string();
+    assert!(error.contains("a is [2, 3], b is [2, 3]; expected [n, i] and [i, o]"), "{error}");
 }
 
 #[test]

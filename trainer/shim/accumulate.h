@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "product.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -20,7 +21,7 @@ inline void add_to_fp32(at::Tensor& sum, const at::Tensor& x) {
 // has no bf16 product with an fp32 result there.
 inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at::Tensor& x_ni) {
   if (x_ni.scalar_type() == at::kFloat) {
-    sum_oi.addmm_(grad_no.t(), x_ni);
+    add_multiplied(sum_oi, grad_no.t(), x_ni);
   } else if (x_ni.is_cuda()) {
     sum_oi.add_(at::mm(grad_no.t(), x_ni, at::kFloat));
   } else if (x_ni.scalar_type() == at::kBFloat16 && x_ni.is_cpu() && sum_oi.is_contiguous()) {

@@ -4,6 +4,7 @@
 #include "accumulate.h"
 #include "error.h"
 #include "kernels.h"
+#include "product.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -60,7 +61,7 @@ ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const
 // `logits_cv` is room for them.
 ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, const Tensor& targets,
                      bool with_grad) {
-  at::mm_out(logits_cv, x_cd, w_vd.t());
+  patchmill::multiply(x_cd, w_vd.t(), logits_cv);
   if (!logits_cv.is_cpu()) {
     return composed_chunk_loss(logits_cv, y_ck, targets, with_grad);
   }
@@ -95,7 +96,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       loss.add_(chunk.nll_sum);
       if (with_grad) {
         auto dx_cd = dx_nd.slice(0, first, end);
-        at::mm_out(dx_cd, chunk.grad_cv, kind_w_vd);
+        patchmill::multiply(chunk.grad_cv, kind_w_vd, dx_cd);
         patchmill::add_product(dw_vd, chunk.grad_cv, x_cd);
       }
     }

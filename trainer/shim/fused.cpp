@@ -7,6 +7,7 @@
 #include "accumulate.h"
 #include "error.h"
 #include "kernels.h"
+#include "product.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -59,7 +60,11 @@ struct Linear : torch::autograd::Function<Linear> {
     at::NoGradGuard no_grad;
     const auto kind_w = w.to(x.scalar_type());
     context->save_for_backward({x, kind_w, w});
-    return at::linear(x, kind_w);
+    auto sizes = x.sizes().vec();
+    sizes.back() = w.size(0);
+    auto y_no = at::empty({x.numel() / x.size(-1), w.size(0)}, x.options());
+    patchmill::multiply(x.reshape({-1, x.size(-1)}), kind_w.t(), y_no);
+    return y_no.view(sizes);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -70,7 +75,9 @@ struct Linear : torch::autograd::Function<Linear> {
     const auto grad_no = grads[0].reshape({-1, kind_w.size(0)});
     Tensor dx;
     if (context->needs_input_grad(0)) {
-      dx = at::mm(grad_no, kind_w).view(x.sizes());
+      dx = at::empty({grad_no.size(0), kind_w.size(1)}, grad_no.options());
+      patchmill::multiply(grad_no, kind_w, dx);
+      dx = dx.view(x.sizes());
     }
     return {dx, patchmill::add_weight_grad(w, grad_no, x.reshape({-1, kind_w.size(1)}))};
   }

@@ -68,6 +68,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn pm_norm(flat: *const C_tensor, part_elements: i64, norm: *mut *mut C_tensor) -> c_int;
     fn pm_fill_normal(out: *mut C_tensor, std: f64, seed: u64) -> c_int;
+    fn pm_product(a: *const C_tensor, b: *const C_tensor, out: *mut *mut C_tensor) -> c_int;
     fn pm_linear(x: *const C_tensor, w: *const C_tensor, out: *mut *mut C_tensor) -> c_int;
     fn pm_embed_mean(
         w: *const C_tensor,
@@ -185,6 +186,17 @@ pub fn linear_cross_entropy(
     };
     check(status, "linear cross-entropy")?;
     Ok(adopt(loss))
+}
+
+/// `a · b`, `[n, i]` and `[i, o]` to `[n, o]`, or of as many as the first of three dimensions says, by the library that
+/// [`linear`] multiplies with.
+pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
+    let mut out = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "see the extern block")]
+    // SAFETY: the handles are alive for the call; `out` is written on success alone.
+    let status = unsafe { pm_product(a.as_ptr(), b.as_ptr(), &raw mut out) };
+    check(status, "product")?;
+    Ok(adopt(out))
 }
 
 /// `x · wᵀ` in the kind of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of a leaf that has one

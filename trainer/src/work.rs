@@ -12,8 +12,8 @@ use crate::architecture::{PatchMaps, extent};
 use crate::cuda;
 use crate::device;
 use crate::patch;
-use crate::shim::ShimError;
 use crate::shim::cuda as gpu;
+use crate::shim::{self, ShimError};
 use crate::timing::synchronize;
 
 /// Rows and columns of the product that says what a CPU can do.
@@ -137,9 +137,9 @@ impl Work {
         let started = Instant::now();
         for (x_ni, w_oi, grad_no, count) in &operands {
             for _ in 0..*count {
-                let _ = x_ni.matmul(&w_oi.tr());
-                let _ = grad_no.matmul(w_oi);
-                let _ = grad_no.tr().matmul(x_ni);
+                let _ = shim::product(x_ni, &w_oi.tr())?;
+                let _ = shim::product(grad_no, w_oi)?;
+                let _ = shim::product(&grad_no.tr(), x_ni)?;
             }
         }
         synchronize(device)?;
@@ -158,7 +158,7 @@ impl Work {
         let failed = |err| ShimError::of("measure attention's products", &err);
         let random = |size: [i64; 3]| Tensor::f_rand(size, options).map_err(failed);
         let (rows, scores) = (random([h, t, e])?, random([h, t, t])?);
-        let product = |x: &Tensor, y: &Tensor| x.f_bmm(y).map(drop).map_err(failed);
+        let product = |x: &Tensor, y: &Tensor| shim::product(x, y).map(drop);
         let across = rows.transpose(1, 2);
         synchronize(device)?;
         let started = Instant::now();
@@ -199,7 +199,7 @@ pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
     let mut best_seconds = f64::INFINITY;
     for _ in 0..=PEAK_TRIES {
         let started = Instant::now();
-        let _ = x.matmul(&w);
+        let _ = shim::product(&x, &w)?;
         best_seconds = best_seconds.min(started.elapsed().as_secs_f64());
         if best_seconds > PEAK_SECONDS {
             break;
