@@ -248,6 +248,21 @@ fn a_product_adds_to_the_gradient_that_its_leaf_has() {
     }
 }
 
+/// A single row, to which oneDNN would add past the end of its memory.
+#[test]
+fn a_product_with_one_output_has_its_gradient() {
+    let (x, w) = (random(&[2048, 2049], 1).tr(), random(&[1, 2048], 2));
+    check(
+        &[x],
+        &[w],
+        |tensors| vec![shim::linear(&tensors[0], &tensors[1]).unwrap()],
+        |tensors| vec![tensors[0].matmul(&tensors[1].tr())],
+    );
+    let none = Tensor::empty([3, 0], (Kind::Float, Device::Cpu));
+    let error = shim::linear(&none, &Tensor::empty([4, 0], (Kind::Float, Device::Cpu)));
+    assert!(error.unwrap_err().to_string().contains("expected [.., i] and [o, i]"));
+}
+
 #[test]
 fn a_product_is_that_of_libtorch_however_its_factors_lie() {
     for [t, i, o] in PRODUCTS {

@@ -294,8 +294,8 @@ extern "C" {
 // out = x w^T, x [.., i] in the compute kind, w [o, i] an fp32 leaf whose gradient, if it is set, is added to in place.
 int pm_linear(const Tensor* x, const Tensor* w, Tensor** out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(w->dim() == 2 && x->size(-1) == w->size(1), "x is ", x->sizes(), ", w is ", w->sizes(),
-                "; expected [.., i] and [o, i]");
+    TORCH_CHECK(w->dim() == 2 && x->size(-1) == w->size(1) && 0 < w->size(1), "x is ", x->sizes(), ", w is ", w->sizes(),
+                "; expected [.., i] and [o, i], i at least 1");
     *out = new Tensor(Linear::apply(*x, *w));
   });
 }

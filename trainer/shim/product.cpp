@@ -1,12 +1,13 @@
 // MKL, which libtorch takes for fp32, gives processors that are not Intel's no more than AVX2. oneDNN, which it takes for
 // bf16, has AVX-512 for all of them: twice the speed on Zen 5. Which one is taken follows from the processor and the
-// shapes alone, so that a run that is resumed takes the same.
+// shapes alone, so that a run that is resumed takes the same. oneDNN's sums may have another order on another number of threads.
 #include "product.h"
 
 #include "error.h"
 
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
+#include <ATen/core/grad_mode.h>
 
 namespace at::native {
 
@@ -43,14 +44,17 @@ bool takes_onednn(const at::Tensor& a, const at::Tensor& b, const at::Tensor& ou
 void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor& out) {
   if (takes_onednn(a, b, out)) {
     at::native::mkldnn_matmul(a, b, out, 0, 1);
+    out.unsafeGetTensorImpl()->bump_version();
   } else {
     at::matmul_out(out, a, b);
   }
 }
 
 void add_multiplied(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
-  if (takes_onednn(a, b, sum)) {
+  // To a single row oneDNN adds past the end of its memory, if b lies transposed.
+  if (1 < a.size(0) && takes_onednn(a, b, sum)) {
     at::native::mkldnn_matmul(a, b, sum, 1, 1);
+    sum.unsafeGetTensorImpl()->bump_version();
   } else {
     sum.addmm_(a, b);
   }
@@ -66,6 +70,7 @@ int pm_product(const at::Tensor* a, const at::Tensor* b, at::Tensor** out) {
     TORCH_CHECK(a->dim() == b->dim() && (a->dim() == 2 || a->dim() == 3) && a->size(-1) == b->size(-2) &&
                     (a->dim() == 2 || a->size(0) == b->size(0)),
                 "a is ", a->sizes(), ", b is ", b->sizes(), "; expected [n, i] and [i, o], or as many of each");
+    at::NoGradGuard no_grad;
     auto sizes = a->sizes().vec();
     sizes.back() = b->size(-1);
     auto result = at::empty(sizes, a->options());

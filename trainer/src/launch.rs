@@ -1,7 +1,8 @@
 //! `pretrain --ranks`: the ranks of one machine, each a process of this program.
 //!
 //! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by itself, if one did; a signal to the
-//! launcher is one to each rank, once, and a rank that fails has the others asked to stop, and killed if they do not.
+//! launcher is one to each rank, once, and a rank that fails has the others asked to stop, and killed if they do not. What the launcher
+//! itself asks never ends a rank that is saving.
 
 use std::env;
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use signal_hook::consts::SIGKILL;
 
 use crate::cli::EXIT_STOPPED;
 use crate::progress::progress;
@@ -32,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On a GPU they may wait for it where no
 /// request reaches them.
 const GRACE: Duration = Duration::from_secs(300);
+/// The exit code of a rank that fails because another one did, which may be the first to end.
+const BY_ANOTHER: i32 = 1;
 
 /// Runs this program with `words` as `count` ranks.
 pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
@@ -56,8 +60,13 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
                 None => still.push((rank, child)),
                 Some(status) => codes.push(status.code().unwrap_or_else(|| {
                     progress(&format!("rank {rank} ended by {status}"));
-                    // Behind a failure it is the launcher that has asked it to end.
-                    if failed.is_some() { 1 } else { 128 + status.signal().unwrap_or(0) }
+                    let signal = status.signal().unwrap_or(0);
+                    let is_by_launcher = match signal {
+                        stop::ASKING => failed.is_some(), // before it could listen
+                        SIGKILL => is_killed,
+                        _ => false,
+                    };
+                    if is_by_launcher { BY_ANOTHER } else { 128 + signal }
                 })),
             }
         }
@@ -66,7 +75,7 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
         if failed.is_none() && codes.iter().any(has_failed) {
             failed = Some(Instant::now());
             if !is_told {
-                tell(&running, signal_hook::consts::SIGTERM);
+                tell(&running, stop::ASKING);
             }
         }
         if !is_killed && failed.is_some_and(|at| GRACE <= at.elapsed()) {
@@ -80,10 +89,15 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
         }
         std::thread::sleep(LOOK);
     }
-    codes.retain(|&code| code != 0);
-    // Who fails because another did says 1, and may be the first to end.
-    let code = codes.iter().find(|&&code| code != 1).or(codes.first()).copied().unwrap_or(0);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(code_of_all(&codes)).unwrap_or(1)))
+}
+
+/// The exit code that says most: of the first rank that failed by itself, or else of one that failed or stopped.
+fn code_of_all(codes: &[i32]) -> i32 {
+    let stopped = i32::from(EXIT_STOPPED);
+    let by_itself = codes.iter().find(|&code| ![0, BY_ANOTHER, stopped].contains(code));
+    let code = by_itself.or(codes.iter().find(|&code| ![0, stopped].contains(code)));
+    *code.or(codes.iter().find(|&&code| code != 0)).unwrap_or(&0)
 }
 
 fn tell(running: &[(u64, Child)], signal: i32) {
@@ -137,7 +151,8 @@ fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
 /// What a rank does first: end when its launcher does, as if asked to stop.
 pub fn follow_launcher() -> Result<()> {
     let Some(launcher) = number(LAUNCHER) else { return Ok(()) };
-    set_parent_process_death_signal(Some(Signal::TERM)).context("follow the launcher")?;
+    let asking = Signal::from_named_raw(stop::ASKING).expect("it has a name");
+    set_parent_process_death_signal(Some(asking)).context("follow the launcher")?;
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(parent == Some(launcher), "the launcher, process {launcher}, has ended");
     Ok(())
@@ -150,4 +165,23 @@ pub fn listener() -> Option<i32> {
 
 fn number(name: &str) -> Option<i32> {
     env::var(name).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::code_of_all;
+
+    #[test]
+    fn who_failed_by_itself_says_how_all_ended() {
+        for (codes, expected) in [
+            (&[0, 0][..], 0),
+            (&[0, 75], 75),
+            (&[1, 137], 137),
+            (&[75, 3], 3),
+            (&[75, 1], 1),
+            (&[1, 75, 134, 139], 134),
+        ] {
+            assert_eq!(code_of_all(codes), expected, "{codes:?}");
+        }
+    }
 }

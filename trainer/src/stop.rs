@@ -1,9 +1,10 @@
-//! Stopping on request: the first SIGTERM, SIGINT or SIGUSR1 asks, one that comes a second later or more ends the process at once.
+//! Stopping on request: the first SIGTERM or SIGINT asks, one that comes a second later or more ends the process at once. SIGUSR1
+//! asks and never ends: a scheduler's warning, or a launcher that knows of no person's impatience.
 //!
-//! Those before are the same request: a signal to a whole group of processes reaches a rank of it twice, the second time by its
-//! launcher, and so does a key that is held.
+//! What comes within the second is the same request: a signal to a whole group of processes reaches a rank of it twice, the
+//! second time by its launcher.
 //!
-//! **Invariant:** between the two signals the process state is untouched; the loop looks at the flag between steps.
+//! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,12 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
+use crate::progress::progress;
+
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
+/// The one of them that only asks.
+pub const ASKING: i32 = SIGUSR1;
 /// How long signals are the request that the first of them was.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
@@ -35,7 +40,12 @@ impl StopFlag {
             let mut first: Option<Instant> = None;
             for signal in signals.forever() {
                 asked.store(true, Ordering::SeqCst);
-                if SAME_REQUEST <= first.get_or_insert_with(Instant::now).elapsed() {
+                if signal != ASKING
+                    && SAME_REQUEST <= first.get_or_insert_with(Instant::now).elapsed()
+                {
+                    progress(
+                        "ended at once by a second signal: steps behind the last checkpoint are lost",
+                    );
                     low_level::exit(128 + signal);
                 }
             }

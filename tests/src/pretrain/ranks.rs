@@ -93,28 +93,59 @@ fn ranks_that_are_stopped_go_on_bitwise_as_if_they_had_not_been() {
     }
 }
 
-/// As systemd and Slurm do: a rank then gets it twice, the second time from the launcher.
-#[test]
-fn a_signal_to_launcher_and_ranks_at_once_is_one() {
-    let run = TestRun::new();
+/// A launcher that has come to step 5, the lines that it and its ranks print, and the ranks.
+fn launched(run: &TestRun) -> (Child, impl Iterator<Item = String> + use<>, Vec<libc::pid_t>) {
     let mut launcher = run.command(&TWO);
     let mut launcher = launcher.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(launcher.stderr.take().unwrap()).lines();
-    let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("step 5/"));
-    assert!(met.is_some(), "the run ended before");
+    let lines = BufReader::new(launcher.stderr.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("step 5/")), "the run ended before");
     let id = launcher.id();
     let ranks = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     let ranks: Vec<libc::pid_t> = ranks.split_whitespace().map(|id| id.parse().unwrap()).collect();
     assert_eq!(ranks.len(), 2);
+    (launcher, lines, ranks)
+}
+
+/// As systemd and Slurm do: a rank then gets it twice, the second time from the launcher.
+#[test]
+fn a_signal_to_launcher_and_ranks_at_once_is_one() {
+    let run = TestRun::new();
+    let (mut launcher, lines, ranks) = launched(&run);
     for rank in ranks {
         send_to(rank, libc::SIGTERM);
     }
     send(&launcher, libc::SIGTERM);
-    lines.map_while(Result::ok).for_each(drop);
+    lines.for_each(drop);
     assert_eq!(launcher.wait().unwrap().code(), Some(75));
     let output = run.run(&TWO);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same_as_two_ranks(&run, "signal to all");
+}
+
+/// The signal that the launcher's end or a rank's failure sends to the others, however late it comes.
+#[test]
+fn a_signal_that_only_asks_is_no_second_one() {
+    let run = TestRun::new();
+    let (mut launcher, lines, ranks) = launched(&run);
+    send_to(ranks[1], libc::SIGSTOP); // so that the other one waits
+    send(&launcher, libc::SIGTERM);
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    send_to(ranks[0], libc::SIGUSR1);
+    send_to(ranks[1], libc::SIGCONT);
+    let said: Vec<String> = lines.collect();
+    assert_eq!(launcher.wait().unwrap().code(), Some(75), "{said:?}");
+}
+
+/// The launcher's own code says so, though others fail by it first.
+#[test]
+fn a_rank_that_is_killed_is_the_launchers_exit_code() {
+    let run = TestRun::new();
+    let (mut launcher, lines, ranks) = launched(&run);
+    send_to(ranks[1], libc::SIGKILL);
+    let said: Vec<String> = lines.collect();
+    assert_eq!(launcher.wait().unwrap().code(), Some(137), "{said:?}");
+    assert!(said.iter().any(|line| line.starts_with("rank 1 ended by signal: 9")), "{said:?}");
 }
 
 #[test]
