@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -394,6 +394,28 @@ fn a_signal_finishes_the_step_saves_and_exits_75() {
         run.run_to_the_end();
         assert_same_as_reference(&run, &format!("signal {signal}"));
     }
+}
+
+/// Though the run hangs in a line that nobody reads.
+#[test]
+fn a_second_signal_ends_a_run_whose_lines_nobody_reads() {
+    let run = TestRun::new();
+    let (unread, mut full) = std::io::pipe().unwrap();
+    let mut command = run.command(&["--set", "plan.epochs=4000"]);
+    command.stdout(Stdio::null()).stderr(full.try_clone().unwrap());
+    let mut alone = command.spawn().unwrap();
+    drop(command);
+    let mut lines = BufReader::new(unread).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("step 5/")), "the run ended before");
+    let fill = std::thread::spawn(move || full.write_all(&[b'.'; 1 << 20]));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    send(&alone, libc::SIGTERM);
+    std::thread::sleep(std::time::Duration::from_millis(1300));
+    assert!(alone.try_wait().unwrap().is_none(), "it hangs");
+    send(&alone, libc::SIGTERM);
+    assert_eq!(alone.wait().unwrap().code(), Some(143));
+    drop(lines);
+    assert!(fill.join().unwrap().is_err(), "the pipe was full");
 }
 
 #[test]

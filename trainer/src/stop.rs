@@ -6,8 +6,9 @@
 //!
 //! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between steps.
 
-use std::sync::Arc;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use crate::progress::progress;
+use crate::progress::speaker;
 
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
@@ -23,6 +24,8 @@ pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
 pub const ASKING: i32 = SIGUSR1;
 /// How long signals are the request that the first of them was.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
+/// How long an end at once waits for its reason to be read.
+const SAYING: Duration = Duration::from_millis(100);
 
 /// Whether somebody asked the run to stop.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +46,7 @@ impl StopFlag {
                 if signal != ASKING
                     && SAME_REQUEST <= first.get_or_insert_with(Instant::now).elapsed()
                 {
-                    progress(
-                        "ended at once by a second signal: steps behind the last checkpoint are lost",
-                    );
+                    say_why();
                     low_level::exit(128 + signal);
                 }
             }
@@ -58,5 +59,19 @@ impl StopFlag {
     /// True from the first signal on.
     pub fn asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// Says that the process ends, unless nobody reads it: the run may hang in a line that nobody reads, too.
+fn say_why() {
+    let (done, said) = mpsc::channel();
+    let say = move || {
+        let who = speaker();
+        let line = "ended at once by a second signal; steps behind the last checkpoint are lost";
+        let _ = writeln!(std::io::stderr().lock(), "{who}{line}");
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(say).is_ok() {
+        let _ = said.recv_timeout(SAYING);
     }
 }
