@@ -117,8 +117,7 @@ pub fn print(text: &str) -> Result<ExitCode> {
 pub fn report(err: &anyhow::Error) -> ExitCode {
     if !err.is::<SaidByFirst>() {
         let text = pipeline::cli::describe(err);
-        // A closed stderr leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}error: {text}", progress::speaker());
+        progress::speak(&format!("error: {text}"));
     }
     exit_code(err)
 }

@@ -1,6 +1,6 @@
 //! Lines for a person on stderr.
 //!
-//! **Invariant:** results go to stdout, never here; a closed stderr stops no run.
+//! **Invariant:** results go to stdout, never here; a closed stderr stops no run, and lines of several ranks do not mix.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -11,18 +11,24 @@ static RANK: OnceLock<u64> = OnceLock::new();
 /// Writes one line to stderr; a failure is nobody's business.
 pub fn progress(line: &str) {
     if RANK.get().is_none_or(|&rank| rank == 0) {
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        write(&format!("{line}\n"));
     }
+}
+
+/// Writes one line to stderr on whichever rank, with who says it.
+pub fn speak(line: &str) {
+    let who = RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "));
+    write(&format!("{who}{line}\n"));
+}
+
+/// At once, since other processes write to the same stderr.
+fn write(line: &str) {
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// From now on this process is that rank of several: the first one says what all of them have to say.
 pub fn speak_as(rank: u64) {
     let _is_set = RANK.set(rank);
-}
-
-/// Who it is that says something by itself: `rank 3: `, or nothing.
-pub fn speaker() -> String {
-    RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "))
 }
 
 /// A rate with an SI prefix, such as `5.09M`.

@@ -6,7 +6,6 @@
 //!
 //! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between steps.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use crate::progress::speaker;
+use crate::progress::speak;
 
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
@@ -66,10 +65,8 @@ impl StopFlag {
 fn say_why() {
     let (done, said) = mpsc::channel();
     let say = move || {
-        let who = speaker();
-        let line = "ended at once by a second signal; steps behind the last checkpoint are lost";
-        let _ = writeln!(std::io::stderr().lock(), "{who}{line}");
-        let _ = done.send(());
+        speak("ended at once by a second signal; steps behind the last checkpoint are lost");
+        let _nobody_waits = done.send(());
     };
     if std::thread::Builder::new().spawn(say).is_ok() {
         let _ = said.recv_timeout(SAYING);
