@@ -27,7 +27,7 @@ use crate::select::{Select, SelectArgs};
 use crate::stage::Job;
 use crate::stop::{StopFlag, Stopped};
 use crate::tasks::Task;
-use crate::tokenize::{Encoder, Policy, SessionStatistics, TokenizeError};
+use crate::tokenize::{Encoder, PolicyChoice, SessionStatistics, TokenizeError};
 use crate::write::InputPlan;
 
 /// Options of `patchmill tokenize`.
@@ -48,16 +48,18 @@ pub struct TokenizeArgs {
     /// What a line or row that is no document does.
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     pub on_error: OnError,
-    /// Put the beginning-of-sequence token before each document (the default).
+    /// Put the beginning-of-sequence token before each document. Without --bos or --no-bos the tokenizer's own
+    /// configuration decides; a BOS is put where it has none.
     #[arg(long, overrides_with = "no_bos")]
     pub bos: bool,
     /// Put nothing before each document.
     #[arg(long, overrides_with = "bos")]
     pub no_bos: bool,
-    /// Put the end-of-sequence token after each document.
+    /// Put the end-of-sequence token after each document. Without --eos or --no-eos the tokenizer's own configuration
+    /// decides; nothing is put where it has none.
     #[arg(long, overrides_with = "no_eos")]
     pub eos: bool,
-    /// Put nothing after each document (the default).
+    /// Put nothing after each document.
     #[arg(long, overrides_with = "eos")]
     pub no_eos: bool,
     /// What special tokens written out in a text are: text, or control ids as Hugging Face's default makes them.
@@ -136,12 +138,17 @@ pub enum Specials {
 }
 
 impl TokenizeArgs {
-    fn policy(&self) -> Policy {
+    fn policy(&self) -> PolicyChoice {
         let special_tokens = match self.special_tokens {
             Specials::Text => SpecialTokens::Text,
             Specials::Hf => SpecialTokens::Hf,
         };
-        Policy { bos: !self.no_bos, eos: self.eos, special_tokens }
+        let chosen = |yes: bool, no: bool| (yes || no).then_some(yes);
+        PolicyChoice {
+            bos: chosen(self.bos, self.no_bos),
+            eos: chosen(self.eos, self.no_eos),
+            special_tokens,
+        }
     }
 
     fn thread_count(&self) -> usize {
@@ -210,6 +217,7 @@ fn build_until(args: &TokenizeArgs, stop: &StopFlag) -> anyhow::Result<(Report, 
     let task = args.task.as_deref().map(|task| Task::parse(task, args.tasks, variable));
     let task = task.transpose()?;
     let encoder = load(args)?.with_cache_bytes(args.cache_bytes);
+    encoder.followed().iter().for_each(|what| notice(what));
     let inputs = find_inputs(args)?;
     check_outside(&args.out, &inputs, &encoder)?;
     check_readable(&inputs, &args.columns())?;

@@ -7,6 +7,7 @@
 
 mod error;
 mod later;
+mod policy;
 mod reference;
 
 use std::ops::Range;
@@ -19,11 +20,13 @@ use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
 use tokenizers::Tokenizer;
 
 use later::Later;
+use policy::{Config, Role};
 
 pub use crate::encode::ids::TokenId;
 use crate::encode::{Fast, FastSession};
 use crate::source::read_file;
 pub use error::TokenizeError;
+pub use policy::{Policy, PolicyChoice};
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -43,28 +46,6 @@ pub const CACHE_BYTES: usize = 18 << 20;
 /// Bytes of an obstacle that are shown.
 const OBSTACLE_BYTES_MAX: usize = 500;
 
-/// What stands around a document's ids, and what special tokens in its text become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The beginning-of-sequence token before each document.
-    pub bos: bool,
-    /// The end-of-sequence token after each document.
-    pub eos: bool,
-    /// What special tokens written out in a text are.
-    pub special_tokens: SpecialTokens,
-}
-
-impl Policy {
-    /// The policy that a corpus was made with.
-    pub fn of(record: &TokenizerRecord) -> Policy {
-        Policy {
-            bos: record.bos.is_some(),
-            eos: record.eos.is_some(),
-            special_tokens: record.special_tokens,
-        }
-    }
-}
-
 /// A tokenizer with a policy. Shared by threads.
 pub struct Encoder {
     tokenizer: Arc<Tokenizer>,
@@ -77,37 +58,45 @@ pub struct Encoder {
     policy: Policy,
     bos: Option<SpecialToken>,
     eos: Option<SpecialToken>,
+    /// Which parts of the policy the tokenizer's own configuration chose, and by what.
+    followed: Vec<String>,
 }
 
 type FastOrWhyNot = Result<Fast, Vec<String>>;
 
 impl Encoder {
     /// Loads a tokenizer.json, or the one in a folder.
-    pub fn load(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
-        let (path, bytes) = read_tokenizer(path)?;
-        let tokenizer = reference::parse(&bytes, policy).map(Arc::new);
+    pub fn load(path: &Path, policy: impl Into<PolicyChoice>) -> Result<Encoder, TokenizeError> {
+        let (policy, (path, bytes)) = (policy.into(), read_tokenizer(path)?);
+        let specials = policy.special_tokens;
+        let tokenizer = reference::parse(&bytes, specials).map(Arc::new);
         let tokenizer =
             tokenizer.map_err(|reason| TokenizeError::Form { path: path.clone(), reason })?;
-        let fast = Later::made(make_fast(&bytes, policy, &|token| tokenizer.token_to_id(token)));
+        let fast = Later::made(make_fast(&bytes, specials, &|token| tokenizer.token_to_id(token)));
         Encoder::new(path, &bytes, policy, tokenizer, fast)
     }
 
-    /// The same on two threads, of which one makes our own encoder: whoever first needs that waits for it.
-    pub fn load_on_two_threads(path: &Path, policy: Policy) -> Result<Encoder, TokenizeError> {
-        let (path, bytes) = read_tokenizer(path)?;
+    /// The same on two threads: one makes our own encoder, and whoever first needs it waits for it.
+    pub fn load_on_two_threads(
+        path: &Path,
+        policy: impl Into<PolicyChoice>,
+    ) -> Result<Encoder, TokenizeError> {
+        let (policy, (path, bytes)) = (policy.into(), read_tokenizer(path)?);
+        let specials = policy.special_tokens;
         let bytes: Arc<[u8]> = bytes.into();
         let (tx, rx) = mpsc::sync_channel::<Arc<Tokenizer>>(1);
         let fast = Later::make({
             let bytes = Arc::clone(&bytes);
             move || {
-                // Asked for last, when all else is made. Where there is none, nobody looks at what is made of that.
+                // Received last, when all else is made. Without a tokenizer nobody looks at the result.
                 let tokenizer = std::cell::LazyCell::new(|| rx.recv().ok());
-                make_fast(&bytes, policy, &|token| tokenizer.as_ref()?.token_to_id(token))
+                make_fast(&bytes, specials, &|token| tokenizer.as_ref()?.token_to_id(token))
             }
         });
-        let tokenizer = reference::parse(&bytes, policy).map(Arc::new);
+        let tokenizer = reference::parse(&bytes, specials).map(Arc::new);
         if let Ok(tokenizer) = &tokenizer {
-            tx.send(Arc::clone(tokenizer)).expect("there is room for one, and its taker holds it");
+            // An error means that the other thread is done and needs no tokenizer: it found an obstacle before.
+            let _ = tx.send(Arc::clone(tokenizer));
         }
         drop(tx); // before an error can end this: the thread would be waited for, and wait
         let tokenizer =
@@ -118,7 +107,7 @@ impl Encoder {
     fn new(
         path: PathBuf,
         bytes: &[u8],
-        policy: Policy,
+        choice: PolicyChoice,
         tokenizer: Arc<Tokenizer>,
         fast: Later<FastOrWhyNot>,
     ) -> Result<Encoder, TokenizeError> {
@@ -127,25 +116,26 @@ impl Encoder {
             let reason = format!("its vocabulary has {vocab_size} entries");
             return Err(TokenizeError::Form { path, reason });
         }
-        let mut encoder = Encoder {
+        let config = Config::read(&path, &tokenizer)?;
+        let (bos, bos_followed) = config.resolve(Role::Bos, choice.bos)?;
+        let (eos, eos_followed) = config.resolve(Role::Eos, choice.eos)?;
+        let policy = Policy {
+            bos: bos.is_some(),
+            eos: eos.is_some(),
+            special_tokens: choice.special_tokens,
+        };
+        Ok(Encoder {
             fast,
             cache_bytes: CACHE_BYTES,
-            tokenizer,
             fingerprint: blake3::hash(bytes),
-            path: path.clone(),
             vocab_size,
             policy,
-            bos: None,
-            eos: None,
-        };
-        let config = read_config(&path)?;
-        if policy.bos {
-            encoder.bos = Some(encoder.special_token(&config, "bos", "BOS", "<s>")?);
-        }
-        if policy.eos {
-            encoder.eos = Some(encoder.special_token(&config, "eos", "EOS", "</s>")?);
-        }
-        Ok(encoder)
+            bos,
+            eos,
+            followed: bos_followed.into_iter().chain(eos_followed).collect(),
+            tokenizer,
+            path,
+        })
     }
 
     /// Whether a session begins at once; else it waits for our own encoder.
@@ -303,30 +293,16 @@ impl Encoder {
         &self.path
     }
 
-    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where the vocabulary does not have it.
-    pub(crate) fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
-        let config = read_config(&self.path).ok()?;
-        self.special_token(&config, flag, "", if flag == "bos" { "<s>" } else { "</s>" }).ok()
+    /// What the tokenizer's own configuration put around documents, where that is not the usual BOS alone: a
+    /// sentence each.
+    pub fn followed(&self) -> &[String] {
+        &self.followed
     }
 
-    fn special_token(
-        &self,
-        config: &serde_json::Value,
-        flag: &'static str,
-        role: &'static str,
-        default: &str,
-    ) -> Result<SpecialToken, TokenizeError> {
-        let (token, named_by) = match named_token(config, flag) {
-            Some(token) => (token.to_owned(), CONFIG_FILE.to_owned()),
-            None => (default.to_owned(), "Patchmill's default".to_owned()),
-        };
-        match self.tokenizer.token_to_id(&token) {
-            Some(id) => Ok(SpecialToken { token, id }),
-            None => {
-                let path = self.path.clone();
-                Err(TokenizeError::NoToken { path, token, role, flag, named_by })
-            }
-        }
+    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where there is none.
+    pub(crate) fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
+        let config = Config::read(&self.path, &self.tokenizer).ok()?;
+        config.token(if flag == "bos" { Role::Bos } else { Role::Eos }).ok()
     }
 }
 
@@ -409,8 +385,12 @@ fn read_tokenizer(path: &Path) -> Result<(PathBuf, Vec<u8>), TokenizeError> {
     Ok((path, bytes))
 }
 
-fn make_fast(bytes: &[u8], policy: Policy, added_id: &dyn Fn(&str) -> Option<u32>) -> FastOrWhyNot {
-    let specials_are_text = policy.special_tokens == SpecialTokens::Text;
+fn make_fast(
+    bytes: &[u8],
+    specials: SpecialTokens,
+    added_id: &dyn Fn(&str) -> Option<u32>,
+) -> FastOrWhyNot {
+    let specials_are_text = specials == SpecialTokens::Text;
     Fast::new(bytes, specials_are_text, added_id)
         .map_err(|obstacles| obstacles.into_iter().map(shortened).collect())
 }
@@ -448,26 +428,6 @@ fn compare(
 /// A special token as messages show it.
 pub(crate) fn describe(token: Option<&SpecialToken>) -> String {
     token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
-}
-
-/// tokenizer_config.json beside the tokenizer; null when there is none.
-fn read_config(tokenizer: &Path) -> Result<serde_json::Value, TokenizeError> {
-    let path = tokenizer.with_file_name(CONFIG_FILE);
-    let text = match read_file(&path) {
-        Ok(text) => text,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(serde_json::Value::Null);
-        }
-        Err(source) => return Err(TokenizeError::Read { path, source }),
-    };
-    serde_json::from_slice(&text)
-        .map_err(|err| TokenizeError::Form { path, reason: err.to_string() })
-}
-
-/// `bos_token` or `eos_token` of a config: a string, or an object with `content`.
-fn named_token<'a>(config: &'a serde_json::Value, flag: &str) -> Option<&'a str> {
-    let token = config.get(format!("{flag}_token"))?;
-    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// What a panic said.

@@ -12,7 +12,7 @@ use pipeline::corpus::Corpus;
 use pipeline::docs::{self, Columns};
 use pipeline::inputs;
 use pipeline::run_file;
-use pipeline::tokenize::{Encoder, Policy};
+use pipeline::tokenize::{Encoder, PolicyChoice, TokenizeError};
 use schemas::manifest::SpecialTokens;
 use schemas::run::{Device, Dtype, ReadBackend};
 use serde_json::json;
@@ -333,10 +333,18 @@ fn evaluate_text(model: &Llama, shape: EvalShape, args: &EvalArgs) -> Result<Eva
     Ok(evaluator.finish(Some(text_bytes))?)
 }
 
-/// A tokenizer that fits the model, with BOS before each document and special tokens as text.
+/// A tokenizer that fits the model. Its own configuration decides whether a BOS stands before each document, and one
+/// does where that leaves it open; special tokens are text.
 fn load_encoder(path: &Path, model: &Llama) -> Result<Encoder> {
-    let policy = Policy { bos: true, eos: false, special_tokens: SpecialTokens::Text };
-    let encoder = Encoder::load(path, policy)
+    let load = |bos| {
+        let special_tokens = SpecialTokens::Text;
+        Encoder::load(path, PolicyChoice { bos, eos: Some(false), special_tokens })
+    };
+    let encoder = load(None)
+        .or_else(|err| match err {
+            TokenizeError::Unsettled { .. } => load(Some(true)),
+            err => Err(err),
+        })
         .with_context(|| "load the tokenizer; --tokenizer names another one".to_owned())?;
     if encoder.vocab_size() > model.config().vocab_size {
         bail!(

@@ -25,23 +25,25 @@ pub enum TokenizeError {
         /// What the crate said.
         reason: String,
     },
-    /// BOS or EOS that the vocabulary does not have.
-    #[error(
-        "{} has no token {token:?}, which {named_by} names as {role}; \
-         name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
-        path.display()
-    )]
+    /// A BOS or EOS that the tokenizer does not have.
+    #[error("{}: {reason}; name another one in {CONFIG_FILE} or leave it out (--no-{flag})", path.display())]
     NoToken {
         /// The tokenizer.
         path: PathBuf,
-        /// The token that is not there.
-        token: String,
-        /// "BOS" or "EOS".
-        role: &'static str,
-        /// The same as an option.
+        /// Why it has none.
+        reason: String,
+        /// "bos" or "eos".
         flag: &'static str,
-        /// Who says so.
-        named_by: String,
+    },
+    /// A configuration that does not settle what stands around a document.
+    #[error("{}: {reason}; choose --{flag} or --no-{flag}", path.display())]
+    Unsettled {
+        /// The tokenizer.
+        path: PathBuf,
+        /// What the configuration says, and what it leaves open.
+        reason: String,
+        /// "bos" or "eos".
+        flag: &'static str,
     },
     /// A tokenizer that is not the one that a corpus was made with.
     #[error(

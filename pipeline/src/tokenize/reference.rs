@@ -8,10 +8,10 @@ use std::panic::catch_unwind;
 use schemas::manifest::SpecialTokens;
 use tokenizers::{ModelWrapper, NormalizedString, Normalizer as _, Tokenizer};
 
-use super::{Policy, panic_text};
+use super::panic_text;
 
 /// The tokenizer of a tokenizer.json, or why there is none.
-pub(super) fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
+pub(super) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, String> {
     let parsed = catch_unwind(|| Tokenizer::from_bytes(bytes));
     let mut tokenizer =
         parsed.map_err(|panic| panic_text(&*panic))?.map_err(|err| err.to_string())?;
@@ -27,7 +27,7 @@ pub(super) fn parse(bytes: &[u8], policy: Policy) -> Result<Tokenizer, String> {
     // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
     tokenizer.with_truncation(None).map_err(|err| err.to_string())?;
     tokenizer.with_padding(None);
-    tokenizer.set_encode_special_tokens(policy.special_tokens == SpecialTokens::Text);
+    tokenizer.set_encode_special_tokens(specials == SpecialTokens::Text);
     Ok(tokenizer)
 }
 
