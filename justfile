@@ -127,7 +127,7 @@ test-cuda:
     export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
     exec cargo test --release --package tests --features trainer -- --test-threads=1 --nocapture cuda::
 
-# Print how many rounds of the permutation each statistic needs, as ARCHITECTURE.md says it
+# Print how many rounds of the permutation each statistic needs: the table of pipeline/plan/README.md
 permutation-rounds:
     cargo test --package tests --test tests -- --ignored --nocapture print_the_rounds_needed
 
@@ -185,7 +185,7 @@ bench-open work *options: build-patchmill
     cargo build --release --package benches --example make_corpus --example open_corpus
     exec python3 benches/open_at_scale.py --patchmill "{{ patchmill }}" --examples "{{ target }}/release/examples" --work "$work" "$@"
 
-# Does the README's reader of shards read what patchmill reads? Needs NumPy
+# Does the NumPy reader of docs/shards.md read what patchmill reads? Needs NumPy
 check-read-shards: build-patchmill
     "${PYTHON:-python3}" benches/check_read_shards.py --patchmill "{{ patchmill }}"
 

@@ -1,11 +1,12 @@
-"""Is the README's reader right? It must be read_shards.py, word for word, and give the ids that Patchmill gives.
+"""Is the reader of docs/shards.md right? It must be read_shards.py, word for word, and give the ids
+that Patchmill gives.
 
     check_read_shards.py --patchmill target/debug/patchmill
 
 Tokenizes the fixtures, in shards small enough for windows to cross from one into the next, and compares: the corpus with what
 `patchmill stream` writes in file order, the windows of a shuffled plan with what it writes in that order, counts and offset
-with `patchmill inspect SHARD`, and the places of documents with `patchmill inspect CORPUS --doc`. Without NumPy only the README is
-checked, and a line says so.
+with `patchmill inspect SHARD`, and the places of documents with `patchmill inspect CORPUS --doc`.
+Without NumPy only the page is checked, and a line reports it.
 """
 
 import argparse
@@ -28,11 +29,12 @@ def said(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def check_readme():
+def check_page():
     with open(os.path.join(HERE, "read_shards.py"), encoding="utf-8") as file:
         text = file.read()
-    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-        assert f"```python\n{text}```\n" in file.read(), "README.md does not hold read_shards.py word for word"
+    with open(os.path.join(ROOT, "docs", "shards.md"), encoding="utf-8") as file:
+        found = f"```python\n{text}```\n" in file.read()
+        assert found, "docs/shards.md does not hold read_shards.py word for word"
 
 
 def run_file(folder, corpus, shuffle):
@@ -79,7 +81,7 @@ def check_documents(patchmill, corpus, mapped):
 
 
 def check_torch(shard_ids):
-    """The README's line for torch, where there is torch."""
+    """The page's line for torch, where there is torch."""
     try:
         import torch
     except ImportError:
@@ -108,19 +110,19 @@ def check_reader(patchmill, folder):
     tokens = [check_stream(patchmill, folder, corpus, shuffle, shard_ids) for shuffle in ("none", "global")]
     documents = check_documents(patchmill, corpus, mapped)
     check_torch(shard_ids)
-    print(f"the README's reader is right: {len(mapped)} shards, {tokens[0]} ids in file order and {tokens[1]} in the order of "
-          f"a plan, {documents} documents")
+    print(f"the reader of docs/shards.md is right: {len(mapped)} shards, {tokens[0]} ids in file order "
+          f"and {tokens[1]} in the order of a plan, {documents} documents")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patchmill", required=True)
     args = parser.parse_args()
-    check_readme()
+    check_page()
     try:
         import numpy  # noqa: F401
     except ImportError:
-        print("skipped: the README holds read_shards.py, which was not run: this Python has no NumPy")
+        print("skipped: docs/shards.md holds read_shards.py, which was not run: this Python has no NumPy")
         return
     with tempfile.TemporaryDirectory() as folder:
         check_reader(os.path.abspath(args.patchmill), folder)

@@ -15,6 +15,6 @@ def shards(corpus):
 
 def window(shard_ids, first, count):
     """Tokens first..first+count of the corpus; torch.from_numpy(…) makes a tensor of them."""
-    starts = np.cumsum([0] + [len(ids) for ids in shard_ids])
-    parts = [ids[max(0, first - a) : max(0, first + count - a)] for ids, a in zip(shard_ids, starts)]
+    starts, last = np.cumsum([0] + [len(ids) for ids in shard_ids]), first + count
+    parts = [ids[max(0, first - a) : max(0, last - a)] for ids, a in zip(shard_ids, starts)]
     return np.concatenate(parts).astype(np.int64)

@@ -379,10 +379,10 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(dir.path().join("pages/patchmill.1").exists());
 }
 
-/// The reader of README.md is the one that is tested, and what it reads is what `patchmill` reads. Without NumPy, which not every
-/// machine has, only the first.
+/// The reader of docs/shards.md is the tested one, and reads the ids that `patchmill` reads. Without
+/// NumPy, which not every machine has, only the first is checked.
 #[test]
-fn the_readme_reads_shards_as_patchmill_does() {
+fn the_documented_reader_reads_shards_as_patchmill_does() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/check_read_shards.py");
     let mut command = std::process::Command::new("python3");
     command.arg(script).arg("--patchmill").arg(env!("CARGO_BIN_EXE_patchmill"));
