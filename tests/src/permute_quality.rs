@@ -169,7 +169,8 @@ fn rounds_needed(worst: fn(Order, u64) -> f64, count: u64) -> u32 {
     (1..=14).rev().take_while(passes).last().unwrap_or(15)
 }
 
-/// So the tests above can fail, and the network's numbers of rounds have a margin. ARCHITECTURE.md has the table.
+/// So the tests above can fail, and the network's numbers of rounds have a margin.
+/// pipeline/plan/README.md has the table.
 #[test]
 fn fewer_rounds_are_seen() {
     for (count, at_least) in [(2, 2), (4, 4), (5, 4), (16, 4), (20, 4)] {
@@ -183,7 +184,7 @@ fn fewer_rounds_are_seen() {
 }
 
 #[test]
-#[ignore = "checks nothing; prints figures of ARCHITECTURE.md: just permutation-rounds"]
+#[ignore = "checks nothing; prints figures of pipeline/plan/README.md: just permutation-rounds"]
 fn print_the_rounds_needed() {
     for count in SMALL {
         eprintln!("{count}: {}", rounds_needed(worst_of_small, count));

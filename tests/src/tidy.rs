@@ -172,8 +172,11 @@ fn documents_name_recipes_that_exist() {
     for name in ["setup", "build", "pretrain", "test", "check", "bench", "doc"] {
         assert!(recipes.contains(name), "recipe {name} is missing; found {recipes:?}");
     }
-    for path in ["README.md", "ARCHITECTURE.md", "fixtures/README.md", ".ci/run"] {
-        let text = read(path);
+    let mut pages: Vec<String> =
+        ["README.md", "ARCHITECTURE.md", "fixtures/README.md", ".ci/run"].map(String::from).into();
+    pages.extend(files("docs"));
+    for path in pages {
+        let text = read(&path);
         for start in ["./bootstrap.sh ", "`just ", "\n    just "] {
             for (at, _) in text.match_indices(start) {
                 let words = text[at + start.len()..].split_whitespace();
