@@ -7,7 +7,7 @@
 //! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for byte-level
 //!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it,
 //!   `joins` where long pieces may be cut once more.
-//! - `pieces` and `table`: pieces that were seen before are looked up.
+//! - `pieces` and `table`: each `piece` that was seen before is looked up.
 //! - `merges`: the others are merged.
 //!
 //! **Invariant:** the ids are those of the `tokenizers` crate reading the same tokenizer.json, whatever is in the cache.
@@ -23,11 +23,10 @@ pub(crate) mod ids;
 mod joins;
 mod merges;
 pub mod nfc;
+mod piece;
 mod pieces;
 pub mod split;
 mod table;
-
-pub(crate) use table::prefetch;
 
 use std::ops::Range;
 
@@ -36,7 +35,8 @@ use chars::MARKER;
 use classify::{Form, Model, Parts};
 use definition::{Definition, PrependScheme};
 use ids::TokenId;
-use pieces::{Padded, Pieces};
+use piece::Padded;
+use pieces::Pieces;
 
 /// Texts from this size on are left to the `tokenizers` crate: places in a text are numbers of 32 bits here.
 const TEXT_BYTES_MAX: usize = (1 << 31) - 1;

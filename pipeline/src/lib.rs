@@ -54,6 +54,7 @@ pub mod shard;
 
 mod chunk;
 mod closing;
+mod console_panic;
 mod feed;
 mod index_writer;
 pub mod select;

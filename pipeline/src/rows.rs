@@ -13,11 +13,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::console_panic::panic_text;
 use crate::docs::{Columns, Doc, DocsError, Refusal};
 use crate::json;
 use crate::parquet_rows::ParquetRows;
 use crate::row_process::{Isolation, RowProcess};
-use crate::tokenize::panic_text;
 
 /// How Parquet files are decoded from now on.
 static ISOLATION: OnceLock<Isolation> = OnceLock::new();

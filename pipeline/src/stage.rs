@@ -23,6 +23,7 @@ use crossbeam_channel::bounded;
 
 use crate::chunk::{Encoded, ThreadEncoder};
 use crate::closing::{Closer, OnInput, Parts};
+use crate::console_panic::panic_text;
 use crate::docs::{Columns, DocsError};
 use crate::feed::{Feed, Work};
 use crate::publish::Hands;
@@ -30,7 +31,7 @@ use crate::report::{Progress, notice};
 use crate::select::Select;
 use crate::split::Splits;
 use crate::stop::StopFlag;
-use crate::tokenize::{Encoder, SessionStatistics, TokenId, panic_text};
+use crate::tokenize::{Encoder, SessionStatistics, TokenId};
 use crate::write::{InputPlan, Writer};
 
 /// Threads that one reader can feed.

@@ -6,7 +6,9 @@
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
 mod error;
+mod files;
 mod later;
+mod panic;
 mod policy;
 mod reference;
 
@@ -19,24 +21,16 @@ use std::sync::mpsc;
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
 use tokenizers::Tokenizer;
 
+use files::read_file;
 use later::Later;
+use panic::panic_text;
 use policy::{Config, Role};
 
 pub use crate::encode::ids::TokenId;
 use crate::encode::{Fast, FastSession};
-use crate::source::read_file;
 pub use error::TokenizeError;
+pub use files::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES, TOKENIZER_FOLDER};
 pub use policy::{Policy, PolicyChoice};
-
-/// The tokenizer itself.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// What Hugging Face tools read beside it; it names BOS and EOS.
-pub const CONFIG_FILE: &str = "tokenizer_config.json";
-/// The folder of the tokenizer's files inside a corpus.
-pub const TOKENIZER_FOLDER: &str = "tokenizer";
-/// The tokenizer's files, as far as they exist, in the order in which a manifest lists them.
-pub const TOKENIZER_FILES: [&str; 4] =
-    [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
 
 /// What a [`Session`]'s cache takes unless more or less is asked for.
 ///
@@ -428,11 +422,4 @@ fn compare(
 /// A special token as messages show it.
 pub(crate) fn describe(token: Option<&SpecialToken>) -> String {
     token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .map_or_else(|| "panic".to_owned(), |text| format!("panic: {text}"))
 }

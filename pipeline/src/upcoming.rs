@@ -5,8 +5,6 @@
 //!
 //! **Invariant:** it changes no result.
 
-use crate::encode::prefetch;
-
 /// What the processor loads at a time.
 pub(crate) const CACHE_LINE_BYTES: usize = 64;
 
@@ -52,4 +50,20 @@ impl<'a> Upcoming<'a> {
             self.bytes = later;
         }
     }
+}
+
+/// Has the line of memory that `value` begins in brought close.
+#[inline(always)]
+fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and cannot fault; every x86-64 processor has it.
+        #[expect(unsafe_code, reason = "ids arrive before they are widened; benches/kernels.rs")]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }

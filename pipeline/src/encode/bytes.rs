@@ -11,13 +11,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::classify;
-use super::definition::{Definition, Normalizer};
 use super::ids::TokenId;
 use super::joins::Joins;
-use super::merges::{Alphabet, Merges};
+use super::merges::{Alphabet, Merges, Work};
 use super::nfc::nfc;
-use super::pieces::{Padded, PieceModel, Pieces, Short, Work};
+use super::piece::{Padded, Short};
+use super::pieces::{PieceModel, Pieces};
 use super::split::ByteLevel;
 use super::table::Known;
 
@@ -27,91 +26,17 @@ const THREE_BYTES: u8 = 0xe0;
 /// A model over bytes.
 pub(crate) struct ByteModel {
     /// Whether texts are brought into normal form C first.
-    is_nfc: bool,
-    pre_tokenizer: ByteLevel,
-    alphabet: Alphabet,
-    merges: Merges,
-    joins: Joins,
-    whole: Whole,
+    pub(super) is_nfc: bool,
+    pub(super) pre_tokenizer: ByteLevel,
+    pub(super) alphabet: Alphabet,
+    pub(super) merges: Merges,
+    pub(super) joins: Joins,
+    pub(super) whole: Whole,
     /// Pieces that are one id.
-    known: Known,
+    pub(super) known: Known,
 }
 
 impl ByteModel {
-    /// The model of a tokenizer.json whose pre-tokenizer ends in `ByteLevel`; every obstacle goes to `why`.
-    pub(crate) fn of(definition: &Definition, why: &mut Vec<String>) -> Option<ByteModel> {
-        let found = why.len();
-        let model = &definition.model;
-        classify::check_kind(model, why);
-        let steps = classify::steps(definition.normalizer.as_ref());
-        let is_nfc = matches!(steps[..], [Normalizer::Nfc]);
-        if !steps.is_empty() && !is_nfc {
-            why.push("its normalizer is another one than NFC, before ByteLevel".to_owned());
-        }
-        let pre_tokenizer = ByteLevel::of_definition(definition.pre_tokenizer.as_ref()?);
-        let pre_tokenizer = pre_tokenizer.map_err(|reason| why.push(reason)).ok();
-        let mut byte_ids = Box::new([0; 256]);
-        let mut byte_of_char = HashMap::new();
-        for byte in 0..=255 {
-            let symbol = char_of_byte(byte);
-            byte_of_char.insert(symbol, byte);
-            match model.vocab.get(symbol.encode_utf8(&mut [0; 4]) as &str) {
-                Some(&id) => byte_ids[usize::from(byte)] = id,
-                // No text in UTF-8 has one of these.
-                None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
-                None => why.push(format!("its vocabulary does not have the byte {byte:#04x}")),
-            }
-        }
-        let vocabulary = classify::vocabulary(model, why)?;
-        let list = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
-        let list: Vec<_> = list.collect();
-        let bytes_of_id: HashMap<u32, Box<[u8]>> = vocabulary
-            .entries
-            .iter()
-            .filter_map(|&(text, id)| Some((id, bytes_of(text, &byte_of_char)?)))
-            .collect();
-        let is_live = Merges::live(&list, |id, symbols| match bytes_of_id.get(&id) {
-            Some(bytes) => {
-                symbols.extend(bytes.iter().map(|&byte| byte_ids[usize::from(byte)]));
-                true
-            }
-            None => false,
-        });
-        let live =
-            list.iter().zip(is_live).filter_map(|(&merge, is_live)| is_live.then_some(merge));
-        let live: Vec<_> = live.collect();
-        let merges = Merges::new(&live);
-        let joins = Joins::new(live.iter().filter_map(|(left, right, _)| {
-            Some((&**bytes_of_id.get(left)?, &**bytes_of_id.get(right)?))
-        }));
-        let known =
-            Known::new(live.iter().filter_map(|&(_, _, id)| Some((&**bytes_of_id.get(&id)?, id))));
-        let alphabet = merges.alphabet(byte_ids);
-        let mut whole = Whole { ids: HashMap::new(), ends: Box::new([0; 64]) };
-        if model.ignore_merges.unwrap_or(false) {
-            let mut work = Work::default();
-            for &(text, id) in &vocabulary.entries {
-                let Some(bytes) = bytes_of(text, &byte_of_char) else { continue };
-                merges.apply_to_bytes(&alphabet, &bytes, &mut work);
-                if work.symbols != [id] {
-                    whole.insert(bytes, id);
-                }
-            }
-        }
-        if why.len() > found {
-            return None;
-        }
-        Some(ByteModel {
-            is_nfc,
-            pre_tokenizer: pre_tokenizer?,
-            alphabet,
-            merges,
-            joins,
-            whole,
-            known,
-        })
-    }
-
     /// The text that added tokens of the normalized kind are looked for in.
     pub(crate) fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.is_nfc { nfc(text) } else { Cow::Borrowed(text) }
@@ -155,14 +80,14 @@ impl ByteModel {
 }
 
 /// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if any.
-struct Whole {
-    ids: HashMap<Box<[u8]>, u32>,
+pub(super) struct Whole {
+    pub(super) ids: HashMap<Box<[u8]>, u32>,
     /// A bit for the last bytes of each: nearly all pieces are none of them.
-    ends: Box<[u64; 64]>,
+    pub(super) ends: Box<[u64; 64]>,
 }
 
 impl Whole {
-    fn insert(&mut self, piece: Box<[u8]>, id: u32) {
+    pub(super) fn insert(&mut self, piece: Box<[u8]>, id: u32) {
         let bit = Whole::end(&piece);
         self.ends[bit / 64] |= 1 << (bit % 64);
         self.ids.insert(piece, id);
@@ -235,7 +160,7 @@ impl PieceModel for ByteModel {
 }
 
 /// The character that stands for a byte in tokenizer.json: itself where it can be shown, else one from U+0100 on.
-fn char_of_byte(byte: u8) -> char {
+pub(super) fn char_of_byte(byte: u8) -> char {
     let is_shown = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if is_shown(&byte) {
         return char::from(byte);
@@ -245,7 +170,7 @@ fn char_of_byte(byte: u8) -> char {
 }
 
 /// The bytes that an entry of the vocabulary stands for, if its characters stand for bytes.
-fn bytes_of(entry: &str, byte_of_char: &HashMap<char, u8>) -> Option<Box<[u8]>> {
+pub(super) fn bytes_of(entry: &str, byte_of_char: &HashMap<char, u8>) -> Option<Box<[u8]>> {
     entry.chars().map(|symbol| byte_of_char.get(&symbol).copied()).collect()
 }
 

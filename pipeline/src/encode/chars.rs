@@ -28,8 +28,9 @@
 use std::collections::HashMap;
 
 use super::ids::TokenId;
-use super::merges::{Alphabet, Merges};
-use super::pieces::{Padded, PieceModel, Pieces, Work};
+use super::merges::{Alphabet, Merges, Work};
+use super::piece::Padded;
+use super::pieces::{PieceModel, Pieces};
 
 /// What Metaspace and its like make of a space.
 pub(crate) const MARKER: char = '\u{2581}';

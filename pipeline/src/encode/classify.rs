@@ -2,16 +2,19 @@
 //!
 //! **Invariant:** an encoder is given only where nothing of the definition was passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::added::{Matcher, Token};
-use super::bytes::ByteModel;
+use super::bytes::{ByteModel, Whole, bytes_of, char_of_byte};
 use super::chars::{CharModel, CharModelParts, MARKER, Unknown};
 use super::definition::{
     AddedToken, Definition, Model as Bpe, Normalizer, Pattern, PreTokenizer, PrependScheme,
 };
-use super::merges::Merges;
+use super::joins::Joins;
+use super::merges::{Merges, Work};
 use super::nfc::nfc;
+use super::split::ByteLevel;
+use super::table::Known;
 
 /// How the sections of a text become texts for the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +151,7 @@ fn name_of(pre_tokenizer: &PreTokenizer) -> String {
 }
 
 /// Normalizers in their order.
-pub(super) fn steps(normalizer: Option<&Normalizer>) -> Vec<&Normalizer> {
+fn steps(normalizer: Option<&Normalizer>) -> Vec<&Normalizer> {
     let mut steps = Vec::new();
     let mut open: Vec<&Normalizer> = normalizer.into_iter().collect();
     while let Some(normalizer) = open.pop() {
@@ -197,14 +200,14 @@ fn normalizer(normalizer: Option<&Normalizer>, why: &mut Vec<String>) -> Option<
 }
 
 /// Ids by text, their merges, and the ids in merges.
-pub(super) struct Vocabulary<'a> {
+struct Vocabulary<'a> {
     pub(super) entries: Vec<(&'a str, u32)>,
     pub(super) merges: Vec<(&'a str, &'a str, [u32; 3])>,
     operands: Vec<u32>,
 }
 
 /// That it is byte-pair encoding which takes texts as they are.
-pub(super) fn check_kind(model: &Bpe, why: &mut Vec<String>) {
+fn check_kind(model: &Bpe, why: &mut Vec<String>) {
     if model.kind != "BPE" {
         why.push(format!("its model is {}, not BPE", model.kind));
     }
@@ -250,7 +253,7 @@ fn model(model: &Bpe, form: Option<Form>, why: &mut Vec<String>) -> Option<CharM
     }))
 }
 
-pub(super) fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vocabulary<'a>> {
+fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vocabulary<'a>> {
     let mut entries: Vec<(&str, u32)> =
         model.vocab.iter().map(|(text, &id)| (text.as_str(), id)).collect();
     entries.sort_unstable_by_key(|&(text, id)| (id, text));
@@ -395,5 +398,81 @@ fn added(
             why.extend(raw.err().into_iter().chain(normalized.err()));
             None
         }
+    }
+}
+
+impl ByteModel {
+    /// The model of a tokenizer.json whose pre-tokenizer ends in `ByteLevel`; every obstacle goes to `why`.
+    pub(crate) fn of(definition: &Definition, why: &mut Vec<String>) -> Option<ByteModel> {
+        let found = why.len();
+        let model = &definition.model;
+        check_kind(model, why);
+        let steps = steps(definition.normalizer.as_ref());
+        let is_nfc = matches!(steps[..], [Normalizer::Nfc]);
+        if !steps.is_empty() && !is_nfc {
+            why.push("its normalizer is another one than NFC, before ByteLevel".to_owned());
+        }
+        let pre_tokenizer = ByteLevel::of_definition(definition.pre_tokenizer.as_ref()?);
+        let pre_tokenizer = pre_tokenizer.map_err(|reason| why.push(reason)).ok();
+        let mut byte_ids = Box::new([0; 256]);
+        let mut byte_of_char = HashMap::new();
+        for byte in 0..=255 {
+            let symbol = char_of_byte(byte);
+            byte_of_char.insert(symbol, byte);
+            match model.vocab.get(symbol.encode_utf8(&mut [0; 4]) as &str) {
+                Some(&id) => byte_ids[usize::from(byte)] = id,
+                // No text in UTF-8 has one of these.
+                None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
+                None => why.push(format!("its vocabulary does not have the byte {byte:#04x}")),
+            }
+        }
+        let vocabulary = vocabulary(model, why)?;
+        let list = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
+        let list: Vec<_> = list.collect();
+        let bytes_of_id: HashMap<u32, Box<[u8]>> = vocabulary
+            .entries
+            .iter()
+            .filter_map(|&(text, id)| Some((id, bytes_of(text, &byte_of_char)?)))
+            .collect();
+        let is_live = Merges::live(&list, |id, symbols| match bytes_of_id.get(&id) {
+            Some(bytes) => {
+                symbols.extend(bytes.iter().map(|&byte| byte_ids[usize::from(byte)]));
+                true
+            }
+            None => false,
+        });
+        let live =
+            list.iter().zip(is_live).filter_map(|(&merge, is_live)| is_live.then_some(merge));
+        let live: Vec<_> = live.collect();
+        let merges = Merges::new(&live);
+        let joins = Joins::new(live.iter().filter_map(|(left, right, _)| {
+            Some((&**bytes_of_id.get(left)?, &**bytes_of_id.get(right)?))
+        }));
+        let known =
+            Known::new(live.iter().filter_map(|&(_, _, id)| Some((&**bytes_of_id.get(&id)?, id))));
+        let alphabet = merges.alphabet(byte_ids);
+        let mut whole = Whole { ids: HashMap::new(), ends: Box::new([0; 64]) };
+        if model.ignore_merges.unwrap_or(false) {
+            let mut work = Work::default();
+            for &(text, id) in &vocabulary.entries {
+                let Some(bytes) = bytes_of(text, &byte_of_char) else { continue };
+                merges.apply_to_bytes(&alphabet, &bytes, &mut work);
+                if work.symbols != [id] {
+                    whole.insert(bytes, id);
+                }
+            }
+        }
+        if why.len() > found {
+            return None;
+        }
+        Some(ByteModel {
+            is_nfc,
+            pre_tokenizer: pre_tokenizer?,
+            alphabet,
+            merges,
+            joins,
+            whole,
+            known,
+        })
     }
 }

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::pieces::Padded;
+use super::piece::Padded;
 
 /// Bits of a hash of pairs of characters; Qwen3 has 26,000 pairs.
 const CHARS_BITS: u32 = 19;
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::encode::merges::Merges;
-    use crate::encode::pieces::Work;
+    use crate::encode::merges::Work;
 
     fn padded(text: &str) -> Padded {
         let mut padded = Padded::default();

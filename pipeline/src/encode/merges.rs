@@ -25,8 +25,9 @@ mod queue;
 use std::collections::{HashMap, HashSet};
 
 use self::pairs::Pairs;
-pub(crate) use self::queue::Queue;
-use super::pieces::{Short, Work};
+use self::queue::Queue;
+pub(crate) use self::queue::Work;
+use super::piece::Short;
 
 /// Up to this many symbols the lowest rank is searched for from end to end, which is faster than a heap. A bit of a
 /// word for each.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::ids::TokenId;
-use super::pieces::{Padded, SHORT_BYTES_MAX, short_key};
+use super::piece::{Padded, SHORT_BYTES_MAX, short_key};
 
 /// Pieces that are looked up together: as many as stay in a core's first cache with their texts.
 pub(crate) const BATCH_PIECES: usize = 512;
@@ -236,7 +236,7 @@ fn hash(key: u128) -> u64 {
 
 /// Has the line of memory that `value` begins in brought close.
 #[inline(always)]
-pub(crate) fn prefetch<T>(value: &T) {
+fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

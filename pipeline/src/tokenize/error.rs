@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::CONFIG_FILE;
+use super::files::CONFIG_FILE;
 
 /// Why a tokenizer or a text was refused.
 #[derive(Debug, thiserror::Error)]

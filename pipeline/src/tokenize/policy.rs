@@ -15,8 +15,8 @@ use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{CONFIG_FILE, TokenizeError};
-use crate::source::read_file;
+use super::error::TokenizeError;
+use super::files::{CONFIG_FILE, read_file};
 
 /// What stands around a document's ids, and what special tokens in its text become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

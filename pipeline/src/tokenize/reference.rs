@@ -8,7 +8,7 @@ use std::panic::catch_unwind;
 use schemas::manifest::SpecialTokens;
 use tokenizers::{ModelWrapper, NormalizedString, Normalizer as _, Tokenizer};
 
-use super::panic_text;
+use super::panic::panic_text;
 
 /// The tokenizer of a tokenizer.json, or why there is none.
 pub(super) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, String> {

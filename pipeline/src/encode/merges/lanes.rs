@@ -15,7 +15,7 @@ use super::{
     Alphabet, Merges, NO_RANK, OUTSIDE, PLACE_BITS, SCAN_SYMBOLS_MAX, Scan, Step, first_bits,
     placed,
 };
-use crate::encode::pieces::Short;
+use crate::encode::piece::Short;
 
 /// Ranks in a register.
 const LANES: usize = 16;

@@ -7,6 +7,15 @@ use std::collections::BinaryHeap;
 
 use super::Merges;
 
+/// What a model works with; kept so that it is allocated once.
+#[derive(Default)]
+pub(crate) struct Work {
+    /// The ids.
+    pub(crate) symbols: Vec<u32>,
+    /// For [`Merges::apply`].
+    pub(crate) queue: Queue,
+}
+
 /// The symbols of a word in the making; kept so that it is allocated once.
 #[derive(Default)]
 pub(crate) struct Queue {
