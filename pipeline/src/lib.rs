@@ -99,8 +99,11 @@ mod epoch_order;
 pub mod interleave;
 mod mixture;
 pub mod plan;
+pub mod plan_error;
 mod plan_sizes;
 pub mod plan_spec;
+pub mod plan_stream;
+pub mod plan_window;
 
 pub mod plan_diff;
 pub mod plan_walk;

@@ -9,8 +9,9 @@
 use schemas::run::{Passes, SetAmount, Share};
 
 use crate::permute::COUNT_MAX;
+use crate::plan_error::PlanError;
 use crate::plan_sizes::Fraction;
-use crate::plan_spec::{PlanError, PlanSpec, SetSpec};
+use crate::plan_spec::{PlanSpec, SetSpec};
 
 /// Blocks of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

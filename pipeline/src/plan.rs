@@ -20,115 +20,21 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use schemas::run::{Share, Shuffle};
 use serde_json::Value;
 
 use crate::epoch_order::{EpochOrder, PhaseReads};
 use crate::interleave::Interleave;
-use crate::mixture::{self, StreamBlocks};
-use crate::permute::{COUNT_MAX, Permutation, PermutationKey, Purpose};
+use crate::mixture;
+use crate::permute::{COUNT_MAX, Purpose};
+pub use crate::plan_error::PlanError;
 use crate::plan_sizes as sizes;
-pub use crate::plan_spec::{PhaseSpec, PlanError, PlanSpec, SetSpec};
+pub use crate::plan_spec::{PhaseSpec, PlanSpec, SetSpec};
+pub use crate::plan_stream::Stream;
+use crate::plan_stream::{permutation, streams};
+pub use crate::plan_window::{Phase, Reading, Window};
 
 /// Changes whenever equal specs come to give another order.
 pub const ALGORITHM_VERSION: u64 = 1;
-
-/// A phase as it comes out: whole steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phase {
-    /// K: tokens per patch.
-    pub patch_size: u64,
-    /// T: patches or tokens per window.
-    pub window_units: u64,
-    /// K * T.
-    pub window_tokens: u64,
-    /// Share that was asked for.
-    pub share: Share,
-    /// The first step of the run that is of this phase; the next phase's when there are no steps.
-    pub first_step: u64,
-    /// Steps; 0 only for a share of 0.
-    pub steps: u64,
-    /// Windows that a step reads.
-    pub windows_per_step: u64,
-    /// Windows of the run before this phase.
-    pub first_window: u64,
-    /// Windows of this phase.
-    pub windows: u64,
-    /// Tokens of this phase.
-    pub tokens: u64,
-}
-
-impl Phase {
-    /// The steps of the run that are of this phase.
-    pub fn step_range(&self) -> Range<u64> {
-        self.first_step..self.first_step + self.steps
-    }
-}
-
-/// A run of tokens of the corpus that a model sees at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The pass over its stream's subset, from 0.
-    pub epoch: u64,
-    /// Position of the phase in the plan's list.
-    pub phase_index: usize,
-    /// Position of the stream in the plan's list; 0 when the corpus is one stream.
-    pub stream_index: usize,
-    /// Offset in the corpus; of a mixture, in its streams one after the other.
-    pub first_token: u64,
-    /// K * T of the phase.
-    pub token_count: u64,
-}
-
-/// When a token is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Position of the phase in the plan's list.
-    pub phase_index: usize,
-    /// Step of the run.
-    pub step: u64,
-    /// Window of the step.
-    pub slot: u64,
-}
-
-/// A part of the corpus with passes of its own: a set of a mixture, or the whole corpus.
-#[derive(Clone, Debug)]
-pub struct Stream {
-    name: Option<String>,
-    first_token: u64,
-    token_count: u64,
-    block_tokens: u64,
-    blocks: StreamBlocks,
-    /// Of all whole blocks of the stream; the subset is what the first ones go to.
-    subset: Permutation,
-}
-
-impl Stream {
-    /// The set's name; `None` for a corpus that is one stream.
-    pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    /// Places of the corpus that it takes.
-    pub fn tokens(&self) -> Range<u64> {
-        self.first_token..self.first_token + self.token_count
-    }
-
-    /// Tokens that a pass reads: whole blocks.
-    pub fn subset_tokens(&self) -> u64 {
-        self.blocks.subset * self.block_tokens
-    }
-
-    /// Tokens that an epoch of the run reads of it, in however many passes.
-    pub fn epoch_tokens(&self) -> u64 {
-        self.blocks.epoch * self.block_tokens
-    }
-
-    /// Tokens at the end that fill no block and are never read.
-    pub fn tail_tokens(&self) -> u64 {
-        self.token_count % self.block_tokens
-    }
-}
 
 /// The data order of a whole run, as a value: equal specs give equal plans on every machine.
 #[derive(Clone, Debug)]
@@ -573,51 +479,5 @@ impl Cursor<'_> {
             *order = Some(self.plan.epoch_order(stream_index, epoch));
         }
         order.as_ref().expect("it was just made")
-    }
-}
-
-fn streams(spec: &PlanSpec, block_tokens: u64, blocks: &[StreamBlocks]) -> Vec<Stream> {
-    let stream = |name: Option<&str>, first_token, token_count, blocks: StreamBlocks| {
-        // Where all blocks are taken there is nothing to choose, and groups of the order are those of the corpus.
-        let is_chosen =
-            blocks.subset < blocks.stream || !matches!(spec.shuffle, Shuffle::Blocked { .. });
-        let subset = if is_chosen {
-            permutation(spec, name, Purpose::Subset, blocks.stream, 1)
-        } else {
-            Permutation::identity(blocks.stream)
-        };
-        let name = name.map(str::to_owned);
-        Stream { name, first_token, token_count, block_tokens, blocks, subset }
-    };
-    if spec.sets.is_empty() {
-        return vec![stream(None, 0, spec.corpus_tokens, blocks[0])];
-    }
-    let mut first_token = 0;
-    let mut streams = Vec::with_capacity(spec.sets.len());
-    for (set, blocks) in spec.sets.iter().zip(blocks) {
-        streams.push(stream(Some(&set.name), first_token, set.tokens, *blocks));
-        first_token += set.tokens; // their sum was checked
-    }
-    streams
-}
-
-/// The permutation of `count` windows, of which a block holds `block_windows`.
-fn permutation(
-    spec: &PlanSpec,
-    set_name: Option<&str>,
-    purpose: Purpose,
-    count: u64,
-    block_windows: u64,
-) -> Permutation {
-    let key = || match set_name {
-        Some(name) => PermutationKey::derive_for_set(spec.seed, name, purpose),
-        None => PermutationKey::derive(spec.seed, purpose),
-    };
-    match spec.shuffle {
-        Shuffle::Global => Permutation::keyed(key(), count),
-        Shuffle::Blocked { group_blocks } => {
-            Permutation::blocked(key(), count, group_blocks.saturating_mul(block_windows))
-        }
-        Shuffle::None => Permutation::identity(count),
     }
 }

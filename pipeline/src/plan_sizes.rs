@@ -5,8 +5,9 @@
 use schemas::run::{Share, Shuffle};
 
 use crate::permute::COUNT_MAX;
-use crate::plan::Phase;
-use crate::plan_spec::{PhaseSpec, PlanError, PlanSpec};
+use crate::plan_error::PlanError;
+use crate::plan_spec::{PhaseSpec, PlanSpec};
+use crate::plan_window::Phase;
 
 pub(crate) fn check_sizes(spec: &PlanSpec) -> Result<(), PlanError> {
     if spec.phases.is_empty() {
