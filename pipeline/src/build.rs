@@ -15,20 +15,21 @@ use schemas::build::{BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, Series
 use schemas::manifest::{self, Manifest, SpecialTokens};
 use schemas::shard::{HEADER_BYTES, TokenBytes};
 
+use crate::console_progress::{Progress, notice};
 use crate::corpus;
 use crate::docs::{Columns, DOCUMENT_BYTES_MAX, Docs};
-use crate::folder::{Folder, UsageError};
+use crate::folder::Folder;
 use crate::inputs::{self, Format, Input};
+use crate::job::{InputPlan, Job};
 use crate::kept::{Expected, Kept};
 use crate::merge;
 use crate::publish::free_bytes;
-use crate::report::{Progress, Report, notice};
+use crate::report::Report;
 use crate::select::{Select, SelectArgs};
-use crate::stage::Job;
 use crate::stop::{StopFlag, Stopped};
 use crate::tasks::Task;
 use crate::tokenize::{Encoder, PolicyChoice, SessionStatistics, TokenizeError};
-use crate::write::InputPlan;
+use crate::usage::UsageError;
 
 /// Options of `patchmill tokenize`.
 #[derive(clap::Args, Clone, Debug)]

@@ -2,31 +2,12 @@
 //!
 //! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to its ids.
 
-use schemas::selection::DropReason;
-
 use crate::docs::{Chunk, Doc, Refusal};
+use crate::job::{Encoded, InputPlan, Item, Job};
 use crate::select::{Candidate, Decision, SelectInput, content_hash, split_words};
-use crate::series::DocEntry;
+use crate::series_entry::DocEntry;
 use crate::split::Splits;
-use crate::stage::Job;
 use crate::tokenize::{Session, TokenId, TokenizeError};
-use crate::write::InputPlan;
-
-/// A chunk's documents as ids.
-pub(crate) struct Encoded<I> {
-    pub(crate) ids: Vec<I>,
-    pub(crate) items: Vec<Item>,
-}
-
-/// What becomes of a document.
-pub(crate) enum Item {
-    /// It is written; without tokens where it already was.
-    Document { entry: DocEntry, is_holdout: bool, token_count: usize },
-    /// It is counted.
-    Dropped { row: u64, set_name: Option<String>, reason: DropReason },
-    /// It is none.
-    Refused(Refusal),
-}
 
 /// One thread's encoder.
 pub(crate) struct ThreadEncoder<'a, I: TokenId> {

@@ -11,7 +11,6 @@ use crate::corpus::CorpusError;
 use crate::duplicates::{self, DuplicatesArgs};
 use crate::exchange::ForeignError;
 use crate::export::{self, ExportArgs};
-use crate::folder::UsageError;
 use crate::import::{self, ImportArgs};
 use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
@@ -29,6 +28,7 @@ use crate::stop::{Stopped, StoppedBefore};
 use crate::stream::{self, SinkError, StreamArgs};
 use crate::tokenize::TokenizeError;
 use crate::train_tokenizer::{self, TrainTokenizerArgs};
+use crate::usage::UsageError;
 use crate::verify::{self, VerifyArgs, VerifyError};
 
 /// Arguments of `patchmill`.

@@ -22,7 +22,8 @@ use crate::folder;
 use crate::index_writer::{IndexWriter, copy_rows};
 use crate::inputs::Input;
 use crate::publish::{AtomicFile, Hands, sync_dir, write_atomic};
-use crate::series::{ClosedPart, SeriesSpec, Sets, Tail};
+use crate::series::{ClosedPart, SeriesSpec, Tail};
+use crate::set_totals::Sets;
 
 /// Takes finished inputs with their position.
 pub(crate) type OnInput<'a> = dyn Fn(u64, SeriesRecord) + Sync + 'a;

@@ -11,7 +11,8 @@ use schemas::manifest::SpecialToken;
 use crate::docs::Refusal;
 use crate::exchange::ids::{CHUNK_TOKENS, IdFile};
 use crate::exchange::{ForeignError, megatron, olmo};
-use crate::series::{ClosedPart, DocEntry, SeriesWriter};
+use crate::series::{ClosedPart, SeriesWriter};
+use crate::series_entry::DocEntry;
 use crate::tokenize::describe;
 
 /// What stands around the documents of imported ids, as the user says it.

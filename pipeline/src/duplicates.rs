@@ -20,13 +20,13 @@ use schemas::manifest::{Manifest, Series, SetTotals};
 use schemas::selection::SelectionPart;
 use serde_json::json;
 
+use crate::console_progress::notice;
 use crate::corpus::read_manifest;
-use crate::folder::UsageError;
 use crate::index;
 use crate::numbers::parse_positive_count;
 use crate::printable;
 use crate::publish::AtomicFile;
-use crate::report::notice;
+use crate::usage::UsageError;
 
 /// Options of `patchmill duplicates`.
 #[derive(clap::Args, Clone, Debug)]

@@ -17,15 +17,16 @@ use schemas::shard::TokenBytes;
 use serde_json::json;
 
 use crate::build::raise_open_files_limit;
+use crate::console_progress::notice;
 use crate::corpus::Corpus;
 use crate::exchange::files::{Job, Part, VAL_NAME, bytes_of, for_each_chunk, parts};
 use crate::exchange::{datatrove, megatron, olmo};
 use crate::failpoint::failpoint;
-use crate::folder::{self, HOLDOUT_FOLDER, UsageError};
+use crate::folder::{self, HOLDOUT_FOLDER};
 use crate::lock::FolderLock;
 use crate::publish::{SealedFile, free_bytes, parent, sync_dir};
-use crate::report::notice;
 use crate::stop::StopFlag;
+use crate::usage::UsageError;
 
 /// Options of `patchmill export`.
 #[derive(clap::Args, Clone, Debug)]

@@ -4,9 +4,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docs::{Chunk, Docs, DocsError};
-use crate::stage::Job;
-use crate::write::InputPlan;
+use crate::docs::{Docs, DocsError};
+use crate::job::{InputPlan, Job, Work};
 
 /// The inputs, and how far the current one was read.
 pub(crate) struct Feed<'a> {
@@ -14,21 +13,6 @@ pub(crate) struct Feed<'a> {
     current: Option<(Docs, Arc<InputPlan>)>,
     next_number: u64,
     given_back: Option<(u64, Work)>,
-}
-
-/// What there is to do.
-pub(crate) enum Work {
-    Begin(Arc<InputPlan>),
-    Chunk { chunk: Chunk, plan: Arc<InputPlan>, file_offset: u64 },
-    End,
-    Failed(DocsError),
-}
-
-impl Work {
-    /// Bytes of the texts that it holds.
-    pub(crate) fn text_bytes(&self) -> usize {
-        if let Work::Chunk { chunk, .. } = self { chunk.text_bytes() } else { 0 }
-    }
 }
 
 impl<'a> Feed<'a> {

@@ -18,6 +18,7 @@ use crate::publish::{self, AtomicFile, write_atomic};
 use crate::source::read_file;
 use crate::tasks::Task;
 use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
+use crate::usage::UsageError;
 
 pub(crate) use names::{
     Kind, index_name, part_name, part_of, part_skipped_name, record_name, rows_name, series_of,
@@ -31,11 +32,6 @@ pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
 pub(crate) const SERIES_MAX: u64 = 1000;
 /// Where a corpus is written that replaces a finished one.
 const NEXT_FOLDER: &str = ".next";
-
-/// A use of the command line that cannot be meant.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(pub String);
 
 /// A corpus folder that this process alone writes, or its task's share of one.
 pub(crate) struct Folder {

@@ -133,7 +133,7 @@ impl<R: Read> Frames<R> {
         if window_bytes > WINDOW_BYTES_NOTICE && !self.warned {
             self.warned = true;
             let name = &self.name;
-            crate::report::notice(&format!(
+            crate::console_progress::notice(&format!(
                 "{name}: its zstd data need {window_bytes} bytes of memory to be read (written by zstd --long)"
             ));
         }

@@ -18,20 +18,22 @@ use serde_json::json;
 
 use crate::build::{Specials, build_record, check_outside, raise_open_files_limit};
 use crate::closing::{ClosedInput, ClosedSeries, Closing, Parts};
+use crate::console_progress::notice;
 use crate::documents::{Around, Current, Documents, Ends, Written};
 use crate::exchange::ids::IdFile;
 use crate::exchange::olmo;
 use crate::exchange::sources::{Foreign, find};
-use crate::folder::{Folder, UsageError};
+use crate::folder::Folder;
 use crate::inputs::Input;
+use crate::job::BASE;
 use crate::kept::{Expected, Kept};
 use crate::merge;
 use crate::publish::{Hands, free_bytes};
-use crate::report::{notice, write_totals};
+use crate::report::write_totals;
 use crate::series::{SeriesSpec, SeriesWriter};
 use crate::stop::{StopFlag, Stopped};
 use crate::tokenize::{self, Encoder, Policy};
-use crate::write::BASE;
+use crate::usage::UsageError;
 
 /// Options of `patchmill import`.
 #[derive(clap::Args, Clone, Debug)]

@@ -17,7 +17,7 @@ use schemas::index::CONTENT_HASH_BYTES;
 use schemas::manifest::FileRecord;
 
 use crate::publish::AtomicFile;
-use crate::series::DocEntry;
+use crate::series_entry::DocEntry;
 
 /// Rows of the document index that are compressed together.
 const INDEX_GROUP_ROWS: usize = 1 << 16;

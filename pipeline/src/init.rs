@@ -8,10 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::corpus::read_manifest;
-use crate::folder::UsageError;
 use crate::numbers::format_count;
 use crate::plan_command::RunArgs;
 use crate::run_file::Run;
+use crate::usage::UsageError;
 
 /// The file that `init` writes.
 pub const RUN_FILE_NAME: &str = "run.toml";

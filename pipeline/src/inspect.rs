@@ -14,7 +14,6 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::corpus::{self, Corpus};
-use crate::folder::UsageError;
 use crate::index::{self, IndexRow};
 use crate::inspect_tokenizer;
 use crate::numbers::parse_positive_count;
@@ -23,6 +22,7 @@ use crate::report::write_totals;
 use crate::select::{Select, SelectArgs};
 use crate::source::open_file;
 use crate::tokenize::{self, Encoder};
+use crate::usage::UsageError;
 
 /// Options of `patchmill inspect`.
 #[derive(clap::Args, Clone, Debug)]

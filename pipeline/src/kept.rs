@@ -10,12 +10,12 @@ use anyhow::Context;
 use schemas::build::{PartRecord, SeriesRecord};
 use schemas::manifest::FileRecord;
 
+use crate::console_progress::notice;
 use crate::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
 use crate::inputs::Input;
+use crate::job::Chain;
 use crate::publish;
-use crate::report::notice;
 use crate::source::read_file;
-use crate::write::Chain;
 
 /// What can stay.
 #[derive(Default)]

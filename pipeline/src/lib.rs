@@ -55,12 +55,17 @@ pub mod shard;
 mod chunk;
 mod closing;
 mod console_panic;
+mod console_progress;
 mod feed;
 mod index_writer;
+mod job;
 pub mod select;
 mod series;
+mod series_entry;
+mod set_totals;
 mod split;
 mod stage;
+mod stage_start;
 mod write;
 
 pub mod build;
@@ -73,6 +78,7 @@ pub mod merge;
 pub mod report;
 pub mod stop;
 pub mod tasks;
+pub mod usage;
 
 pub mod lost_pages;
 pub mod source;

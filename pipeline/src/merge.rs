@@ -16,15 +16,16 @@ use schemas::shard::TokenBytes;
 use crate::closing::join_skipped;
 use crate::corpus;
 use crate::failpoint::failpoint;
-use crate::folder::{self, Folder, HOLDOUT_FOLDER, UsageError};
+use crate::folder::{self, Folder, HOLDOUT_FOLDER};
 use crate::inputs::{Format, Input};
 use crate::kept::{self, Expected};
 use crate::publish::write_atomic;
 use crate::report::Report;
-use crate::series::Sets;
+use crate::set_totals::Sets;
 use crate::tokenize::{
     Encoder, Policy, SessionStatistics, TOKENIZER_FILE, TOKENIZER_FILES, TOKENIZER_FOLDER,
 };
+use crate::usage::UsageError;
 
 /// Options of `patchmill merge`.
 #[derive(clap::Args, Clone, Debug)]

@@ -9,11 +9,11 @@ use schemas::index::CONTENT_HASH_BYTES;
 use serde_json::{Value, json};
 
 use crate::corpus::{Corpus, ShardPart};
-use crate::folder::UsageError;
 use crate::index::{self, IndexRow, Wanted};
 use crate::numbers::{format_count, parse_count};
 use crate::plan::{Plan, Window};
 use crate::printable;
+use crate::usage::UsageError;
 
 /// The part of each step that one of several ranks reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,9 +17,9 @@ use schemas::selection::Selection;
 use serde_json::json;
 
 use crate::corpus::read_manifest;
-use crate::folder::UsageError;
 use crate::index;
 use crate::select::{Candidate, Decision, Rate, SampleOrder, Select, SelectArgs};
+use crate::usage::UsageError;
 
 /// Decimal places of the rate: steps of 360,000 tokens in a corpus of 360B.
 const RATE_PLACES: u32 = 6;

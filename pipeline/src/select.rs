@@ -16,9 +16,9 @@ use schemas::drop_list::{DropList, DropListHead};
 use schemas::index::CONTENT_HASH_BYTES;
 use schemas::selection::{DropReason, Selection};
 
-use crate::folder::UsageError;
-use crate::report::notice;
+use crate::console_progress::notice;
 use crate::source::read_file;
+use crate::usage::UsageError;
 
 /// Names the key of the sample among all keys that are derived with BLAKE3.
 const SAMPLE_CONTEXT: &str = "patchmill 2026 sample of documents, version 1";

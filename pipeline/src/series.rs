@@ -6,14 +6,12 @@
 //! **Invariant:** a shard closes at the first document boundary at or beyond its target size, so that the files of a series
 //! are a function of its documents and the options alone.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use schemas::build::{PartRecord, SkippedDocument};
-use schemas::index::CONTENT_HASH_BYTES;
-use schemas::manifest::{BySet, FileRecord, SetTotals, Totals};
+use schemas::manifest::{BySet, FileRecord, Totals};
 use schemas::selection::DropReason;
 
 use crate::docs::Refusal;
@@ -22,21 +20,10 @@ use crate::folder;
 use crate::index_writer::IndexWriter;
 use crate::inputs::Input;
 use crate::publish::{AtomicFile, Hands, PublishError, write_atomic};
+use crate::series_entry::DocEntry;
+use crate::set_totals::Sets;
 use crate::shard::{SealedShard, ShardSpec, ShardWriter};
 use crate::tokenize::TokenId;
-
-/// A document's entry in the index, but for where its tokens come to lie.
-pub(crate) struct DocEntry {
-    pub(crate) row: u64,
-    pub(crate) set_name: Option<String>,
-    pub(crate) text_bytes: u64,
-    /// `None` if the text is not known, and then `text_bytes` is 0.
-    pub(crate) content_hash: Option<[u8; CONTENT_HASH_BYTES]>,
-    /// Lone surrogates of its JSON; told once, with its last piece.
-    pub(crate) surrogates_replaced: u64,
-    /// Whether it is its document's last piece: a shard closes behind no other.
-    pub(crate) is_last: bool,
-}
 
 /// What a series' parts have in common.
 pub(crate) struct SeriesSpec {
@@ -300,32 +287,4 @@ fn publish_skipped(
     skipped.publish()?;
     let path = folder::part_skipped_name(series_index, part_index);
     Ok(Some(FileRecord { path, bytes, blake3: hash.to_hex().to_string() }))
-}
-
-/// Sums by set name, in its byte order, documents without one first.
-#[derive(Default)]
-pub(crate) struct Sets(BTreeMap<Option<String>, SetTotals>);
-
-impl Sets {
-    fn add(&mut self, set_name: Option<&str>, text_bytes: u64, tokens: u64) {
-        let set_name = set_name.map(str::to_owned);
-        self.add_totals(&SetTotals { set_name, documents: 1, text_bytes, tokens });
-    }
-
-    /// Adds the sums of a series.
-    pub(crate) fn add_totals(&mut self, add: &SetTotals) {
-        let set = self.0.entry(add.set_name.clone()).or_insert_with(|| SetTotals {
-            set_name: add.set_name.clone(),
-            documents: 0,
-            text_bytes: 0,
-            tokens: 0,
-        });
-        set.documents += add.documents;
-        set.text_bytes += add.text_bytes;
-        set.tokens += add.tokens;
-    }
-
-    pub(crate) fn into_totals(self) -> Vec<SetTotals> {
-        self.0.into_values().collect()
-    }
 }

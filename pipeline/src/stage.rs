@@ -16,26 +16,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crossbeam_channel::bounded;
-
-use crate::chunk::{Encoded, ThreadEncoder};
-use crate::closing::{Closer, OnInput, Parts};
+use crate::chunk::ThreadEncoder;
 use crate::console_panic::panic_text;
-use crate::docs::{Columns, DocsError};
-use crate::feed::{Feed, Work};
-use crate::publish::Hands;
-use crate::report::{Progress, notice};
-use crate::select::Select;
+use crate::feed::Feed;
+use crate::job::{Done, InputPlan, Job, Work};
 use crate::split::Splits;
-use crate::stop::StopFlag;
-use crate::tokenize::{Encoder, SessionStatistics, TokenId};
-use crate::write::{InputPlan, Writer};
+use crate::tokenize::{SessionStatistics, TokenId};
+use crate::write::Writer;
 
 /// Threads that one reader can feed.
-const CREW_THREADS: usize = 8;
+pub(crate) const CREW_THREADS: usize = 8;
 /// Bytes of texts between reader and writer, beyond which the reader waits.
 const FLIGHT_BYTES: usize = 96 << 20;
 /// Chunks that are read ahead for each thread.
@@ -45,98 +37,12 @@ const EARLY_CHUNKS: usize = 32;
 /// Chunks between the one that is written next and the one that is left, for each thread.
 const WINDOW_CHUNKS: u64 = 4;
 
-/// What is written, and how.
-pub(crate) struct Job<'a> {
-    pub(crate) dir: &'a Path,
-    pub(crate) encoder: &'a Encoder,
-    pub(crate) columns: &'a Columns,
-    /// Whether a document that is none is listed; else it ends the run.
-    pub(crate) lists_skipped: bool,
-    pub(crate) shard_bytes: u64,
-    pub(crate) by_set: bool,
-    /// Which documents are written, and where.
-    pub(crate) select: &'a Select,
-    /// Fingerprint of the options.
-    pub(crate) options: String,
-    pub(crate) progress: &'a Progress,
-    pub(crate) stop: &'a StopFlag,
-    /// Whether it was said which encoder it is, which may not be known before this begins.
-    pub(crate) encoder_is_known: Once,
-}
-
-impl Job<'_> {
-    /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends early when asked to stop.
-    pub(crate) fn run(
-        &self,
-        threads: usize,
-        todo: Vec<InputPlan>,
-        on_input: &OnInput,
-    ) -> anyhow::Result<SessionStatistics> {
-        let crews = threads.div_ceil(CREW_THREADS).min(todo.len().max(1));
-        let todo = Mutex::new(todo.into_iter());
-        let run = |crew: usize| {
-            let threads = threads / crews + usize::from(crew < threads % crews);
-            if self.encoder.vocab_size() <= <u16 as TokenId>::VOCAB_SIZE_MAX {
-                self.run_crew::<u16>(threads, &todo, on_input)
-            } else {
-                self.run_crew::<u32>(threads, &todo, on_input)
-            }
-        };
-        if crews == 1 {
-            return run(0);
-        }
-        std::thread::scope(|scope| {
-            let run = &run;
-            let crews: Vec<_> = (0..crews).map(|crew| scope.spawn(move || run(crew))).collect();
-            let joined = crews.into_iter().map(|crew| crew.join().map_err(panicked)?);
-            joined.reduce(|sum, next| Ok(add(sum?, next?))).expect("there is a crew")
-        })
-    }
-
-    /// Says so where the encoder is the slow one.
-    fn name_encoder(&self) {
-        let why = self.encoder.obstacles().join("; ");
-        if !why.is_empty() {
-            notice(&format!("the tokenizers crate makes the ids, slowly: {why}"));
-        }
-    }
-
-    fn run_crew<I: TokenId>(
-        &self,
-        threads: usize,
-        todo: &Mutex<std::vec::IntoIter<InputPlan>>,
-        on_input: &OnInput,
-    ) -> anyhow::Result<SessionStatistics> {
-        std::thread::scope(|scope| {
-            // No room: whoever hands something over waits until what was handed over before is closed.
-            let (tx, rx) = bounded(0);
-            let behind = (threads > 1).then(|| {
-                scope.spawn(move || {
-                    let mut parts = Parts::new(Hands::More);
-                    rx.into_iter().try_for_each(|closing| parts.close(closing, on_input))
-                })
-            });
-            let closer = match &behind {
-                Some(_) => Closer::Behind(tx),
-                None => Closer::Here(Parts::new(Hands::One), on_input),
-            };
-            let crew = Crew::<I>::new(self, threads, todo, Writer::new(self, closer));
-            let statistics = crew.run(threads);
-            let failure = crew.into_failure();
-            // The writer is gone, and with it the sender: what closes behind comes to its end.
-            let closed = behind.map_or(Ok(()), |behind| behind.join().map_err(panicked)?);
-            // What failed behind us is the cause of what we ran into.
-            closed.and(failure.map_or(Ok(statistics), Err))
-        })
-    }
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "it is what joining a thread gives")]
-fn panicked(panic: Box<dyn std::any::Any + Send>) -> anyhow::Error {
+pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send>) -> anyhow::Error {
     anyhow::anyhow!("a thread failed: {}", panic_text(&*panic))
 }
 
-fn add(a: SessionStatistics, b: SessionStatistics) -> SessionStatistics {
+pub(crate) fn add(a: SessionStatistics, b: SessionStatistics) -> SessionStatistics {
     SessionStatistics {
         cache_lookups: a.cache_lookups + b.cache_lookups,
         cache_hits: a.cache_hits + b.cache_hits,
@@ -144,7 +50,7 @@ fn add(a: SessionStatistics, b: SessionStatistics) -> SessionStatistics {
 }
 
 /// Threads that work on one input at a time.
-struct Crew<'a, I: TokenId> {
+pub(crate) struct Crew<'a, I: TokenId> {
     job: &'a Job<'a>,
     state: Mutex<State<'a, I>>,
     /// Something was read, or the run is over.
@@ -179,16 +85,8 @@ struct State<'a, I: TokenId> {
     is_over: bool,
 }
 
-/// What the writer takes.
-pub(crate) enum Done<I> {
-    Begin(Arc<InputPlan>),
-    Chunk { encoded: Encoded<I>, file_offset: u64, bytes: usize },
-    End,
-    Failed(DocsError),
-}
-
 impl<'a, I: TokenId> Crew<'a, I> {
-    fn new(
+    pub(crate) fn new(
         job: &'a Job<'a>,
         threads: usize,
         todo: &'a Mutex<std::vec::IntoIter<InputPlan>>,
@@ -220,7 +118,7 @@ impl<'a, I: TokenId> Crew<'a, I> {
     }
 
     /// Works with `threads` threads, this one among them, to the end.
-    fn run(&self, threads: usize) -> SessionStatistics {
+    pub(crate) fn run(&self, threads: usize) -> SessionStatistics {
         std::thread::scope(|scope| {
             let others: Vec<_> =
                 (1..threads).map(|thread| scope.spawn(move || self.work(thread))).collect();
@@ -230,7 +128,7 @@ impl<'a, I: TokenId> Crew<'a, I> {
         })
     }
 
-    fn into_failure(self) -> Option<anyhow::Error> {
+    pub(crate) fn into_failure(self) -> Option<anyhow::Error> {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure
     }
 

@@ -12,13 +12,13 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::corpus::{Corpus, OutId};
-use crate::folder::UsageError;
 use crate::loader::{Batch, Digest, Loader, LoaderSpec, READ_AHEAD_BYTES};
 use crate::numbers::{format_count, parse_count, parse_positive_count};
 use crate::plan::Plan;
 use crate::plan_command::RunArgs;
 use crate::plan_lookup::{RankOf, parse_rank};
 use crate::run_file::Run;
+use crate::usage::UsageError;
 
 /// Arguments of `patchmill stream`.
 #[derive(clap::Args, Debug)]

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use crate::folder::UsageError;
+use crate::usage::UsageError;
 
 /// One of several tasks that write a corpus together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

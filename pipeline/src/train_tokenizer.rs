@@ -26,13 +26,13 @@ use tokenizers::normalizers::{
 use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, ProgressFormat, Tokenizer};
 
+use crate::console_progress::notice;
 use crate::docs::{self, Columns, DOCUMENT_BYTES_MAX};
-use crate::folder::UsageError;
 use crate::inputs;
 use crate::publish::write_atomic;
-use crate::report::notice;
 use crate::select::{self, Candidate, Decision, SampleArgs, Select, SetArgs};
 use crate::tokenize::{CONFIG_FILE, TOKENIZER_FILE};
+use crate::usage::UsageError;
 
 /// SentencePiece's sign for a space.
 const SPACE: char = '\u{2581}';

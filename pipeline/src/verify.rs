@@ -15,7 +15,7 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHe
 use crate::corpus::{self, ShardPlace};
 use crate::index;
 use crate::printable;
-use crate::series::Sets;
+use crate::set_totals::Sets;
 use crate::source::{open_file, read_file};
 use crate::tokenize::{Encoder, TOKENIZER_FILE, TokenizeError};
 

@@ -8,47 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use schemas::build::PartRecord;
 use schemas::manifest::BySet;
 
-use crate::chunk::{Encoded, Item};
 use crate::closing::{ClosedInput, ClosedSeries, Closer, Closing};
 use crate::docs::DocsError;
 use crate::folder::{HOLDOUT_FOLDER, SERIES_MAX};
-use crate::inputs::Input;
+use crate::job::{BASE, Chain, Done, Encoded, InputPlan, Item, Job};
 use crate::series::{SeriesSpec, SeriesWriter};
-use crate::stage::{Done, Job};
 use crate::tokenize::TokenId;
-
-/// Which documents of an input: held out or not, of which set (`None` as well where sets are not told apart).
-pub(crate) type Chain = (bool, Option<String>);
-
-/// The chain that also has what was skipped.
-pub(crate) const BASE: Chain = (false, None);
-
-/// An input that is to be written.
-pub(crate) struct InputPlan {
-    /// Among all inputs.
-    pub(crate) position: u64,
-    pub(crate) input: Input,
-    /// What there is of it.
-    pub(crate) kept: BTreeMap<Chain, Vec<PartRecord>>,
-    /// Whether all documents are of one chain.
-    pub(crate) is_single: bool,
-}
-
-impl InputPlan {
-    /// Where reading begins, from 1. With several chains at the start: there may be one of which nothing was closed.
-    pub(crate) fn first_row(&self) -> u64 {
-        if self.is_single { self.closed_row(&BASE) + 1 } else { 1 }
-    }
-
-    /// Documents of the chain up to this row are there already.
-    pub(crate) fn closed_row(&self, chain: &Chain) -> u64 {
-        let last = self.kept.get(chain).and_then(|parts| parts.last());
-        last.map_or(0, |part| part.last_row)
-    }
-}
 
 /// Writes the inputs one after the other.
 pub(crate) struct Writer<'a> {

@@ -11,9 +11,9 @@ use anyhow::Context;
 use schemas::shard::TokenBytes;
 
 use crate::exchange::{ForeignError, Reading, ids, megatron, olmo};
-use crate::folder::UsageError;
 use crate::import::{ImportArgs, Source};
 use crate::inputs::{self, Input};
+use crate::usage::UsageError;
 
 fn usage<T>(what: String) -> anyhow::Result<T> {
     Err(UsageError(what).into())
