@@ -17,7 +17,8 @@ use schemas::shard::{HEADER_BYTES, TokenBytes};
 
 use crate::console_progress::{Progress, notice};
 use crate::corpus;
-use crate::docs::{Columns, DOCUMENT_BYTES_MAX, Docs};
+use crate::docs::Docs;
+use crate::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::folder::Folder;
 use crate::inputs::{self, Format, Input};
 use crate::job::{InputPlan, Job};

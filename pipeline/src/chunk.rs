@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to its ids.
 
-use crate::docs::{Chunk, Doc, Refusal};
+use crate::docs::Chunk;
+use crate::document::{Doc, Refusal};
 use crate::job::{Encoded, InputPlan, Item, Job};
 use crate::select::{Candidate, Decision, SelectInput, content_hash, split_words};
 use crate::series_entry::DocEntry;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 
 use crate::build::{self, TokenizeArgs};
+use crate::commands_read_parquet::{self, ReadParquetArgs};
 use crate::corpus::CorpusError;
 use crate::duplicates::{self, DuplicatesArgs};
 use crate::exchange::ForeignError;
@@ -19,7 +20,7 @@ use crate::loader::LoaderError;
 use crate::merge::{self, MergeArgs, MergeError};
 use crate::plan::PlanError;
 use crate::plan_command::{self, PlanArgs};
-use crate::row_process::{self, Isolation, ReadParquetArgs};
+use crate::row_process::Isolation;
 use crate::rows;
 use crate::run_file::RunError;
 use crate::select::DropListMismatch;
@@ -97,7 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Config(command) => init::config(&command),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),
-        Command::ReadParquet(args) => row_process::read_parquet(&args),
+        Command::ReadParquet(args) => commands_read_parquet::read_parquet(&args),
     }
 }
 

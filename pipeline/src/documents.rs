@@ -8,7 +8,7 @@
 
 use schemas::manifest::SpecialToken;
 
-use crate::docs::Refusal;
+use crate::document::Refusal;
 use crate::exchange::ids::{CHUNK_TOKENS, IdFile};
 use crate::exchange::{ForeignError, megatron, olmo};
 use crate::series::{ClosedPart, SeriesWriter};

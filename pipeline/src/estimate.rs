@@ -6,7 +6,8 @@ use std::io::Write;
 
 use schemas::shard::TokenBytes;
 
-use crate::docs::{Columns, Docs};
+use crate::docs::Docs;
+use crate::document::Columns;
 use crate::inputs::Input;
 use crate::printable;
 use crate::select::{Candidate, Decision, Select, content_hash};

@@ -4,7 +4,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docs::{Docs, DocsError};
+use crate::docs::Docs;
+use crate::docs_error::DocsError;
 use crate::job::{InputPlan, Job, Work};
 
 /// The inputs, and how far the current one was read.

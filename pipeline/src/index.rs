@@ -12,8 +12,8 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use schemas::index::{self, CONTENT_HASH_BYTES};
 use schemas::manifest::FileRecord;
 
+use crate::parquet_guard::guarded;
 use crate::publish::hash_file;
-use crate::rows::guarded;
 use crate::source::open_file;
 
 /// Rows that [`read_columns`] hands on together.

@@ -10,7 +10,9 @@ use schemas::build::PartRecord;
 use schemas::selection::DropReason;
 
 use crate::console_progress::Progress;
-use crate::docs::{Chunk, Columns, DocsError, Refusal};
+use crate::docs::Chunk;
+use crate::docs_error::DocsError;
+use crate::document::{Columns, Refusal};
 use crate::inputs::Input;
 use crate::select::Select;
 use crate::series_entry::DocEntry;

@@ -34,13 +34,17 @@
 pub mod inputs;
 
 pub mod docs;
+pub mod docs_error;
+pub mod document;
 mod frames;
 pub mod json;
 #[cfg(test)]
 #[path = "../../fuzz/json_law.rs"]
 mod json_law;
 mod lines;
+mod parquet_guard;
 mod parquet_rows;
+pub mod row_chunk;
 pub mod row_process;
 pub mod rows;
 
@@ -119,6 +123,7 @@ pub mod run_file;
 pub mod loader;
 
 pub mod cli;
+pub mod commands_read_parquet;
 pub mod init;
 pub mod numbers;
 pub mod plan_command;

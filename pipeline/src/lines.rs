@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::GzDecoder;
 
-use crate::docs::{CHUNK_BYTES, Columns, Doc, DocsError, Refusal};
+use crate::docs_error::DocsError;
+use crate::document::{CHUNK_BYTES, Columns, Doc, Refusal};
 use crate::frames::Frames;
 use crate::inputs::Format;
 use crate::json;

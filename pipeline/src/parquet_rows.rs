@@ -19,8 +19,10 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 use parquet::schema::types::{BasicTypeInfo, SchemaDescriptor, Type};
 
-use crate::docs::{CHUNK_BYTES, Columns, DocsError};
-use crate::rows::{Cell, RowChunk, guarded};
+use crate::docs_error::DocsError;
+use crate::document::{CHUNK_BYTES, Columns};
+use crate::parquet_guard::guarded;
+use crate::row_chunk::{Cell, RowChunk};
 
 /// Rows of one batch at most, however short: a page's dictionary can make them longer than the file.
 const BATCH_ROWS_MAX: u64 = 1024;

@@ -29,9 +29,10 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::docs::{CHUNK_BYTES, Columns, DOCUMENT_BYTES_MAX, DocsError};
+use crate::docs_error::DocsError;
+use crate::document::{CHUNK_BYTES, Columns};
 use crate::parquet_rows::{ParquetRows, SET_HINT, TEXT_HINT};
-use crate::rows::{Cell, RowChunk};
+use crate::row_chunk::{Cell, RowChunk};
 
 /// Silence after which a child is given up: a minute for a disk that has to wake up, and as much again.
 const STALL: Duration = Duration::from_secs(120);
@@ -71,33 +72,9 @@ impl Isolation {
     }
 }
 
-/// Arguments of the child.
-#[derive(clap::Args, Clone, Debug)]
-pub struct ReadParquetArgs {
-    /// Column of the text.
-    #[arg(long)]
-    text_column: String,
-    /// Column of the set name.
-    #[arg(long)]
-    set_column: Option<String>,
-    /// Bytes of the longest text that is handed on.
-    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX)]
-    max_document_bytes: u64,
-    /// The row to begin at, 1-based.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    first_row: u64,
-    /// The file.
-    file: PathBuf,
-}
-
 /// The child: writes the rows of a file to stdout.
-pub fn read_parquet(args: &ReadParquetArgs) -> anyhow::Result<()> {
-    let columns = Columns {
-        text: args.text_column.clone(),
-        set: args.set_column.clone(),
-        document_bytes_max: args.max_document_bytes,
-    };
-    let limit = Some(memory_bytes(&columns));
+pub(crate) fn serve(path: &Path, columns: &Columns, first_row: u64) -> anyhow::Result<()> {
+    let limit = Some(memory_bytes(columns));
     setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).context("limit memory")?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context("no core")?;
     std::panic::set_hook(Box::new(|_| {})); // a panic is handed on as an error
@@ -108,7 +85,7 @@ pub fn read_parquet(args: &ReadParquetArgs) -> anyhow::Result<()> {
     });
     // Not through std's buffer, which looks for lines.
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    match write_rows(&mut out, &args.file, &columns, args.first_row) {
+    match write_rows(&mut out, path, columns, first_row) {
         Ok(()) => out.write_all(b"E")?,
         Err(Ended::Rows(err)) => out.write_all(&encode_error(&err))?,
         Err(Ended::Pipe(err)) => return Err(err.into()),

@@ -14,7 +14,7 @@ use schemas::build::{PartRecord, SkippedDocument};
 use schemas::manifest::{BySet, FileRecord, Totals};
 use schemas::selection::DropReason;
 
-use crate::docs::Refusal;
+use crate::document::Refusal;
 use crate::failpoint::failpoint;
 use crate::folder;
 use crate::index_writer::IndexWriter;

@@ -27,7 +27,9 @@ use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, ProgressFormat, Tokenizer};
 
 use crate::console_progress::notice;
-use crate::docs::{self, Columns, DOCUMENT_BYTES_MAX};
+use crate::docs;
+use crate::docs_error::DocsError;
+use crate::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::inputs;
 use crate::publish::write_atomic;
 use crate::select::{self, Candidate, Decision, SampleArgs, Select, SetArgs};
@@ -127,11 +129,11 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
 enum Stop {
     /// `--max-text-bytes` are read.
     Enough,
-    Docs(docs::DocsError),
+    Docs(DocsError),
 }
 
-impl From<docs::DocsError> for Stop {
-    fn from(err: docs::DocsError) -> Stop {
+impl From<DocsError> for Stop {
+    fn from(err: DocsError) -> Stop {
         Stop::Docs(err)
     }
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use schemas::manifest::BySet;
 
 use crate::closing::{ClosedInput, ClosedSeries, Closer, Closing};
-use crate::docs::DocsError;
+use crate::docs_error::DocsError;
 use crate::folder::{HOLDOUT_FOLDER, SERIES_MAX};
 use crate::job::{BASE, Chain, Done, Encoded, InputPlan, Item, Job};
 use crate::series::{SeriesSpec, SeriesWriter};
