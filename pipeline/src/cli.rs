@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 
-use crate::build::{self, TokenizeArgs};
+use crate::commands_merge::{self, MergeArgs};
 use crate::commands_read_parquet::{self, ReadParquetArgs};
+use crate::commands_tokenize::{self, TokenizeArgs};
 use crate::corpus::CorpusError;
 use crate::duplicates::{self, DuplicatesArgs};
 use crate::exchange::ForeignError;
@@ -17,7 +18,7 @@ use crate::index::IndexError;
 use crate::init::{self, ConfigCommand, InitArgs, RunFileExists};
 use crate::inspect::{self, InspectArgs};
 use crate::loader::LoaderError;
-use crate::merge::{self, MergeArgs, MergeError};
+use crate::merge::MergeError;
 use crate::plan::PlanError;
 use crate::plan_command::{self, PlanArgs};
 use crate::row_process::Isolation;
@@ -84,8 +85,8 @@ enum Command {
 pub fn run(args: Args) -> anyhow::Result<()> {
     rows::isolate(Isolation::this_program());
     match args.command {
-        Command::Tokenize(args) => build::tokenize(&args),
-        Command::Merge(args) => merge::run(&args),
+        Command::Tokenize(args) => commands_tokenize::tokenize(&args),
+        Command::Merge(args) => commands_merge::run(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Duplicates(args) => duplicates::duplicates(&args),

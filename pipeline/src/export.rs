@@ -16,9 +16,9 @@ use schemas::run::ReadBackend;
 use schemas::shard::TokenBytes;
 use serde_json::json;
 
-use crate::build::raise_open_files_limit;
 use crate::console_progress::notice;
 use crate::corpus::Corpus;
+use crate::disk_limits::raise_open_files_limit;
 use crate::exchange::files::{Job, Part, VAL_NAME, bytes_of, for_each_chunk, parts};
 use crate::exchange::{datatrove, megatron, olmo};
 use crate::failpoint::failpoint;

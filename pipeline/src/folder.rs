@@ -13,11 +13,12 @@ use schemas::build::{BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRe
 use schemas::manifest::{self, Manifest};
 
 use crate::failpoint::failpoint;
+use crate::inputs::Input;
 use crate::lock::{self, FolderLock};
 use crate::publish::{self, AtomicFile, write_atomic};
 use crate::source::read_file;
 use crate::tasks::Task;
-use crate::tokenize::{TOKENIZER_FILES, TOKENIZER_FOLDER};
+use crate::tokenize::{Encoder, TOKENIZER_FILES, TOKENIZER_FOLDER};
 use crate::usage::UsageError;
 
 pub(crate) use names::{
@@ -335,6 +336,33 @@ impl Folder {
     fn list(&self) -> anyhow::Result<Vec<String>> {
         list(&self.path)
     }
+}
+
+/// What a corpus folder says of a corpus of these options and inputs until it is finished.
+pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
+    let inputs = inputs.iter();
+    let inputs =
+        inputs.map(|input| BuildInput { name: input.name.clone(), bytes: input.bytes }).collect();
+    let format = BUILD_FORMAT.to_owned();
+    let version = manifest::version_of(options.imported.as_ref());
+    BuildRecord { format, version, options, inputs }
+}
+
+/// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
+pub(crate) fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
+    for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
+        let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+        if real.starts_with(&out) {
+            return Err(UsageError(format!(
+                "{} lies inside --out {}, where files may be removed or replaced; move it, or name another folder",
+                path.display(),
+                out.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Tasks of one corpus have the same inputs, or their series do not fit together.

@@ -16,24 +16,25 @@ use schemas::manifest::{Borders, ForeignFormat, Imported, Manifest, SpecialToken
 use schemas::shard::TokenBytes;
 use serde_json::json;
 
-use crate::build::{Specials, build_record, check_outside, raise_open_files_limit};
 use crate::closing::{ClosedInput, ClosedSeries, Closing, Parts};
 use crate::console_progress::notice;
+use crate::disk_limits::raise_open_files_limit;
 use crate::documents::{Around, Current, Documents, Ends, Written};
 use crate::exchange::ids::IdFile;
 use crate::exchange::olmo;
 use crate::exchange::sources::{Foreign, find};
-use crate::folder::Folder;
+use crate::folder::{Folder, build_record, check_outside};
 use crate::inputs::Input;
 use crate::job::BASE;
 use crate::kept::{Expected, Kept};
-use crate::merge;
+use crate::manifest::write_manifest;
 use crate::publish::{Hands, free_bytes};
 use crate::report::write_totals;
 use crate::series::{SeriesSpec, SeriesWriter};
 use crate::stop::{StopFlag, Stopped};
 use crate::tokenize::{self, Encoder, Policy};
 use crate::usage::UsageError;
+use crate::values::Specials;
 
 /// Options of `patchmill import`.
 #[derive(clap::Args, Clone, Debug)]
@@ -155,7 +156,7 @@ fn import_until(args: &ImportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     let series_kept = kept.finished.len() as u64;
     let job = Job { dir: folder.path(), encoder: &encoder, options: &record.options, stop };
     let records = job.write(&files, kept)?;
-    let manifest = merge::write_manifest(folder.path(), &encoder, &records, &record.options)?;
+    let manifest = write_manifest(folder.path(), &encoder, &records, &record.options)?;
     folder.finish(&manifest)?;
     Ok(Report { manifest, series_kept, seconds: started.elapsed().as_secs_f64() })
 }

@@ -9,9 +9,9 @@ use anyhow::Context as _;
 
 use crate::corpus::read_manifest;
 use crate::numbers::format_count;
-use crate::plan_command::RunArgs;
 use crate::run_file::Run;
 use crate::usage::UsageError;
+use crate::values::RunArgs;
 
 /// The file that `init` writes.
 pub const RUN_FILE_NAME: &str = "run.toml";

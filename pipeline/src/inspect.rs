@@ -19,10 +19,11 @@ use crate::inspect_tokenizer;
 use crate::numbers::parse_positive_count;
 use crate::printable;
 use crate::report::write_totals;
-use crate::select::{Select, SelectArgs};
+use crate::select::Select;
 use crate::source::open_file;
 use crate::tokenize::{self, Encoder};
 use crate::usage::UsageError;
+use crate::values::SelectArgs;
 
 /// Options of `patchmill inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,9 +55,9 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     }
     let path = args.path.as_deref().context("a corpus, a shard or --tokenizer is wanted")?;
     if let Some(tokens) = args.rate_for {
-        return crate::rate::print(path, tokens, &args.select, args.json);
+        return crate::rate::print(path, tokens, &args.select.spec(), args.json);
     }
-    if Select::new(&args.select)?.record().is_some() {
+    if Select::new(&args.select.spec())?.record().is_some() {
         let what = "options that choose documents need --rate-for here";
         return Err(UsageError(what.to_owned()).into());
     }

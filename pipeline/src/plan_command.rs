@@ -15,28 +15,12 @@ use crate::numbers::{format_count, parse_positive_count};
 use crate::plan::{Phase, Plan, Stream};
 use crate::plan_diff::{self, Comparison, Difference};
 use crate::plan_lookup::{
-    DocumentName, FindReport, RankOf, StepReport, parse_document, parse_rank, parse_steps, resolve,
+    DocumentName, FindReport, StepReport, parse_document, parse_steps, resolve,
 };
 use crate::plan_walk::{self, Proof};
 use crate::printable;
 use crate::run_file::Run;
-
-/// A run file with overrides.
-#[derive(clap::Args, Debug)]
-pub struct RunArgs {
-    /// The run file.
-    pub run: PathBuf,
-    /// Lay a value over the run file, such as plan.epochs=2 or phases.0.share=1/2.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
-}
-
-impl RunArgs {
-    /// Reads the run file.
-    pub fn load(&self) -> anyhow::Result<Run> {
-        Ok(Run::load(&self.run, &self.overrides)?)
-    }
-}
+use crate::values::{RankOf, RunArgs, parse_rank};
 
 /// Arguments of `patchmill plan`.
 #[derive(clap::Args, Debug)]

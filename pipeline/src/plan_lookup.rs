@@ -14,34 +14,7 @@ use crate::numbers::{format_count, parse_count};
 use crate::plan::{Plan, Window};
 use crate::printable;
 use crate::usage::UsageError;
-
-/// The part of each step that one of several ranks reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RankOf {
-    rank: u64,
-    world_size: u64,
-}
-
-impl RankOf {
-    /// From 0.
-    pub fn rank(self) -> u64 {
-        self.rank
-    }
-
-    /// Parts that a step is cut into.
-    pub fn world_size(self) -> u64 {
-        self.world_size
-    }
-}
-
-/// Reads `r/W`, such as `0/8`.
-pub fn parse_rank(text: &str) -> Result<RankOf, String> {
-    let parts = text.split_once('/');
-    match parts.and_then(|(rank, world)| Some((rank.parse().ok()?, world.parse().ok()?))) {
-        Some((rank, world_size)) if rank < world_size => Ok(RankOf { rank, world_size }),
-        _ => Err(format!("{text:?} is no rank; expected r/W with r below W, such as 0/8")),
-    }
-}
+use crate::values::RankOf;
 
 /// Reads `S` or `S..E`, the latter without E.
 pub fn parse_steps(text: &str) -> Result<(u64, u64), String> {
@@ -416,6 +389,7 @@ impl FindReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::parse_rank;
 
     #[test]
     fn documents_are_named_in_three_ways() {

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::corpus::read_manifest;
 use crate::index;
-use crate::select::{Candidate, Decision, Rate, SampleOrder, Select, SelectArgs};
+use crate::select::{Candidate, Decision, Rate, SampleOrder, Select, SelectSpec};
 use crate::usage::UsageError;
 
 /// Decimal places of the rate: steps of 360,000 tokens in a corpus of 360B.
@@ -33,16 +33,16 @@ struct Tokens {
     sum: u64,
 }
 
-/// Prints the rate for `tokens` tokens where `args` choose among the documents as well.
+/// Prints the rate for `tokens` tokens where `spec` chooses among the documents as well.
 pub(crate) fn print(
     dir: &Path,
     tokens: u64,
-    args: &SelectArgs,
+    spec: &SelectSpec,
     as_json: bool,
 ) -> anyhow::Result<()> {
     let manifest = read_manifest(dir)?;
-    let select = Select::new(args)?;
-    let seed = args.sample.sample_seed;
+    let select = Select::new(spec)?;
+    let seed = spec.sample.sample_seed;
     check(dir, &manifest, &select, seed)?;
     let counted = count(dir, &manifest, &select, seed)?;
     let mut given = 0;

@@ -25,60 +25,44 @@ const SAMPLE_CONTEXT: &str = "patchmill 2026 sample of documents, version 1";
 /// The same for the hold-out.
 const HOLDOUT_CONTEXT: &str = "patchmill 2026 hold-out of documents, version 1";
 
-/// Options that choose sets.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct SetArgs {
-    /// Take this set alone; may be given several times.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["drop_set", "drop_no_set"])]
+/// Which sets are taken.
+#[derive(Clone, Debug, Default)]
+pub struct SetChoice {
+    /// These alone, unless there are none.
     pub keep_set: Vec<String>,
-    /// Take documents without a set; alone, or with --keep-set.
-    #[arg(long, conflicts_with_all = ["drop_set", "drop_no_set"])]
+    /// Documents without a set; alone, or with `keep_set`.
     pub keep_no_set: bool,
-    /// Leave this set out; may be given several times.
-    #[arg(long, value_name = "NAME")]
+    /// All but these.
     pub drop_set: Vec<String>,
-    /// Leave documents without a set out.
-    #[arg(long)]
+    /// No documents without a set.
     pub drop_no_set: bool,
 }
 
-/// Options that choose a sample.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct SampleArgs {
-    /// Share of the documents to take, such as 0.17, by a hash of their texts: the same ones on every machine, and a
-    /// part of what a higher rate takes.
-    #[arg(long, value_name = "RATE")]
+/// Which sample is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SampleSpec {
+    /// Share of the documents; all when `None`.
     pub sample_rate: Option<Rate>,
-    /// Another number takes another sample and another hold-out.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Of the sample and of the hold-out.
     pub sample_seed: u64,
 }
 
-/// Options of `patchmill tokenize` that choose documents. All are off by default.
-#[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Which documents")]
-pub struct SelectArgs {
+/// Which documents are written. By default all of them.
+#[derive(Clone, Debug, Default)]
+pub struct SelectSpec {
     /// Leave out texts of fewer bytes.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub min_bytes: Option<u64>,
-    /// Leave out texts of more bytes; what --max-document-bytes refuses is refused before.
-    #[arg(long, value_name = "N")]
+    /// Leave out texts of more bytes.
     pub max_bytes: Option<u64>,
     /// By set.
-    #[command(flatten)]
-    pub sets: SetArgs,
-    /// Leave out what this list of `patchmill duplicates` names: all but the first of equal texts.
-    #[arg(long, value_name = "FILE")]
+    pub sets: SetChoice,
+    /// Leave out what this list of `patchmill duplicates` names.
     pub drop_list: Option<PathBuf>,
     /// By chance.
-    #[command(flatten)]
-    pub sample: SampleArgs,
-    /// Share of the documents to write into a corpus of their own, OUT/holdout, and not into OUT: a validation split
-    /// that is the same at every --sample-rate.
-    #[arg(long, value_name = "RATE")]
+    pub sample: SampleSpec,
+    /// Share of the documents to write into a corpus of their own.
     pub holdout_rate: Option<Rate>,
-    /// Cut texts of more words into documents of so many, at single spaces, as the authors' process.py does with 10000.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Cut texts of more words into documents of so many, at least 1.
     pub split_words: Option<u64>,
 }
 
@@ -231,25 +215,25 @@ pub struct Select {
 }
 
 impl Select {
-    /// What `args` ask for. The drop list is read and held in memory, 8 bytes a row.
-    pub fn new(args: &SelectArgs) -> anyhow::Result<Select> {
-        let is_empty = args.min_bytes.zip(args.max_bytes).is_some_and(|(min, max)| max < min);
+    /// What `spec` asks for. The drop list is read and held in memory, 8 bytes a row.
+    pub fn new(spec: &SelectSpec) -> anyhow::Result<Select> {
+        let is_empty = spec.min_bytes.zip(spec.max_bytes).is_some_and(|(min, max)| max < min);
         if is_empty {
             return Err(UsageError("--max-bytes is below --min-bytes".to_owned()).into());
         }
-        if args.holdout_rate == Some(Rate::ONE) {
+        if spec.holdout_rate == Some(Rate::ONE) {
             let what = "--holdout-rate 1 leaves nothing to train on; it must be below 1";
             return Err(UsageError(what.to_owned()).into());
         }
-        let mut select = Select::of_sets_and_sample(&args.sets, &args.sample);
-        let seed = args.sample.sample_seed;
-        select.holdout = args.holdout_rate.map(|rate| Lot::new(HOLDOUT_CONTEXT, seed, rate));
-        select.drop_list = args.drop_list.as_deref().map(read_drop_list).transpose()?;
+        let mut select = Select::of_sets_and_sample(&spec.sets, spec.sample);
+        let seed = spec.sample.sample_seed;
+        select.holdout = spec.holdout_rate.map(|rate| Lot::new(HOLDOUT_CONTEXT, seed, rate));
+        select.drop_list = spec.drop_list.as_deref().map(read_drop_list).transpose()?;
         let asked = &mut select.asked;
-        asked.min_bytes = args.min_bytes;
-        asked.max_bytes = args.max_bytes;
-        asked.split_words = args.split_words;
-        asked.holdout_rate = args.holdout_rate.map(|rate| rate.to_string());
+        asked.min_bytes = spec.min_bytes;
+        asked.max_bytes = spec.max_bytes;
+        asked.split_words = spec.split_words;
+        asked.holdout_rate = spec.holdout_rate.map(|rate| rate.to_string());
         asked.drop_list = select.drop_list.as_ref().map(DropList::fingerprint);
         let has_seed = asked.sample_rate.is_some() || asked.holdout_rate.is_some();
         asked.sample_seed = has_seed.then_some(seed);
@@ -257,7 +241,7 @@ impl Select {
     }
 
     /// What these alone ask for.
-    pub fn of_sets_and_sample(sets: &SetArgs, sample: &SampleArgs) -> Select {
+    pub fn of_sets_and_sample(sets: &SetChoice, sample: SampleSpec) -> Select {
         // A rate of 1 takes all documents, as none does: it leaves no trace.
         let rate = sample.sample_rate.filter(|rate| *rate != Rate::ONE);
         let keep_sets = set_names(&sets.keep_set, sets.keep_no_set);

@@ -15,10 +15,9 @@ use crate::corpus::{Corpus, OutId};
 use crate::loader::{Batch, Digest, Loader, LoaderSpec, READ_AHEAD_BYTES};
 use crate::numbers::{format_count, parse_count, parse_positive_count};
 use crate::plan::Plan;
-use crate::plan_command::RunArgs;
-use crate::plan_lookup::{RankOf, parse_rank};
 use crate::run_file::Run;
 use crate::usage::UsageError;
+use crate::values::{RankOf, RunArgs, parse_rank};
 
 /// Arguments of `patchmill stream`.
 #[derive(clap::Args, Debug)]

@@ -32,9 +32,10 @@ use crate::docs_error::DocsError;
 use crate::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::inputs;
 use crate::publish::write_atomic;
-use crate::select::{self, Candidate, Decision, SampleArgs, Select, SetArgs};
+use crate::select::{self, Candidate, Decision, Select};
 use crate::tokenize::{CONFIG_FILE, TOKENIZER_FILE};
 use crate::usage::UsageError;
+use crate::values::{SampleArgs, SetArgs};
 
 /// SentencePiece's sign for a space.
 const SPACE: char = '\u{2581}';
@@ -152,7 +153,7 @@ impl Words {
             set: args.set_column.clone(),
             document_bytes_max: args.max_document_bytes,
         };
-        let select = Select::of_sets_and_sample(&args.sets, &args.sample);
+        let select = Select::of_sets_and_sample(&args.sets.choice(), args.sample.spec());
         let mut left_bytes = args.max_text_bytes.unwrap_or(u64::MAX);
         let mut counted = Words::default();
         for input in inputs::find(&args.inputs)? {

@@ -520,7 +520,7 @@ fn arguments(source: &Path, from: Source, out: &Path) -> ImportArgs {
         eos: false,
         no_eos: true,
         token_bytes: None,
-        special_tokens: pipeline::build::Specials::Text,
+        special_tokens: pipeline::values::Specials::Text,
         shard_bytes: 1 << 20,
         force: true,
         json: false,

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use pipeline::build::TokenizeArgs;
+use pipeline::commands_tokenize::TokenizeArgs;
 use pipeline::docs::{Columns, Doc, DocsError};
 use pipeline::report::Report;
 
@@ -46,7 +46,7 @@ pub(crate) fn arguments(out: &Path, inputs: &[&Path], options: &[&str]) -> Token
 
 /// `patchmill tokenize`, without its printing.
 pub(crate) fn tokenize(out: &Path, inputs: &[&Path], options: &[&str]) -> anyhow::Result<Report> {
-    pipeline::build::build(&arguments(out, inputs, options))
+    pipeline::build::build(&arguments(out, inputs, options).spec()?)
 }
 
 /// The error of a `patchmill tokenize` that must fail, as it is printed, with its exit status.

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use clap::Parser;
-use pipeline::select::{Candidate, Decision, Rate, Select, SelectArgs, content_hash, split_words};
+use pipeline::select::{Candidate, Decision, Rate, Select, content_hash, split_words};
+use pipeline::values::SelectArgs;
 use proptest::prelude::*;
 use schemas::selection::DropReason;
 
@@ -18,13 +19,13 @@ struct Line {
 fn select(options: &[&str]) -> Select {
     let line = ["tokenize"].iter().chain(options);
     let args = Line::try_parse_from(line).unwrap_or_else(|err| panic!("{err}")).args;
-    Select::new(&args).unwrap()
+    Select::new(&args.spec()).unwrap()
 }
 
 fn select_error(options: &[&str]) -> String {
     let line = ["tokenize"].iter().chain(options);
     match Line::try_parse_from(line) {
-        Ok(line) => match Select::new(&line.args) {
+        Ok(line) => match Select::new(&line.args.spec()) {
             Ok(_) => panic!("{options:?} was accepted"),
             Err(err) => format!("{err:#}"),
         },

@@ -430,7 +430,7 @@ fn a_tokenizer_that_cannot_be_used_says_why() {
     assert!(unnamed.contains("no token \"<|end|>\""), "{unnamed}");
     assert!(unnamed.contains("tokenizer_config.json names as EOS"), "{unnamed}");
     let args = arguments(&dir.path().join("out"), &[&input], &[]);
-    pipeline::build::build(&args).unwrap();
+    pipeline::build::build(&args.spec().unwrap()).unwrap();
 }
 
 #[test]
