@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::run::Share;
+use crate::run::share::Share;
 
 /// How the reading order is mixed. Written as `"global"`, `"none"` or `{ kind = "blocked", group_blocks = 4096 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
