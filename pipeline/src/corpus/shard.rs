@@ -21,7 +21,7 @@ use schemas::shard::{
     BLOCK_BYTES, HEADER_BYTES, PAGE_BYTES, ShardError, ShardFooter, ShardHeader, TokenBytes,
 };
 
-use super::CorpusError;
+use super::error::CorpusError;
 use crate::source::{FileState, Source};
 use crate::upcoming::{CACHE_LINE_BYTES, Upcoming};
 use crate::widen::{OutId, largest_id, widen, widen_asking};
