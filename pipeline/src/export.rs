@@ -1,26 +1,25 @@
-//! `patchmill export`: a corpus in the files that another project reads.
+//! A corpus in the files that another project reads.
 //!
 //! Ids are read through [`Corpus`], which checks each block, and written as they are; side files come from the footers of
 //! the shards, of which one is in memory. All files are complete under temporary names before the first gets its own.
 //!
 //! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them has its name.
 
-use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
-use schemas::manifest::Manifest;
 use schemas::run::ReadBackend;
 use schemas::shard::TokenBytes;
-use serde_json::json;
 
 use crate::console_progress::notice;
 use crate::corpus::Corpus;
 use crate::disk_limits::raise_open_files_limit;
+use crate::exchange::export_spec::ExportSpec;
+use crate::exchange::export_target::{Target, token_bytes};
 use crate::exchange::files::{Job, Part, VAL_NAME, bytes_of, for_each_chunk, parts};
-use crate::exchange::{datatrove, megatron, olmo};
+use crate::exchange::megatron;
 use crate::failpoint::failpoint;
 use crate::folder::{self, HOLDOUT_FOLDER};
 use crate::lock::FolderLock;
@@ -28,131 +27,59 @@ use crate::publish::{SealedFile, free_bytes, parent, sync_dir};
 use crate::stop::StopFlag;
 use crate::usage::UsageError;
 
-/// Options of `patchmill export`.
-#[derive(clap::Args, Clone, Debug)]
-pub struct ExportArgs {
-    /// The corpus.
-    pub corpus: PathBuf,
-    /// Whose files to write.
-    #[arg(long, value_enum)]
-    pub to: Target,
-    /// Where: for megatron a prefix, which gets DEST.bin and DEST.idx; else a folder.
-    #[arg(long, value_name = "DEST")]
-    pub out: PathBuf,
-    /// For olmo and datatrove: write a file for each shard in place of one for all.
-    #[arg(long)]
-    pub file_per_shard: bool,
-    /// For nanogpt: the corpus of val.bin; when absent the hold-out of CORPUS, if it has one.
-    #[arg(long, value_name = "CORPUS")]
-    pub val: Option<PathBuf>,
-    /// Replace files of an export that are there; for nanogpt, remove a val.bin that gets no successor.
-    #[arg(long)]
-    pub force: bool,
-    /// Print one JSON object as the last line of stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Whose files to write.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Megatron-core: DEST.bin of uint16 or int32, and DEST.idx with the documents.
-    Megatron,
-    /// OLMo-core, dolma: raw uint16 or uint32 ids named .npy, and .csv.gz with the documents.
-    Olmo,
-    /// nanoGPT: train.bin and val.bin of uint16, without documents.
-    Nanogpt,
-    /// datatrove: .ds of 2 or 4 bytes an id, .ds.index with the documents, .ds.metadata.
-    Datatrove,
-}
-
-impl Target {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Target::Megatron => "megatron",
-            Target::Olmo => "olmo",
-            Target::Nanogpt => "nanogpt",
-            Target::Datatrove => "datatrove",
-        }
-    }
-
-    /// Ids from here on have no place in its files.
-    fn id_end(self) -> u64 {
-        match self {
-            Target::Nanogpt => 1 << 16,
-            Target::Megatron => megatron::INT32_ID_END,
-            Target::Olmo | Target::Datatrove => 1 << 32,
-        }
-    }
-
-    /// Names by which its readers find files in a folder.
-    fn name_ends(self) -> &'static [&'static str] {
-        match self {
-            Target::Megatron | Target::Nanogpt => &[],
-            Target::Olmo => &[olmo::IDS_END, olmo::CSV_END],
-            Target::Datatrove => &[datatrove::IDS_END, ".ds.index", ".ds.metadata"],
-        }
-    }
-}
-
 /// What came out.
 pub struct Report {
-    to: Target,
+    pub(crate) to: Target,
     /// With their lengths.
-    files: Vec<(PathBuf, u64)>,
-    tokens: u64,
-    documents: u64,
-    token_bytes: TokenBytes,
-    vocab_size: u64,
-    fingerprint: String,
+    pub(crate) files: Vec<(PathBuf, u64)>,
+    pub(crate) tokens: u64,
+    pub(crate) documents: u64,
+    pub(crate) token_bytes: TokenBytes,
+    pub(crate) vocab_size: u64,
+    pub(crate) fingerprint: String,
     /// What the files do not hold.
-    lost: Vec<&'static str>,
-    seconds: f64,
+    pub(crate) lost: Vec<&'static str>,
+    pub(crate) seconds: f64,
 }
 
-/// Runs `patchmill export`.
-pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    export_until(args, &StopFlag::install()?)?.print(args.json)
+/// Writes the files that `spec` asks for.
+pub fn write(spec: &ExportSpec) -> anyhow::Result<Report> {
+    export_until(spec, &StopFlag::default())
 }
 
-/// Writes the files that `args` ask for. `json` is for [`export`].
-pub fn write(args: &ExportArgs) -> anyhow::Result<Report> {
-    export_until(args, &StopFlag::default())
-}
-
-fn export_until(args: &ExportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+pub(crate) fn export_until(spec: &ExportSpec, stop: &StopFlag) -> anyhow::Result<Report> {
     let started = Instant::now();
     raise_open_files_limit();
-    check_options(args)?;
-    let train = Corpus::open(&args.corpus, ReadBackend::Pread)?;
-    let val = open_val(args, &train)?;
+    check_options(spec)?;
+    let train = Corpus::open(&spec.corpus, ReadBackend::Pread)?;
+    let val = open_val(spec, &train)?;
     let corpora: Vec<&Corpus> = std::iter::once(&train).chain(&val).collect();
     for corpus in &corpora {
-        check_destination(args, corpus.dir())?;
-        check_sequences(args.to, corpus)?;
-        check_ids(args.to, corpus, stop)?;
+        check_destination(spec, corpus.dir())?;
+        check_sequences(spec.to, corpus)?;
+        check_ids(spec.to, corpus, stop)?;
     }
-    let parts = parts(args, &corpora);
-    let stale = stale(args, &parts);
-    check_existing(args, &parts, &stale)?;
-    let token_bytes = token_bytes(args.to, train.manifest());
-    let dir = folder_of(args);
+    let parts = parts(spec, &corpora);
+    let stale = stale(spec, &parts);
+    check_existing(spec, &parts, &stale)?;
+    let token_bytes = token_bytes(spec.to, train.manifest());
+    let dir = folder_of(spec);
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let _lock = FolderLock::named(dir, &lock_name(args))?;
-    check_existing(args, &parts, &stale)?; // another export may have ended since
-    check_space(args.to, dir, &parts, token_bytes)?;
+    let _lock = FolderLock::named(dir, &lock_name(spec))?;
+    check_existing(spec, &parts, &stale)?; // another export may have ended since
+    check_space(spec.to, dir, &parts, token_bytes)?;
     let bytes: u64 = parts.iter().map(|part| part.tokens() * bytes_of(token_bytes)).sum();
-    let mut job = Job { to: args.to, token_bytes, stop, bar: ProgressBar::new(bytes) };
+    let mut job = Job { to: spec.to, token_bytes, stop, bar: ProgressBar::new(bytes) };
     let mut files = Vec::new();
     for part in &parts {
         files.extend(job.write(part)?);
     }
     job.bar.finish_and_clear();
-    let lost = lost(args.to, &corpora);
-    say(args, &train, &val, &lost);
+    let lost = lost(spec.to, &corpora);
+    say(spec, &train, &val, &lost);
     let files = publish(dir, &parts, &stale, files)?;
     Ok(Report {
-        to: args.to,
+        to: spec.to,
         files,
         tokens: parts.iter().map(Part::tokens).sum(),
         documents: corpora.iter().map(|corpus| corpus.document_count()).sum(),
@@ -168,41 +95,41 @@ fn usage<T>(what: String) -> anyhow::Result<T> {
     Err(UsageError(what).into())
 }
 
-fn check_options(args: &ExportArgs) -> anyhow::Result<()> {
-    let (to, out) = (args.to.name(), args.out.display());
-    if args.file_per_shard && !matches!(args.to, Target::Olmo | Target::Datatrove) {
+fn check_options(spec: &ExportSpec) -> anyhow::Result<()> {
+    let (to, out) = (spec.to.name(), spec.out.display());
+    if spec.file_per_shard && !matches!(spec.to, Target::Olmo | Target::Datatrove) {
         return usage(format!("--file-per-shard is for olmo and datatrove; {to} has one file"));
     }
-    if args.val.is_some() && args.to != Target::Nanogpt {
+    if spec.val.is_some() && spec.to != Target::Nanogpt {
         return usage(format!("--val is for nanogpt; export the other corpus by itself to {to}"));
     }
-    let ends_in_slash = args.out.to_string_lossy().ends_with('/');
-    if args.to == Target::Megatron && (args.out.is_dir() || ends_in_slash) {
+    let ends_in_slash = spec.out.to_string_lossy().ends_with('/');
+    if spec.to == Target::Megatron && (spec.out.is_dir() || ends_in_slash) {
         return usage(format!(
             "--out {out} is a folder; name a prefix in it, which gets .bin and .idx"
         ));
     }
-    let has_extension = args.out.extension().is_some_and(|end| end == "bin" || end == "idx");
-    if args.to == Target::Megatron && has_extension {
+    let has_extension = spec.out.extension().is_some_and(|end| end == "bin" || end == "idx");
+    if spec.to == Target::Megatron && has_extension {
         return usage(format!(
             "--out {out} has an extension; name the prefix alone, which gets both"
         ));
     }
-    if args.out.file_name().is_none() && !args.out.is_dir() || args.out.as_os_str().is_empty() {
+    if spec.out.file_name().is_none() && !spec.out.is_dir() || spec.out.as_os_str().is_empty() {
         return usage(format!("--out {out:?} is no name"));
     }
-    if args.to != Target::Megatron && args.out.exists() && !args.out.is_dir() {
+    if spec.to != Target::Megatron && spec.out.exists() && !spec.out.is_dir() {
         return usage(format!("--out {out} is a file; {to} wants a folder"));
     }
     Ok(())
 }
 
 /// The corpus of val.bin.
-fn open_val(args: &ExportArgs, train: &Corpus) -> anyhow::Result<Option<Corpus>> {
-    let holdout = args.corpus.join(HOLDOUT_FOLDER);
-    let dir = match &args.val {
+fn open_val(spec: &ExportSpec, train: &Corpus) -> anyhow::Result<Option<Corpus>> {
+    let holdout = spec.corpus.join(HOLDOUT_FOLDER);
+    let dir = match &spec.val {
         Some(dir) => dir.clone(),
-        None if args.to == Target::Nanogpt && holdout.join("manifest.json").exists() => holdout,
+        None if spec.to == Target::Nanogpt && holdout.join("manifest.json").exists() => holdout,
         None => return Ok(None),
     };
     let val = Corpus::open(&dir, ReadBackend::Pread)?;
@@ -212,33 +139,33 @@ fn open_val(args: &ExportArgs, train: &Corpus) -> anyhow::Result<Option<Corpus>>
             "{} has ids of another tokenizer ({}) than {} ({})",
             dir.display(),
             of(&val),
-            args.corpus.display(),
+            spec.corpus.display(),
             of(train)
         ));
     }
     let is_empty = val.document_count() == 0;
-    if is_empty && args.val.is_some() {
+    if is_empty && spec.val.is_some() {
         return usage(format!("{} has no documents for val.bin", dir.display()));
     }
     Ok(Some(val).filter(|_| !is_empty))
 }
 
 /// The folder that files are written into.
-fn folder_of(args: &ExportArgs) -> &Path {
-    if args.to == Target::Megatron { parent(&args.out) } else { &args.out }
+fn folder_of(spec: &ExportSpec) -> &Path {
+    if spec.to == Target::Megatron { parent(&spec.out) } else { &spec.out }
 }
 
 /// Exports with different prefixes may run side by side.
-fn lock_name(args: &ExportArgs) -> String {
-    match (args.to, args.out.file_name()) {
+fn lock_name(spec: &ExportSpec) -> String {
+    match (spec.to, spec.out.file_name()) {
         (Target::Megatron, Some(name)) => format!(".{}.lock", name.to_string_lossy()),
         _ => ".export.lock".to_owned(),
     }
 }
 
 /// Refuses to write among the files of a corpus.
-fn check_destination(args: &ExportArgs, corpus: &Path) -> anyhow::Result<()> {
-    let dir = folder_of(args);
+fn check_destination(spec: &ExportSpec, corpus: &Path) -> anyhow::Result<()> {
+    let dir = folder_of(spec);
     let real_corpus =
         corpus.canonicalize().with_context(|| format!("find {}", corpus.display()))?;
     // What does not exist lies where its nearest folder that does lies, unless it goes up again.
@@ -249,13 +176,13 @@ fn check_destination(args: &ExportArgs, corpus: &Path) -> anyhow::Result<()> {
     if missing.components().any(|part| part == Component::ParentDir) {
         return usage(format!(
             "--out {} has \"..\" behind a folder that does not exist; name the place without it",
-            args.out.display()
+            spec.out.display()
         ));
     }
     if real.starts_with(&real_corpus) {
         return usage(format!(
             "--out {} lies inside the corpus {}; name a place outside of it",
-            args.out.display(),
+            spec.out.display(),
             corpus.display()
         ));
     }
@@ -311,23 +238,15 @@ fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()>
     Ok(())
 }
 
-fn token_bytes(to: Target, manifest: &Manifest) -> TokenBytes {
-    if to == Target::Nanogpt || manifest.token_bytes == 2 {
-        TokenBytes::Two
-    } else {
-        TokenBytes::Four
-    }
-}
-
 /// What a reader would take for a part of this corpus, and would be one of the corpus before it.
-fn stale(args: &ExportArgs, parts: &[Part]) -> Option<PathBuf> {
-    let val = args.out.join(VAL_NAME);
-    (args.to == Target::Nanogpt && parts.iter().all(|part| part.ids != val)).then_some(val)
+fn stale(spec: &ExportSpec, parts: &[Part]) -> Option<PathBuf> {
+    let val = spec.out.join(VAL_NAME);
+    (spec.to == Target::Nanogpt && parts.iter().all(|part| part.ids != val)).then_some(val)
 }
 
 /// Refuses files that are there, unless they may be replaced; and others that a reader would take for a part of these.
 fn check_existing(
-    args: &ExportArgs,
+    spec: &ExportSpec,
     parts: &[Part],
     stale: &Option<PathBuf>,
 ) -> anyhow::Result<()> {
@@ -336,17 +255,17 @@ fn check_existing(
     if let Some(path) = paths.iter().find(|path| path.is_dir()) {
         return usage(format!("{} is a folder, which is not replaced", path.display()));
     }
-    if let Some(path) = paths.iter().find(|path| exists(path) && !args.force) {
+    if let Some(path) = paths.iter().find(|path| exists(path) && !spec.force) {
         return usage(format!(
             "{} exists; name another place, or replace it with --force",
             path.display()
         ));
     }
-    let Ok(entries) = std::fs::read_dir(folder_of(args)) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(folder_of(spec)) else { return Ok(()) };
     let mut names: Vec<String> = entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .filter(|name| !name.starts_with('.'))
-        .filter(|name| args.to.name_ends().iter().any(|end| name.ends_with(end)))
+        .filter(|name| spec.to.name_ends().iter().any(|end| name.ends_with(end)))
         .filter(|name| !paths.iter().any(|path| path.file_name() == Some(name.as_ref())))
         .collect();
     names.sort();
@@ -354,8 +273,8 @@ fn check_existing(
         None => Ok(()),
         Some(name) => usage(format!(
             "{} holds {name}, which a reader of {} would take for a part of this corpus; move it away",
-            args.out.display(),
-            args.to.name()
+            spec.out.display(),
+            spec.to.name()
         )),
     }
 }
@@ -429,10 +348,10 @@ fn lost(to: Target, corpora: &[&Corpus]) -> Vec<&'static str> {
 }
 
 /// What a user may want to know before using the files.
-fn say(args: &ExportArgs, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
-    let name = args.to.name();
+fn say(spec: &ExportSpec, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
+    let name = spec.to.name();
     notice(&format!("the files of {name} have no place for {}", lost.join(", ")));
-    match args.to {
+    match spec.to {
         Target::Nanogpt if val.is_none() => notice(
             "no val.bin was written: name its corpus with --val, or tokenize with --holdout-rate",
         ),
@@ -440,56 +359,5 @@ fn say(args: &ExportArgs, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
             "documents end without EOS, by which OLMo-core finds them in local files unless it is told to read the csv",
         ),
         _ => {}
-    }
-}
-
-impl Report {
-    fn dtype(&self) -> &'static str {
-        match (self.to, self.token_bytes) {
-            (Target::Megatron, token_bytes) => megatron::dtype(token_bytes),
-            (_, TokenBytes::Two) => "uint16",
-            (_, TokenBytes::Four) => "uint32",
-        }
-    }
-
-    /// Prints for people, or as one line for machines.
-    fn print(&self, as_json: bool) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        let bytes: u64 = self.files.iter().map(|(_, bytes)| bytes).sum();
-        if as_json {
-            let file = |(path, bytes): &(PathBuf, u64)| json!({"path": path.to_string_lossy(), "bytes": bytes});
-            let json = json!({
-                "to": self.to.name(),
-                "files": self.files.iter().map(file).collect::<Vec<_>>(),
-                "bytes": bytes,
-                "tokens": self.tokens,
-                "documents": self.documents,
-                "token_bytes": self.token_bytes.get(),
-                "dtype": self.dtype(),
-                "vocab_size": self.vocab_size,
-                "fingerprint": self.fingerprint,
-                "lost": self.lost,
-                "seconds": self.seconds,
-            });
-            writeln!(out, "{json}")?;
-            return Ok(());
-        }
-        const FILES_SHOWN: usize = 6;
-        for (path, bytes) in self.files.iter().take(FILES_SHOWN) {
-            writeln!(out, "{}  {bytes} bytes", path.display())?;
-        }
-        if self.files.len() > FILES_SHOWN {
-            writeln!(out, "and {} files more", self.files.len() - FILES_SHOWN)?;
-        }
-        writeln!(
-            out,
-            "{} tokens of {} (below {}), {} documents, {bytes} bytes in {:.1} s",
-            self.tokens,
-            self.dtype(),
-            self.vocab_size,
-            self.documents,
-            self.seconds
-        )?;
-        Ok(())
     }
 }

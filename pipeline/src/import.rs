@@ -1,147 +1,74 @@
-//! `patchmill import`: a corpus of token ids that another project wrote.
+//! A corpus of token ids that another project wrote.
 //!
 //! The texts are not known, so that the document index has no lengths and hashes of them; all else is as `patchmill
 //! tokenize` writes it, and goes on in the same way where it was cut off.
 //!
 //! **Invariant:** the corpus has every id of the files in their order, or there is no manifest.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
 use indicatif::ProgressBar;
 use schemas::build::{BuildOptions, SeriesRecord};
-use schemas::manifest::{Borders, ForeignFormat, Imported, Manifest, SpecialTokens};
+use schemas::manifest::{Borders, ForeignFormat, Imported, Manifest};
 use schemas::shard::TokenBytes;
-use serde_json::json;
 
 use crate::closing::{ClosedInput, ClosedSeries, Closing, Parts};
 use crate::console_progress::notice;
 use crate::disk_limits::raise_open_files_limit;
 use crate::documents::{Around, Current, Documents, Ends, Written};
 use crate::exchange::ids::IdFile;
+use crate::exchange::import_spec::ImportSpec;
 use crate::exchange::olmo;
-use crate::exchange::sources::{Foreign, find};
+use crate::exchange::sources::{Foreign, find, token_bytes};
 use crate::folder::{Folder, build_record, check_outside};
 use crate::inputs::Input;
 use crate::job::BASE;
 use crate::kept::{Expected, Kept};
 use crate::manifest::write_manifest;
 use crate::publish::{Hands, free_bytes};
-use crate::report::write_totals;
 use crate::series::{SeriesSpec, SeriesWriter};
 use crate::stop::{StopFlag, Stopped};
-use crate::tokenize::{self, Encoder, Policy};
-use crate::usage::UsageError;
-use crate::values::Specials;
-
-/// Options of `patchmill import`.
-#[derive(clap::Args, Clone, Debug)]
-#[command(group = clap::ArgGroup::new("said_bos").required(true).args(["bos", "no_bos"]))]
-#[command(group = clap::ArgGroup::new("said_eos").required(true).args(["eos", "no_eos"]))]
-pub struct ImportArgs {
-    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a folder of them; nanogpt: a .bin.
-    pub source: PathBuf,
-    /// Whose files they are.
-    #[arg(long, value_enum)]
-    pub from: Source,
-    /// The tokenizer.json that made the ids, or the folder that holds it.
-    #[arg(long)]
-    pub tokenizer: PathBuf,
-    /// The folder to write the corpus into: new, empty, or with an interrupted import of the same options.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Each document begins with the beginning-of-sequence token, which is checked. Where nothing else says it, documents
-    /// begin there.
-    #[arg(long)]
-    pub bos: bool,
-    /// Nothing stands before the documents' texts.
-    #[arg(long)]
-    pub no_bos: bool,
-    /// Each document ends with the end-of-sequence token, which is checked. Where nothing else says it, documents end there.
-    #[arg(long)]
-    pub eos: bool,
-    /// Nothing stands behind the documents' texts. With --no-bos, and no index, each file is one document.
-    #[arg(long)]
-    pub no_eos: bool,
-    /// For olmo: bytes of an id, which the files do not say; by the size of the vocabulary when absent.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=4), value_name = "2|4")]
-    pub token_bytes: Option<u32>,
-    /// What special tokens written out in a text were for whoever made the ids; recorded, and changes no id.
-    #[arg(long, value_enum, default_value_t = Specials::Text)]
-    pub special_tokens: Specials,
-    /// Bytes of ids at which a shard closes, at the next document boundary.
-    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
-    pub shard_bytes: u64,
-    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
-    /// never removed.
-    #[arg(long)]
-    pub force: bool,
-    /// Print one JSON object as the last line of stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Whose files are read.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Megatron-core: NAME.bin, and NAME.idx with the documents.
-    Megatron,
-    /// OLMo-core, dolma: raw ids named .npy; the documents from .csv.gz beside them, if all have one.
-    Olmo,
-    /// nanoGPT: a file of uint16.
-    Nanogpt,
-}
+use crate::tokenize::Encoder;
 
 /// What came out.
 pub struct Report {
-    manifest: Manifest,
-    series_kept: u64,
-    seconds: f64,
+    pub(crate) manifest: Manifest,
+    pub(crate) series_kept: u64,
+    pub(crate) seconds: f64,
 }
 
-/// Runs `patchmill import`.
-pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
-    import_until(args, &StopFlag::install()?)?.print(args.json)
+/// Makes the corpus that `spec` asks for.
+pub fn read(spec: &ImportSpec) -> anyhow::Result<Report> {
+    import_until(spec, &StopFlag::default())
 }
 
-/// Makes the corpus that `args` ask for. `json` is for [`import`].
-pub fn read(args: &ImportArgs) -> anyhow::Result<Report> {
-    import_until(args, &StopFlag::default())
-}
-
-fn import_until(args: &ImportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
+pub(crate) fn import_until(spec: &ImportSpec, stop: &StopFlag) -> anyhow::Result<Report> {
     let started = Instant::now();
     raise_open_files_limit();
-    let special_tokens = match args.special_tokens {
-        Specials::Text => SpecialTokens::Text,
-        Specials::Hf => SpecialTokens::Hf,
-    };
-    let token_bytes = token_bytes(args)?;
-    let policy = Policy { bos: args.bos, eos: args.eos, special_tokens };
-    let encoder = Encoder::load(&args.tokenizer, policy)?;
-    let token_bytes = token_bytes.unwrap_or(TokenBytes::for_vocabulary(encoder.vocab_size()));
-    let files = find(args, token_bytes)?;
+    let encoder = Encoder::load(&spec.tokenizer, spec.policy)?;
+    let token_bytes = token_bytes(spec, encoder.vocab_size());
+    let files = find(spec, token_bytes)?;
     let inputs: Vec<Input> = files.iter().map(|file| file.input.clone()).collect();
-    check_outside(&args.out, &inputs, &encoder)?;
+    check_outside(&spec.out, &inputs, &encoder)?;
     let options = BuildOptions {
         tokenizer: encoder.fingerprint().to_hex().to_string(),
         bos: encoder.bos().cloned(),
         eos: encoder.eos().cloned(),
-        special_tokens,
-        shard_bytes: args.shard_bytes,
+        special_tokens: spec.policy.special_tokens,
+        shard_bytes: spec.shard_bytes,
         text_column: String::new(),
         set_column: None,
         on_error: "stop".to_owned(),
         max_document_bytes: None,
         by_set: false,
         selection: None,
-        imported: Some(Imported { format: args.from.format(), borders: borders(args, &files) }),
-        foreign_token_bytes: (args.from != Source::Megatron).then_some(token_bytes.get()),
+        imported: Some(Imported { format: spec.from, borders: borders(spec, &files) }),
+        foreign_token_bytes: (spec.from != ForeignFormat::Megatron).then_some(token_bytes.get()),
     };
     let record = build_record(options, &inputs);
-    let folder = Folder::take(&args.out, &record, args.force, None)?;
+    let folder = Folder::take(&spec.out, &record, spec.force, None)?;
     let fingerprint = record.options.fingerprint();
     let expected =
         Expected { inputs: &inputs, options: &fingerprint, by_set: false, knows_changes: true };
@@ -161,38 +88,12 @@ fn import_until(args: &ImportArgs, stop: &StopFlag) -> anyhow::Result<Report> {
     Ok(Report { manifest, series_kept, seconds: started.elapsed().as_secs_f64() })
 }
 
-impl Source {
-    fn format(self) -> ForeignFormat {
-        match self {
-            Source::Megatron => ForeignFormat::Megatron,
-            Source::Olmo => ForeignFormat::Olmo,
-            Source::Nanogpt => ForeignFormat::Nanogpt,
-        }
-    }
-}
-
-fn usage<T>(what: String) -> anyhow::Result<T> {
-    Err(UsageError(what).into())
-}
-
-/// Bytes of an id, where that does not follow from the vocabulary or from an index.
-fn token_bytes(args: &ImportArgs) -> anyhow::Result<Option<TokenBytes>> {
-    match (args.from, args.token_bytes) {
-        (Source::Nanogpt, None) => Ok(Some(TokenBytes::Two)),
-        (Source::Olmo, Some(2)) => Ok(Some(TokenBytes::Two)),
-        (Source::Olmo, Some(4)) => Ok(Some(TokenBytes::Four)),
-        (Source::Olmo, Some(other)) => usage(format!("--token-bytes is {other}; expected 2 or 4")),
-        (_, Some(_)) => usage("--token-bytes is for olmo; the others say it themselves".to_owned()),
-        (_, None) => Ok(None),
-    }
-}
-
 /// What says where documents end.
-fn borders(args: &ImportArgs, files: &[Foreign]) -> Borders {
+fn borders(spec: &ImportSpec, files: &[Foreign]) -> Borders {
     if files.iter().any(|file| file.index.is_some() || file.csv.is_some()) {
         return Borders::Index;
     }
-    match (args.bos, args.eos) {
+    match (spec.policy.bos, spec.policy.eos) {
         (true, true) => Borders::EosBos,
         (true, false) => Borders::Bos,
         (false, true) => Borders::Eos,
@@ -349,38 +250,5 @@ impl Written {
                 ));
             }
         }
-    }
-}
-
-impl Report {
-    /// Prints for people, or as one line for machines.
-    fn print(&self, as_json: bool) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        let Report { manifest, seconds, .. } = self;
-        if as_json {
-            let totals = manifest.totals;
-            let json = json!({
-                "documents_read": totals.documents_read,
-                "documents_written": totals.documents_written,
-                "documents_skipped": totals.documents_skipped,
-                "tokens": totals.tokens,
-                "token_bytes": manifest.token_bytes,
-                "imported": manifest.imported,
-                "bos": manifest.tokenizer.bos,
-                "eos": manifest.tokenizer.eos,
-                "series": manifest.series.len(),
-                "series_kept": self.series_kept,
-                "shards": manifest.shards().count(),
-                "fingerprint": manifest.fingerprint,
-                "seconds": seconds,
-            });
-            writeln!(out, "{json}")?;
-            return Ok(());
-        }
-        write_totals(&mut out, manifest)?;
-        let (bos, eos) = (&manifest.tokenizer.bos, &manifest.tokenizer.eos);
-        let of = |token| tokenize::describe(token);
-        writeln!(out, "BOS {}, EOS {}; {seconds:.1} s", of(bos.as_ref()), of(eos.as_ref()))?;
-        Ok(())
     }
 }

@@ -13,12 +13,12 @@ use schemas::run::ReadBackend;
 use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
+use crate::commands_tokenize_report::write_totals;
 use crate::corpus::{self, Corpus};
 use crate::index::{self, IndexRow};
 use crate::inspect_tokenizer;
 use crate::numbers::parse_positive_count;
 use crate::printable;
-use crate::report::write_totals;
 use crate::select::Select;
 use crate::source::open_file;
 use crate::tokenize::{self, Encoder};

@@ -126,9 +126,14 @@ pub mod run_file;
 pub mod loader;
 
 pub mod cli;
+pub mod commands_exit;
+pub mod commands_export;
+pub mod commands_import;
 pub mod commands_merge;
 pub mod commands_read_parquet;
 pub mod commands_tokenize;
+mod commands_tokenize_report;
+pub mod commands_verify;
 pub mod init;
 pub mod numbers;
 pub mod plan_command;

@@ -1,11 +1,10 @@
-//! `patchmill verify`: every byte of a corpus against what the corpus says about itself.
+//! Every byte of a corpus against what the corpus says about itself.
 //!
 //! **Invariant:** a corpus that passes has no byte that a reader could trip over, and all faults of one that fails are named at once.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use indicatif::ProgressBar;
 use schemas::build::{BUILD_FILE, SkippedDocument};
@@ -14,20 +13,9 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardError, ShardFooter, ShardHe
 
 use crate::corpus::{self, ShardPlace};
 use crate::index;
-use crate::printable;
 use crate::set_totals::Sets;
 use crate::source::{open_file, read_file};
 use crate::tokenize::{Encoder, TOKENIZER_FILE, TokenizeError};
-
-/// Options of `patchmill verify`.
-#[derive(clap::Args, Clone, Debug)]
-pub struct VerifyArgs {
-    /// The corpus.
-    pub dir: PathBuf,
-    /// Print one JSON object as the last line of stdout.
-    #[arg(long)]
-    pub json: bool,
-}
 
 /// A corpus that is not what it says.
 #[derive(Debug, thiserror::Error)]
@@ -41,46 +29,6 @@ pub struct VerifyError {
 
 fn count(faults: &[String]) -> String {
     if faults.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", faults.len()) }
-}
-
-/// Runs `patchmill verify`.
-pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
-    let started = Instant::now();
-    let checked = check(&args.dir)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let mut out = io::stdout().lock();
-    let (manifest, faults) = (&checked.manifest, checked.faults);
-    let bytes: u64 = manifest.files().map(|file| file.bytes).sum();
-    let file_count = manifest.files().count() + 1;
-    if args.json {
-        let json = serde_json::json!({
-            "faults": faults,
-            "files": file_count,
-            "bytes": bytes,
-            "documents": manifest.totals.documents_written,
-            "tokens": manifest.totals.tokens,
-            "fingerprint": manifest.fingerprint,
-            "seconds": seconds,
-        });
-        writeln!(out, "{json}")?;
-    }
-    if !faults.is_empty() {
-        if !args.json {
-            faults.iter().try_for_each(|fault| writeln!(out, "{}", printable::line(fault)))?;
-        }
-        return Err(VerifyError { dir: args.dir.clone(), faults }.into());
-    }
-    if !args.json {
-        writeln!(
-            out,
-            "{} is sound: {file_count} files, {bytes} bytes, {} documents, {} tokens, fingerprint {}",
-            args.dir.display(),
-            manifest.totals.documents_written,
-            manifest.totals.tokens,
-            manifest.fingerprint
-        )?;
-    }
-    Ok(())
 }
 
 /// A manifest and what is wrong beside it.

@@ -8,7 +8,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use pipeline::import::{ImportArgs, Source};
+use pipeline::exchange::ImportSpec;
+use pipeline::tokenize::Policy;
+use schemas::manifest::{ForeignFormat, SpecialTokens};
+use schemas::shard::TokenBytes;
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -509,26 +512,21 @@ fn sequences_of_a_document_belong_together_and_empty_ones_are_listed() {
     assert_fails(&output, 2, "the inputs hold no document to write (0 read, 0 skipped)");
 }
 
-fn arguments(source: &Path, from: Source, out: &Path) -> ImportArgs {
-    ImportArgs {
+fn arguments(source: &Path, from: ForeignFormat, out: &Path) -> ImportSpec {
+    ImportSpec {
         source: source.to_owned(),
         from,
         tokenizer: tokenizer(),
         out: out.to_owned(),
-        bos: false,
-        no_bos: true,
-        eos: false,
-        no_eos: true,
+        policy: Policy { bos: false, eos: false, special_tokens: SpecialTokens::Text },
         token_bytes: None,
-        special_tokens: pipeline::values::Specials::Text,
         shard_bytes: 1 << 20,
         force: true,
-        json: false,
     }
 }
 
 /// The error of an import in this process, with its exit status; `None` where it is done.
-fn import_error(arguments: &ImportArgs) -> Option<(String, u8)> {
+fn import_error(arguments: &ImportSpec) -> Option<(String, u8)> {
     let err = pipeline::import::read(arguments).err()?;
     Some((format!("{err:#}"), pipeline::cli::exit_status(&err)))
 }
@@ -543,7 +541,8 @@ fn whatever_is_wrong_with_an_index_is_named() {
         let mut changed = fs::read(&idx).unwrap();
         changed[at..at + bytes.len()].copy_from_slice(bytes);
         fs::write(&idx, changed).unwrap();
-        let (found, status) = import_error(&arguments(&prefix, Source::Megatron, &out)).unwrap();
+        let (found, status) =
+            import_error(&arguments(&prefix, ForeignFormat::Megatron, &out)).unwrap();
         assert_eq!((found.replace(text(dir.path()), "D"), status), (what.to_owned(), 4));
         assert!(!out.join("manifest.json").exists());
     };
@@ -603,7 +602,7 @@ fn no_index_is_too_strange() {
     write_megatron(&prefix, &[&[5, 6], &[7], &[8, 9, 10]], &[1, 2], 2);
     let (idx, bin) = (dir.path().join("m.idx"), dir.path().join("m.bin"));
     let (sound, sound_bin) = (fs::read(&idx).unwrap(), fs::read(&bin).unwrap());
-    let arguments = arguments(&prefix, Source::Megatron, &out);
+    let arguments = arguments(&prefix, ForeignFormat::Megatron, &out);
     let mut accepted = 0;
     for bit in 0..sound.len() * 8 {
         let mut bytes = sound.clone();
@@ -649,7 +648,7 @@ fn documents_of_a_csv_fill_the_ids_or_the_line_is_named() {
         (dir.path().join("a.npy"), dir.path().join("a.csv.gz"), dir.path().join("c"));
     let bytes: Vec<u8> = [5u16, 6, 7, 8, 9].iter().flat_map(|id| id.to_le_bytes()).collect();
     fs::write(&npy, bytes).unwrap();
-    let arguments = arguments(&npy, Source::Olmo, &out);
+    let arguments = arguments(&npy, ForeignFormat::Olmo, &out);
     // dolma adds columns, and ends its lines as Windows does.
     fs::write(&csv, gz("0,2,doc-1,\"s3://x/a.gz\",1\r\n2,2,e,x,2\r\n2,5\n")).unwrap();
     assert_eq!(import_error(&arguments), None);
@@ -686,7 +685,7 @@ fn documents_of_a_csv_fill_the_ids_or_the_line_is_named() {
 fn raw_ids_that_are_none_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (bin, out) = (dir.path().join("train.bin"), dir.path().join("c"));
-    let check = |bytes: &[u8], from: Source, what: &str| {
+    let check = |bytes: &[u8], from: ForeignFormat, what: &str| {
         fs::write(&bin, bytes).unwrap();
         let (found, status) = import_error(&arguments(&bin, from, &out)).unwrap();
         let found = found.replace(text(dir.path()), "D");
@@ -694,19 +693,22 @@ fn raw_ids_that_are_none_are_named() {
         assert!(!out.join("manifest.json").exists());
     };
     let expected = "expected a multiple of 2, the bytes of an id, and not 0";
-    check(&[], Source::Nanogpt, &format!("D/train.bin is 0 bytes; {expected}"));
-    check(&[1, 2, 3], Source::Nanogpt, &format!("D/train.bin is 3 bytes; {expected}"));
+    check(&[], ForeignFormat::Nanogpt, &format!("D/train.bin is 0 bytes; {expected}"));
+    check(&[1, 2, 3], ForeignFormat::Nanogpt, &format!("D/train.bin is 3 bytes; {expected}"));
     let outside = "D/train.bin: id of token 70000 (at byte 140000) is 4096; \
                    expected one below 4096, the size of the tokenizer's vocabulary";
     let mut ids = [5u8, 0].repeat(70_000);
     ids.extend(4096u16.to_le_bytes());
-    check(&ids, Source::Nanogpt, outside);
+    check(&ids, ForeignFormat::Nanogpt, outside);
     let saved = "D/train.bin: the beginning (at byte 0) is that of a file of numpy.save; \
                  expected raw ids, as numpy's tofile writes them";
-    check(b"\x93NUMPY\x01\x00v\x00", Source::Olmo, saved);
+    check(b"\x93NUMPY\x01\x00v\x00", ForeignFormat::Olmo, saved);
     // Ids of 4 bytes read as 2 come apart; said to be of 4 they are read.
     fs::write(&bin, [5u32, 6].map(u32::to_le_bytes).concat()).unwrap();
-    let of_four = ImportArgs { token_bytes: Some(4), ..arguments(&bin, Source::Olmo, &out) };
+    let of_four = ImportSpec {
+        token_bytes: Some(TokenBytes::Four),
+        ..arguments(&bin, ForeignFormat::Olmo, &out)
+    };
     assert_eq!(import_error(&of_four), None);
     assert_eq!(read_corpus(&out).0, (vec![5, 6], vec![2]));
 }
@@ -718,7 +720,8 @@ fn what_stands_around_documents_cuts_and_is_checked() {
     // <s> is 1 and </s> is 2; the cut falls on the border of what is read together.
     let check = |ids: &[u16], bos: bool, eos: bool, expected: Result<&[u64], &str>| {
         fs::write(&bin, ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
-        let arguments = ImportArgs { bos, eos, ..arguments(&bin, Source::Nanogpt, &out) };
+        let policy = Policy { bos, eos, special_tokens: SpecialTokens::Text };
+        let arguments = ImportSpec { policy, ..arguments(&bin, ForeignFormat::Nanogpt, &out) };
         match (import_error(&arguments), expected) {
             (None, Ok(ends)) => assert_eq!(read_corpus(&out).0.1, ends),
             (Some((found, 4)), Err(what)) => {

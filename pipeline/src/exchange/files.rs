@@ -10,8 +10,9 @@ use indicatif::ProgressBar;
 use schemas::shard::TokenBytes;
 
 use crate::corpus::Corpus;
+use crate::exchange::export_spec::ExportSpec;
+use crate::exchange::export_target::Target;
 use crate::exchange::{datatrove, ids::CHUNK_TOKENS, megatron, olmo};
-use crate::export::{ExportArgs, Target};
 use crate::failpoint::failpoint;
 use crate::publish::{AtomicFile, SealedFile, write_sealed};
 use crate::stop::{StopFlag, StoppedBefore};
@@ -31,16 +32,16 @@ pub(crate) struct Part<'a> {
 }
 
 /// Which files there will be.
-pub(crate) fn parts<'a>(args: &ExportArgs, corpora: &[&'a Corpus]) -> Vec<Part<'a>> {
-    let file = |name: &str| args.out.join(name);
+pub(crate) fn parts<'a>(spec: &ExportSpec, corpora: &[&'a Corpus]) -> Vec<Part<'a>> {
+    let file = |name: &str| spec.out.join(name);
     let train = corpora[0];
     let whole = 0..train.shard_count();
-    match args.to {
+    match spec.to {
         Target::Megatron => vec![Part {
             corpus: train,
             shards: whole,
-            ids: megatron::with_extension(&args.out, ".bin"),
-            sides: vec![megatron::with_extension(&args.out, ".idx")],
+            ids: megatron::with_extension(&spec.out, ".bin"),
+            sides: vec![megatron::with_extension(&spec.out, ".idx")],
         }],
         Target::Nanogpt => corpora
             .iter()
@@ -51,7 +52,7 @@ pub(crate) fn parts<'a>(args: &ExportArgs, corpora: &[&'a Corpus]) -> Vec<Part<'
             })
             .collect(),
         Target::Olmo | Target::Datatrove => {
-            let named: Vec<(String, Range<usize>)> = if args.file_per_shard {
+            let named: Vec<(String, Range<usize>)> = if spec.file_per_shard {
                 // As many digits as put the files in the order of the stream.
                 let digits = whole.end.to_string().len().max(5);
                 whole.map(|shard| (format!("{shard:0digits$}"), shard..shard + 1)).collect()
@@ -59,7 +60,7 @@ pub(crate) fn parts<'a>(args: &ExportArgs, corpora: &[&'a Corpus]) -> Vec<Part<'
                 vec![("tokens".to_owned(), whole)]
             };
             let part = |(stem, shards): (String, Range<usize>)| {
-                let (ids, sides) = if args.to == Target::Olmo {
+                let (ids, sides) = if spec.to == Target::Olmo {
                     let ids = file(&format!("{stem}{}", olmo::IDS_END));
                     let csv = olmo::csv_path(&ids);
                     (ids, vec![csv])

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use schemas::shard::TokenBytes;
 
-use crate::exchange::{ForeignError, Reading, file_bytes};
+use crate::exchange::error::{ForeignError, Reading, file_bytes};
 
 /// Ids that are read together.
 pub(crate) const CHUNK_TOKENS: usize = 1 << 16;

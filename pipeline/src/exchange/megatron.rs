@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use schemas::shard::TokenBytes;
 
-use crate::exchange::{ForeignError, Reading, file_bytes};
+use crate::exchange::error::{ForeignError, Reading, file_bytes};
 
 const MAGIC: [u8; 9] = *b"MMIDIDX\0\0";
 const VERSION: u64 = 1;

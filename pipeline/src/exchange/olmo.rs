@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
-use crate::exchange::ForeignError;
+use crate::exchange::error::ForeignError;
 use crate::publish::{AtomicFile, PublishError, SealedFile};
 use crate::source::open_file;
 

@@ -8,10 +8,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use schemas::manifest::ForeignFormat;
 use schemas::shard::TokenBytes;
 
-use crate::exchange::{ForeignError, Reading, ids, megatron, olmo};
-use crate::import::{ImportArgs, Source};
+use crate::exchange::error::{ForeignError, Reading};
+use crate::exchange::import_spec::ImportSpec;
+use crate::exchange::{ids, megatron, olmo};
 use crate::inputs::{self, Input};
 use crate::usage::UsageError;
 
@@ -67,12 +69,20 @@ impl Seen {
     }
 }
 
+/// Bytes of an id, for a vocabulary of this size; an index may say something else.
+pub(crate) fn token_bytes(spec: &ImportSpec, vocab_size: u64) -> TokenBytes {
+    match spec.from {
+        ForeignFormat::Nanogpt => TokenBytes::Two,
+        _ => spec.token_bytes.unwrap_or(TokenBytes::for_vocabulary(vocab_size)),
+    }
+}
+
 /// The files, in the order in which they form the corpus.
-pub(crate) fn find(args: &ImportArgs, token_bytes: TokenBytes) -> anyhow::Result<Vec<Foreign>> {
-    let source = &args.source;
-    match args.from {
-        Source::Megatron => find_megatron(source),
-        Source::Olmo => {
+pub(crate) fn find(spec: &ImportSpec, token_bytes: TokenBytes) -> anyhow::Result<Vec<Foreign>> {
+    let source = &spec.source;
+    match spec.from {
+        ForeignFormat::Megatron => find_megatron(source),
+        ForeignFormat::Olmo => {
             let inputs = inputs::foreign(source, olmo::IDS_END)?;
             let files = inputs.into_iter().map(|input| flat(input, token_bytes, true));
             let files = files.collect::<anyhow::Result<Vec<Foreign>>>()?;
@@ -87,11 +97,11 @@ pub(crate) fn find(args: &ImportArgs, token_bytes: TokenBytes) -> anyhow::Result
             }
             Ok(files)
         }
-        Source::Nanogpt if source.is_dir() => usage(format!(
+        ForeignFormat::Nanogpt if source.is_dir() => usage(format!(
             "{} is a folder; name train.bin or val.bin in it, each of which becomes a corpus",
             source.display()
         )),
-        Source::Nanogpt => {
+        ForeignFormat::Nanogpt => {
             let inputs = inputs::foreign(source, ".bin")?;
             inputs.into_iter().map(|input| flat(input, token_bytes, false)).collect()
         }

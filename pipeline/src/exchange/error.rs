@@ -1,0 +1,157 @@
+//! Why a file of another project was refused, and reading one with errors that name it.
+//!
+//! **Invariant:** every error names the file.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::source::open_file;
+
+/// Why a file of another project was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ForeignError {
+    /// The system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, such as "open".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A length that cannot be right.
+    #[error("{} is {found_bytes} bytes; expected {expected}", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found_bytes: u64,
+        /// In words, with the number.
+        expected: String,
+    },
+    /// Bytes that cannot be right.
+    #[error("{}: {what} (at byte {offset}) is {found}; expected {expected}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What stands there.
+        what: String,
+        /// As it is.
+        found: String,
+        /// As it should be.
+        expected: String,
+    },
+    /// A line of text that cannot be right.
+    #[error("{}: {what} in line {line} is {found}; expected {expected}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// What stands there.
+        what: &'static str,
+        /// As it is.
+        found: String,
+        /// As it should be.
+        expected: String,
+    },
+    /// A file that somebody else writes to.
+    #[error(
+        "{} changed while it was imported: {what}; import it again when nobody writes to it",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is not as it was.
+        what: String,
+    },
+    /// A document that does not begin or end as was said.
+    #[error(
+        "{}: document {document} {does} with id {found} (at byte {offset}); {option} says {expected}",
+        path.display()
+    )]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        document: u64,
+        /// "begins" or "ends".
+        does: &'static str,
+        /// The id.
+        found: u32,
+        /// Where it stands.
+        offset: u64,
+        /// "--bos" or "--eos".
+        option: &'static str,
+        /// The token, with its id.
+        expected: String,
+    },
+}
+
+impl ForeignError {
+    /// Whether data are not what they should be; else the system is at fault.
+    pub fn is_mismatch(&self) -> bool {
+        match self {
+            // A file that ended before its own length, which was looked at before.
+            ForeignError::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+            ),
+            _ => true,
+        }
+    }
+}
+
+/// A file that is read from front to back, with errors that name it.
+pub(crate) struct Reading {
+    path: PathBuf,
+    reader: BufReader<File>,
+}
+
+impl Reading {
+    /// Opens `path` at `offset`.
+    pub(crate) fn open(path: &Path, offset: u64) -> Result<Reading, ForeignError> {
+        let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
+        let mut file = open_file(path).map_err(io)?;
+        file.seek(SeekFrom::Start(offset)).map_err(io)?;
+        Ok(Reading { path: path.to_owned(), reader: BufReader::with_capacity(1 << 18, file) })
+    }
+
+    /// Fills `out`. The caller knows that the file had as much; it is an error if it has no longer.
+    pub(crate) fn fill(&mut self, out: &mut [u8]) -> Result<(), ForeignError> {
+        self.reader.read_exact(out).map_err(|source| ForeignError::Io {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// The next bytes as an array.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], ForeignError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Length of a file, which must be one: a pipe cannot be read twice.
+pub(crate) fn file_bytes(path: &Path) -> Result<u64, ForeignError> {
+    let io = |source| ForeignError::Io { action: "read", path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if metadata.is_file() {
+        Ok(metadata.len())
+    } else {
+        Err(io(io::Error::other("it is no file but a folder, a pipe or a device")))
+    }
+}
