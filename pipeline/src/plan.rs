@@ -86,7 +86,7 @@ impl Plan {
 
     /// Tokens of the longest unit that every window of every phase is a row of. A window's units stand at multiples of it in
     /// its stream.
-    pub(crate) fn unit_tokens(&self) -> u64 {
+    pub fn unit_tokens(&self) -> u64 {
         let windows = self.phases.iter().map(|phase| u128::from(phase.window_tokens));
         windows.fold(0, sizes::gcd) as u64 // divides each of them
     }

@@ -133,7 +133,7 @@ impl Encoder {
     }
 
     /// Whether a session begins at once; else it waits for our own encoder.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.fast.is_made()
     }
 
@@ -294,7 +294,7 @@ impl Encoder {
     }
 
     /// The token that stands for "bos" or "eos", whatever the policy is; `None` where there is none.
-    pub(crate) fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
+    pub fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
         let config = Config::read(&self.path, &self.tokenizer).ok()?;
         config.token(if flag == "bos" { Role::Bos } else { Role::Eos }).ok()
     }
@@ -420,6 +420,6 @@ fn compare(
 }
 
 /// A special token as messages show it.
-pub(crate) fn describe(token: Option<&SpecialToken>) -> String {
+pub fn describe(token: Option<&SpecialToken>) -> String {
     token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
 }
