@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use trees::{assert_same_tree, tree};
 
-#[path = "../../tests/src/trees.rs"]
+#[path = "../../tests/src/support/trees.rs"]
 mod trees;
 
 fn fixtures() -> PathBuf {

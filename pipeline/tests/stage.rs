@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use trees::{assert_same_tree, tree};
 
-#[path = "../../tests/src/trees.rs"]
+#[path = "../../tests/src/support/trees.rs"]
 mod trees;
 
 fn fixtures() -> PathBuf {

@@ -1,58 +1,75 @@
 //! The laws of Patchmill, its goldens and its breakage, one module a subject, in the order of the data's path.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod corpora;
-mod small_corpus;
-mod trees;
+mod support {
+    pub(crate) mod inputs;
+    #[cfg(feature = "trainer")]
+    pub(crate) mod models;
+    #[cfg(feature = "trainer")]
+    pub(crate) mod process;
+    pub(crate) mod small_corpus;
+    pub(crate) mod trees;
+}
 
-mod docs;
-mod reading;
+mod read {
+    mod awkward_inputs;
+    mod documents;
+}
 
-mod encode;
-mod families;
-mod select;
-mod splits;
-mod tokens;
+mod encoder {
+    mod byte_level;
+    mod fast;
+    mod pretokenize;
+}
 
-mod corpus;
-mod corrupt;
+mod plan {
+    mod mixture;
+    mod permutation;
+    mod proof;
+    mod windows;
+}
 
-mod permute;
-mod permute_quality;
+mod corpus {
+    mod reading;
+    mod sets;
+    mod verify;
+}
 
-mod mixture;
-mod plan;
-mod schedules;
+mod write {
+    pub(crate) mod ids;
+    mod select;
+}
 
-mod by_set;
+mod loader {
+    mod order;
+    #[cfg(feature = "trainer")]
+    pub(crate) mod prefetch;
+}
 
-mod loader;
-mod run_file;
+#[cfg(feature = "trainer")]
+mod model {
+    mod activation_checkpointing;
+    mod fused;
+    mod golden;
+}
 
-mod presets;
+#[cfg(feature = "trainer")]
+mod step {
+    mod cuda;
+    mod memory_estimate;
+    mod train_step;
+}
+
+#[cfg(feature = "trainer")]
+mod checkpoint {
+    mod weights;
+}
+
+mod run {
+    mod file;
+    mod presets;
+    #[cfg(feature = "trainer")]
+    mod pretrain;
+}
+
 mod tidy;
-
-#[cfg(feature = "trainer")]
-mod support;
-
-#[cfg(feature = "trainer")]
-mod checkpointing;
-#[cfg(feature = "trainer")]
-mod cuda;
-#[cfg(feature = "trainer")]
-mod footprint;
-#[cfg(feature = "trainer")]
-mod fused;
-#[cfg(feature = "trainer")]
-mod golden;
-#[cfg(feature = "trainer")]
-mod stage;
-#[cfg(feature = "trainer")]
-mod step;
-#[cfg(feature = "trainer")]
-mod weights;
-
-#[cfg(feature = "trainer")]
-mod pretrain;
-#[cfg(feature = "trainer")]
-mod process;

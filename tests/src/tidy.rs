@@ -25,7 +25,7 @@ const UNSAFE_FILES: [&str; 18] = [
     "trainer/src/shim/group.rs",
     "trainer/src/shim/memory.rs",
     "trainer/src/shim/ops.rs",
-    "tests/src/pretrain.rs",
+    "tests/src/run/pretrain.rs",
     "benches/examples/memory_limit.rs",
 ];
 

@@ -14,10 +14,10 @@ use schemas::manifest::SpecialTokens;
 use schemas::run::ReadBackend;
 use tokenizers::Tokenizer;
 
-use crate::corpora::{
+use crate::support::inputs::{
     OwnedDoc, arguments, file, fixtures, line, lines, shared, tokenize, tokenize_error, zst,
 };
-use crate::trees::{assert_same_tree, tree};
+use crate::support::trees::{assert_same_tree, tree};
 
 /// The documents of an input, read without any of our code.
 pub(crate) fn documents(path: &Path) -> Vec<OwnedDoc> {

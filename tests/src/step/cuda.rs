@@ -20,7 +20,7 @@ use trainer::step::{StepReport, train_step};
 use trainer::team::Team;
 use trainer::{attention, cuda, device, patch};
 
-use crate::support::{
+use crate::support::models::{
     Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,
 };
 
@@ -200,7 +200,7 @@ fn g_ids_sent_ahead_from_pinned_memory_are_those_of_the_corpus() {
     let Some(index) = gpu() else { return };
     for vocab_size in [1 << 16, 70_000] {
         let dir = tempfile::tempdir().unwrap();
-        let spec = crate::stage::spec(dir.path(), vocab_size, 4, 3);
+        let spec = crate::loader::prefetch::spec(dir.path(), vocab_size, 4, 3);
         let shape = BatchShape { window_units: 16, patch_size: 4, vocab_size };
         let mut plain = Stage::start(spec.clone(), shape, Device::Cpu).unwrap();
         let mut ahead = Stage::start(spec, shape, Device::Cuda(index)).unwrap();

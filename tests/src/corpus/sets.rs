@@ -10,7 +10,7 @@ use pipeline::set_streams::set_streams;
 use schemas::manifest::{FILE_NAME, SetTotals};
 use schemas::run::{Passes, ReadBackend, SetAmount, Share, Shuffle};
 
-use crate::small_corpus::write_corpus;
+use crate::support::small_corpus::write_corpus;
 
 /// Four series of the sets "b", "a", "b" and none; returns the ids in the manifest's order.
 fn write_by_set(dir: &Path) -> Vec<u32> {

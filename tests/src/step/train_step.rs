@@ -11,7 +11,7 @@ use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::{StepOutput, Unread, train_step};
 use trainer::{patch, weights};
 
-use crate::support::{
+use crate::support::models::{
     RECOMPUTING, adamw_config, assert_close, golden_config, golden_model, golden_model_with,
     max_abs, on_cpu, tokens_btk,
 };

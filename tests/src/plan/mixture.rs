@@ -6,7 +6,7 @@ use pipeline::plan::{Plan, PlanError, PlanSpec, Reading, SetSpec, Window};
 use proptest::prelude::*;
 use schemas::run::{Passes, SetAmount, Share, Shuffle};
 
-use crate::plan::{all_windows, specs};
+use crate::plan::windows::{all_windows, specs};
 
 /// Sizes of a set in blocks, tokens of its tail, and what an epoch takes of it: a weight of the shares, or passes.
 type Part = (u64, u64, Result<u64, (u64, u64)>);

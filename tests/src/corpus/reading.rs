@@ -8,7 +8,7 @@ use pipeline::corpus::Corpus;
 use proptest::prelude::*;
 use schemas::run::ReadBackend;
 
-use crate::small_corpus::{Lengths, flip_byte, write_corpus, write_corpus_of};
+use crate::support::small_corpus::{Lengths, flip_byte, write_corpus, write_corpus_of};
 
 const BACKENDS: [ReadBackend; 2] = [ReadBackend::Mmap, ReadBackend::Pread];
 

@@ -13,7 +13,7 @@ use trainer::model::{Compute, Llama};
 use trainer::shim::checkpoint::checkpoint;
 use trainer::shim::memory::peak_bytes;
 
-use crate::support::{
+use crate::support::models::{
     Golden, RECOMPUTING, assert_close, golden_config, golden_model_with, max_abs, on_cpu,
     tokens_btk,
 };

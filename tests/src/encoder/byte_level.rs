@@ -13,15 +13,15 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
 
-use crate::encode::{TEXTS, check};
-use crate::splits::{byte_level, known, nasty};
+use crate::encoder::fast::{TEXTS, check};
+use crate::encoder::pretokenize::{byte_level, known, nasty};
 
 /// A tokenizer.json with a byte-level vocabulary of 1,500 entries and GPT-2's pre-tokenizer.
 static LEARNT: LazyLock<Value> = LazyLock::new(|| {
-    let folder = crate::corpora::fixtures().join("text/valid");
+    let folder = crate::support::inputs::fixtures().join("text/valid");
     let mut texts: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let documents = crate::tokens::documents(&entry.unwrap().path());
+        let documents = crate::write::ids::documents(&entry.unwrap().path());
         texts.extend(documents.into_iter().map(|(_, text, _)| text));
     }
     texts.extend(TEXTS.iter().map(|&text| text.to_owned()));

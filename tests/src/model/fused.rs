@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 use trainer::shim::{self, Heads};
 
-use crate::support::{assert_close, max_abs};
+use crate::support::models::{assert_close, max_abs};
 
 const EPS: f64 = 1e-6;
 

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use trainer::batch::BatchShape;
 use trainer::stage::{Place, Stage};
 
-use crate::small_corpus::{id_at, write_corpus_of};
+use crate::support::small_corpus::{id_at, write_corpus_of};
 
 const TOKENS: u64 = 6000;
 

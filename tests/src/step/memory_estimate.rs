@@ -10,7 +10,7 @@ use trainer::shim::ShimError;
 use trainer::shim::memory::peak_bytes;
 use trainer::step::train_step;
 
-use crate::support::adamw_config;
+use crate::support::models::adamw_config;
 
 /// Sum and measurement differ by at most so much.
 const TOLERANCE: f64 = 0.1;

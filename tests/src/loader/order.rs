@@ -10,7 +10,7 @@ use pipeline::loader::{Digest, Loader, LoaderError, LoaderSpec};
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 
-use crate::small_corpus::{Lengths, flip_byte, write_corpus};
+use crate::support::small_corpus::{Lengths, flip_byte, write_corpus};
 
 const VOCAB_SIZE: u64 = 5000;
 

@@ -12,7 +12,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use pipeline::docs::{Columns, Docs};
 
-use crate::corpora::{OwnedDoc, file, gz, line, read, read_columns, tokenize, zst};
+use crate::support::inputs::{OwnedDoc, file, gz, line, read, read_columns, tokenize, zst};
 
 /// Row, text, set name and surrogates replaced of each document; reading begins at `first_row`.
 fn read_from(path: &Path, first_row: u64) -> Result<Vec<(OwnedDoc, u64)>, String> {

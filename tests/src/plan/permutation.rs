@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use pipeline::permute::{COUNT_MAX, Permutation, PermutationKey, Purpose};
 use proptest::prelude::*;
 
+mod quality;
+
 fn permutation(seed: u64, count: u64) -> Permutation {
     Permutation::keyed(PermutationKey::derive(seed, Purpose::Order { epoch: 0, level: 0 }), count)
 }

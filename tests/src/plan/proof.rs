@@ -8,8 +8,8 @@ use pipeline::{plan_diff, plan_walk};
 use proptest::prelude::*;
 use schemas::run::{Share, Shuffle};
 
-use crate::mixture::mixtures;
-use crate::plan::{all_windows, specs};
+use crate::plan::mixture::mixtures;
+use crate::plan::windows::{all_windows, specs};
 
 /// One life of a run: how many ranks it has, how many steps it does until it is killed, how often it saves.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use crate::process::{binary, repository};
+use crate::support::process::{binary, repository};
 
 mod ranks;
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use schemas::manifest::SpecialTokens;
 use serde_json::{Value, json};
 
-use crate::corpora::{fixtures, shared};
+use crate::support::inputs::{fixtures, shared};
 
 /// A tokenizer.json in a folder of its own.
 struct TokenizerFile {

@@ -11,7 +11,7 @@ use trainer::schedule::PhaseSchedule;
 use trainer::shim::ShimError;
 use trainer::step::{StepReport, train_step};
 
-use crate::support::{Golden, adamw_config, assert_close, golden_model, max_abs};
+use crate::support::models::{Golden, adamw_config, assert_close, golden_model, max_abs};
 
 fn tokens_btk(ids: &Tensor, patch_size: i64) -> Tensor {
     ids.view([2, -1, patch_size])

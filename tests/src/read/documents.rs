@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use pipeline::docs::Columns;
 
-use crate::corpora::{
+use crate::support::inputs::{
     file, fixtures, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst,
 };
 

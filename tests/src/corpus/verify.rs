@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use schemas::shard::{BLOCK_BYTES, HEADER_BYTES};
 
-use crate::corpora::{file, fixtures, lines, tokenize};
-use crate::trees::tree;
+use crate::support::inputs::{file, fixtures, lines, tokenize};
+use crate::support::trees::tree;
 
 struct Fixture {
     dir: tempfile::TempDir,
