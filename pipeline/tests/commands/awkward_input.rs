@@ -1,5 +1,4 @@
 //! `patchmill` on awkward input: what it says is true, helps, and does nothing to a terminal.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,10 @@
 //! `patchmill tokenize` and `merge` under threads, tasks, kills, full disks and signals: the corpus is the same, byte for byte.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use trees::{assert_same_tree, tree};
-
-#[path = "../../tests/src/support/trees.rs"]
-mod trees;
+use crate::trees::{assert_same_tree, tree};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")

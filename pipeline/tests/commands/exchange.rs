@@ -1,7 +1,6 @@
 //! Corpora in other projects' files and back: every id and every border, and an exact error for whatever is no such file.
 //!
 //! The readers here are written from the formats' descriptions and share no code with the program.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::io::{Read, Write};

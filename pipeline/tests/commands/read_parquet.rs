@@ -1,5 +1,4 @@
 //! `patchmill` reads Parquet through a process of its own.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

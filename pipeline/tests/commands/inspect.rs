@@ -1,5 +1,4 @@
 //! `patchmill` as a process: exit codes and output that machines read.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,16 +1,12 @@
 //! Choosing documents as a user does it: lists of duplicates, samples, hold-outs, sets, parts, and what is said of them.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::trees::{assert_same_tree, tree};
 use serde_json::{Value, json};
-use trees::{assert_same_tree, tree};
-
-#[path = "../../tests/src/support/trees.rs"]
-mod trees;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")

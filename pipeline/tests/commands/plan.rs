@@ -1,5 +1,4 @@
 //! The commands that read run files, as their users run them.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::path::Path;
 

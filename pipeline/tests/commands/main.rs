@@ -1,0 +1,13 @@
+//! `patchmill` as its users run it, one module a command or a subject, in the order of the data's path.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../../../tests/src/support/trees.rs"]
+mod trees;
+
+mod awkward_input;
+mod exchange;
+mod inspect;
+mod plan;
+mod read_parquet;
+mod selection;
+mod tokenize;
