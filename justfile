@@ -168,14 +168,14 @@ bench-trainer work *options: setup
 bench-overlap *options: build-patchmill
     #!/bin/sh
     set -eu
-    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/overlap.py --patchmill "{{ patchmill }}" "$@"
+    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan/overlap.py --patchmill "{{ patchmill }}" "$@"
 
 # What a plan costs: ours at 360B and 15T tokens, then peers' at sizes that fit; PEERS_VENV as above
 bench-plans *options:
     #!/bin/sh
     set -eu
     cargo bench --package benches --bench plan
-    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan_peers.py "$@"
+    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan/cost_of_peers.py "$@"
 
 # From nothing open to the first batch of a corpus of 720 GB in 1,000 shards (sparse files, 1.9 GB), and at 50 %
 bench-open work *options: build-patchmill
@@ -183,11 +183,11 @@ bench-open work *options: build-patchmill
     set -eu
     work=$1; shift
     cargo build --release --package benches --example make_corpus --example open_corpus
-    exec python3 benches/open_at_scale.py --patchmill "{{ patchmill }}" --examples "{{ target }}/release/examples" --work "$work" "$@"
+    exec python3 benches/loader/open_at_scale.py --patchmill "{{ patchmill }}" --examples "{{ target }}/release/examples" --work "$work" "$@"
 
 # Does the NumPy reader of docs/shards.md read what patchmill reads? Needs NumPy
 check-read-shards: build-patchmill
-    "${PYTHON:-python3}" benches/check_read_shards.py --patchmill "{{ patchmill }}"
+    "${PYTHON:-python3}" benches/corpus/check_read_shards.py --patchmill "{{ patchmill }}"
 
 # The parts of tokenize alone, and what one core can reach with them
 stage-floor tokenizer +inputs:
@@ -201,21 +201,21 @@ profile tokenizer work +inputs: build-patchmill
     #!/bin/sh
     set -eu
     tokenizer=$1; work=$2; shift 2
-    exec python3 benches/stage_profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+    exec python3 benches/write/perf_profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
 # Peak memory of tokenize on inputs and on ten times of them
 bench-memory tokenizer work +inputs: build-patchmill
     #!/bin/sh
     set -eu
     tokenizer=$1; work=$2; shift 2
-    exec python3 benches/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+    exec python3 benches/write/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
 # Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run at two rates, losses compared step by step; --peer PYTHON for PyTorch's
 bench-bf16 work *arguments: corpora
     #!/bin/sh
     set -eu
     work=$1; shift
-    exec python3 benches/bf16_fp32.py --train "{{ patchmill_train }}" --patchmill "{{ patchmill }}" --work "$work" "$@"
+    exec python3 benches/step/bf16_fp32.py --train "{{ patchmill_train }}" --patchmill "{{ patchmill }}" --work "$work" "$@"
 
 # Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the same, byte for byte
 faults work *arguments: build-patchmill
@@ -252,7 +252,7 @@ exchange work *arguments: build-patchmill
     #!/bin/sh
     set -eu
     work=$1; shift
-    exec "${PYTHON:-python3}" benches/exchange.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+    exec "${PYTHON:-python3}" benches/exchange/round_trip.py --patchmill "{{ patchmill }}" --work "$work" "$@"
 
 [private]
 build-patchmill:

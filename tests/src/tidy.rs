@@ -26,7 +26,7 @@ const UNSAFE_FILES: [&str; 18] = [
     "trainer/src/shim/memory.rs",
     "trainer/src/shim/ops.rs",
     "tests/src/run/pretrain.rs",
-    "benches/examples/memory_limit.rs",
+    "benches/loader/memory_limit.rs",
 ];
 
 /// Folders that hold what commands make, not what people write.

@@ -25,5 +25,5 @@ if [ -z "${RELEASE:-}" ]; then
     RELEASE=${CARGO_TARGET_DIR:-$root/target}/release
 fi
 venv=${HF_VENV:-$work/venv}
-"$root/benches/hf_venv.sh" "$venv"
+"$root/benches/peers/hf_venv.sh" "$venv"
 exec python3 "$here/rounds.py" --work "$work" --release "$RELEASE" --python "$venv/bin/python" --report "$work/report" "$@"

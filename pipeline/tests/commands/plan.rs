@@ -382,7 +382,8 @@ fn completions_and_man_pages_know_the_commands() {
 /// NumPy, which not every machine has, only the first is checked.
 #[test]
 fn the_documented_reader_reads_shards_as_patchmill_does() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/check_read_shards.py");
+    let script = "../benches/corpus/check_read_shards.py";
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
     let mut command = std::process::Command::new("python3");
     command.arg(script).arg("--patchmill").arg(env!("CARGO_BIN_EXE_patchmill"));
     match command.output() {

@@ -5,7 +5,7 @@
 The corpus has right headers, footers and manifest, and holes for ids (all 0, whose checksums are right): it takes 1.9 GB
 of disk, almost all of it the document ends and checksums of the footers. Made once, in WORK/sparse-SHARDSxTOKENS.
 
-First the parts, within one process (examples/open_corpus.rs); then `patchmill stream`, a process each, mmap and pread: what it
+First the parts, within one process (open_corpus.rs); then `patchmill stream`, a process each, mmap and pread: what it
 says itself (`first_batch_ms`, from opening the corpus on) and the whole process with one step read. *Cold* is after the
 system was asked to drop the shards' pages (posix_fadvise); names, lengths and the manifest stay in memory.
 Median and range over --rounds. Exits with 1 if a warm median is above --limit-ms. Nothing but Python's own library.
@@ -49,7 +49,7 @@ def drop_pages(corpus):
 
 def run_words(args, corpus, io):
     """The fixtures' run file with the paper's windows over the sparse corpus, single tokens from the start."""
-    fixture = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "pretrain.toml")
+    fixture = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "pretrain.toml")
     values = [f"data.corpus={json.dumps(os.path.abspath(corpus))}", "plan.window_units=2048", f"plan.step_tokens={STEP_TOKENS}",
               "plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "model.vocab_size=50257", f"loader.io={io}",
               f"train.micro_batch_windows={BATCH_WINDOWS}", f"loader.workers={args.workers}",

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-import stage_run
+import tokenize_run
 
 
 def peak_mib(command, out):
@@ -25,7 +25,7 @@ def peak_mib(command, out):
     if process.returncode != 0:
         sys.exit(f"patchmill tokenize ended with {process.returncode}")
     shutil.rmtree(out)
-    return usage.ru_maxrss / 1024, stage_run.report(output.decode())
+    return usage.ru_maxrss / 1024, tokenize_run.report(output.decode())
 
 
 def files(paths):
@@ -37,7 +37,7 @@ def files(paths):
 
 
 def main():
-    parser = stage_run.parser(__doc__, threads=2)
+    parser = tokenize_run.parser(__doc__, threads=2)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--limit-mib", type=float, default=1024)
     parser.add_argument("--on", default="", help="more options for tokenize, separated by spaces")
@@ -52,7 +52,7 @@ def main():
             for path in files(args.inputs):
                 os.symlink(os.path.abspath(path), os.path.join(folder, f"{copy:03}", os.path.basename(path)))
         out = os.path.join(args.work, "memory-out")
-        peak, report = peak_mib(stage_run.command(args, out, args.on.split() + [folder]), out)
+        peak, report = peak_mib(tokenize_run.command(args, out, args.on.split() + [folder]), out)
         peaks.append(peak)
         print(f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak {peak:.0f} MiB", flush=True)
     shutil.rmtree(folder)

@@ -1,8 +1,8 @@
 """Where a running `patchmill tokenize` spends its time, by parts of the work: `perf record`, then sums over functions.
 
-    stage_profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [--threads 1] INPUT...
+    perf_profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [--threads 1] INPUT...
 
-Needs perf. `examples/stage_floor.rs` measures the same parts alone.
+Needs perf. `stage_floor.rs` measures the same parts alone.
 """
 
 import collections
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-import stage_run
+import tokenize_run
 
 # The first pattern that a function's name matches decides.
 PARTS = [
@@ -36,7 +36,7 @@ def part(symbol, binary):
 
 
 def main():
-    parser = stage_run.parser(__doc__, threads=1)
+    parser = tokenize_run.parser(__doc__, threads=1)
     parser.add_argument("--top", type=int, default=25, help="functions to list")
     args = parser.parse_args()
     if shutil.which("perf") is None:
@@ -46,11 +46,11 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     cores = ",".join(str(core) for core in range(args.threads))
     command = ["perf", "record", "--quiet", "-F", "997", "-o", data, "--", "taskset", "-c", cores]
-    command += stage_run.command(args, out, args.inputs)
+    command += tokenize_run.command(args, out, args.inputs)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"perf record ended with {done.returncode}: {done.stderr[-500:]}")
-    report = stage_run.report(done.stdout)
+    report = tokenize_run.report(done.stdout)
     script = ["perf", "script", "-i", data, "-F", "ip,sym,dso"]
     lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
     parts, functions, total = collections.Counter(), collections.Counter(), 0

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a virtual environment with torch and transformers, about 4 GB, unless it is there:
 #
-#   benches/hf_venv.sh VENV
+#   benches/peers/hf_venv.sh VENV
 set -eu
 
 venv=$1

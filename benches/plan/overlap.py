@@ -19,7 +19,7 @@ import sys
 import tempfile
 import warnings
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "loaders"))
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "peers", "loaders"))
 warnings.filterwarnings("ignore")
 
 import numpy as np

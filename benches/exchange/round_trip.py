@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do other projects read what `patchmill export` writes, and is what `patchmill import` reads back the same stream?
 
-    benches/exchange.py --patchmill target/release/patchmill --work WORK [--keep]
+    benches/exchange/round_trip.py --patchmill target/release/patchmill --work WORK [--keep]
 
 Makes corpora of the fixtures: documents with BOS alone in several shards, one series a set, and one of 4 bytes an id.
 Exports each to all four targets and compares every id, and the borders of documents where the files have them, with the
@@ -23,7 +23,7 @@ import sys
 
 import numpy
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 WINDOW = 256
 
 # Each with what reads it, by the names of its packages.

@@ -1,6 +1,6 @@
 """What an epoch's plan costs the peers: time, memory and disk, from their own code at sizes that fit, projected to larger ones.
 
-    plan_peers.py [--tokens 10e9,20e9] [--project 360e9,15e12]
+    cost_of_peers.py [--tokens 10e9,20e9] [--project 360e9,15e12]
 
 - Megatron-core: the three indices of GPTDataset (order of the documents, samples by its C++ helper, order of the samples),
   saved as it saves them; documents of 1,700 tokens on the average.
