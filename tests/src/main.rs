@@ -1,75 +1,29 @@
-//! The laws of Patchmill, its goldens and its breakage, one module a subject, in the order of the data's path.
+//! The laws of Patchmill, its goldens and its breakage, a folder a room, in the order of the data's path.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support {
-    pub(crate) mod inputs;
-    #[cfg(feature = "trainer")]
-    pub(crate) mod models;
-    #[cfg(feature = "trainer")]
-    pub(crate) mod process;
-    pub(crate) mod small_corpus;
-    pub(crate) mod trees;
-}
+mod support;
 
-mod read {
-    mod awkward_inputs;
-    mod documents;
-}
+mod read;
 
-mod encoder {
-    mod byte_level;
-    mod fast;
-    mod pretokenize;
-}
+mod encoder;
 
-mod plan {
-    mod mixture;
-    mod permutation;
-    mod proof;
-    mod windows;
-}
+mod plan;
 
-mod corpus {
-    mod reading;
-    mod sets;
-    mod verify;
-}
+mod corpus;
 
-mod write {
-    pub(crate) mod ids;
-    mod select;
-}
+mod write;
 
-mod loader {
-    mod order;
-    #[cfg(feature = "trainer")]
-    pub(crate) mod prefetch;
-}
+mod loader;
 
 #[cfg(feature = "trainer")]
-mod model {
-    mod activation_checkpointing;
-    mod fused;
-    mod golden;
-}
+mod model;
 
 #[cfg(feature = "trainer")]
-mod step {
-    mod cuda;
-    mod memory_estimate;
-    mod train_step;
-}
+mod step;
 
 #[cfg(feature = "trainer")]
-mod checkpoint {
-    mod weights;
-}
+mod checkpoint;
 
-mod run {
-    mod file;
-    mod presets;
-    #[cfg(feature = "trainer")]
-    mod pretrain;
-}
+mod run;
 
 mod tidy;

@@ -1,0 +1,3 @@
+//! Weights on disk.
+
+mod weights;

@@ -1,0 +1,5 @@
+//! A finished corpus, read, damaged and taken by sets.
+
+mod reading;
+mod sets;
+mod verify;

@@ -1,0 +1,6 @@
+//! The plan: which window each slot reads.
+
+mod mixture;
+mod permutation;
+mod proof;
+mod windows;

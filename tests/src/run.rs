@@ -1,0 +1,6 @@
+//! Run files, and whole runs of them.
+
+mod file;
+mod presets;
+#[cfg(feature = "trainer")]
+mod pretrain;

@@ -1,0 +1,9 @@
+//! What several rooms share: inputs, small corpora, golden models, binaries.
+
+pub(crate) mod inputs;
+#[cfg(feature = "trainer")]
+pub(crate) mod models;
+#[cfg(feature = "trainer")]
+pub(crate) mod process;
+pub(crate) mod small_corpus;
+pub(crate) mod trees;
