@@ -1,45 +1,29 @@
 //! `patchmill` on awkward input: what it says is true, helps, and does nothing to a terminal.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
+use crate::support::{self, assert_fails, stderr, stdout, tokenizer};
 
 /// Runs a command in a folder.
 fn patchmill(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
-    command.current_dir(dir).args(arguments).output().unwrap()
+    support::patchmill().current_dir(dir).args(arguments).output().unwrap()
 }
 
 fn tokenize(dir: &Path, arguments: &[&str]) -> Output {
-    let tokenizer = fixtures().join("tokenizer").display().to_string();
+    let tokenizer = tokenizer().display().to_string();
     patchmill(dir, &[&["tokenize", "--tokenizer", &tokenizer], arguments].concat())
 }
 
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
+/// Fails with all of `expected` in its message, which it returns.
 #[track_caller]
-fn succeed(output: &Output) -> &str {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-#[track_caller]
-fn fail<'a>(output: &'a Output, code: i32, expected: &[&str]) -> &'a str {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for part in expected {
-        assert!(said.contains(part), "found {said:?}\nexpected {part:?}");
-    }
-    said
+fn fail(output: &Output, code: i32, expected: &[&str]) -> String {
+    expected.iter().for_each(|part| assert_fails(output, code, part));
+    stderr(output)
 }
 
 /// A line of the Pile.
@@ -53,7 +37,7 @@ fn as_many_sets_as_by_set_says_it_takes_are_taken() {
     let sets = |count: usize| (0..count).map(|n| line("a", &format!("S{n}"))).collect::<String>();
     fs::write(dir.path().join("999.jsonl"), sets(999)).unwrap();
     fs::write(dir.path().join("1000.jsonl"), sets(1000)).unwrap();
-    succeed(&tokenize(dir.path(), &["--by-set", "--out", "a", "999.jsonl"]));
+    stdout(&tokenize(dir.path(), &["--by-set", "--out", "a", "999.jsonl"]));
     let refused = tokenize(dir.path(), &["--by-set", "--out", "b", "1000.jsonl"]);
     fail(&refused, 1, &["1000.jsonl has more than 999 sets", "--drop-set"]);
 }
@@ -82,14 +66,14 @@ fn what_stands_in_data_gives_a_terminal_no_command() {
     fs::write(dir.path().join(input), documents.repeat(50)).unwrap();
     let run = |arguments: &[&str]| {
         let output = patchmill(dir.path(), arguments);
-        let printed = succeed(&output).to_owned() + text(&output.stderr);
+        let printed = stdout(&output) + &stderr(&output);
         let command = printed.chars().find(|&c| c.is_control() && c != '\n' || c == '\u{202e}');
         assert_eq!(command, None, "{arguments:?}: {printed:?}");
         printed
     };
-    succeed(&tokenize(dir.path(), &["--by-set", "--out", "corpus", input]));
+    stdout(&tokenize(dir.path(), &["--by-set", "--out", "corpus", input]));
     run(&["init", "run", "--corpus", "corpus"]);
-    let tokenizer = fixtures().join("tokenizer").display().to_string();
+    let tokenizer = tokenizer().display().to_string();
     let again = ["tokenize", "--tokenizer", &tokenizer, "--force", "--out", "corpus", input];
     let keep = ["--by-set", "--keep-set", name, "--keep-set", "none\u{1b}"];
     let sets = "data.sets={ \"S\\u001b[2J\\n\\u202e\" = { epochs = 1 } }";
@@ -106,7 +90,7 @@ fn what_stands_in_data_gives_a_terminal_no_command() {
     assert!(run(&dry_run).contains(r"\u{1b}]0;x\u{7}.jsonl"));
     // Machines get it as it is.
     let made = patchmill(dir.path(), &["inspect", "--json", "corpus"]);
-    let made: serde_json::Value = serde_json::from_str(succeed(&made)).unwrap();
+    let made: serde_json::Value = serde_json::from_str(&stdout(&made)).unwrap();
     assert_eq!(made["sets"][0]["set_name"], name);
 
     fs::write(dir.path().join(input), "{\"text\": \u{1b}}\n").unwrap();
@@ -122,20 +106,20 @@ fn a_run_file_for_a_tiny_corpus_plans_or_says_what_is_missing() {
         // A document without text is one token.
         let input = format!("{name}.jsonl");
         fs::write(dir.path().join(&input), line("", "S").repeat(documents)).unwrap();
-        succeed(&tokenize(dir.path(), &["--out", name, &input]));
+        stdout(&tokenize(dir.path(), &["--out", name, &input]));
     }
     let refused = patchmill(dir.path(), &["init", "run", "--corpus", "few"]);
     let said = "few has 23 tokens; a run of two phases needs at least 24";
     fail(&refused, 2, &[said]);
     assert!(!dir.path().join("run").exists());
     let made = patchmill(dir.path(), &["init", "run", "--corpus", "enough"]);
-    assert!(succeed(&made).contains("3 steps"), "{}", text(&made.stdout));
-    succeed(&patchmill(dir.path(), &["plan", "run/run.toml", "--verify"]));
+    assert!(stdout(&made).contains("3 steps"), "{}", stdout(&made));
+    stdout(&patchmill(dir.path(), &["plan", "run/run.toml", "--verify"]));
 }
 
 /// What ends within half a minute; what waits for a pipe does not.
 fn ends(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
+    let mut command = support::patchmill();
     command.current_dir(dir).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -153,7 +137,7 @@ fn ends(dir: &Path, arguments: &[&str]) -> Output {
 fn a_pipe_in_place_of_a_file_is_named_and_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("in.jsonl"), line("a", "S").repeat(30)).unwrap();
-    succeed(&tokenize(dir.path(), &["--out", "corpus", "in.jsonl"]));
+    stdout(&tokenize(dir.path(), &["--out", "corpus", "in.jsonl"]));
     let inspected = ["inspect", "corpus", "--doc", "0"];
     let verified = ["verify", "corpus"];
     let listed = ["duplicates", "corpus", "--out", "list"];
@@ -171,7 +155,7 @@ fn a_pipe_in_place_of_a_file_is_named_and_not_waited_for() {
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         for arguments in commands {
             let output = ends(dir.path(), arguments);
-            let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
             assert!(!output.status.success() && said.contains(name), "{arguments:?}: {said}");
             let reason = ["a pipe or a device; expected a file", "is no file"];
             assert!(reason.iter().any(|reason| said.contains(reason)), "{arguments:?}: {said}");
@@ -179,7 +163,7 @@ fn a_pipe_in_place_of_a_file_is_named_and_not_waited_for() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
     }
-    succeed(&ends(dir.path(), &verified));
+    stdout(&ends(dir.path(), &verified));
     for arguments in [
         &["inspect", "--tokenizer", "/dev/zero"][..],
         &["tokenize", "--tokenizer", "/dev/zero", "--out", "x", "in.jsonl"],
@@ -208,7 +192,7 @@ fn a_run_of_another_version_is_not_gone_on_with_and_missing_series_are_told_in_a
     for number in 0..50 {
         fs::write(inputs.join(format!("{number}.jsonl")), line("a", "S")).unwrap();
     }
-    succeed(&tokenize(dir.path(), &["--task", "0/50", "--out", "out", "in"]));
+    stdout(&tokenize(dir.path(), &["--task", "0/50", "--out", "out", "in"]));
     let merge = || patchmill(dir.path(), &["merge", "out"]);
     let missing = "run the tasks that have them to their end; series 1 (1.jsonl) is missing";
     fail(&merge(), 4, &[missing, "and 30 more"]);
@@ -225,12 +209,12 @@ fn a_run_of_another_version_is_not_gone_on_with_and_missing_series_are_told_in_a
 #[test]
 fn an_obstacle_is_shown_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
-    let definition = fs::read(fixtures().join("tokenizer/tokenizer.json")).unwrap();
+    let definition = fs::read(tokenizer().join("tokenizer.json")).unwrap();
     let mut definition: serde_json::Value = serde_json::from_slice(&definition).unwrap();
     definition["normalizer"] = json!({ "type": "Prepend", "prepend": "x".repeat(1_000_000) });
     fs::write(dir.path().join("tokenizer.json"), definition.to_string()).unwrap();
     let shown = patchmill(dir.path(), &["inspect", "--tokenizer", "tokenizer.json", "--json"]);
-    let shown: serde_json::Value = serde_json::from_str(succeed(&shown)).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&stdout(&shown)).unwrap();
     let obstacle = shown["obstacles"][0].as_str().unwrap();
     assert!(obstacle.contains("normalizer") && obstacle.len() < 600, "{} bytes", obstacle.len());
 }

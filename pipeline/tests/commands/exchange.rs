@@ -5,9 +5,11 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
+
+use crate::support::{self, fixtures, last_json, tokenizer};
 
 mod export;
 
@@ -15,34 +17,8 @@ mod import;
 
 mod damage;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
-
-fn tokenizer() -> PathBuf {
-    fixtures().join("tokenizer")
-}
-
 fn patchmill(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
-    command.args(arguments).envs(variables.iter().copied()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-#[track_caller]
-fn last_json(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", stderr(output));
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
-}
-
-#[track_caller]
-fn assert_fails(output: &Output, code: i32, what: &str) {
-    assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
-    assert!(stderr(output).contains(what), "found {}\nexpected {what}", stderr(output));
+    support::patchmill().args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn text(path: &Path) -> &str {

@@ -1,36 +1,20 @@
 //! `patchmill` as a process: exit codes and output that machines read.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
-
-fn patchmill() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_patchmill"))
-}
+use crate::support::{fixtures, last_json, patchmill, stderr, stdout, tokenizer};
 
 fn tokenize(out: &Path, inputs: &Path) -> Command {
     let mut command = patchmill();
-    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.arg("tokenize").arg("--tokenizer").arg(tokenizer());
     command.arg("--threads").arg("2").arg("--out").arg(out).arg(inputs);
     command
 }
 
 fn run(mut command: Command) -> Output {
     command.output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn last_json(output: &Output) -> serde_json::Value {
-    assert!(output.status.success(), "{}", stderr(output));
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
 #[test]
@@ -172,14 +156,14 @@ fn a_dry_run_writes_nothing() {
 #[test]
 fn a_tokenizer_is_shown_with_its_encoder() {
     let mut command = patchmill();
-    command.arg("inspect").arg("--tokenizer").arg(fixtures().join("tokenizer")).arg("--json");
+    command.arg("inspect").arg("--tokenizer").arg(tokenizer()).arg("--json");
     let shown = last_json(&run(command));
     assert_eq!((&shown["model"], &shown["token_bytes"]), (&"BPE".into(), &2.into()));
     assert_eq!((&shown["added_tokens"], &shown["encoder"]), (&3.into(), &"fast".into()));
     assert_eq!(shown["obstacles"], serde_json::json!([]));
     assert!(shown["joined_pairs"].as_u64().unwrap() > 100);
     let mut command = patchmill();
-    command.arg("inspect").arg("--tokenizer").arg(fixtures().join("tokenizer"));
-    let shown = String::from_utf8(run(command).stdout).unwrap();
+    command.arg("inspect").arg("--tokenizer").arg(tokenizer());
+    let shown = stdout(&run(command));
     assert!(shown.contains("encoder         fast\nobstacles       none\n"), "{shown}");
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::support::{fixtures, tokenizer};
+
 fn patchmill(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
     command.current_dir(dir);
@@ -32,10 +34,9 @@ fn fail(dir: &Path, args: &[&str], code: i32, expected: &str) {
 
 /// Makes `corpus` and `valid` of the texts of the fixtures.
 fn make_corpora(dir: &Path) {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    let tokenizer = fixtures.join("tokenizer/tokenizer.json");
+    let tokenizer = tokenizer().join("tokenizer.json");
     for (out, input) in [("corpus", "text/train/train-00.jsonl.zst"), ("valid", "text/valid")] {
-        let (tokenizer, input) = (tokenizer.to_str().unwrap().to_owned(), fixtures.join(input));
+        let (tokenizer, input) = (tokenizer.to_str().unwrap().to_owned(), fixtures().join(input));
         let args = ["tokenize", "--tokenizer", &tokenizer, "--out", out, input.to_str().unwrap()];
         succeed(dir, &args);
     }
@@ -227,7 +228,6 @@ fn check_verify_and_diff(dir: &Path, plan: &Value) {
 #[test]
 fn a_mixture_is_planned_verified_and_streamed() {
     let dir = tempfile::tempdir().unwrap();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
     std::fs::create_dir(dir.path().join("text")).unwrap();
     for (set, lines) in [("A", 40), ("B", 120)] {
         let line = |number: usize| {
@@ -237,7 +237,7 @@ fn a_mixture_is_planned_verified_and_streamed() {
         let text: String = (0..lines).map(line).collect();
         std::fs::write(dir.path().join(format!("text/{set}.jsonl")), text).unwrap();
     }
-    let tokenizer = fixtures.join("tokenizer/tokenizer.json");
+    let tokenizer = tokenizer().join("tokenizer.json");
     let dir = dir.path();
     let tokenizer = tokenizer.to_str().unwrap();
     succeed(dir, &["tokenize", "--tokenizer", tokenizer, "--out", "corpus", "text"]);

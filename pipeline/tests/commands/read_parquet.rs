@@ -1,21 +1,15 @@
 //! `patchmill` reads Parquet through a process of its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
-
-fn patchmill() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_patchmill"))
-}
+use crate::support::{assert_fails, fixtures, patchmill, stderr, stdout, tokenizer};
 
 fn tokenize(out: &Path, input: &Path) -> Output {
     tokenize_up_to("1000000", out, input)
@@ -24,7 +18,7 @@ fn tokenize(out: &Path, input: &Path) -> Output {
 /// With documents of so many bytes at most.
 fn tokenize_up_to(document_bytes_max: &str, out: &Path, input: &Path) -> Output {
     let mut command = patchmill();
-    command.arg("tokenize").arg("--json").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.arg("tokenize").arg("--json").arg("--tokenizer").arg(tokenizer());
     command.args(["--max-document-bytes", document_bytes_max]);
     command.arg("--out").arg(out).arg(input).output().unwrap()
 }
@@ -41,7 +35,7 @@ fn rows_of_a_good_file_come_through_the_pipe() {
     assert_eq!(frames[..9], *b"H\x28\0\0\0\0\0\0\0", "a head with 40 rows");
     assert_eq!((frames[9], frames.last()), (b'C', Some(&b'E')));
     let dir = tempfile::tempdir().unwrap();
-    let report = String::from_utf8(tokenize(&dir.path().join("out"), &path).stdout).unwrap();
+    let report = stdout(&tokenize(&dir.path().join("out"), &path));
     assert!(report.contains("\"documents_written\":40"), "{report}");
 }
 
@@ -52,9 +46,8 @@ fn a_damaged_file_is_an_error_of_that_file() {
     let path = dir.path().join("cut.parquet");
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let output = tokenize(&dir.path().join("out"), &path);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("cut.parquet as Parquet: "), "{error}");
+    assert_fails(&output, 1, "cut.parquet as Parquet: ");
+    let error = stderr(&output);
     assert!(!error.contains("the process that decodes it"), "it said why: {error}");
 }
 
@@ -81,8 +74,6 @@ fn a_file_that_takes_more_memory_than_there_may_be_is_an_error_of_that_file() {
     writer.close().unwrap();
     assert!(fs::metadata(&path).unwrap().len() < 10 << 20);
     let output = tokenize_up_to("1000", &dir.path().join("out"), &path);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("large.parquet as Parquet: the process that decodes it"), "{error}");
-    assert!(error.contains("memory"), "{error}");
+    assert_fails(&output, 1, "large.parquet as Parquet: the process that decodes it");
+    assert_fails(&output, 1, "memory");
 }

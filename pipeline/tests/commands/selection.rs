@@ -3,43 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::trees::{assert_same_tree, tree};
 use serde_json::{Value, json};
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
+use crate::support::{self, assert_fails, fixtures, last_json, stderr, stdout, tokenizer};
+use crate::trees::{assert_same_tree, tree};
 
 fn patchmill(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_patchmill")).args(arguments).output().unwrap()
+    support::patchmill().args(arguments).output().unwrap()
 }
 
 fn tokenize(out: &Path, inputs: &Path, options: &[&str]) -> Output {
-    let tokenizer = fixtures().join("tokenizer").display().to_string();
+    let tokenizer = tokenizer().display().to_string();
     let (out, inputs) = (out.display().to_string(), inputs.display().to_string());
     let fixed = ["tokenize", "--tokenizer", &tokenizer, "--json", "--out", &out, &inputs];
     patchmill(&[&fixed, options].concat())
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn last_json(output: &Output) -> Value {
-    serde_json::from_str(stdout(output).lines().last().unwrap()).unwrap()
-}
-
-#[track_caller]
-fn assert_fails(output: &Output, code: i32, what: &str) {
-    assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
-    assert!(stderr(output).contains(what), "{}", stderr(output));
 }
 
 fn verify(corpus: &Path) {

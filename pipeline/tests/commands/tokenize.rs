@@ -4,24 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::{assert_fails, fixtures, patchmill, stderr, tokenizer};
 use crate::trees::{assert_same_tree, tree};
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
-
-fn patchmill() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_patchmill"));
-    for name in ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "PATCHMILL_ABORT_AT"] {
-        command.env_remove(name);
-    }
-    command
-}
 
 /// Small shards, so that every input has several.
 fn tokenize(out: &Path, inputs: &Path, options: &[&str]) -> Command {
     let mut command = patchmill();
-    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    command.arg("tokenize").arg("--tokenizer").arg(tokenizer());
     command.args(["--shard-bytes", "20000", "--on-error", "skip"]).args(options);
     command.arg("--out").arg(out).arg(inputs);
     command
@@ -33,25 +22,17 @@ fn merge(out: &Path) -> Command {
     command
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 #[track_caller]
 fn succeed(mut command: Command) -> Output {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    assert!(output.status.success(), "{command:?}: {}", stderr(&output));
     output
 }
 
 #[track_caller]
 fn fail(mut command: Command, status: i32, expected: &[&str]) {
     let output = command.output().unwrap();
-    let said = said(&output);
-    assert_eq!(output.status.code(), Some(status), "{said}");
-    for part in expected {
-        assert!(said.contains(part), "found {said:?}\nexpected {part:?}");
-    }
+    expected.iter().for_each(|part| assert_fails(&output, status, part));
 }
 
 /// Some 0.4 MB of the fixtures' texts in three inputs, with lines that are no documents among them, and a document that
@@ -145,7 +126,7 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
                 killed.env("PATCHMILL_ABORT_AT", format!("{place}#{time}"));
                 let killed = killed.output().unwrap();
                 let reached = !(place == "manifest" && time > 0);
-                assert_eq!(killed.status.success(), !reached, "{place}: {}", said(&killed));
+                assert_eq!(killed.status.success(), !reached, "{place}: {}", stderr(&killed));
                 if reached {
                     assert!(!out.join("manifest.json").exists());
                     succeed(tokenize(&out, &inputs, &options));
@@ -217,7 +198,7 @@ fn a_damaged_part_is_made_again() {
         bytes[middle] ^= 1;
         fs::write(out.join(name), bytes).unwrap();
         let output = succeed(tokenize(&out, &inputs, &["--threads", "1"]));
-        assert!(said(&output).contains("00000-00001.part.json"), "{}", said(&output));
+        assert!(stderr(&output).contains("00000-00001.part.json"), "{}", stderr(&output));
         assert_same_tree(&one, &out);
         fs::remove_dir_all(&out).unwrap();
     }
@@ -256,7 +237,7 @@ fn merge_names_all_that_is_missing_or_does_not_fit() {
 
     let other = ["--task", "1/4", "--shard-bytes", "50000"];
     let mut command = patchmill();
-    command.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer")).args(other);
+    command.arg("tokenize").arg("--tokenizer").arg(tokenizer()).args(other);
     command.args(["--on-error", "skip", "--out"]).arg(&out).arg(&inputs);
     fail(command, 2, &["begun with other options (shard_bytes was 20000, now 50000)"]);
     fs::copy(inputs.join("c.jsonl"), inputs.join("more.jsonl")).unwrap();
@@ -338,12 +319,12 @@ fn a_forced_run_that_fails_or_is_killed_leaves_the_old_corpus() {
     let (out, old) = (dir.path().join("out"), dir.path().join("old"));
     for out in [&out, &old] {
         let mut first = patchmill();
-        first.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+        first.arg("tokenize").arg("--tokenizer").arg(tokenizer());
         first.arg("--out").arg(out).arg(fixtures().join("text/valid"));
         succeed(first);
     }
     let mut strict = patchmill();
-    strict.arg("tokenize").arg("--tokenizer").arg(fixtures().join("tokenizer"));
+    strict.arg("tokenize").arg("--tokenizer").arg(tokenizer());
     strict.arg("--force").arg("--out").arg(&out).arg(&inputs);
     fail(strict, 1, &["a.jsonl", "--on-error skip"]);
     let without_next = |out: &Path| {

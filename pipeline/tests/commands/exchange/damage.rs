@@ -3,16 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use pipeline::exchange::ImportSpec;
 use pipeline::tokenize::Policy;
 use schemas::manifest::{ForeignFormat, SpecialTokens};
 use schemas::shard::TokenBytes;
 
-use super::{
-    assert_fails, files, gz, ids, import, read_corpus, text, tokenizer, two_bytes, write_megatron,
-};
+use super::{files, gz, ids, import, read_corpus, text, two_bytes, write_megatron};
+use crate::support::{self, assert_fails, tokenizer};
 
 fn arguments(source: &Path, from: ForeignFormat, out: &Path) -> ImportSpec {
     ImportSpec {
@@ -253,7 +251,7 @@ fn check_changed(change: impl Fn(&Path), what: &str) -> bool {
     fs::write(ids.join("a.csv.gz"), gz(&ends.concat())).unwrap();
     fs::write(ids.join("b.csv.gz"), gz("0,2\n")).unwrap();
     let tokenizer = tokenizer();
-    let mut running = Command::new(env!("CARGO_BIN_EXE_patchmill"))
+    let mut running = support::patchmill()
         .args(["import", text(&ids), "--from", "olmo", "--out", text(&out)])
         .args(["--tokenizer", text(&tokenizer), "--no-bos", "--no-eos", "--shard-bytes", "4096"])
         .stderr(std::process::Stdio::piped())

@@ -3,14 +3,14 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
 use super::{
-    Stream, assert_fails, corpus, digest, export, files, ids, import, large_tokenizer, last_json,
-    numbers, patchmill, read_corpus, stderr, text, tokenizer,
+    Stream, corpus, digest, export, files, ids, import, large_tokenizer, numbers, patchmill,
+    read_corpus, text,
 };
+use crate::support::{self, assert_fails, last_json, stderr, tokenizer};
 
 fn read_megatron(prefix: &Path) -> Stream {
     let bin = fs::read(format!("{}.bin", prefix.display())).unwrap();
@@ -340,7 +340,7 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
         }
     }
     // Relative to the working folder.
-    let output = Command::new(env!("CARGO_BIN_EXE_patchmill"))
+    let output = support::patchmill()
         .args(["export", "source", "--to", "nanogpt", "--out", "none/../source/new"])
         .current_dir(dir.path())
         .output()

@@ -8,9 +8,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{
-    assert_fails, corpus, export, gz, import, last_json, patchmill, read_corpus, text, tokenizer,
-    two_bytes, write_megatron, write_run,
+    corpus, export, gz, import, patchmill, read_corpus, text, two_bytes, write_megatron, write_run,
 };
+use crate::support::{assert_fails, last_json, tokenizer};
 
 #[test]
 fn an_import_that_was_cut_off_goes_on_and_ends_the_same() {
