@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pipeline::corpus::Corpus;
 use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
-use pipeline::shard::{ShardSpec, ShardWriter};
-use schemas::manifest::{
-    FILE_NAME, FORMAT, Manifest, Series, SetTotals, SpecialTokens, TokenizerRecord, Totals, VERSION,
-};
 use schemas::run::{ReadBackend, Share, Shuffle};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[path = "../../tests/src/support/small_corpus.rs"]
+mod small_corpus;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -23,55 +22,11 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Held by the test that runs.
 static TURN: Mutex<()> = Mutex::new(());
 
-const SHARDS: u64 = 4;
 const SHARD_TOKENS: u64 = 100_000;
 
+/// One series of four shards with a document each.
 fn write_corpus(dir: &Path) {
-    let tokens = SHARDS * SHARD_TOKENS;
-    let shards: Vec<_> = (0..SHARDS)
-        .map(|shard_index| {
-            let spec =
-                ShardSpec { vocab_size: 32_000, tokenizer: [0; 32], series_index: 0, shard_index };
-            let name = format!("00000-{shard_index:05}.tok");
-            let mut writer = ShardWriter::create(dir, name, spec).unwrap();
-            let ids: Vec<u32> =
-                (0..SHARD_TOKENS).map(|token| (token * 7919 % 32_000) as u32).collect();
-            writer.push(&ids).unwrap();
-            writer.finish().unwrap()
-        })
-        .collect();
-    let totals =
-        Totals { documents_read: SHARDS, documents_written: SHARDS, tokens, ..Totals::default() };
-    let sets = vec![SetTotals { set_name: None, documents: SHARDS, text_bytes: 0, tokens }];
-    let manifest = Manifest {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        fingerprint: String::new(),
-        tokenizer: TokenizerRecord {
-            fingerprint: "00".repeat(32),
-            vocab_size: 32_000,
-            bos: None,
-            eos: None,
-            special_tokens: SpecialTokens::Text,
-            files: Vec::new(),
-        },
-        token_bytes: 2,
-        totals,
-        sets: sets.clone(),
-        series: vec![Series {
-            input: "made.jsonl".to_owned(),
-            input_bytes: 0,
-            totals,
-            sets,
-            index: None,
-            shards,
-            by_set: None,
-        }],
-        skipped: None,
-        selection: None,
-        imported: None,
-    };
-    fs::write(dir.join(FILE_NAME), manifest.seal().1).unwrap();
+    small_corpus::write_corpus(dir, 32_000, &[&[&[SHARD_TOKENS][..]; 4]]);
 }
 
 /// Two phases, windows of 64 and 16 tokens, steps of 1,024.
@@ -121,10 +76,7 @@ fn starting_and_stopping_leaves_nothing_behind() {
     let (good, bad) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_corpus(good.path());
     write_corpus(bad.path());
-    let path = bad.path().join("00000-00002.tok");
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[5000] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    small_corpus::flip_byte(&bad.path().join("00-00002.tok"), 5000);
     let (mut before, mut errors) = ([0; 3], 0);
     for cycle in 0..cycles {
         if cycle == 20 {

@@ -1,4 +1,4 @@
-//! Small corpora, written by the formats' own encoders.
+//! Small corpora, written by the formats' own encoders: for the tests here, and by path for one of `pipeline`.
 
 use std::path::Path;
 
