@@ -1,5 +1,6 @@
 //! What several rooms share: inputs, small corpora, golden models, binaries.
 
+pub(crate) mod documents;
 pub(crate) mod inputs;
 #[cfg(feature = "trainer")]
 pub(crate) mod models;

@@ -1,4 +1,4 @@
 //! Documents become a corpus: which ones, and with which ids.
 
-pub(crate) mod ids;
+mod ids;
 mod select;

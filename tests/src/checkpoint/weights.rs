@@ -11,9 +11,8 @@ use trainer::hf_config::ModelNotes;
 use trainer::model::{KeyValueCache, Llama};
 use trainer::{tensor_file, weights};
 
-use crate::support::models::{
-    assert_close, golden_config, golden_model, on_cpu, shared, tokens_btk,
-};
+use crate::support::inputs::shared;
+use crate::support::models::{assert_close, golden_config, golden_model, on_cpu, tokens_btk};
 
 fn notes() -> ModelNotes {
     ModelNotes { position_count: 16, patch_size: 4, bos_token_id: Some(1), eos_token_ids: vec![2] }

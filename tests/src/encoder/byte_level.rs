@@ -15,14 +15,16 @@ use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
 
 use crate::encoder::fast::{TEXTS, check};
 use crate::encoder::pretokenize::{byte_level, known, nasty};
+use crate::support::documents::documents;
+use crate::support::inputs::fixtures;
 
 /// A tokenizer.json with a byte-level vocabulary of 1,500 entries and GPT-2's pre-tokenizer.
 static LEARNT: LazyLock<Value> = LazyLock::new(|| {
-    let folder = crate::support::inputs::fixtures().join("text/valid");
+    let folder = fixtures().join("text/valid");
     let mut texts: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let documents = crate::write::ids::documents(&entry.unwrap().path());
-        texts.extend(documents.into_iter().map(|(_, text, _)| text));
+        let found = documents(&entry.unwrap().path());
+        texts.extend(found.into_iter().map(|(_, text, _)| text));
     }
     texts.extend(TEXTS.iter().map(|&text| text.to_owned()));
     let alphabet: HashSet<char> = ByteLevel::alphabet().into_iter().collect();

@@ -13,6 +13,9 @@ use tokenizers::{
     NormalizedString, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
 };
 
+use crate::support::documents::documents;
+use crate::support::inputs::fixtures;
+
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const REST: &str = r"\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -348,16 +351,13 @@ fn every_code_point_has_the_normal_form_of_the_reference() {
 
 #[test]
 fn fixture_texts_are_cut_as_the_regex_engine_cuts_them() {
-    let files =
-        ["text/train", "text/valid"].map(|folder| crate::support::inputs::fixtures().join(folder));
+    let files = ["text/train", "text/valid"].map(|folder| fixtures().join(folder));
     let mut texts = Vec::new();
     for folder in files {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|ending| ending == "zst") {
-                texts.extend(
-                    crate::write::ids::documents(&path).into_iter().map(|(_, text, _)| text),
-                );
+                texts.extend(documents(&path).into_iter().map(|(_, text, _)| text));
             }
         }
     }

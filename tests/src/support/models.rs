@@ -1,6 +1,4 @@
-//! What several test modules need.
-
-use std::path::{Path, PathBuf};
+//! The golden model, and tensors compared.
 
 use schemas::run::{
     ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
@@ -9,12 +7,14 @@ use tch::{Device, Kind, Tensor};
 use trainer::model::{Compute, Llama};
 use trainer::tensor_file::TensorFile;
 
+use crate::support::inputs::fixtures;
+
 /// The named tensors of one golden file.
 pub(crate) struct Golden(pub(crate) Vec<(String, Tensor)>);
 
 impl Golden {
     pub(crate) fn open(name: &str) -> Golden {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden").join(name);
+        let path = fixtures().join("golden").join(name);
         Golden(TensorFile::open(&path).unwrap().read_all().unwrap())
     }
 
@@ -100,21 +100,4 @@ pub(crate) fn assert_close(name: &str, found: &Tensor, expected: &Tensor, tolera
     assert_eq!(found.size(), expected.size(), "{name}");
     let difference = max_abs(&(found.to_kind(Kind::Double) - expected.to_kind(Kind::Double)));
     assert!(difference <= tolerance, "{name} differs by {difference:e}, tolerance {tolerance:e}");
-}
-
-/// A file or folder of material that is not part of this repository, or `None` with a message that says so.
-///
-/// It is looked for in `$PATCHMILL_SHARED`, else in `../shared` beside the repository.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("PATCHMILL_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let found = root.join(path);
-    if !found.exists() {
-        eprintln!(
-            "skipped: {} is absent (set PATCHMILL_SHARED to the folder that holds it)",
-            found.display()
-        );
-        return None;
-    }
-    Some(found)
 }
