@@ -101,13 +101,26 @@ fn swiglu_also_where_the_gate_saturates() {
     }
 }
 
+/// Three windows of `t` rows of queries, keys and values, and the tables of their rotation.
+fn merged_rows(t: i64, heads: Heads) -> (Tensor, [Tensor; 2]) {
+    let Heads { query, key_value, width } = heads;
+    let angles = random(&[t, width / 2], 9);
+    let qkv = random(&[3, t, (query + 2 * key_value) * width], 1);
+    (qkv, [angles.cos(), angles.sin()])
+}
+
+/// Both halves of each head, rotated.
+fn rotate(x: &Tensor, [cos, sin]: &[Tensor; 2]) -> Tensor {
+    let halves = x.chunk(2, 3);
+    let (low, high) = (&halves[0], &halves[1]);
+    Tensor::cat(&[low * cos - high * sin, high * cos + low * sin], 3)
+}
+
 #[test]
 fn heads_are_split_and_turned() {
     for (query, key_value, width) in [(4, 2, 6), (1, 1, 2), (4, 4, 64)] {
-        let (t, heads) = (5, Heads { query, key_value, width });
-        let angles = random(&[t, width / 2], 9);
-        let tables = [angles.cos(), angles.sin()];
-        let qkv = random(&[3, t, (query + 2 * key_value) * width], 1);
+        let heads = Heads { query, key_value, width };
+        let (qkv, tables) = merged_rows(5, heads);
         check(
             &[qkv],
             &[],
@@ -119,33 +132,23 @@ fn heads_are_split_and_turned() {
                 let sizes = [query, key_value, key_value].map(|count| count * width);
                 let parts = tensors[0].split_with_sizes(sizes, 2);
                 let apart = parts.iter().map(|part| part.unflatten(2, [-1, width]).transpose(1, 2));
-                let [cos, sin] = &tables;
-                let turned = |x: Tensor| {
-                    let halves = x.chunk(2, 3);
-                    let (low, high) = (&halves[0], &halves[1]);
-                    Tensor::cat(&[low * cos - high * sin, high * cos + low * sin], 3)
-                };
                 let mut apart: Vec<Tensor> = apart.collect();
                 let v = apart.pop().unwrap();
-                apart.into_iter().map(turned).chain([v]).collect()
+                apart.iter().map(|x| rotate(x, &tables)).chain([v]).collect()
             },
         );
     }
 }
 
 /// Causal attention of merged rows, step by step: the heads apart, turned, all scores, those of later keys masked.
-fn plain_attention(qkv: &Tensor, [cos, sin]: &[Tensor; 2], heads: Heads) -> Tensor {
+fn plain_attention(qkv: &Tensor, tables: &[Tensor; 2], heads: Heads) -> Tensor {
     let Heads { query, key_value, width } = heads;
     let sizes = [query, key_value, key_value].map(|count| count * width);
     let parts = qkv.split_with_sizes(sizes, 2);
     let apart = |part: &Tensor| part.unflatten(2, [-1, width]).transpose(1, 2);
-    let turned = |x: Tensor| {
-        let halves = x.chunk(2, 3);
-        let (low, high) = (&halves[0], &halves[1]);
-        Tensor::cat(&[low * cos - high * sin, high * cos + low * sin], 3)
-    };
+    let turned = |part: &Tensor| rotate(&apart(part), tables);
     let for_queries = |x: Tensor| x.repeat_interleave_self_int(query / key_value, 1, None);
-    let (q, k, v) = (turned(apart(&parts[0])), turned(apart(&parts[1])), apart(&parts[2]));
+    let (q, k, v) = (turned(&parts[0]), turned(&parts[1]), apart(&parts[2]));
     let (k, v) = (for_queries(k), for_queries(v));
     let scores = q.matmul(&k.transpose(2, 3)) / (width as f64).sqrt();
     let later = scores.ones_like().triu(1).to_kind(Kind::Bool);
@@ -165,9 +168,7 @@ fn attention_of_merged_rows() {
         (33, 2, 2, 130),
     ] {
         let heads = Heads { query, key_value, width };
-        let angles = random(&[t, width / 2], 9);
-        let tables = [angles.cos(), angles.sin()];
-        let qkv = random(&[3, t, (query + 2 * key_value) * width], 1);
+        let (qkv, tables) = merged_rows(t, heads);
         check(
             &[qkv],
             &[],

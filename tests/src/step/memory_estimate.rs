@@ -10,25 +10,14 @@ use trainer::shim::ShimError;
 use trainer::shim::memory::peak_bytes;
 use trainer::step::train_step;
 
-use crate::support::models::adamw_config;
+use crate::support::models::{adamw_config, golden_config};
 
 /// Sum and measurement differ by at most so much.
 const TOLERANCE: f64 = 0.1;
 
 fn shape() -> StepShape {
     StepShape {
-        model: ModelConfig {
-            vocab_size: 512,
-            hidden_size: 64,
-            intermediate_size: 172,
-            num_hidden_layers: 6,
-            num_attention_heads: 4,
-            num_key_value_heads: 4,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10000.0,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-        },
+        model: ModelConfig { vocab_size: 512, num_hidden_layers: 6, ..golden_config() },
         maps: PatchMaps { patch_size: 4, input: false, output: false },
         windows: 8,
         units: 64,
