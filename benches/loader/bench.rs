@@ -8,15 +8,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use benches::corpora;
+use benches::epoch::epoch_spec;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipeline::corpus::Corpus;
 use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use pipeline::plan::Plan;
 use pipeline::shard::{ShardSpec, ShardWriter};
-use schemas::manifest::{
-    FILE_NAME, FORMAT, Manifest, Series, SetTotals, SpecialTokens, TokenizerRecord, Totals, VERSION,
-};
-use schemas::run::{ReadBackend, Share, Shuffle};
+use schemas::run::ReadBackend;
 
 const VOCAB_SIZE: u64 = 32_000;
 const DOCUMENT_TOKENS: u64 = 1 << 12;
@@ -37,65 +36,13 @@ fn write_corpus(dir: &Path) -> i64 {
         writer.push(&ids).expect("room on the disk");
     }
     let shard = writer.finish().expect("room on the disk");
-    let documents = shard.document_count;
-    let totals = Totals {
-        documents_read: documents,
-        documents_written: documents,
-        documents_skipped: 0,
-        text_bytes: 0,
-        tokens: CORPUS_TOKENS,
-        ..Totals::default()
-    };
-    let sets = vec![SetTotals { set_name: None, documents, text_bytes: 0, tokens: CORPUS_TOKENS }];
-    let manifest = Manifest {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        fingerprint: String::new(),
-        tokenizer: TokenizerRecord {
-            fingerprint: "00".repeat(32),
-            vocab_size: VOCAB_SIZE,
-            bos: None,
-            eos: None,
-            special_tokens: SpecialTokens::Text,
-            files: Vec::new(),
-        },
-        token_bytes: 2,
-        totals,
-        sets: sets.clone(),
-        series: vec![Series {
-            input: "made.jsonl".to_owned(),
-            input_bytes: 0,
-            totals,
-            sets,
-            index: None,
-            shards: vec![shard],
-            by_set: None,
-        }],
-        skipped: None,
-        selection: None,
-        imported: None,
-    };
-    std::fs::write(dir.join(FILE_NAME), manifest.seal().1).expect("room on the disk");
+    corpora::write_manifest(dir, vec![vec![shard]], VOCAB_SIZE).expect("room on the disk");
     id_sum
 }
 
 /// One epoch of windows of `window_tokens` tokens.
 fn plan(window_tokens: u64, corpus: &Corpus) -> Plan {
-    let spec = PlanSpec {
-        corpus_tokens: corpus.token_count(),
-        corpus_fingerprint: Some(corpus.manifest().fingerprint.clone()),
-        subset_tokens: None,
-        step_tokens: STEP_TOKENS,
-        epochs: 1,
-        seed: 1,
-        shuffle: Shuffle::Global,
-        sets: Vec::new(),
-        phases: vec![PhaseSpec {
-            patch_size: 1,
-            window_units: window_tokens,
-            share: Share::new(1, 1).expect("a whole"),
-        }],
-    };
+    let spec = epoch_spec(corpus.manifest(), window_tokens, STEP_TOKENS);
     Plan::new(&spec).expect("sizes that divide")
 }
 

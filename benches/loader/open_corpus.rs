@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::ensure;
+use benches::epoch::{epoch_spec, parse_backend};
 use clap::Parser;
 use pipeline::corpus::{Corpus, read_manifest};
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use pipeline::plan::Plan;
 use pipeline::source::{FileState, Source};
 use schemas::manifest::Manifest;
-use schemas::run::{ReadBackend, Share, Shuffle};
+use schemas::run::ReadBackend;
 use schemas::shard::{HEADER_BYTES, ShardHeader};
 use serde_json::json;
 
@@ -46,14 +47,6 @@ struct Args {
     json: bool,
 }
 
-fn parse_backend(text: &str) -> Result<ReadBackend, String> {
-    match text {
-        "mmap" => Ok(ReadBackend::Mmap),
-        "pread" => Ok(ReadBackend::Pread),
-        _ => Err(format!("{text:?} is no way to read; expected mmap or pread")),
-    }
-}
-
 /// Milliseconds of each part, in the order in which they were measured.
 #[derive(Default)]
 struct Parts(Vec<(&'static str, f64)>);
@@ -64,24 +57,6 @@ impl Parts {
         let made = part();
         self.0.push((name, started.elapsed().as_secs_f64() * 1e3));
         made
-    }
-}
-
-fn plan_spec(manifest: &Manifest, window_units: u64) -> PlanSpec {
-    PlanSpec {
-        corpus_tokens: manifest.totals.tokens,
-        corpus_fingerprint: Some(manifest.fingerprint.clone()),
-        subset_tokens: None,
-        step_tokens: STEP_TOKENS.min(manifest.totals.tokens / window_units * window_units),
-        epochs: 1,
-        seed: 1,
-        shuffle: Shuffle::Global,
-        sets: Vec::new(),
-        phases: vec![PhaseSpec {
-            patch_size: 1,
-            window_units,
-            share: Share::new(1, 1).expect("a whole"),
-        }],
     }
 }
 
@@ -128,7 +103,8 @@ fn round(args: &Args) -> anyhow::Result<Parts> {
     parts.time("all headers read and decoded", || check_headers(&sources))?;
     parts.time("all shards closed", || drop(sources));
     let corpus = parts.time("Corpus::open, in all", || Corpus::open(dir, args.io))?;
-    let spec = plan_spec(&manifest, args.window_units);
+    let whole_windows = manifest.totals.tokens / args.window_units * args.window_units;
+    let spec = epoch_spec(&manifest, args.window_units, STEP_TOKENS.min(whole_windows));
     let plan = parts.time("plan", || Plan::new(&spec))?;
     parts.time("windows of a step", || plan.step(0).count());
     parts.time("one footer", || corpus.shard_footer(0))?;

@@ -16,12 +16,13 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use benches::clock::process_cpu_seconds;
+use benches::epoch::{epoch_spec, parse_backend};
 use clap::Parser;
 use pipeline::corpus::{Corpus, OutId};
 use pipeline::loader::{Batch, Loader, LoaderSpec, READ_AHEAD_BYTES};
 use pipeline::numbers::parse_positive_count;
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
-use schemas::run::{ReadBackend, Share, Shuffle};
+use pipeline::plan::Plan;
+use schemas::run::ReadBackend;
 use serde_json::json;
 
 const BATCH_WINDOWS: u64 = 16;
@@ -58,31 +59,10 @@ enum Output {
     I64,
 }
 
-fn parse_backend(text: &str) -> Result<ReadBackend, String> {
-    match text {
-        "mmap" => Ok(ReadBackend::Mmap),
-        "pread" => Ok(ReadBackend::Pread),
-        _ => Err(format!("{text:?} is no way to read; expected mmap or pread")),
-    }
-}
-
 /// A single phase of whole epochs; a step is a batch.
 fn plan(corpus: &Corpus, window_tokens: u64) -> anyhow::Result<Plan> {
-    Ok(Plan::new(&PlanSpec {
-        corpus_tokens: corpus.token_count(),
-        corpus_fingerprint: Some(corpus.manifest().fingerprint.clone()),
-        subset_tokens: None,
-        step_tokens: BATCH_WINDOWS * window_tokens,
-        epochs: 1,
-        seed: 1,
-        shuffle: Shuffle::Global,
-        sets: Vec::new(),
-        phases: vec![PhaseSpec {
-            patch_size: 1,
-            window_units: window_tokens,
-            share: Share::new(1, 1).expect("a whole"),
-        }],
-    })?)
+    let step_tokens = BATCH_WINDOWS * window_tokens;
+    Ok(Plan::new(&epoch_spec(corpus.manifest(), window_tokens, step_tokens))?)
 }
 
 /// Starts the loader at `from_step`: the one place that knows its options.

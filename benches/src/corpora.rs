@@ -158,7 +158,7 @@ fn fill(random: &mut Random, length: usize, vocab_size: u64, ids: &mut Vec<u16>)
 }
 
 /// Writes the manifest of these shards, a list of them for each series.
-fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>, vocab_size: u64) -> anyhow::Result<()> {
+pub fn write_manifest(dir: &Path, series: Vec<Vec<Shard>>, vocab_size: u64) -> anyhow::Result<()> {
     let (mut totals, mut of_series) = (Totals::default(), Vec::new());
     for (index, shards) in series.into_iter().enumerate() {
         let series = series_of(format!("made-{index:05}.jsonl"), shards);

@@ -7,11 +7,11 @@
 //! **Invariant:** one fixed batch, learned by heart: the loss after the timed steps is below the one before.
 
 use std::hint::black_box;
+use std::path::Path;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use schemas::run::{
-    ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
-};
+use pipeline::run_file::Run;
+use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use tch::{Device, Tensor};
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
@@ -22,31 +22,15 @@ const WINDOWS: i64 = 8;
 const WINDOW_UNITS: u64 = 256;
 const RATE: f64 = 1e-3;
 
-fn config() -> ModelConfig {
-    ModelConfig {
-        vocab_size: 4096,
-        hidden_size: 256,
-        intermediate_size: 688,
-        num_hidden_layers: 6,
-        num_attention_heads: 4,
-        num_key_value_heads: 4,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10000.0,
-        tie_word_embeddings: false,
-        initializer_range: 0.02,
-    }
+/// The fixtures' run, whose optimizer is the paper's.
+fn fixtures_run() -> RunFile {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/pretrain.toml");
+    Run::load(&path, &[]).expect("the fixtures' run file is legal").file
 }
 
-fn optimizer_config() -> OptimizerConfig {
-    OptimizerConfig {
-        kind: OptimizerKind::Adamw,
-        betas: [0.9, 0.95],
-        eps: 1e-8,
-        weight_decay: 0.1,
-        clip_norm: 1.0,
-        nonfinite: Nonfinite::Stop,
-        spike: None,
-    }
+fn config(run: &RunFile) -> ModelConfig {
+    let (hidden_size, intermediate_size, num_hidden_layers) = (256, 688, 6);
+    ModelConfig { hidden_size, intermediate_size, num_hidden_layers, ..run.model.clone() }
 }
 
 fn tokens_btk(patch_size: i64) -> Tensor {
@@ -59,6 +43,7 @@ fn tokens_btk(patch_size: i64) -> Tensor {
 
 fn step(criterion: &mut Criterion) {
     trainer::shim::keep_freed_memory().expect("glibc takes the settings"); // as the program does
+    let run = fixtures_run();
     let mut group = criterion.benchmark_group("step");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for (dtype, dtype_name) in [(Dtype::Fp32, "fp32"), (Dtype::Bf16, "bf16")] {
@@ -69,9 +54,9 @@ fn step(criterion: &mut Criterion) {
                 position_count: WINDOW_UNITS,
                 activation_checkpointing: ActivationCheckpointing::None,
             };
-            let model = Llama::new(&config(), compute, 1).expect("the configuration is legal");
-            let mut optimizer = AdamW::new(model.parameters(), &optimizer_config())
-                .expect("the configuration is legal");
+            let model = Llama::new(&config(&run), compute, 1).expect("the configuration is legal");
+            let mut optimizer =
+                AdamW::new(model.parameters(), &run.optimizer).expect("the configuration is legal");
             let tokens_btk = tokens_btk(patch_size);
             group.throughput(Throughput::Elements(tokens_btk.numel() as u64));
             let mut losses = Vec::new();
