@@ -95,9 +95,8 @@ class Bench:
 
     def digest(self, corpus):
         """Of a plan over the whole corpus, shuffled, with windows that start anywhere in documents."""
-        run = self.work / "run.toml"
-        run.write_text(RUN.format(corpus=corpus, vocab_size=self.vocab_size))
-        report = self.json("stream", run)
+        values = [*PLAN, f"data.corpus={json.dumps(str(corpus))}", f"model.vocab_size={self.vocab_size}"]
+        report = self.json("stream", ROOT / "fixtures/pretrain.toml", *(word for value in values for word in ("--set", value)))
         return [report["tokens"], report["steps"], report["digest"]]
 
     def corpus(self, name, *options):
@@ -225,61 +224,9 @@ class Bench:
             self.checks.equal(f"{name} as {target} itself writes it, digest", self.digest(back), expected)
 
 
-# Only what the plan needs decides what is read; the model is there because a run file is complete.
-RUN = """
-[data]
-corpus = "{corpus}"
-[plan]
-window_units = 64
-step_tokens = 4096
-epochs = 1
-seed = 7
-shuffle = "global"
-[[phases]]
-patch_size = 4
-share = "2/3"
-schedule = {{ kind = "cosine", peak = 1e-3, warmup_steps = 1, final = 0.0 }}
-carry = "weights"
-[[phases]]
-patch_size = 1
-share = "1/3"
-schedule = {{ kind = "cosine", peak = 1e-3, warmup_steps = 1, final = 0.0 }}
-carry = "weights"
-[model]
-vocab_size = {vocab_size}
-hidden_size = 64
-intermediate_size = 128
-num_hidden_layers = 1
-num_attention_heads = 1
-num_key_value_heads = 1
-rms_norm_eps = 1e-6
-rope_theta = 10000.0
-tie_word_embeddings = false
-initializer_range = 0.02
-[optimizer]
-kind = "adamw"
-betas = [0.9, 0.95]
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-nonfinite = "stop"
-[train]
-init_seed = 1
-device = "cpu"
-activation_checkpointing = "none"
-dtype = "fp32"
-micro_batch_windows = 1
-output = "out"
-checkpoint_every_steps = 100
-keep_checkpoints = 1
-keep_every_steps = 100
-eval_every_steps = 100
-log_every_steps = 10
-[loader]
-workers = 2
-io = "mmap"
-ring_bytes = 1_048_576
-"""
+# The plan that both sides are read by, laid over the fixtures' run.
+PLAN = ["plan.window_units=64", "plan.step_tokens=4096", "plan.epochs=1", "plan.seed=7",
+        "phases.0.schedule.warmup_steps=1", "phases.1.schedule.warmup_steps=1"]
 
 
 def large_tokenizer(source, work):

@@ -19,81 +19,26 @@ import sys
 import tempfile
 import warnings
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "peers", "loaders"))
+BENCHES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.append(os.path.join(BENCHES, "peers", "loaders"))
 warnings.filterwarnings("ignore")
 
 import numpy as np
 
 LONG, SHORT = 8192, 2048
 PARTS = LONG // SHORT
-
-RUN_FILE = """
-[data]
-corpus = "none"
-[plan]
-window_units = 2048
-step_tokens = {step}
-epochs = 1
-seed = {seed}
-shuffle = {shuffle}
-[[phases]]
-patch_size = 4
-share = "2/3"
-schedule = {{ kind = "cosine", peak = 3e-4, warmup_steps = 0, final = 0.0 }}
-carry = "weights"
-[[phases]]
-patch_size = 1
-share = "1/3"
-schedule = {{ kind = "cosine", peak = 3e-4, warmup_steps = 0, final = 0.0 }}
-carry = "weights"
-[model]
-vocab_size = 32000
-hidden_size = 64
-intermediate_size = 128
-num_hidden_layers = 1
-num_attention_heads = 1
-num_key_value_heads = 1
-rms_norm_eps = 1e-6
-rope_theta = 10000.0
-tie_word_embeddings = false
-initializer_range = 0.02
-[optimizer]
-kind = "adamw"
-betas = [0.9, 0.95]
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-nonfinite = "stop"
-[train]
-init_seed = 1
-device = "cpu"
-activation_checkpointing = "none"
-dtype = "fp32"
-micro_batch_windows = 1
-output = "out"
-checkpoint_every_steps = 1
-keep_checkpoints = 1
-keep_every_steps = 0
-eval_every_steps = 0
-log_every_steps = 1
-[loader]
-workers = 1
-io = "pread"
-ring_bytes = 1_048_576
-"""
+FIXTURES_RUN = os.path.join(BENCHES, "..", "fixtures", "pretrain.toml")
 
 
 def patchmill(program, shuffle):
     """The windows of `patchmill plan --step`, by phase, as pieces of 2,048 tokens."""
     def pieces(tokens, seed):
-        step = LONG * 16
-        with tempfile.TemporaryDirectory() as folder:
-            run = os.path.join(folder, "run.toml")
-            with open(run, "w") as file:
-                file.write(RUN_FILE.format(step=step, seed=seed, shuffle=shuffle))
-            command = [program, "plan", run, "--assume-tokens", str(tokens), "--json"]
-            steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["steps_total"]
-            said = subprocess.run([*command, "--step", f"0..{steps}"], check=True, capture_output=True).stdout
+        values = [f"plan.window_units={SHORT}", f"plan.step_tokens={LONG * 16}", "plan.epochs=1", f"plan.seed={seed}",
+                  f"plan.shuffle={shuffle}", "phases.0.schedule.warmup_steps=0", "phases.1.schedule.warmup_steps=0"]
+        run = [FIXTURES_RUN, *(word for value in values for word in ("--set", value))]
+        command = [program, "plan", *run, "--assume-tokens", str(tokens), "--json"]
+        steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["steps_total"]
+        said = subprocess.run([*command, "--step", f"0..{steps}"], check=True, capture_output=True).stdout
         read = {4: [], 1: []}
         for entry in json.loads(said)["steps"]:
             for window in entry["windows"]:

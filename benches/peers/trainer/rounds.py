@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 WINDOWS, UNITS = 8, 256
 # Vocabulary, kind, K, whether the peer compiles, and how many times its tokens per second are asked for.
 CASES = [
@@ -25,51 +26,10 @@ CASES = [
 ]
 # The phases of the run that compares K with 1, the tokens of each step, and epochs that are enough steps of each.
 LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS = (8, 4, 2, 1), 65536, 8
-RUN = """
-[data]
-corpus = "{corpus}"
-[plan]
-window_units = {units}
-step_tokens = {step_tokens}
-epochs = {epochs}
-seed = 1
-shuffle = "global"
-{phases}
-[model]
-vocab_size = {vocab_size}
-hidden_size = 256
-intermediate_size = 688
-num_hidden_layers = 6
-num_attention_heads = 4
-num_key_value_heads = 4
-rms_norm_eps = 1e-6
-rope_theta = 10000.0
-tie_word_embeddings = false
-initializer_range = 0.02
-[optimizer]
-kind = "adamw"
-betas = [0.9, 0.95]
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-nonfinite = "stop"
-[train]
-init_seed = 1
-device = "cpu"
-activation_checkpointing = "none"
-dtype = "{dtype}"
-micro_batch_windows = {windows}
-output = "out"
-checkpoint_every_steps = 1000000
-keep_checkpoints = 1
-keep_every_steps = 0
-eval_every_steps = 0
-log_every_steps = 10
-[loader]
-workers = 1
-io = "mmap"
-ring_bytes = 1_048_576
-"""
+# Laid over the fixtures' run file, whose phases are replaced.
+VALUES = ["plan.epochs={epochs}", "plan.step_tokens={step_tokens}", f"plan.window_units={UNITS}", "model.vocab_size={vocab_size}",
+          "model.hidden_size=256", "model.intermediate_size=688", "model.num_hidden_layers=6", "train.device=cpu",
+          "train.dtype={dtype}", f"train.micro_batch_windows={WINDOWS}", "loader.workers=1", "loader.ring_bytes=1_048_576"]
 PHASE = """
 [[phases]]
 patch_size = {patch_size}
@@ -105,39 +65,42 @@ def run(command, threads):
 
 
 def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens, epochs=1):
-    """A run file over a corpus of random ids that is long enough for each phase."""
+    """The words that name a run over a corpus of random ids that is long enough for each phase."""
     folder = os.path.join(args.work, f"ids-{vocab_size}")
     tokens = 2_000_000
     if not os.path.exists(os.path.join(folder, "corpus", "manifest.json")):
         make_corpus = os.path.join(args.release, "examples", "make_corpus")
         run([make_corpus, "random", folder, "--tokens", str(tokens), "--vocab-size", str(vocab_size)], args.threads)
     phases = "".join(PHASE.format(patch_size=k, count=len(patch_sizes)) for k in patch_sizes)
+    with open(os.path.join(ROOT, "fixtures", "pretrain.toml"), encoding="utf-8") as file:
+        text = file.read()
+    before, model = text[:text.index("[[phases]]")], text[text.index("[model]"):]
     path = os.path.join(args.work, f"{name}.toml")
-    with open(path, "w") as file:
-        file.write(RUN.format(
-            corpus=os.path.join(folder, "corpus"), units=UNITS, step_tokens=step_tokens, epochs=epochs, phases=phases,
-            vocab_size=vocab_size, dtype=dtype, windows=WINDOWS))
-    return path
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}{phases}\n{model}")
+    values = [value.format(epochs=epochs, step_tokens=step_tokens, vocab_size=vocab_size, dtype=dtype) for value in VALUES]
+    values.append(f"data.corpus={json.dumps(os.path.abspath(os.path.join(folder, 'corpus')))}")
+    return [path, *(word for value in values for word in ("--set", value))]
 
 
-def ours(args, path, phase_index, steps, warm_up_steps):
-    command = [os.path.join(args.release, "patchmill-train"), "bench", path, "--json", "--phase", str(phase_index)]
+def ours(args, run_file, phase_index, steps, warm_up_steps):
+    command = [os.path.join(args.release, "patchmill-train"), "bench", *run_file, "--json", "--phase", str(phase_index)]
     report = run([*command, "--steps", str(steps), "--warm-up-steps", str(warm_up_steps)], args.threads)
     return flat(report["phases"][0])
 
 
-def planned_bytes(args, path):
+def planned_bytes(args, run_file):
     """What `plan-memory` says that the process takes at its peak."""
-    report = run([os.path.join(args.release, "patchmill-train"), "plan-memory", path, "--json"], args.threads)
+    report = run([os.path.join(args.release, "patchmill-train"), "plan-memory", *run_file, "--json"], args.threads)
     phase = report["phases"][0]
     return phase["total_bytes"] + phase["attention_scratch_bytes"] + report["program_bytes"] + report["ring_bytes"]
 
 
-def ladder_pair(args, path, patch_size, is_reversed):
+def ladder_pair(args, run_file, patch_size, is_reversed):
     """K and 1, one right after the other."""
     pair = {}
     for k in sorted((1, patch_size), reverse=is_reversed):
-        pair[k] = ours(args, path, LADDER.index(k), args.ladder_steps * k, k)["tokens_per_sec"]
+        pair[k] = ours(args, run_file, LADDER.index(k), args.ladder_steps * k, k)["tokens_per_sec"]
     return pair
 
 
@@ -206,16 +169,16 @@ def main():
     for number in range(args.rounds):
         for case in CASES:
             vocab_size, dtype, patch_size, compiles, _ = case
-            path = write_run(args, f"{vocab_size}-{dtype}-{patch_size}", vocab_size, dtype, (patch_size,), WINDOWS * UNITS * patch_size)
-            found = ours(args, path, 0, args.steps, args.warm_up_steps)
-            results[case]["ours"].append({**found, "planned_bytes": planned_bytes(args, path)})
+            run_file = write_run(args, f"{vocab_size}-{dtype}-{patch_size}", vocab_size, dtype, (patch_size,), WINDOWS * UNITS * patch_size)
+            found = ours(args, run_file, 0, args.steps, args.warm_up_steps)
+            results[case]["ours"].append({**found, "planned_bytes": planned_bytes(args, run_file)})
             if not args.without_peer:
                 results[case]["peer"].append(theirs(args, vocab_size, dtype, patch_size, compiles))
         print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     for number in range(args.ladder_rounds):
         for (dtype, k), pairs in ladder.items():
-            path = write_run(args, f"ladder-{dtype}", 32000, dtype, LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS)
-            pairs.append(ladder_pair(args, path, k, number % 2 == 1))
+            run_file = write_run(args, f"ladder-{dtype}", 32000, dtype, LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS)
+            pairs.append(ladder_pair(args, run_file, k, number % 2 == 1))
         print(f"round {number + 1} of {args.ladder_rounds}, K against 1, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     head = ["case", "ours, tokens/s", "PyTorch", "ours / it", "wanted", "ours, MB", "PyTorch, MB", "ours / it",
             "planned / our whole peak", "products alone, % of our step", "attention's, unmasked", "data wait, %"]

@@ -10,14 +10,7 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-root=$(CDPATH='' cd -- "$here/../../.." && pwd)
-if [ $# -eq 0 ]; then
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'
-    exit 2
-fi
-mkdir -p "$1"
-work=$(CDPATH='' cd -- "$1" && pwd)
-shift
+. "$here/../work.sh"
 
 if [ -z "${RELEASE:-}" ]; then
     (cd "$root" && cargo build --release --package trainer --bins &&

@@ -11,7 +11,7 @@ fn write(dir: &Path, text: &str) -> PathBuf {
 }
 
 /// Some ten steps of each phase at a million tokens.
-const RUN_FILE: &str = r#"
+pub(super) const RUN_FILE: &str = r#"
 [data]
 corpus = "corpora/train"
 validation = "/abs/valid"

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use super::file::RUN_FILE;
 use crate::support::process::{binary, repository};
 
 mod ranks;
@@ -50,74 +51,38 @@ struct TestRun {
 
 impl TestRun {
     fn new() -> TestRun {
+        TestRun::with(&[])
+    }
+
+    /// One whose run file has these values as well.
+    fn with(values: &[&str]) -> TestRun {
         let dir = tempfile::tempdir().unwrap();
         let corpora = corpora().display();
-        let text = format!(
-            r#"
-[data]
-corpus = "{corpora}/train"
-validation = "{corpora}/valid"
-subset_tokens = 15_360
-
-[plan]
-window_units = 16
-step_tokens = 512
-epochs = 1
-seed = 1
-shuffle = "global"
-
-[[phases]]
-patch_size = 4
-share = "2/3"
-schedule = {{ kind = "cosine", peak = 3e-3, warmup_steps = 2, final = 0.0 }}
-carry = "weights"
-
-[[phases]]
-patch_size = 1
-share = "1/3"
-schedule = {{ kind = "cosine", peak = 3e-3, warmup_steps = 2, final = 0.0 }}
-carry = "weights"
-
-[model]
-vocab_size = 4096
-hidden_size = 32
-intermediate_size = 64
-num_hidden_layers = 2
-num_attention_heads = 4
-num_key_value_heads = 2
-rms_norm_eps = 1e-6
-rope_theta = 10000.0
-tie_word_embeddings = false
-initializer_range = 0.02
-
-[optimizer]
-kind = "adamw"
-betas = [0.9, 0.95]
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-nonfinite = "stop"
-
-[train]
-init_seed = 1
-device = "cpu"
-activation_checkpointing = "none"
-dtype = "fp32"
-micro_batch_windows = 4
-output = "out"
-checkpoint_every_steps = 4
-keep_checkpoints = 2
-keep_every_steps = 0
-eval_every_steps = 5
-log_every_steps = 1
-
-[loader]
-workers = 2
-io = "mmap"
-ring_bytes = 1_048_576
-"#
-        );
-        fs::write(dir.path().join("run.toml"), text).unwrap();
+        let phase = |index: u64| {
+            let schedule = "{ kind = \"cosine\", peak = 3e-3, warmup_steps = 2, final = 0.0 }";
+            format!("phases.{index}.schedule={schedule}")
+        };
+        let corpora =
+            [format!("data.corpus={corpora}/train"), format!("data.validation={corpora}/valid")];
+        let smaller = [
+            "data.subset_tokens=15_360",
+            "plan.window_units=16",
+            "phases.1.window_units=16",
+            "plan.step_tokens=512",
+            "plan.epochs=1",
+            "model.hidden_size=32",
+            "model.intermediate_size=64",
+            "model.num_key_value_heads=2",
+            "train.output=out",
+            "train.checkpoint_every_steps=4",
+            "train.eval_every_steps=5",
+            "loader.ring_bytes=1_048_576",
+        ];
+        let values = smaller.iter().chain(values).map(|&value| value.to_owned());
+        let values: Vec<String> =
+            corpora.into_iter().chain([phase(0), phase(1)]).chain(values).collect();
+        let file = schemas::run::parse(RUN_FILE, &values).unwrap();
+        fs::write(dir.path().join("run.toml"), toml::to_string(&file).unwrap()).unwrap();
         TestRun { dir }
     }
 
@@ -237,12 +202,7 @@ fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
 /// What is made again in the backward pass is made the same: neither it nor a change of it in mid-run is seen in the result.
 #[test]
 fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
-    let run = TestRun::new();
-    let path = run.dir.path().join("run.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let text = text
-        .replace("activation_checkpointing = \"none\"", "activation_checkpointing = \"attention\"");
-    fs::write(&path, text).unwrap();
+    let run = TestRun::with(&["train.activation_checkpointing=attention"]);
     assert_eq!(run.signal_after(7, libc::SIGKILL), None);
     let output = run.run(&["--set", "train.activation_checkpointing=block"]);
     let log = String::from_utf8_lossy(&output.stderr);
@@ -254,18 +214,10 @@ fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
 
 /// A run file whose second phase goes on with the optimizer of the first, under a schedule of its own.
 fn carrying_run() -> TestRun {
-    let run = TestRun::new();
-    let path = run.dir.path().join("run.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let (first, second) = text.split_at(text.rfind("schedule = ").unwrap());
-    let second = second.replacen(
-        "kind = \"cosine\", peak = 3e-3, warmup_steps = 2",
-        "kind = \"wsd\", peak = 2e-3, warmup_steps = 0, decay_steps = 4, decay = \"1-sqrt\"",
-        1,
-    );
-    let second = second.replacen("\"weights\"", "\"weights+optimizer\"", 1);
-    fs::write(&path, [first, &second].concat()).unwrap();
-    run
+    let schedule =
+        "kind = \"wsd\", peak = 2e-3, warmup_steps = 0, decay_steps = 4, decay = \"1-sqrt\"";
+    let schedule = format!("phases.1.schedule={{ {schedule}, final = 0.0 }}");
+    TestRun::with(&[&schedule, "phases.1.carry=weights+optimizer"])
 }
 
 #[test]
@@ -305,19 +257,8 @@ fn a_run_that_carries_its_optimizer_over_resumes_bitwise_around_the_switch() {
 
 #[test]
 fn maps_of_a_phase_are_trained_resumed_bitwise_and_dropped_at_the_switch() {
-    let maps = ["--set", "phases.0.input_map=true", "--set", "phases.0.output_map=true"];
-    let with_maps = || {
-        let run = TestRun::new();
-        let path = run.dir.path().join("run.toml");
-        let text = fs::read_to_string(&path).unwrap();
-        let text = text.replacen(
-            "patch_size = 4",
-            "patch_size = 4\ninput_map = true\noutput_map = true",
-            1,
-        );
-        fs::write(&path, text).unwrap();
-        run
-    };
+    let maps = ["phases.0.input_map=true", "phases.0.output_map=true"];
+    let with_maps = || TestRun::with(&maps);
     let names = |run: &TestRun, step: u64, file: &str| {
         let bytes = fs::read(run.output().join(format!("checkpoint-{step}/{file}"))).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -363,7 +304,7 @@ fn maps_of_a_phase_are_trained_resumed_bitwise_and_dropped_at_the_switch() {
     }
     let run = TestRun::new();
     run.run_to_the_end();
-    check_refusal(&run, &maps[..2], 4, &["phases.0.input_map: absent → true"]);
+    check_refusal(&run, &["--set", maps[0]], 4, &["phases.0.input_map: absent → true"]);
     check_refusal(
         &TestRun::new(),
         &["--set", "phases.1.output_map=true"],
