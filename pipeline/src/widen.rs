@@ -77,7 +77,7 @@ pub(crate) fn widen_asking<T: OutId>(
     }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "less time than plain x86-64; benches/kernels.rs")]
+        #[expect(unsafe_code, reason = "less time than plain x86-64; just bench kernels")]
         // SAFETY: the processor has what the function was compiled for.
         return unsafe { widen_avx2(bytes, token_bytes, out, ask) };
     }
@@ -131,7 +131,7 @@ fn widen_pieces<T: OutId>(
 pub fn largest_id(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        #[expect(unsafe_code, reason = "less time than plain x86-64; benches/kernels.rs")]
+        #[expect(unsafe_code, reason = "less time than plain x86-64; just bench kernels")]
         // SAFETY: the processor has what the function was compiled for.
         return unsafe { largest_id_avx2(bytes, token_bytes) };
     }

@@ -241,7 +241,7 @@ fn prefetch<T>(value: &T) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing and cannot fault; every x86-64 processor has it.
-        #[expect(unsafe_code, reason = "a batch's entries arrive together; benches/tokenize.rs")]
+        #[expect(unsafe_code, reason = "a batch's entries arrive together; just bench tokenize")]
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
         }
@@ -307,7 +307,7 @@ fn advise_huge_pages<T>(table: &Vec<T>) {
         if first < end {
             // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE changes nothing that it
             // holds. A kernel that does not know it says so, and the pages stay small.
-            #[expect(unsafe_code, reason = "fewer misses of the TLB; benches/tokenize.rs")]
+            #[expect(unsafe_code, reason = "fewer misses of the TLB; just bench tokenize")]
             unsafe {
                 libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE);
             }

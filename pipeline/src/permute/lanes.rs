@@ -34,7 +34,7 @@ pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&m
         if is_x86_feature_detected!("avx512f") {
             #[expect(
                 unsafe_code,
-                reason = "a part of the time of one by one; benches/kernels.rs"
+                reason = "a part of the time of one by one; just bench kernels"
             )]
             // SAFETY: the processor has what the function was compiled for.
             return unsafe { turn_avx512(keys, rounds, left, right) };
@@ -42,7 +42,7 @@ pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&m
         if is_x86_feature_detected!("avx2") {
             #[expect(
                 unsafe_code,
-                reason = "a part of the time of one by one; benches/kernels.rs"
+                reason = "a part of the time of one by one; just bench kernels"
             )]
             // SAFETY: the processor has what the function was compiled for.
             return unsafe { turn_avx2(keys, rounds, left, right) };

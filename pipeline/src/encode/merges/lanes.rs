@@ -41,7 +41,7 @@ impl Avx512 {
 /// [`Merges::merge_scanning`].
 #[inline(always)]
 pub(super) fn merge(_: Avx512, merges: &Merges, scan: &mut Scan, len: usize) -> (u64, u32) {
-    #[expect(unsafe_code, reason = "two thirds of the time of plain Rust; benches/tokenize.rs")]
+    #[expect(unsafe_code, reason = "two thirds of the time of plain Rust; just bench tokenize")]
     // SAFETY: the processor has what the functions are compiled for, as the argument shows.
     unsafe {
         match len {
@@ -61,7 +61,7 @@ pub(super) fn apply_to_all(
     pieces: &[Short],
     take: impl FnMut(usize, &[u32]),
 ) {
-    #[expect(unsafe_code, reason = "a quarter of the time of plain Rust; benches/tokenize.rs")]
+    #[expect(unsafe_code, reason = "a quarter of the time of plain Rust; just bench tokenize")]
     // SAFETY: the processor has what the function is compiled for, as the argument shows.
     unsafe {
         apply_in_turns(merges, alphabet, text, pieces, take);
