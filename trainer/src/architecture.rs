@@ -5,6 +5,7 @@
 
 use schemas::run::ModelConfig;
 
+use crate::device::extent;
 use crate::params::ParameterSpec;
 use crate::shim::ShimError;
 
@@ -235,11 +236,6 @@ pub(crate) fn check_map_sizes(config: &ModelConfig, maps: PatchMaps) -> Result<(
     let of_map = u128::from(maps.patch_size) * d * d;
     let found = of_model + (u128::from(maps.input) + u128::from(maps.output)) * of_map;
     if found <= PARAMETERS_MAX { Ok(()) } else { Err(ModelError::TooLarge { found }) }
-}
-
-/// A checked size as a tensor extent.
-pub(crate) fn extent(size: u64) -> i64 {
-    i64::try_from(size).expect("sizes are checked to be small")
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use std::time::Instant;
 
+use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::device::{self, extent};
 use crate::shim::ShimError;
 use crate::shim::context::{AttentionBackend, set_attention_backends};
 use crate::shim::cuda;
@@ -39,6 +41,20 @@ pub struct AttentionShape {
     pub head_width: i64,
     /// Compute kind.
     pub kind: Kind,
+}
+
+impl AttentionShape {
+    /// Of a micro-batch of `windows` windows of `units` units.
+    pub fn new(model: &ModelConfig, windows: u64, units: u64, dtype: Dtype) -> AttentionShape {
+        AttentionShape {
+            windows: extent(windows),
+            heads: extent(model.num_attention_heads),
+            key_value_heads: extent(model.num_key_value_heads),
+            units: extent(units),
+            head_width: extent(model.hidden_size / model.num_attention_heads),
+            kind: device::kind(dtype),
+        }
+    }
 }
 
 /// What was measured, and what is used from now on.

@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use crate::architecture::PatchMaps;
 use crate::cli::print;
+use crate::device;
 use crate::metrics::METRICS_FILE;
-use crate::prepare;
 use crate::progress::{progress, si};
 use crate::ranks::{self, RanksError};
 use crate::resume::Resume;
@@ -247,9 +247,9 @@ fn measure(
     };
     let peak = run.peak();
     Ok(Report {
-        device: prepare::device_name(compute.device),
+        device: device::name(compute.device),
         dtype: format!("{:?}", compute.dtype).to_lowercase(),
-        threads: prepare::thread_count(),
+        threads: device::thread_count(),
         peak_flops_per_sec: peak.map(|peak| peak.flops_per_sec),
         peak_source: peak.map(|peak| peak.source.clone()),
         phases: vec![phase_report],

@@ -74,3 +74,21 @@ pub fn kind(dtype: run::Dtype) -> Kind {
         run::Dtype::Bf16 => Kind::BFloat16,
     }
 }
+
+/// A checked size as a tensor extent.
+pub(crate) fn extent(size: u64) -> i64 {
+    i64::try_from(size).expect("sizes are checked to be small")
+}
+
+/// The device as a checkpoint records it.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// libtorch's threads within an operation.
+pub fn thread_count() -> u64 {
+    u64::try_from(tch::get_num_threads()).unwrap_or(0)
+}

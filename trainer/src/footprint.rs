@@ -21,14 +21,13 @@ use schemas::run::{self, ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{self, PatchMaps, extent};
+use crate::architecture::{self, PatchMaps};
 use crate::cli::print;
-use crate::device;
+use crate::device::{self, extent};
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::params;
 use crate::patch;
-use crate::prepare;
 use crate::shim;
 use crate::step::train_step;
 use crate::work;
@@ -319,7 +318,7 @@ fn program_bytes(config: &RunFile) -> Result<u64> {
 /// What attention takes on the threads of a CPU besides tensors that are handed on.
 fn scratch_bytes(shape: &StepShape) -> u64 {
     let StepShape { model, windows, units, dtype, .. } = shape;
-    let threads = prepare::thread_count().min(windows * model.num_key_value_heads);
+    let threads = device::thread_count().min(windows * model.num_key_value_heads);
     let head_width = model.hidden_size / model.num_attention_heads;
     threads
         * shim::attention_scratch_bytes(extent(*units), extent(head_width), device::kind(*dtype))

@@ -15,9 +15,9 @@ use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{
-    self, EMBEDDING, FINAL_NORM, HEAD, INPUT_MAP, ModelError, OUTPUT_MAP, PatchMaps, extent, is_map,
+    self, EMBEDDING, FINAL_NORM, HEAD, INPUT_MAP, ModelError, OUTPUT_MAP, PatchMaps, is_map,
 };
-use crate::device;
+use crate::device::{self, extent};
 use crate::params::{Parameter, Parameters};
 use crate::patch;
 use crate::shim::checkpoint::checkpoint;

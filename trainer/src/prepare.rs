@@ -16,7 +16,7 @@ use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::checkpoint::{self, Checkpoint};
@@ -267,17 +267,4 @@ pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
 pub fn position_count(config: &RunFile, plan: &Plan) -> u64 {
     let phases = plan.phases().iter().map(|phase| phase.window_units);
     phases.chain([config.plan.window_units]).max().expect("there is at least one")
-}
-
-/// The device as a checkpoint records it.
-pub fn device_name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}").to_lowercase(),
-    }
-}
-
-/// libtorch's threads within an operation.
-pub fn thread_count() -> u64 {
-    u64::try_from(tch::get_num_threads()).unwrap_or(0)
 }

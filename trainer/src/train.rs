@@ -15,7 +15,6 @@ use pipeline::run_file;
 use schemas::record::TrainerState;
 use schemas::run::RunFile;
 
-use crate::architecture::extent;
 use crate::attention::{self, AttentionShape};
 use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
@@ -200,8 +199,8 @@ impl Run {
         let config = file.file.clone();
         let recorded = resume::recorded(
             &config,
-            &prepare::device_name(compute.device),
-            prepare::thread_count(),
+            &device::name(compute.device),
+            device::thread_count(),
             team.world_size(),
         );
         let (model, optimizer, state) = match &found {
@@ -366,14 +365,8 @@ impl Run {
     /// Has a GPU use the fastest attention for the phase, and says which.
     fn choose_attention(&self, phase: &Phase) -> Result<()> {
         let (model, compute) = (self.model.config(), self.model.compute());
-        let shape = AttentionShape {
-            windows: extent(self.config.train.micro_batch_windows),
-            heads: extent(model.num_attention_heads),
-            key_value_heads: extent(model.num_key_value_heads),
-            units: extent(phase.window_units),
-            head_width: extent(model.hidden_size / model.num_attention_heads),
-            kind: device::kind(compute.dtype),
-        };
+        let windows = self.config.train.micro_batch_windows;
+        let shape = AttentionShape::new(model, windows, phase.window_units, compute.dtype);
         if let Some(choice) = attention::choose(shape, compute.device)? {
             progress(&choice.text());
         }

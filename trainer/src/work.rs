@@ -8,9 +8,9 @@ use std::time::Instant;
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{PatchMaps, extent};
+use crate::architecture::PatchMaps;
 use crate::cuda;
-use crate::device;
+use crate::device::{self, extent};
 use crate::patch;
 use crate::shim::cuda as gpu;
 use crate::shim::{self, ShimError};
