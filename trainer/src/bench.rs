@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::architecture::PatchMaps;
 use crate::cli::print;
 use crate::device;
+use crate::memory;
 use crate::metrics::METRICS_FILE;
 use crate::progress::{progress, si};
 use crate::ranks::{self, RanksError};
@@ -28,7 +29,7 @@ use crate::shim::ShimError;
 use crate::stop::StopFlag;
 use crate::team::Team;
 use crate::train::{Diverged, Run};
-use crate::work::{self, Work};
+use crate::work::Work;
 
 /// Intervals that the steps are measured in, where there are as many.
 const INTERVALS: u64 = 10;
@@ -129,7 +130,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     if ranks::from_environment(|name| std::env::var(name).ok())?.is_some() {
         return Err(RanksError::Bench.into());
     }
-    let start_bytes = work::resident_memory_bytes();
+    let start_bytes = memory::resident_memory_bytes();
     let file = run_file::Run::load(&args.run, &args.overrides)?;
     let report = match args.phase {
         Some(index) => measure(file, index, args, start_bytes)?,
@@ -215,7 +216,7 @@ fn measure(
     }
 
     let compute = run.compute();
-    let peak_bytes = work::peak_memory_bytes(compute.device)?;
+    let peak_bytes = memory::peak_memory_bytes(compute.device)?;
     let figures = figures(&folder.path().join(METRICS_FILE), phase.first_step, measured_from)?;
     let config = &file.file;
     let maps = PatchMaps {

@@ -24,13 +24,13 @@ use tch::{Device, Kind, Tensor};
 use crate::architecture::{self, PatchMaps};
 use crate::cli::print;
 use crate::device::{self, extent};
+use crate::memory;
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::params;
 use crate::patch;
 use crate::shim;
 use crate::step::train_step;
-use crate::work;
 
 const FP32_BYTES: u64 = 4;
 
@@ -312,7 +312,7 @@ fn program_bytes(config: &RunFile) -> Result<u64> {
     let mut optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
     let ids = Tensor::zeros([1, extent(width), 1], (Kind::Int64, Device::Cpu));
     train_step(&model, &mut optimizer, std::iter::once(anyhow::Ok(ids)), 1, 0.0)?;
-    Ok(work::resident_memory_bytes().unwrap_or(0))
+    Ok(memory::resident_memory_bytes().unwrap_or(0))
 }
 
 /// What attention takes on the threads of a CPU besides tensors that are handed on.

@@ -8,6 +8,7 @@
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`attention`]: which implementation of attention a GPU uses.
+//! - [`memory`]: what the process holds.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`ranks`], [`team`]: several processes that train one model.
 //! - [`schedule`], [`guard`], [`optim`], [`timing`], [`step`]: one training step.
@@ -49,6 +50,8 @@ pub mod guard;
 pub mod optim;
 
 pub mod timing;
+
+pub mod memory;
 
 pub mod step;
 

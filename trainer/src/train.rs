@@ -24,6 +24,7 @@ use crate::folder::RunFolder;
 use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
 use crate::interval::{Figures, Interval, StepWork};
+use crate::memory;
 use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
 use crate::optim::{self, AdamW};
@@ -485,7 +486,7 @@ impl Run {
             ("cost/units", state.units_processed as f64),
         ];
         values.extend(figures.values());
-        if let Some(bytes) = work::peak_memory_bytes(self.model.compute().device)? {
+        if let Some(bytes) = memory::peak_memory_bytes(self.model.compute().device)? {
             values.push(("memory/peak_bytes", bytes as f64));
         }
         let step = state.next_step;
