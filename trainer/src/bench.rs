@@ -18,11 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::PatchMaps;
-use crate::cli::print;
 use crate::device;
 use crate::memory;
 use crate::metrics::METRICS_FILE;
-use crate::progress::{progress, si};
+use crate::progress::{print, progress, si};
 use crate::ranks::{self, RanksError};
 use crate::resume::Resume;
 use crate::shim::ShimError;

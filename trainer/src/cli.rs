@@ -1,8 +1,7 @@
-//! The commands of `patchmill-train`: one line a command, and what their errors mean to the caller.
+//! The commands of `patchmill-train`: one line a command.
 //!
 //! **Invariant:** results go to stdout, everything else to stderr.
 
-use std::io::Write;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
@@ -14,14 +13,7 @@ use crate::bench::{self, BenchArgs};
 use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
 use crate::doctor;
 use crate::footprint::{self, PlanMemoryArgs};
-use crate::progress;
-use crate::resume::ResumeError;
-use crate::team::SaidByFirst;
-
-/// Exit code of a run whose loss or gradient was not finite.
-pub const EXIT_DIVERGED: u8 = 3;
-/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
-pub const EXIT_STOPPED: u8 = 75;
+use crate::progress::print;
 
 /// Patch-level training of LLaMA models.
 #[derive(Parser)]
@@ -103,64 +95,5 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 .with_context(|| format!("write man pages into {}", folder.display()))?;
             Ok(ExitCode::SUCCESS)
         }
-    }
-}
-
-/// Writes a result to stdout.
-pub fn print(text: &str) -> Result<ExitCode> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints an error, unless another rank does, and returns its exit code.
-pub fn report(err: &anyhow::Error) -> ExitCode {
-    if !err.is::<SaidByFirst>() {
-        let text = pipeline::cli::describe(err);
-        progress::speak(&format!("error: {text}"));
-    }
-    exit_code(err)
-}
-
-/// 2 usage or configuration, 3 diverged, 4 data does not match, else 1.
-pub fn exit_code(err: &anyhow::Error) -> ExitCode {
-    type Cause = dyn std::error::Error + 'static;
-    let is_usage = |cause: &Cause| {
-        cause.is::<crate::schedule::ScheduleError>()
-            || cause.is::<crate::architecture::ModelError>()
-            || cause.is::<crate::optim::OptimizerError>()
-            || cause.is::<crate::device::DeviceError>()
-            || cause.is::<crate::generate::GenerateError>()
-            || cause.is::<crate::folder::ForeignFolder>()
-            || cause.is::<crate::bench::NotMeasurable>()
-            || cause.is::<crate::ranks::RanksError>()
-            || cause.is::<crate::footprint::WrongStep>()
-            || matches!(cause.downcast_ref(), Some(crate::eval::EvalError::Window { .. }))
-            || matches!(
-                cause.downcast_ref(),
-                Some(
-                    pipeline::loader::LoaderError::Split { .. }
-                        | pipeline::loader::LoaderError::Ring { .. }
-                        | pipeline::loader::LoaderError::Zero { .. }
-                )
-            )
-    };
-    let is_mismatch = |cause: &Cause| {
-        cause.is::<crate::prepare::ValidationTooShort>()
-            || cause.is::<crate::commands::CorpusMismatch>()
-            || cause.is::<crate::batch::BatchError>()
-            || matches!(
-                cause.downcast_ref(),
-                Some(ResumeError::OtherRun { .. } | ResumeError::OtherRank { .. })
-            )
-    };
-    if err.chain().any(|cause| cause.is::<crate::train::Diverged>()) {
-        ExitCode::from(EXIT_DIVERGED)
-    } else if err.chain().any(is_mismatch) {
-        ExitCode::from(pipeline::cli::EXIT_MISMATCH)
-    } else if err.chain().any(is_usage) {
-        ExitCode::from(pipeline::cli::EXIT_USAGE)
-    } else {
-        pipeline::cli::exit_code(err)
     }
 }

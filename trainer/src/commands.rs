@@ -18,13 +18,13 @@ use schemas::run::{Device, Dtype, ReadBackend};
 use serde_json::json;
 
 use crate::checkpoint;
-use crate::cli::{EXIT_STOPPED, print, report};
 use crate::device;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
+use crate::exit::{EXIT_STOPPED, report};
 use crate::generate::{Sampling, Stop, generate as continue_ids};
 use crate::launch;
 use crate::model::Llama;
-use crate::progress::{self, progress};
+use crate::progress::{self, print, progress};
 use crate::ranks::{self, Place, RanksError};
 use crate::resume::Resume;
 use crate::stop::StopFlag;

@@ -22,13 +22,13 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{self, PatchMaps};
-use crate::cli::print;
 use crate::device::{self, extent};
 use crate::memory;
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::params;
 use crate::patch;
+use crate::progress::print;
 use crate::shim;
 use crate::step::train_step;
 

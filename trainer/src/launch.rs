@@ -19,7 +19,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::SIGKILL;
 
-use crate::cli::EXIT_STOPPED;
+use crate::exit::EXIT_STOPPED;
 use crate::progress::progress;
 use crate::{ranks, stop};
 

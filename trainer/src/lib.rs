@@ -19,7 +19,7 @@
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`prepare`], [`validation`], [`train`], [`interval`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
-//! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`cli`]: the binary.
+//! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod device;
@@ -101,6 +101,8 @@ pub mod footprint;
 pub mod doctor;
 
 pub mod commands;
+
+pub mod exit;
 
 pub mod cli;
 

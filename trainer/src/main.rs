@@ -1,6 +1,6 @@
 //! `patchmill-train`: batches to loss to checkpoints.
 //!
-//! **Invariant:** an error is printed once, by `cli::report`.
+//! **Invariant:** an error is printed once, by `exit::report`.
 
 use std::process::ExitCode;
 
@@ -10,6 +10,6 @@ fn main() -> ExitCode {
     match trainer::cli::run(trainer::cli::Args::parse()) {
         Ok(code) => code,
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
-        Err(err) => trainer::cli::report(&err),
+        Err(err) => trainer::exit::report(&err),
     }
 }

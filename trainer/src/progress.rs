@@ -1,9 +1,12 @@
-//! Lines for a person on stderr.
+//! Results on stdout, and lines for a person on stderr.
 //!
-//! **Invariant:** results go to stdout, never here; a closed stderr stops no run, and lines of several ranks do not mix.
+//! **Invariant:** results go to stdout alone, lines to stderr; a closed stderr stops no run, and lines of several ranks do not mix.
 
 use std::io::Write;
+use std::process::ExitCode;
 use std::sync::OnceLock;
+
+use anyhow::Result;
 
 /// Which rank of several this process is.
 static RANK: OnceLock<u64> = OnceLock::new();
@@ -29,6 +32,13 @@ fn write(line: &str) {
 /// From now on this process is that rank of several: the first one says what all of them have to say.
 pub fn speak_as(rank: u64) {
     let _is_set = RANK.set(rank);
+}
+
+/// Writes a result to stdout.
+pub fn print(text: &str) -> Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A rate with an SI prefix, such as `5.09M`.

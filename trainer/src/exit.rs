@@ -1,0 +1,80 @@
+//! What an error means to the caller of `patchmill-train`: its exit code.
+//!
+//! **Invariant:** an error is printed once, here.
+
+use std::process::ExitCode;
+
+use pipeline::loader::LoaderError;
+
+use crate::architecture::ModelError;
+use crate::batch::BatchError;
+use crate::bench::NotMeasurable;
+use crate::commands::CorpusMismatch;
+use crate::device::DeviceError;
+use crate::eval::EvalError;
+use crate::folder::ForeignFolder;
+use crate::footprint::WrongStep;
+use crate::generate::GenerateError;
+use crate::optim::OptimizerError;
+use crate::prepare::ValidationTooShort;
+use crate::progress;
+use crate::ranks::RanksError;
+use crate::resume::ResumeError;
+use crate::schedule::ScheduleError;
+use crate::team::SaidByFirst;
+use crate::train::Diverged;
+
+/// Exit code of a run whose loss or gradient was not finite.
+pub const EXIT_DIVERGED: u8 = 3;
+/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
+pub const EXIT_STOPPED: u8 = 75;
+
+/// Prints an error, unless another rank does, and returns its exit code.
+pub fn report(err: &anyhow::Error) -> ExitCode {
+    if !err.is::<SaidByFirst>() {
+        let text = pipeline::cli::describe(err);
+        progress::speak(&format!("error: {text}"));
+    }
+    exit_code(err)
+}
+
+/// 2 usage or configuration, 3 diverged, 4 data does not match, else 1.
+pub fn exit_code(err: &anyhow::Error) -> ExitCode {
+    type Cause = dyn std::error::Error + 'static;
+    let is_usage = |cause: &Cause| {
+        cause.is::<ScheduleError>()
+            || cause.is::<ModelError>()
+            || cause.is::<OptimizerError>()
+            || cause.is::<DeviceError>()
+            || cause.is::<GenerateError>()
+            || cause.is::<ForeignFolder>()
+            || cause.is::<NotMeasurable>()
+            || cause.is::<RanksError>()
+            || cause.is::<WrongStep>()
+            || matches!(cause.downcast_ref(), Some(EvalError::Window { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(
+                    LoaderError::Split { .. } | LoaderError::Ring { .. } | LoaderError::Zero { .. }
+                )
+            )
+    };
+    let is_mismatch = |cause: &Cause| {
+        cause.is::<ValidationTooShort>()
+            || cause.is::<CorpusMismatch>()
+            || cause.is::<BatchError>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(ResumeError::OtherRun { .. } | ResumeError::OtherRank { .. })
+            )
+    };
+    if err.chain().any(|cause| cause.is::<Diverged>()) {
+        ExitCode::from(EXIT_DIVERGED)
+    } else if err.chain().any(is_mismatch) {
+        ExitCode::from(pipeline::cli::EXIT_MISMATCH)
+    } else if err.chain().any(is_usage) {
+        ExitCode::from(pipeline::cli::EXIT_USAGE)
+    } else {
+        pipeline::cli::exit_code(err)
+    }
+}
