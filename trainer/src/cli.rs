@@ -10,9 +10,11 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::{self, BenchArgs};
-use crate::commands::{self, EvalArgs, GenerateArgs, PretrainArgs};
+use crate::commands::eval::{self, EvalArgs};
+use crate::commands::generate::{self, GenerateArgs};
+use crate::commands::plan_memory::{self, PlanMemoryArgs};
+use crate::commands::{self, PretrainArgs};
 use crate::doctor;
-use crate::footprint::{self, PlanMemoryArgs};
 use crate::progress::print;
 
 /// Patch-level training of LLaMA models.
@@ -79,9 +81,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),
         Command::Bench(args) => bench::bench(&args),
-        Command::PlanMemory(args) => footprint::plan_memory(&args),
-        Command::Eval(args) => commands::eval(&args).map(|()| ExitCode::SUCCESS),
-        Command::Generate(args) => commands::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::PlanMemory(args) => plan_memory::plan_memory(&args),
+        Command::Eval(args) => eval::eval(&args).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => generate::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor => print(&doctor::examine()?.text()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

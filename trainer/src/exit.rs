@@ -8,12 +8,10 @@ use pipeline::loader::LoaderError;
 
 use crate::architecture::ModelError;
 use crate::batch::BatchError;
-use crate::bench::NotMeasurable;
-use crate::commands::CorpusMismatch;
+use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::device::DeviceError;
 use crate::eval::EvalError;
 use crate::folder::ForeignFolder;
-use crate::footprint::WrongStep;
 use crate::generate::GenerateError;
 use crate::optim::OptimizerError;
 use crate::prepare::ValidationTooShort;

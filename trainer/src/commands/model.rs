@@ -1,0 +1,73 @@
+//! The model that `eval` and `generate` read: its folder, where it computes, its tokenizer.
+//!
+//! **Invariant:** a checkpoint of ours is verified before its weights are used.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use pipeline::tokenize::{Encoder, PolicyChoice, TokenizeError};
+use schemas::manifest::SpecialTokens;
+use schemas::run::{Device, Dtype};
+
+use crate::checkpoint;
+use crate::device;
+use crate::hf_config::ModelNotes;
+use crate::model::Llama;
+use crate::weights;
+
+/// Kind of the compute, on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum DtypeArg {
+    Fp32,
+    Bf16,
+}
+
+/// The model and where it computes.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Folder of the model: a checkpoint, or any Hugging Face directory of a LLaMA.
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    /// auto, cpu, cuda or cuda:INDEX.
+    #[arg(long, default_value = "auto", value_parser = |text: &str| Device::try_from(text.to_owned()))]
+    device: Device,
+    /// Kind of the compute.
+    #[arg(long, default_value = "fp32")]
+    dtype: DtypeArg,
+}
+
+impl ModelArgs {
+    pub(super) fn load(&self) -> Result<(Llama, ModelNotes)> {
+        let dtype = match self.dtype {
+            DtypeArg::Fp32 => Dtype::Fp32,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        };
+        checkpoint::verify_if_ours(&self.model)?;
+        Ok(weights::load_model(&self.model, dtype, device::resolve(self.device)?)?)
+    }
+}
+
+/// A tokenizer that fits the model. Its own configuration decides whether a BOS begins each
+/// document; a BOS does where the configuration leaves that open. Special tokens are text.
+pub(super) fn load_encoder(path: &Path, model: &Llama) -> Result<Encoder> {
+    let load = |bos| {
+        let special_tokens = SpecialTokens::Text;
+        Encoder::load(path, PolicyChoice { bos, eos: Some(false), special_tokens })
+    };
+    let encoder = load(None)
+        .or_else(|err| match err {
+            TokenizeError::Unsettled { .. } => load(Some(true)),
+            err => Err(err),
+        })
+        .with_context(|| "load the tokenizer; --tokenizer names another one".to_owned())?;
+    if encoder.vocab_size() > model.config().vocab_size {
+        bail!(
+            "{} has {} entries; the model's vocab_size is {}: it is not this model's tokenizer",
+            encoder.path().display(),
+            encoder.vocab_size(),
+            model.config().vocab_size
+        );
+    }
+    Ok(encoder)
+}
