@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::architecture::PatchMaps;
 use crate::commands::error::NotMeasurable;
 use crate::device;
+use crate::diverged::Diverged;
 use crate::memory;
 use crate::metrics::METRICS_FILE;
 use crate::progress::{print, progress};
@@ -26,7 +27,7 @@ use crate::resume::Resume;
 use crate::shim::ShimError;
 use crate::stop::StopFlag;
 use crate::team::Team;
-use crate::train::{Diverged, Run};
+use crate::train::Run;
 use crate::work::Work;
 
 use self::report::{PhaseReport, Report, Spread};

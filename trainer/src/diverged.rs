@@ -31,6 +31,25 @@ impl Numbers {
     }
 }
 
+/// The loss or the gradient was not finite, or the loss rose too much, and the run file says "stop".
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
+     The last checkpoint is {checkpoint}. The same command with --set {setting}=skip goes on without such steps; a lower \
+     peak rate or a longer warm-up is another run, in another train.output. It read:\n{read}",
+    numbers.step, numbers.loss, numbers.grad_norm
+)]
+pub struct Diverged {
+    /// Step, loss and norm.
+    pub numbers: Numbers,
+    /// Name of the run file's value that makes such a step stop.
+    pub setting: &'static str,
+    /// Path of the last checkpoint, or "none".
+    pub checkpoint: String,
+    /// The step's documents, shortened, and where all of them stand.
+    pub read: String,
+}
+
 /// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the step with its shards,
 /// documents and sets. Returns the first lines of the same for people.
 pub fn record(folder: &Path, numbers: Numbers, plan: &Plan, corpus: &Corpus) -> Result<String> {

@@ -10,17 +10,17 @@ use crate::architecture::ModelError;
 use crate::batch::BatchError;
 use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::device::DeviceError;
+use crate::diverged::Diverged;
 use crate::eval::EvalError;
 use crate::folder::ForeignFolder;
 use crate::generate::GenerateError;
 use crate::optim::OptimizerError;
-use crate::prepare::ValidationTooShort;
 use crate::progress;
 use crate::ranks::RanksError;
 use crate::resume::ResumeError;
 use crate::schedule::ScheduleError;
 use crate::team::SaidByFirst;
-use crate::train::Diverged;
+use crate::validation::ValidationTooShort;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;

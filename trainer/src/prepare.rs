@@ -3,9 +3,7 @@
 //! **Invariant:** what passes here trains: data, model and run file fit each other.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -16,36 +14,15 @@ use pipeline::tokenize::Encoder;
 use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
-use tch::Tensor;
 
-use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
-use crate::checkpoint::{self, Checkpoint};
-use crate::model::{Compute, Llama};
+use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
+use crate::checkpoint::Checkpoint;
+use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::progress::progress;
 use crate::resume;
 use crate::schedule::PhaseSchedule;
 use crate::team::Team;
-use crate::tensor_file::TensorFile;
-use crate::weights;
-
-/// Optimizer state in a checkpoint: moments and step count by parameter. The masters are `model.safetensors`.
-pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
-
-/// The validation corpus does not fill one window.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the validation corpus in {} has {tokens} tokens; a window takes {window_tokens}: give it more text",
-    path.display()
-)]
-pub struct ValidationTooShort {
-    /// The validation corpus.
-    pub path: PathBuf,
-    /// Its tokens.
-    pub tokens: u64,
-    /// T tokens.
-    pub window_tokens: u64,
-}
 
 /// What the loader of a rank reads for these steps of the run.
 pub fn loader_spec(
@@ -92,74 +69,6 @@ pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> b
         let taking = &config.phases[before + 1..=phase_index];
         taking.iter().all(|phase| phase.carry == Carry::WeightsAndOptimizer)
     })
-}
-
-/// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where they are gone, it is
-/// what the checkpoint says.
-pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Result<Option<String>> {
-    let Some(folder) = init_from else { return Ok(None) };
-    let path = folder.join(weights::WEIGHTS_FILE);
-    if let Some(checkpoint) = resumed.filter(|_| !path.exists()) {
-        let before = checkpoint.state.identity.get("train.init_from").and_then(Value::as_str);
-        return Ok(before.map(str::to_owned));
-    }
-    let hash = || -> Result<String> {
-        checkpoint::verify_if_ours(folder)?;
-        Ok(pipeline::publish::hash_file(&path)?.1.to_hex().to_string())
-    };
-    hash().with_context(|| format!("train.init_from = {}", folder.display())).map(Some)
-}
-
-/// The model of a run's first step.
-pub fn initial_model(
-    config: &RunFile,
-    compute: Compute,
-    init_from: Option<&Path>,
-) -> Result<Llama> {
-    let Some(folder) = init_from else {
-        return Ok(Llama::new(&config.model, compute, config.train.init_seed)?);
-    };
-    let model = Llama::zeroed(&config.model, compute)?;
-    weights::load_weights(folder, &model)
-        .with_context(|| format!("train.init_from = {}", folder.display()))?;
-    Ok(model)
-}
-
-/// Model and optimizer of a checkpoint, with the maps of the phase that it was saved in.
-pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Result<(Llama, AdamW)> {
-    let path = checkpoint.path.join(OPTIMIZER_FILE);
-    let read = || -> Result<(Llama, AdamW)> {
-        let tensors = TensorFile::open(&path)?.read_all()?;
-        let (map_tensors, state): (Vec<_>, Vec<_>) =
-            tensors.into_iter().partition(|(name, _)| is_map(name));
-        let has = |wanted: &str| map_tensors.iter().any(|(name, _)| name == wanted);
-        let phase_index = usize::try_from(checkpoint.state.phase_index)?;
-        let phase = config.phases.get(phase_index).context("the checkpoint's phase")?;
-        let (input, output) = (has(INPUT_MAP), has(OUTPUT_MAP));
-        let maps = PatchMaps { patch_size: phase.patch_size, input, output };
-        let model = Llama::zeroed_with(&config.model, compute, maps)?;
-        for (name, tensor) in &map_tensors {
-            let parameter = model.parameters().get(name).expect("the model has the file's maps");
-            let (found, expected) = (tensor.size(), parameter.shape());
-            anyhow::ensure!(found == expected, "{name} is {found:?}, expected {expected:?}");
-            tch::no_grad(|| parameter.leaf().shallow_clone().copy_(tensor));
-        }
-        let mut optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
-        optimizer.import(model.parameters(), &state)?;
-        Ok((model, optimizer))
-    };
-    let (model, optimizer) = read().with_context(|| format!("read {}", path.display()))?;
-    weights::load_weights(&checkpoint.path, &model)?;
-    Ok((model, optimizer))
-}
-
-/// The optimizer's state as a checkpoint has it, the phase's maps among it.
-pub fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> {
-    let maps = model.parameters().iter().filter(|parameter| is_map(parameter.name()));
-    let mut tensors: Vec<_> =
-        maps.map(|map| (map.name().to_owned(), map.leaf().detach())).collect();
-    tensors.extend(optimizer.export(model.parameters()));
-    tensors
 }
 
 /// Model and optimizer for a phase that begins: its own fresh maps in place of those of the phase before, all else as it
@@ -249,16 +158,6 @@ pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
     let record = &corpus.manifest().tokenizer;
     if !record.files.is_empty() {
         Encoder::of_corpus(corpus.dir(), record)?;
-    }
-    Ok(())
-}
-
-/// Copies the tokenizer's files of a corpus into a checkpoint.
-pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
-    for file in &corpus.manifest().tokenizer.files {
-        let from = corpus.dir().join(&file.path);
-        let name = from.file_name().expect("a manifest's paths name files");
-        fs::copy(&from, into.join(name)).with_context(|| format!("copy {}", from.display()))?;
     }
     Ok(())
 }

@@ -18,11 +18,13 @@ use schemas::run::RunFile;
 use crate::attention::{self, AttentionShape};
 use crate::batch::BatchShape;
 use crate::checkpoint::{self, Retention};
+use crate::contents;
 use crate::device;
-use crate::diverged::{self, Numbers};
+use crate::diverged::{self, Diverged, Numbers};
 use crate::folder::RunFolder;
 use crate::graph::Stepper;
 use crate::hf_config::ModelNotes;
+use crate::inputs::{Inputs, init_from};
 use crate::interval::{Figures, Interval, StepWork};
 use crate::memory;
 use crate::metrics::{MetricsLog, Point};
@@ -53,25 +55,6 @@ pub enum Ending {
         /// Where the run can go on.
         checkpoint: PathBuf,
     },
-}
-
-/// The loss or the gradient was not finite, or the loss rose too much, and the run file says "stop".
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
-     The last checkpoint is {checkpoint}. The same command with --set {setting}=skip goes on without such steps; a lower \
-     peak rate or a longer warm-up is another run, in another train.output. It read:\n{read}",
-    numbers.step, numbers.loss, numbers.grad_norm
-)]
-pub struct Diverged {
-    /// Step, loss and norm.
-    pub numbers: Numbers,
-    /// Name of the run file's value that makes such a step stop.
-    pub setting: &'static str,
-    /// Path of the last checkpoint, or "none".
-    pub checkpoint: String,
-    /// The step's documents, shortened, and where all of them stand.
-    pub read: String,
 }
 
 /// A run between two steps.
@@ -108,61 +91,6 @@ struct Limits {
     /// Steps done at the end.
     end_step: u64,
     saves: bool,
-}
-
-/// What a rank reads and finds in order by itself.
-struct Inputs {
-    plan: Arc<Plan>,
-    schedules: Vec<Option<PhaseSchedule>>,
-    corpus: Arc<Corpus>,
-    validation: Option<ValidationSet>,
-    compute: Compute,
-}
-
-impl Inputs {
-    fn open(file: &run_file::Run, team: &Team) -> Result<Inputs> {
-        let config = &file.file;
-        let corpus = Arc::new(file.open_corpus(config.loader.io)?);
-        file.check_vocabulary(corpus.manifest())?;
-        prepare::check_tokenizer(&corpus)?;
-        let plan = Arc::new(file.plan_of(corpus.manifest())?);
-        prepare::loader_spec(config, &corpus, &plan, 0..plan.step_count(), team).check::<i64>()?;
-        let schedules = prepare::schedules(config, &plan)?;
-        let validation = file
-            .validation_dir()
-            .map(|dir| ValidationSet::open(&dir, &corpus, config))
-            .transpose()?;
-        let compute = Compute {
-            dtype: config.train.dtype,
-            device: device::resolve_for(team, config.train.device)?,
-            position_count: prepare::position_count(config, &plan),
-            activation_checkpointing: config.train.activation_checkpointing,
-        };
-        Ok(Inputs { plan, schedules, corpus, validation, compute })
-    }
-
-    fn identity(&self, file: &run_file::Run, found: Option<&Found>) -> Result<Identity> {
-        let checkpoint = found.map(|(checkpoint, _)| checkpoint);
-        let init_hash = prepare::init_hash(init_from(file).as_deref(), checkpoint)?;
-        Ok(resume::identity(&file.file, &self.plan, init_hash))
-    }
-
-    fn check_alike(
-        &self,
-        file: &run_file::Run,
-        identity: &Identity,
-        found: Option<&Found>,
-        team: &Team,
-    ) -> Result<()> {
-        let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
-        let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
-        let device = if self.compute.device.is_cuda() { "cuda" } else { "cpu" };
-        resume::check_alike(&file.file, identity, fingerprint, device, next_step, team)
-    }
-}
-
-fn init_from(file: &run_file::Run) -> Option<PathBuf> {
-    file.file.train.init_from.as_deref().map(|path| file.resolve(path))
 }
 
 impl Run {
@@ -208,11 +136,11 @@ impl Run {
             Some((checkpoint, damaged)) => {
                 resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
                 prepare::notice_resume(checkpoint, damaged, &recorded);
-                let (model, optimizer) = prepare::load(&config, compute, checkpoint)?;
+                let (model, optimizer) = contents::load(&config, compute, checkpoint)?;
                 (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
             }
             None => {
-                let model = prepare::initial_model(&config, compute, init_from(file).as_deref())?;
+                let model = contents::initial_model(&config, compute, init_from(file).as_deref())?;
                 let optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
             }
@@ -629,10 +557,10 @@ impl Run {
         let (corpus, model, optimizer) = (&self.corpus, &self.model, &self.optimizer);
         let path = checkpoint::save(folder, &self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
-            let path = into.join(prepare::OPTIMIZER_FILE);
-            tensor_file::write(&path, &prepare::optimizer_tensors(model, optimizer))
+            let path = into.join(contents::OPTIMIZER_FILE);
+            tensor_file::write(&path, &contents::optimizer_tensors(model, optimizer))
                 .with_context(|| format!("write {}", path.display()))?;
-            prepare::copy_tokenizer(corpus, into)
+            contents::copy_tokenizer(corpus, into)
         })?;
         progress(&format!("saved {}", path.display()));
         Ok(path)

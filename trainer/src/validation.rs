@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it compares across phases and runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use pipeline::corpus::Corpus;
@@ -13,7 +13,6 @@ use schemas::run::RunFile;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{self, Sampling};
 use crate::model::Llama;
-use crate::prepare::ValidationTooShort;
 use crate::report::{Sample, Validation, unigram_perplexity};
 use crate::stop::StopFlag;
 use crate::team::Team;
@@ -24,6 +23,21 @@ const READ_TOKENS: usize = 1 << 16;
 const PROMPT_TOKENS: u64 = 16;
 /// Tokens of a sample's continuation, at most.
 const SAMPLE_TOKENS: u64 = 96;
+
+/// The validation corpus does not fill one window.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the validation corpus in {} has {tokens} tokens; a window takes {window_tokens}: give it more text",
+    path.display()
+)]
+pub struct ValidationTooShort {
+    /// The validation corpus.
+    pub path: PathBuf,
+    /// Its tokens.
+    pub tokens: u64,
+    /// T tokens.
+    pub window_tokens: u64,
+}
 
 /// An open validation corpus.
 pub struct ValidationSet {

@@ -1,0 +1,84 @@
+//! What a rank opens for a run, and what all ranks must have alike of it.
+//!
+//! **Invariant:** nothing is written.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use pipeline::corpus::Corpus;
+use pipeline::plan::Plan;
+use pipeline::run_file;
+
+use crate::contents;
+use crate::device;
+use crate::model::Compute;
+use crate::prepare;
+use crate::resume::{self, Found, Identity};
+use crate::schedule::PhaseSchedule;
+use crate::team::Team;
+use crate::validation::ValidationSet;
+
+/// What a rank reads and finds in order by itself.
+pub struct Inputs {
+    /// The order of the data.
+    pub plan: Arc<Plan>,
+    /// By phase; `None` for a phase without steps.
+    pub schedules: Vec<Option<PhaseSchedule>>,
+    /// What is trained on.
+    pub corpus: Arc<Corpus>,
+    /// What is validated on, if the run file names it.
+    pub validation: Option<ValidationSet>,
+    /// How the model computes.
+    pub compute: Compute,
+}
+
+impl Inputs {
+    /// Opens and checks what the run file names.
+    pub fn open(file: &run_file::Run, team: &Team) -> Result<Inputs> {
+        let config = &file.file;
+        let corpus = Arc::new(file.open_corpus(config.loader.io)?);
+        file.check_vocabulary(corpus.manifest())?;
+        prepare::check_tokenizer(&corpus)?;
+        let plan = Arc::new(file.plan_of(corpus.manifest())?);
+        prepare::loader_spec(config, &corpus, &plan, 0..plan.step_count(), team).check::<i64>()?;
+        let schedules = prepare::schedules(config, &plan)?;
+        let validation = file
+            .validation_dir()
+            .map(|dir| ValidationSet::open(&dir, &corpus, config))
+            .transpose()?;
+        let compute = Compute {
+            dtype: config.train.dtype,
+            device: device::resolve_for(team, config.train.device)?,
+            position_count: prepare::position_count(config, &plan),
+            activation_checkpointing: config.train.activation_checkpointing,
+        };
+        Ok(Inputs { plan, schedules, corpus, validation, compute })
+    }
+
+    /// What a resumed run must have alike, with the checkpoint that it goes on from.
+    pub fn identity(&self, file: &run_file::Run, found: Option<&Found>) -> Result<Identity> {
+        let checkpoint = found.map(|(checkpoint, _)| checkpoint);
+        let init_hash = contents::init_hash(init_from(file).as_deref(), checkpoint)?;
+        Ok(resume::identity(&file.file, &self.plan, init_hash))
+    }
+
+    /// Refuses a rank that was given another run than the first.
+    pub fn check_alike(
+        &self,
+        file: &run_file::Run,
+        identity: &Identity,
+        found: Option<&Found>,
+        team: &Team,
+    ) -> Result<()> {
+        let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
+        let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
+        let device = if self.compute.device.is_cuda() { "cuda" } else { "cpu" };
+        resume::check_alike(&file.file, identity, fingerprint, device, next_step, team)
+    }
+}
+
+/// Folder of the weights that a run starts from.
+pub fn init_from(file: &run_file::Run) -> Option<PathBuf> {
+    file.file.train.init_from.as_deref().map(|path| file.resolve(path))
+}
