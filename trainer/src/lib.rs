@@ -18,7 +18,7 @@
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`contents`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
 //! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
@@ -88,6 +88,10 @@ pub mod validation;
 pub mod train;
 
 pub mod interval;
+
+pub mod log;
+
+pub mod save;
 
 pub mod diverged;
 pub mod report;

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use pipeline::plan::Plan;
 use schemas::record::PhaseRecord;
 use serde_json::{Value, json};
 
@@ -34,6 +35,14 @@ pub struct PhaseSummary {
 }
 
 impl PhaseSummary {
+    /// Of the phases that have steps.
+    pub fn of_all(plan: &Plan, records: &[PhaseRecord]) -> Vec<PhaseSummary> {
+        let phases = plan.phases().iter().zip(records).filter(|(phase, _)| phase.steps > 0);
+        phases
+            .map(|(phase, record)| PhaseSummary { record: record.clone(), tokens: phase.tokens })
+            .collect()
+    }
+
     fn tokens_per_sec(&self) -> f64 {
         self.tokens as f64 / self.record.seconds
     }

@@ -4,11 +4,11 @@
 //! threads), however often the run was stopped in between.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
 use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
@@ -17,31 +17,30 @@ use schemas::run::RunFile;
 
 use crate::attention::{self, AttentionShape};
 use crate::batch::BatchShape;
-use crate::checkpoint::{self, Retention};
+use crate::checkpoint;
 use crate::contents;
 use crate::device;
 use crate::diverged::{self, Diverged, Numbers};
 use crate::folder::RunFolder;
 use crate::graph::Stepper;
-use crate::hf_config::ModelNotes;
 use crate::inputs::{Inputs, init_from};
 use crate::interval::{Figures, Interval, StepWork};
+use crate::log::{EvaluationLog, StepLog};
 use crate::memory;
 use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
 use crate::optim::{self, AdamW};
 use crate::prepare;
-use crate::progress::{clock, progress, si};
+use crate::progress::progress;
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Found, Identity, Resume};
+use crate::save::{self, Snapshot};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
 use crate::step::{StepOutput, StepReport, StopReport};
 use crate::stop::StopFlag;
 use crate::team::{SaidByFirst, Team};
-use crate::tensor_file;
 use crate::validation::ValidationSet;
-use crate::weights;
 use crate::work::{self, Peak};
 
 /// How a run ended that did not fail.
@@ -396,46 +395,19 @@ impl Run {
         rate: f64,
         figures: &Figures,
     ) -> Result<()> {
-        let phase = self.plan.phases()[phase_index];
-        let param_norm = optim::norm(self.model.parameters().masters())?.double_value(&[]);
-        let state = &mut self.state;
-        state.phases[phase_index].loss = Some(report.loss);
-        let epoch = state.tokens_read as f64 / self.plan.subset_tokens() as f64;
-        let mut values = vec![
-            ("train/loss", report.loss),
-            ("train/grad_norm", report.grad_norm),
-            ("train/param_norm", param_norm),
-            ("train/learning_rate", rate),
-            ("train/epoch", epoch),
-            ("train/updated", f64::from(u8::from(report.updated))),
-            ("patch/size", phase.patch_size as f64),
-            ("phase/index", phase_index as f64),
-            ("data/tokens_seen", state.tokens_read as f64),
-            ("cost/units", state.units_processed as f64),
-        ];
-        values.extend(figures.values());
-        if let Some(bytes) = memory::peak_memory_bytes(self.model.compute().device)? {
-            values.push(("memory/peak_bytes", bytes as f64));
-        }
-        let step = state.next_step;
+        let device = self.model.compute().device;
+        let logged = StepLog {
+            report,
+            learning_rate: rate,
+            param_norm: optim::norm(self.model.parameters().masters())?.double_value(&[]),
+            peak_memory_bytes: memory::peak_memory_bytes(device)?,
+            figures,
+        };
+        self.state.phases[phase_index].loss = Some(report.loss);
+        let step = self.state.next_step;
+        let values = logged.values(&self.plan, phase_index, &self.state);
         self.write(&Point { step, values })?;
-        let left = (phase.step_range().end - step) as f64 * figures.step_ms / 1e3;
-        let kind = if phase.patch_size == 1 { "token" } else { "patch" };
-        progress(&format!(
-            "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {rate:.2e} | {:.0} ms | \
-             {} tok/s{} | data {:.1}% | phase eta {}",
-            step,
-            self.plan.step_count(),
-            phase.patch_size,
-            report.loss,
-            if report.updated { "" } else { " (skipped)" },
-            report.grad_norm,
-            figures.step_ms,
-            si(figures.tokens_per_sec),
-            figures.mfu_pct.map_or(String::new(), |[palm, _]| format!(" | mfu {palm:.0}%")),
-            figures.data_wait_pct,
-            clock(left),
-        ));
+        progress(&logged.line(&self.plan, phase_index, step));
         Ok(())
     }
 
@@ -473,33 +445,17 @@ impl Run {
         let Some(validation) = &self.validation else { return Ok(()) };
         let (model, team) = (&self.model, &self.team);
         let Some(figures) = validation.evaluate(model, stop, team)? else { return Ok(()) };
-        let step = self.state.next_step;
-        let mut values = vec![
-            ("eval/loss", figures.loss),
-            ("eval/perplexity", figures.perplexity),
-            ("eval/bits_per_byte", figures.bits_per_byte),
-        ];
-        let mut line = format!(
-            "step {step}/{} eval loss {:.4} | perplexity {:.2} (unigram {:.2}) | {:.4} bits/byte",
-            self.plan.step_count(),
-            figures.loss,
-            figures.perplexity,
-            figures.unigram_perplexity,
-            figures.bits_per_byte
-        );
-        if patch_size > 1
-            && let Some(patch_loss) = validation.patch_loss(model, patch_size, stop, team)?
-        {
-            values.push(("eval/patch_loss", patch_loss));
-            line.push_str(&format!(" | patch loss {patch_loss:.4}"));
-        }
+        let patch_loss = match patch_size {
+            1 => None,
+            _ => validation.patch_loss(model, patch_size, stop, team)?,
+        };
         if team.any(stop.asked())? {
             return Ok(());
         }
-        values.push(("eval/tokens_seen", self.state.tokens_read as f64));
-        values.push(("eval/cost_units", self.state.units_processed as f64));
-        self.write(&Point { step, values })?;
-        progress(&line);
+        let step = self.state.next_step;
+        let logged = EvaluationLog { validation: figures, patch_loss };
+        self.write(&Point { step, values: logged.values(&self.state) })?;
+        progress(&logged.line(step, self.plan.step_count()));
         for (phase, record) in self.plan.phases().iter().zip(&mut self.state.phases) {
             if phase.steps > 0 && phase.first_step == step {
                 record.first_eval_loss = Some(figures.loss);
@@ -512,57 +468,21 @@ impl Run {
 
     /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
-        self.check_weights_alike()?;
+        save::check_weights_alike(&self.model, &self.team, self.state.next_step)?;
+        let snapshot = Snapshot {
+            config: &self.config,
+            plan: &self.plan,
+            corpus: &self.corpus,
+            model: &self.model,
+            optimizer: &self.optimizer,
+            state: &self.state,
+        };
         let path = match &self.writer {
-            Some(Writer { folder, .. }) => self.save_into(&folder.path)?,
+            Some(Writer { folder, .. }) => snapshot.save(&folder.path)?,
             None => checkpoint::path(&self.output, self.state.next_step),
         };
         self.team.any(false)?;
         self.last_checkpoint = Some(path.clone());
-        Ok(path)
-    }
-
-    /// Every rank makes the same updates: should one not, nothing of it is saved.
-    fn check_weights_alike(&self) -> Result<()> {
-        if self.team.world_size() == 1 {
-            return Ok(());
-        }
-        let norm = optim::norm(self.model.parameters().masters())?.double_value(&[]);
-        let first = self.team.text_of_first(&norm.to_bits().to_string())?;
-        let differs = norm.to_bits().to_string() != first;
-        if self.team.any(differs)? {
-            let (rank, step) = (self.team.rank(), self.state.next_step);
-            let this = if differs { "differs" } else { "does not differ" };
-            bail!(
-                "the weights of the ranks are no longer alike after step {step} (rank {rank}: norm {norm}, which {this} \
-                 from rank 0's): no checkpoint was written. Look for a rank whose machine or libtorch is another, or is faulty; \
-                 the same command goes on from the last checkpoint"
-            );
-        }
-        Ok(())
-    }
-
-    fn save_into(&self, folder: &Path) -> Result<PathBuf> {
-        let train = &self.config.train;
-        let retention =
-            Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
-        let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
-        let record = &self.corpus.manifest().tokenizer;
-        let notes = ModelNotes {
-            position_count: self.model.compute().position_count,
-            patch_size: phase.patch_size,
-            bos_token_id: record.bos.as_ref().map(|token| token.id),
-            eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
-        };
-        let (corpus, model, optimizer) = (&self.corpus, &self.model, &self.optimizer);
-        let path = checkpoint::save(folder, &self.state, retention, |into| {
-            weights::save_model(into, model, &notes)?;
-            let path = into.join(contents::OPTIMIZER_FILE);
-            tensor_file::write(&path, &contents::optimizer_tensors(model, optimizer))
-                .with_context(|| format!("write {}", path.display()))?;
-            contents::copy_tokenizer(corpus, into)
-        })?;
-        progress(&format!("saved {}", path.display()));
         Ok(path)
     }
 
@@ -575,15 +495,8 @@ impl Run {
             }
             (None, _) => None,
         };
-        let phases = self.plan.phases().iter().zip(&self.state.phases);
-        let phases = phases.filter(|(phase, _)| phase.steps > 0);
         Ok(Summary {
-            phases: phases
-                .map(|(phase, record)| PhaseSummary {
-                    record: record.clone(),
-                    tokens: phase.tokens,
-                })
-                .collect(),
+            phases: PhaseSummary::of_all(&self.plan, &self.state.phases),
             validation,
             relative_cost: self.plan.relative_cost(),
             checkpoint: self.last_checkpoint.clone(),

@@ -1,0 +1,84 @@
+//! Saving a run between two steps.
+//!
+//! **Invariant:** nothing of a run is saved whose ranks no longer have the same weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use pipeline::corpus::Corpus;
+use pipeline::plan::Plan;
+use schemas::record::TrainerState;
+use schemas::run::RunFile;
+
+use crate::checkpoint::{self, Retention};
+use crate::contents;
+use crate::hf_config::ModelNotes;
+use crate::model::Llama;
+use crate::optim::{self, AdamW};
+use crate::progress::progress;
+use crate::team::Team;
+use crate::tensor_file;
+use crate::weights;
+
+/// Every rank makes the same updates: should one not, nothing of it is saved.
+pub fn check_weights_alike(model: &Llama, team: &Team, step: u64) -> Result<()> {
+    if team.world_size() == 1 {
+        return Ok(());
+    }
+    let norm = optim::norm(model.parameters().masters())?.double_value(&[]);
+    let first = team.text_of_first(&norm.to_bits().to_string())?;
+    let differs = norm.to_bits().to_string() != first;
+    if team.any(differs)? {
+        let rank = team.rank();
+        let this = if differs { "differs" } else { "does not differ" };
+        bail!(
+            "the weights of the ranks are no longer alike after step {step} (rank {rank}: norm {norm}, which {this} \
+             from rank 0's): no checkpoint was written. Look for a rank whose machine or libtorch is another, or is faulty; \
+             the same command goes on from the last checkpoint"
+        );
+    }
+    Ok(())
+}
+
+/// A run between two steps, as far as a checkpoint holds it.
+pub struct Snapshot<'a> {
+    /// The run file.
+    pub config: &'a RunFile,
+    /// The order of the data.
+    pub plan: &'a Plan,
+    /// What is trained on; its tokenizer goes along.
+    pub corpus: &'a Corpus,
+    /// Weights.
+    pub model: &'a Llama,
+    /// Moments and step count.
+    pub optimizer: &'a AdamW,
+    /// Where the run stands.
+    pub state: &'a TrainerState,
+}
+
+impl Snapshot<'_> {
+    /// Saves a checkpoint in the run's folder, and returns where.
+    pub fn save(&self, folder: &Path) -> Result<PathBuf> {
+        let Snapshot { corpus, model, optimizer, .. } = *self;
+        let train = &self.config.train;
+        let retention =
+            Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
+        let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
+        let record = &corpus.manifest().tokenizer;
+        let notes = ModelNotes {
+            position_count: model.compute().position_count,
+            patch_size: phase.patch_size,
+            bos_token_id: record.bos.as_ref().map(|token| token.id),
+            eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
+        };
+        let path = checkpoint::save(folder, self.state, retention, |into| {
+            weights::save_model(into, model, &notes)?;
+            let path = into.join(contents::OPTIMIZER_FILE);
+            tensor_file::write(&path, &contents::optimizer_tensors(model, optimizer))
+                .with_context(|| format!("write {}", path.display()))?;
+            contents::copy_tokenizer(corpus, into)
+        })?;
+        progress(&format!("saved {}", path.display()));
+        Ok(path)
+    }
+}
