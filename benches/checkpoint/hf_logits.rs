@@ -12,7 +12,8 @@ use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Tensor};
 use trainer::hf_config::ModelNotes;
 use trainer::model::{Compute, Llama};
-use trainer::{tensor_file, weights};
+use trainer::tensor_file;
+use trainer::weights;
 
 const WINDOWS: i64 = 2;
 const WINDOW_TOKENS_MAX: u64 = 256;

@@ -17,15 +17,15 @@ use serde_json::Value;
 
 use crate::architecture::PatchMaps;
 use crate::commands::error::NotMeasurable;
+use crate::console::progress::{print, progress};
+use crate::console::stop::StopFlag;
 use crate::device;
 use crate::diverged::Diverged;
 use crate::memory;
 use crate::metrics::METRICS_FILE;
-use crate::progress::{print, progress};
 use crate::ranks::{self, RanksError};
 use crate::resume::Resume;
 use crate::shim::ShimError;
-use crate::stop::StopFlag;
 use crate::team::Team;
 use crate::train::Run;
 use crate::work::Work;

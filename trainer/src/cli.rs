@@ -14,8 +14,8 @@ use crate::commands::eval::{self, EvalArgs};
 use crate::commands::generate::{self, GenerateArgs};
 use crate::commands::plan_memory::{self, PlanMemoryArgs};
 use crate::commands::{self, PretrainArgs};
+use crate::console::progress::print;
 use crate::doctor;
-use crate::progress::print;
 
 /// Patch-level training of LLaMA models.
 #[derive(Parser)]

@@ -10,12 +10,12 @@ use anyhow::Result;
 use clap::Args;
 use pipeline::run_file;
 
+use crate::console::progress::{self, print, progress};
+use crate::console::stop::StopFlag;
 use crate::exit::{EXIT_STOPPED, report};
 use crate::launch;
-use crate::progress::{self, print, progress};
 use crate::ranks::{self, Place, RanksError};
 use crate::resume::Resume;
-use crate::stop::StopFlag;
 use crate::team::Team;
 use crate::train::{Ending, Run};
 

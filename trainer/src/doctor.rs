@@ -9,7 +9,8 @@ use anyhow::Result;
 use schemas::run::Dtype;
 use tch::{Cuda, Device, Kind, Tensor};
 
-use crate::{cuda, shim};
+use crate::cuda;
+use crate::shim;
 
 /// What was found.
 pub struct Report {

@@ -18,11 +18,27 @@
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`contents`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`stop`], [`progress`]: the run.
+//! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`console::stop`], [`console::progress`]: the run.
 //! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
+pub mod shim;
+
+pub mod console;
+
+pub mod ranks;
+
 pub mod device;
+
+pub mod model;
+
+pub mod step;
+
+pub mod checkpoint;
+
+pub mod commands;
+
+pub mod cli;
 
 pub mod cuda;
 
@@ -34,26 +50,21 @@ pub mod params;
 
 pub mod architecture;
 
-pub mod model;
-
 pub mod attention;
 
 pub mod patch;
-
-pub mod ranks;
 
 pub mod team;
 
 pub mod schedule;
 
 pub mod guard;
+
 pub mod optim;
 
 pub mod timing;
 
 pub mod memory;
-
-pub mod step;
 
 pub mod graph;
 
@@ -68,8 +79,6 @@ pub mod weights;
 pub mod eval;
 
 pub mod generate;
-
-pub mod checkpoint;
 
 pub mod contents;
 
@@ -94,11 +103,8 @@ pub mod log;
 pub mod save;
 
 pub mod diverged;
+
 pub mod report;
-
-pub mod stop;
-
-pub mod progress;
 
 pub mod launch;
 
@@ -108,10 +114,4 @@ pub mod footprint;
 
 pub mod doctor;
 
-pub mod commands;
-
 pub mod exit;
-
-pub mod cli;
-
-pub mod shim;

@@ -5,8 +5,8 @@
 use pipeline::plan::Plan;
 use schemas::record::TrainerState;
 
+use crate::console::progress::{clock, si};
 use crate::interval::Figures;
-use crate::progress::{clock, si};
 use crate::report::Validation;
 use crate::step::StepReport;
 

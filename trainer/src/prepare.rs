@@ -17,9 +17,9 @@ use serde_json::Value;
 
 use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::checkpoint::Checkpoint;
+use crate::console::progress::progress;
 use crate::model::Llama;
 use crate::optim::AdamW;
-use crate::progress::progress;
 use crate::resume;
 use crate::schedule::PhaseSchedule;
 use crate::team::Team;

@@ -11,11 +11,11 @@ use schemas::record::TrainerState;
 use schemas::run::RunFile;
 
 use crate::checkpoint::{self, Retention};
+use crate::console::progress::progress;
 use crate::contents;
 use crate::hf_config::ModelNotes;
 use crate::model::Llama;
 use crate::optim::{self, AdamW};
-use crate::progress::progress;
 use crate::team::Team;
 use crate::tensor_file;
 use crate::weights;

@@ -10,11 +10,11 @@ use pipeline::run_file::check_same_tokenizer;
 use pipeline::tokenize::Encoder;
 use schemas::run::RunFile;
 
+use crate::console::stop::StopFlag;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{self, Sampling};
 use crate::model::Llama;
 use crate::report::{Sample, Validation, unigram_perplexity};
-use crate::stop::StopFlag;
 use crate::team::Team;
 
 /// Tokens that are read at once, at least.

@@ -9,7 +9,8 @@ use trainer::eval::{self, EvalError, EvalShape};
 use trainer::generate::{self, GenerateError, Sampling, Stop};
 use trainer::hf_config::ModelNotes;
 use trainer::model::{KeyValueCache, Llama};
-use trainer::{tensor_file, weights};
+use trainer::tensor_file;
+use trainer::weights;
 
 use crate::support::inputs::shared;
 use crate::support::models::{assert_close, golden_config, golden_model, on_cpu, tokens_btk};

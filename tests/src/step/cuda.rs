@@ -9,16 +9,19 @@ use std::time::Instant;
 use pipeline::run_file;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
+use trainer::attention;
 use trainer::batch::BatchShape;
+use trainer::cuda;
+use trainer::device;
 use trainer::graph::Stepper;
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
+use trainer::patch;
 use trainer::ranks::Place;
 use trainer::shim::{self, ShimError};
 use trainer::stage::Stage;
 use trainer::step::{StepReport, train_step};
 use trainer::team::Team;
-use trainer::{attention, cuda, device, patch};
 
 use crate::support::models::{
     Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,

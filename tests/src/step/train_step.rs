@@ -7,9 +7,10 @@ use tch::{Device, Kind, Tensor};
 use trainer::guard::Guard;
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
+use trainer::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::{StepOutput, Unread, train_step};
-use trainer::{patch, weights};
+use trainer::weights;
 
 use crate::support::models::{
     RECOMPUTING, adamw_config, assert_close, golden_config, golden_model, golden_model_with,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::si;
+use crate::console::progress::si;
 
 /// What was measured.
 #[derive(Serialize, Deserialize)]

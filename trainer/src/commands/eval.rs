@@ -14,10 +14,10 @@ use serde_json::json;
 
 use crate::commands::error::CorpusMismatch;
 use crate::commands::model::{ModelArgs, load_encoder};
+use crate::console::progress::{print, progress};
+use crate::console::stop::StopFlag;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::Llama;
-use crate::progress::{print, progress};
-use crate::stop::StopFlag;
 use crate::team::Team;
 use crate::validation::evaluate_corpus;
 

@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::commands::model::{ModelArgs, load_encoder};
+use crate::console::progress::{print, progress};
 use crate::generate::{Sampling, Stop, generate as continue_ids};
-use crate::progress::{print, progress};
 
 /// Arguments of `generate`.
 #[derive(Args)]

@@ -18,12 +18,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{self, PatchMaps};
 use crate::commands::error::{TOKENS_MAX, WrongStep};
+use crate::console::progress::print;
 use crate::device::{self, extent};
 use crate::footprint::{Footprint, StepShape, scratch_bytes};
 use crate::memory;
 use crate::model::{Compute, Llama};
 use crate::optim::AdamW;
-use crate::progress::print;
 use crate::step::train_step;
 
 /// Arguments of `plan-memory`.

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use crate::progress::speak;
+use crate::console::progress::speak;
 
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
