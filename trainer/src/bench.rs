@@ -23,10 +23,10 @@ use crate::device;
 use crate::diverged::Diverged;
 use crate::memory;
 use crate::metrics::METRICS_FILE;
-use crate::ranks::{self, RanksError};
+use crate::ranks::environment::{self, RanksError};
+use crate::ranks::process_group::Team;
 use crate::resume::Resume;
 use crate::shim::ShimError;
-use crate::team::Team;
 use crate::train::Run;
 use crate::work::Work;
 
@@ -63,7 +63,7 @@ pub struct BenchArgs {
 
 /// `bench`: a report on stdout.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    if ranks::from_environment(|name| std::env::var(name).ok())?.is_some() {
+    if environment::from_environment(|name| std::env::var(name).ok())?.is_some() {
         return Err(RanksError::Bench.into());
     }
     let start_bytes = memory::resident_memory_bytes();

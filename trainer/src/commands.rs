@@ -14,9 +14,9 @@ use crate::console::progress::{self, print, progress};
 use crate::console::stop::StopFlag;
 use crate::exit::{EXIT_STOPPED, report};
 use crate::launch;
-use crate::ranks::{self, Place, RanksError};
+use crate::ranks::environment::{self, Place, RanksError};
+use crate::ranks::process_group::Team;
 use crate::resume::Resume;
-use crate::team::Team;
 use crate::train::{Ending, Run};
 
 pub mod eval;
@@ -72,7 +72,7 @@ impl PretrainArgs {
 
 /// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
-    let place = ranks::from_environment(|name| std::env::var(name).ok())?;
+    let place = environment::from_environment(|name| std::env::var(name).ok())?;
     if let Some(place) = &place {
         progress::speak_as(place.rank);
     }

@@ -6,7 +6,7 @@ use schemas::run;
 use tch::{Cuda, Device, Kind};
 
 use crate::cuda;
-use crate::team::Team;
+use crate::ranks::process_group::Team;
 
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]

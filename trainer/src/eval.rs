@@ -7,8 +7,8 @@
 
 use crate::batch::{self, BatchError, BatchShape};
 use crate::model::Llama;
+use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
-use crate::team::Team;
 
 /// How a stream is cut and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

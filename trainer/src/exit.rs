@@ -16,10 +16,10 @@ use crate::eval::EvalError;
 use crate::folder::ForeignFolder;
 use crate::generate::GenerateError;
 use crate::optim::OptimizerError;
-use crate::ranks::RanksError;
+use crate::ranks::environment::RanksError;
+use crate::ranks::process_group::SaidByFirst;
 use crate::resume::ResumeError;
 use crate::schedule::ScheduleError;
-use crate::team::SaidByFirst;
 use crate::validation::ValidationTooShort;
 
 /// Exit code of a run whose loss or gradient was not finite.

@@ -14,9 +14,9 @@ use crate::contents;
 use crate::device;
 use crate::model::Compute;
 use crate::prepare;
+use crate::ranks::process_group::Team;
 use crate::resume::{self, Found, Identity};
 use crate::schedule::PhaseSchedule;
-use crate::team::Team;
 use crate::validation::ValidationSet;
 
 /// What a rank reads and finds in order by itself.

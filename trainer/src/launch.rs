@@ -22,7 +22,7 @@ use signal_hook::consts::SIGKILL;
 use crate::console::progress::progress;
 use crate::console::stop;
 use crate::exit::EXIT_STOPPED;
-use crate::ranks;
+use crate::ranks::environment;
 
 /// Tells a rank its launcher's process.
 const LAUNCHER: &str = "PATCHMILL_LAUNCHER";
@@ -127,7 +127,7 @@ fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
         command.env("MASTER_PORT", port.to_string());
         command.env(LAUNCHER, std::process::id().to_string());
         // The ranks are not those of a torchrun around this.
-        command.env_remove(ranks::AGENT_STORE).env_remove(ranks::RESTART_COUNT);
+        command.env_remove(environment::AGENT_STORE).env_remove(environment::RESTART_COUNT);
         if env::var_os(THREADS).is_none() {
             command.env(THREADS, (cores / count).max(1).to_string());
         }

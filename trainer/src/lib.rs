@@ -10,7 +10,7 @@
 //! - [`attention`]: which implementation of attention a GPU uses.
 //! - [`memory`]: what the process holds.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
-//! - [`ranks`], [`team`]: several processes that train one model.
+//! - [`ranks::environment`], [`ranks::process_group`]: several processes that train one model.
 //! - [`schedule`], [`guard`], [`optim`], [`timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`work`]: its matrix products, in operations.
@@ -53,8 +53,6 @@ pub mod architecture;
 pub mod attention;
 
 pub mod patch;
-
-pub mod team;
 
 pub mod schedule;
 

@@ -20,9 +20,9 @@ use crate::checkpoint::Checkpoint;
 use crate::console::progress::progress;
 use crate::model::Llama;
 use crate::optim::AdamW;
+use crate::ranks::process_group::Team;
 use crate::resume;
 use crate::schedule::PhaseSchedule;
-use crate::team::Team;
 
 /// What the loader of a rank reads for these steps of the run.
 pub fn loader_spec(

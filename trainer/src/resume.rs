@@ -16,7 +16,7 @@ use schemas::run::RunFile;
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError};
-use crate::team::Team;
+use crate::ranks::process_group::Team;
 
 const NONFINITE: &str = "optimizer.nonfinite";
 const SPIKE: &str = "optimizer.spike";

@@ -16,7 +16,7 @@ use crate::contents;
 use crate::hf_config::ModelNotes;
 use crate::model::Llama;
 use crate::optim::{self, AdamW};
-use crate::team::Team;
+use crate::ranks::process_group::Team;
 use crate::tensor_file;
 use crate::weights;
 

@@ -7,8 +7,8 @@ use tch::{Kind, Tensor};
 
 use crate::model::Llama;
 use crate::optim::AdamW;
+use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
-use crate::team::Team;
 use crate::timing::{Part, StepTimer};
 
 /// What a step came to, still on the device.

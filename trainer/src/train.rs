@@ -33,13 +33,13 @@ use crate::metrics::{MetricsLog, Point};
 use crate::model::{Compute, Llama};
 use crate::optim::{self, AdamW};
 use crate::prepare;
+use crate::ranks::process_group::{SaidByFirst, Team};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Found, Identity, Resume};
 use crate::save::{self, Snapshot};
 use crate::schedule::PhaseSchedule;
 use crate::stage::Stage;
 use crate::step::{StepOutput, StepReport, StopReport};
-use crate::team::{SaidByFirst, Team};
 use crate::validation::ValidationSet;
 use crate::work::{self, Peak};
 

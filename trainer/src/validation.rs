@@ -14,8 +14,8 @@ use crate::console::stop::StopFlag;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::generate::{self, Sampling};
 use crate::model::Llama;
+use crate::ranks::process_group::Team;
 use crate::report::{Sample, Validation, unigram_perplexity};
-use crate::team::Team;
 
 /// Tokens that are read at once, at least.
 const READ_TOKENS: usize = 1 << 16;

@@ -17,11 +17,11 @@ use trainer::graph::Stepper;
 use trainer::model::{Compute, Llama};
 use trainer::optim::AdamW;
 use trainer::patch;
-use trainer::ranks::Place;
+use trainer::ranks::environment::Place;
+use trainer::ranks::process_group::Team;
 use trainer::shim::{self, ShimError};
 use trainer::stage::Stage;
 use trainer::step::{StepReport, train_step};
-use trainer::team::Team;
 
 use crate::support::models::{
     Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,

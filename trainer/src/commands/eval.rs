@@ -18,7 +18,7 @@ use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
 use crate::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::Llama;
-use crate::team::Team;
+use crate::ranks::process_group::Team;
 use crate::validation::evaluate_corpus;
 
 /// Arguments of `eval`.

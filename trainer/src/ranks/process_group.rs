@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::ranks::Place;
+use crate::ranks::environment::Place;
 use crate::shim::ShimError;
 use crate::shim::group::{Group, Meeting, Reduction};
 
