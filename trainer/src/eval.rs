@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** each predicted token has the same weight, however windows are batched.
 
-use crate::batch::{self, BatchError, BatchShape};
+use crate::data::batch::{self, BatchError, BatchShape};
 use crate::model::Llama;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;

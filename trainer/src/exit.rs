@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use pipeline::loader::LoaderError;
 
 use crate::architecture::ModelError;
-use crate::batch::BatchError;
 use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::console::progress;
+use crate::data::batch::BatchError;
 use crate::device::DeviceError;
 use crate::diverged::Diverged;
 use crate::eval::EvalError;

@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{self, BatchError, BatchShape};
+use crate::data::batch::{self, BatchError, BatchShape};
 use crate::model::{KeyValueCache, Llama};
 
 /// How the next token is chosen.

@@ -3,8 +3,8 @@
 //! In the order of the data's path:
 //! - [`device`]: the run file's devices and kinds as libtorch's.
 //! - [`cuda`]: what is set before a GPU is used, and what one can do.
-//! - [`batch`]: ids to the `[b, t, k]` tensor that the model reads.
-//! - [`stage`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
+//! - [`data::batch`]: ids to the `[b, t, k]` tensor that the model reads.
+//! - [`data::prefetch`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
 //! - [`attention`]: which implementation of attention a GPU uses.
@@ -28,6 +28,8 @@ pub mod console;
 
 pub mod ranks;
 
+pub mod data;
+
 pub mod device;
 
 pub mod model;
@@ -41,10 +43,6 @@ pub mod commands;
 pub mod cli;
 
 pub mod cuda;
-
-pub mod batch;
-
-pub mod stage;
 
 pub mod params;
 

@@ -8,8 +8,8 @@ use pipeline::loader::LoaderSpec;
 use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 use tch::{Device, Kind, Tensor};
-use trainer::batch::BatchShape;
-use trainer::stage::{Place, Stage};
+use trainer::data::batch::BatchShape;
+use trainer::data::prefetch::{Place, Stage};
 
 use crate::support::small_corpus::{id_at, write_corpus_of};
 

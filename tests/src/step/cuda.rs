@@ -10,8 +10,9 @@ use pipeline::run_file;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 use trainer::attention;
-use trainer::batch::BatchShape;
 use trainer::cuda;
+use trainer::data::batch::BatchShape;
+use trainer::data::prefetch::Stage;
 use trainer::device;
 use trainer::graph::Stepper;
 use trainer::model::{Compute, Llama};
@@ -20,7 +21,6 @@ use trainer::patch;
 use trainer::ranks::environment::Place;
 use trainer::ranks::process_group::Team;
 use trainer::shim::{self, ShimError};
-use trainer::stage::Stage;
 use trainer::step::{StepReport, train_step};
 
 use crate::support::models::{

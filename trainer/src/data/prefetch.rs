@@ -19,7 +19,7 @@ use pipeline::corpus::OutId;
 use pipeline::loader::{Batch, Loader, LoaderSpec, Pin, Pinned};
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{BatchError, BatchShape, tokens_btk};
+use crate::data::batch::{BatchError, BatchShape, tokens_btk};
 use crate::shim::cuda::{Event, PinnedMemory, Priority, Stream};
 
 /// Micro-batches that are on their way to the device before they are asked for.
