@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if matches!(args.command, Pretrain(_) | Bench(_) | Eval(_) | Generate(_)) {
         spin_briefly();
     }
-    crate::cuda::set_defaults()?;
+    crate::device::cuda::set_defaults()?;
     crate::shim::keep_freed_memory()?;
     match args.command {
         Command::Pretrain(args) => commands::pretrain(&args),

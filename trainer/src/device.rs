@@ -5,8 +5,15 @@
 use schemas::run;
 use tch::{Cuda, Device, Kind};
 
-use crate::cuda;
 use crate::ranks::process_group::Team;
+
+pub mod cuda;
+
+pub mod attention;
+
+pub mod timing;
+
+pub mod memory;
 
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use anyhow::Result;
 use schemas::run::Dtype;
 use tch::{Cuda, Device, Kind, Tensor};
 
-use crate::cuda;
+use crate::device::cuda;
 use crate::shim;
 
 /// What was found.

@@ -7,13 +7,13 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::device::timing::{Part, PartTimes, StepTimer};
 use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::{StepOutput, accumulate, finish, train_step_timed};
-use crate::timing::{Part, PartTimes, StepTimer};
 
 /// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
 const WARM_UP_PASSES: usize = 3;

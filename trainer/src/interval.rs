@@ -7,8 +7,8 @@ use std::time::Duration;
 use schemas::run::RunFile;
 
 use crate::architecture::PatchMaps;
+use crate::device::timing::{Part, PartTimes};
 use crate::step::Unread;
-use crate::timing::{Part, PartTimes};
 use crate::work::{Counting, Peak, Work};
 
 /// The steps since the last line of the log.

@@ -2,16 +2,16 @@
 //!
 //! In the order of the data's path:
 //! - [`device`]: the run file's devices and kinds as libtorch's.
-//! - [`cuda`]: what is set before a GPU is used, and what one can do.
+//! - [`device::cuda`]: what is set before a GPU is used, and what one can do.
 //! - [`data::batch`]: ids to the `[b, t, k]` tensor that the model reads.
 //! - [`data::prefetch`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
 //! - [`params`]: all parameters in one flat tensor, their gradients in another.
 //! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
-//! - [`attention`]: which implementation of attention a GPU uses.
-//! - [`memory`]: what the process holds.
+//! - [`device::attention`]: which implementation of attention a GPU uses.
+//! - [`device::memory`]: what the process holds.
 //! - [`patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`ranks::environment`], [`ranks::process_group`]: several processes that train one model.
-//! - [`schedule`], [`guard`], [`optim`], [`timing`], [`step`]: one training step.
+//! - [`schedule`], [`guard`], [`optim`], [`device::timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`work`]: its matrix products, in operations.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
@@ -42,13 +42,9 @@ pub mod commands;
 
 pub mod cli;
 
-pub mod cuda;
-
 pub mod params;
 
 pub mod architecture;
-
-pub mod attention;
 
 pub mod patch;
 
@@ -57,10 +53,6 @@ pub mod schedule;
 pub mod guard;
 
 pub mod optim;
-
-pub mod timing;
-
-pub mod memory;
 
 pub mod graph;
 

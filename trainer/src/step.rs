@@ -5,11 +5,11 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::timing::{Part, StepTimer};
 use crate::model::Llama;
 use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
-use crate::timing::{Part, StepTimer};
 
 /// What a step came to, still on the device.
 #[derive(Debug)]

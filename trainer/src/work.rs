@@ -9,12 +9,12 @@ use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::PatchMaps;
-use crate::cuda;
+use crate::device::cuda;
+use crate::device::timing::synchronize;
 use crate::device::{self, extent};
 use crate::patch;
 use crate::shim::cuda as gpu;
 use crate::shim::{self, ShimError};
-use crate::timing::synchronize;
 
 /// Rows and columns of the product that says what a CPU can do.
 const PEAK_SIZE: i64 = 2048;
