@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Tensor};
 use trainer::hf_config::ModelNotes;
-use trainer::model::{Compute, Llama};
+use trainer::model::llama::{Compute, Llama};
 use trainer::tensor_file;
 use trainer::weights;
 

@@ -13,7 +13,7 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use pipeline::run_file::Run;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use tch::{Device, Tensor};
-use trainer::model::{Compute, Llama};
+use trainer::model::llama::{Compute, Llama};
 use trainer::optim::AdamW;
 use trainer::shim::ShimError;
 use trainer::step::train_step;

@@ -15,7 +15,6 @@ use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
 use serde_json::Value;
 
-use crate::architecture::PatchMaps;
 use crate::commands::error::NotMeasurable;
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
@@ -23,6 +22,7 @@ use crate::device;
 use crate::device::memory;
 use crate::diverged::Diverged;
 use crate::metrics::METRICS_FILE;
+use crate::model::architecture::PatchMaps;
 use crate::ranks::environment::{self, RanksError};
 use crate::ranks::process_group::Team;
 use crate::resume::Resume;

@@ -11,9 +11,9 @@ use schemas::run::RunFile;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::checkpoint::{self, Checkpoint};
-use crate::model::{Compute, Llama};
+use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
+use crate::model::llama::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::tensor_file::TensorFile;
 use crate::weights;

@@ -6,15 +6,15 @@ use std::process::ExitCode;
 
 use pipeline::loader::LoaderError;
 
-use crate::architecture::ModelError;
 use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::console::progress;
 use crate::data::batch::BatchError;
 use crate::device::DeviceError;
 use crate::diverged::Diverged;
-use crate::eval::EvalError;
 use crate::folder::ForeignFolder;
-use crate::generate::GenerateError;
+use crate::model::architecture::ModelError;
+use crate::model::eval::EvalError;
+use crate::model::generate::GenerateError;
 use crate::optim::OptimizerError;
 use crate::ranks::environment::RanksError;
 use crate::ranks::process_group::SaidByFirst;

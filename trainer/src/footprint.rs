@@ -11,10 +11,10 @@
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 
-use crate::architecture::{self, PatchMaps};
 use crate::device::{self, extent};
-use crate::params;
-use crate::patch;
+use crate::model::architecture::{self, PatchMaps};
+use crate::model::params;
+use crate::model::patch;
 use crate::shim;
 
 const FP32_BYTES: u64 = 4;

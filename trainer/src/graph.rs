@@ -8,7 +8,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::device::timing::{Part, PartTimes, StepTimer};
-use crate::model::Llama;
+use crate::model::llama::Llama;
 use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;

@@ -12,7 +12,7 @@ use pipeline::run_file;
 
 use crate::contents;
 use crate::device;
-use crate::model::Compute;
+use crate::model::llama::Compute;
 use crate::prepare;
 use crate::ranks::process_group::Team;
 use crate::resume::{self, Found, Identity};

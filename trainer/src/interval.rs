@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use schemas::run::RunFile;
 
-use crate::architecture::PatchMaps;
 use crate::device::timing::{Part, PartTimes};
+use crate::model::architecture::PatchMaps;
 use crate::step::Unread;
 use crate::work::{Counting, Peak, Work};
 

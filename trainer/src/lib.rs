@@ -5,18 +5,18 @@
 //! - [`device::cuda`]: what is set before a GPU is used, and what one can do.
 //! - [`data::batch`]: ids to the `[b, t, k]` tensor that the model reads.
 //! - [`data::prefetch`]: the loader's batches as such tensors on the device, sent ahead of the computing on a GPU.
-//! - [`params`]: all parameters in one flat tensor, their gradients in another.
-//! - [`architecture`], [`model`]: LLaMA over units, which are patches or tokens.
+//! - [`model::params`]: all parameters in one flat tensor, their gradients in another.
+//! - [`model::architecture`], [`model::llama`]: LLaMA over units, which are patches or tokens.
 //! - [`device::attention`]: which implementation of attention a GPU uses.
 //! - [`device::memory`]: what the process holds.
-//! - [`patch`]: the fold and the loss; K = 1 is token-level training.
+//! - [`model::patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`ranks::environment`], [`ranks::process_group`]: several processes that train one model.
 //! - [`schedule`], [`guard`], [`optim`], [`device::timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`work`]: its matrix products, in operations.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
-//! - [`eval`], [`generate`]: loss and perplexity of a stream; text.
+//! - [`model::eval`], [`model::generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`contents`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`console::stop`], [`console::progress`]: the run.
 //! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
@@ -42,12 +42,6 @@ pub mod commands;
 
 pub mod cli;
 
-pub mod params;
-
-pub mod architecture;
-
-pub mod patch;
-
 pub mod schedule;
 
 pub mod guard;
@@ -63,10 +57,6 @@ pub mod tensor_file;
 pub mod hf_config;
 
 pub mod weights;
-
-pub mod eval;
-
-pub mod generate;
 
 pub mod contents;
 

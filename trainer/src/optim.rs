@@ -6,7 +6,7 @@ use schemas::run::OptimizerConfig;
 use tch::{Kind, Tensor};
 
 use crate::guard::Guard;
-use crate::params::Parameters;
+use crate::model::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 
 /// Elements of a part of the gradient whose norm is summed in fp32 at once.

@@ -15,10 +15,10 @@ use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
 
-use crate::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::checkpoint::Checkpoint;
 use crate::console::progress::progress;
-use crate::model::Llama;
+use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
+use crate::model::llama::Llama;
 use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::resume;

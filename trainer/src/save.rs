@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Retention};
 use crate::console::progress::progress;
 use crate::contents;
 use crate::hf_config::ModelNotes;
-use crate::model::Llama;
+use crate::model::llama::Llama;
 use crate::optim::{self, AdamW};
 use crate::ranks::process_group::Team;
 use crate::tensor_file;

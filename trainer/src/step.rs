@@ -6,7 +6,7 @@
 use tch::{Kind, Tensor};
 
 use crate::device::timing::{Part, StepTimer};
-use crate::model::Llama;
+use crate::model::llama::Llama;
 use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;

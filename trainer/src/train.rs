@@ -31,7 +31,7 @@ use crate::inputs::{Inputs, init_from};
 use crate::interval::{Figures, Interval, StepWork};
 use crate::log::{EvaluationLog, StepLog};
 use crate::metrics::{MetricsLog, Point};
-use crate::model::{Compute, Llama};
+use crate::model::llama::{Compute, Llama};
 use crate::optim::{self, AdamW};
 use crate::prepare;
 use crate::ranks::process_group::{SaidByFirst, Team};

@@ -11,9 +11,9 @@ use pipeline::tokenize::Encoder;
 use schemas::run::RunFile;
 
 use crate::console::stop::StopFlag;
-use crate::eval::{EvalShape, Evaluation, Evaluator};
-use crate::generate::{self, Sampling};
-use crate::model::Llama;
+use crate::model::eval::{EvalShape, Evaluation, Evaluator};
+use crate::model::generate::{self, Sampling};
+use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
 use crate::report::{Sample, Validation, unigram_perplexity};
 

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{EMBEDDING, HEAD, ModelError};
 use crate::hf_config::{self, HfConfigError, ModelNotes};
-use crate::model::{Compute, Llama};
+use crate::model::architecture::{EMBEDDING, HEAD, ModelError};
+use crate::model::llama::{Compute, Llama};
 use crate::tensor_file::{self, TensorFile, TensorFileError};
 
 /// The architecture.

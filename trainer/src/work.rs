@@ -8,11 +8,11 @@ use std::time::Instant;
 use schemas::run::{Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::PatchMaps;
 use crate::device::cuda;
 use crate::device::timing::synchronize;
 use crate::device::{self, extent};
-use crate::patch;
+use crate::model::architecture::PatchMaps;
+use crate::model::patch;
 use crate::shim::cuda as gpu;
 use crate::shim::{self, ShimError};
 

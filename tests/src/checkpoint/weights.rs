@@ -5,10 +5,10 @@ use std::path::Path;
 
 use schemas::run::Dtype;
 use tch::{Device, Kind};
-use trainer::eval::{self, EvalError, EvalShape};
-use trainer::generate::{self, GenerateError, Sampling, Stop};
 use trainer::hf_config::ModelNotes;
-use trainer::model::{KeyValueCache, Llama};
+use trainer::model::eval::{self, EvalError, EvalShape};
+use trainer::model::generate::{self, GenerateError, Sampling, Stop};
+use trainer::model::llama::{KeyValueCache, Llama};
 use trainer::tensor_file;
 use trainer::weights;
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use trainer::architecture::PatchMaps;
-use trainer::eval::{self, EvalShape};
-use trainer::generate::{self, Sampling};
-use trainer::model::{Compute, Llama};
+use trainer::model::architecture::PatchMaps;
+use trainer::model::eval::{self, EvalShape};
+use trainer::model::generate::{self, Sampling};
+use trainer::model::llama::{Compute, Llama};
 use trainer::shim::checkpoint::checkpoint;
 use trainer::shim::memory::peak_bytes;
 

@@ -3,10 +3,10 @@
 
 use schemas::run::{Dtype, Schedule};
 use tch::{Kind, Tensor};
-use trainer::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
-use trainer::model::Llama;
+use trainer::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
+use trainer::model::llama::Llama;
+use trainer::model::patch;
 use trainer::optim::AdamW;
-use trainer::patch;
 use trainer::schedule::PhaseSchedule;
 use trainer::shim::ShimError;
 use trainer::step::{StepReport, train_step};

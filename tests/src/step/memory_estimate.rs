@@ -2,9 +2,9 @@
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use trainer::architecture::PatchMaps;
 use trainer::footprint::{Footprint, StepShape};
-use trainer::model::{Compute, Llama};
+use trainer::model::architecture::PatchMaps;
+use trainer::model::llama::{Compute, Llama};
 use trainer::optim::AdamW;
 use trainer::shim::ShimError;
 use trainer::shim::memory::peak_bytes;

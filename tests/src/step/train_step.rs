@@ -5,9 +5,9 @@ use schemas::run::{
 };
 use tch::{Device, Kind, Tensor};
 use trainer::guard::Guard;
-use trainer::model::{Compute, Llama};
+use trainer::model::llama::{Compute, Llama};
+use trainer::model::patch;
 use trainer::optim::AdamW;
-use trainer::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::{StepOutput, Unread, train_step};
 use trainer::weights;

@@ -4,7 +4,7 @@ use schemas::run::{
     ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
 };
 use tch::{Device, Kind, Tensor};
-use trainer::model::{Compute, Llama};
+use trainer::model::llama::{Compute, Llama};
 use trainer::tensor_file::TensorFile;
 
 use crate::support::inputs::fixtures;

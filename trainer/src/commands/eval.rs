@@ -16,8 +16,8 @@ use crate::commands::error::CorpusMismatch;
 use crate::commands::model::{ModelArgs, load_encoder};
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
-use crate::eval::{EvalShape, Evaluation, Evaluator};
-use crate::model::Llama;
+use crate::model::eval::{EvalShape, Evaluation, Evaluator};
+use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
 use crate::validation::evaluate_corpus;
 
@@ -52,7 +52,7 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// `eval`: loss and perplexity by the definition of `crate::eval`.
+/// `eval`: loss and perplexity by the definition of `crate::model::eval`.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let (model, _) = args.model.load()?;
     let shape = EvalShape {

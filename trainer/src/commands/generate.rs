@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::commands::model::{ModelArgs, load_encoder};
 use crate::console::progress::{print, progress};
-use crate::generate::{Sampling, Stop, generate as continue_ids};
+use crate::model::generate::{Sampling, Stop, generate as continue_ids};
 
 /// Arguments of `generate`.
 #[derive(Args)]

@@ -13,7 +13,7 @@ use schemas::run::{Device, Dtype};
 use crate::checkpoint;
 use crate::device;
 use crate::hf_config::ModelNotes;
-use crate::model::Llama;
+use crate::model::llama::Llama;
 use crate::weights;
 
 /// Kind of the compute, on the command line.

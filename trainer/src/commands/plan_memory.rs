@@ -16,13 +16,13 @@ use schemas::run::{self, ModelConfig, RunFile};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{self, PatchMaps};
 use crate::commands::error::{TOKENS_MAX, WrongStep};
 use crate::console::progress::print;
 use crate::device::memory;
 use crate::device::{self, extent};
 use crate::footprint::{Footprint, StepShape, scratch_bytes};
-use crate::model::{Compute, Llama};
+use crate::model::architecture::{self, PatchMaps};
+use crate::model::llama::{Compute, Llama};
 use crate::optim::AdamW;
 use crate::step::train_step;
 

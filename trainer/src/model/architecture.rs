@@ -6,7 +6,7 @@
 use schemas::run::ModelConfig;
 
 use crate::device::extent;
-use crate::params::ParameterSpec;
+use crate::model::params::ParameterSpec;
 use crate::shim::ShimError;
 
 /// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust anything.

@@ -6,7 +6,7 @@
 //! **Invariant:** each predicted token has the same weight, however windows are batched.
 
 use crate::data::batch::{self, BatchError, BatchShape};
-use crate::model::Llama;
+use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
 

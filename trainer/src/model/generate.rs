@@ -5,7 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::data::batch::{self, BatchError, BatchShape};
-use crate::model::{KeyValueCache, Llama};
+use crate::model::llama::{KeyValueCache, Llama};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
