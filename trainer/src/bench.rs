@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::commands::error::NotMeasurable;
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
+use crate::cost::flops::Work;
 use crate::device;
 use crate::device::memory;
 use crate::diverged::Diverged;
@@ -28,7 +29,6 @@ use crate::ranks::process_group::Team;
 use crate::resume::Resume;
 use crate::shim::ShimError;
 use crate::train::Run;
-use crate::work::Work;
 
 use self::report::{PhaseReport, Report, Spread};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use schemas::run::RunFile;
 
+use crate::cost::flops::{Counting, Peak, Work};
 use crate::device::timing::{Part, PartTimes};
 use crate::model::architecture::PatchMaps;
 use crate::step::Unread;
-use crate::work::{Counting, Peak, Work};
 
 /// The steps since the last line of the log.
 #[derive(Default)]

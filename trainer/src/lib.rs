@@ -13,13 +13,13 @@
 //! - [`ranks::environment`], [`ranks::process_group`]: several processes that train one model.
 //! - [`schedule`], [`guard`], [`optim`], [`device::timing`], [`step`]: one training step.
 //! - [`graph`]: the same step with its passes captured as a CUDA graph.
-//! - [`work`]: its matrix products, in operations.
+//! - [`cost::flops`]: its matrix products, in operations.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
 //! - [`model::eval`], [`model::generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint`], [`contents`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`console::stop`], [`console::progress`]: the run.
-//! - [`launch`], [`mod@bench`], [`footprint`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
+//! - [`launch`], [`mod@bench`], [`cost::memory`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod shim;
@@ -36,6 +36,8 @@ pub mod model;
 
 pub mod step;
 
+pub mod cost;
+
 pub mod checkpoint;
 
 pub mod commands;
@@ -49,8 +51,6 @@ pub mod guard;
 pub mod optim;
 
 pub mod graph;
-
-pub mod work;
 
 pub mod tensor_file;
 
@@ -87,8 +87,6 @@ pub mod report;
 pub mod launch;
 
 pub mod bench;
-
-pub mod footprint;
 
 pub mod doctor;
 

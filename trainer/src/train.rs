@@ -19,6 +19,7 @@ use crate::checkpoint;
 use crate::console::progress::progress;
 use crate::console::stop::StopFlag;
 use crate::contents;
+use crate::cost::flops::{self, Peak};
 use crate::data::batch::BatchShape;
 use crate::data::prefetch::Stage;
 use crate::device;
@@ -41,7 +42,6 @@ use crate::save::{self, Snapshot};
 use crate::schedule::PhaseSchedule;
 use crate::step::{StepOutput, StepReport, StopReport};
 use crate::validation::ValidationSet;
-use crate::work::{self, Peak};
 
 /// How a run ended that did not fail.
 pub enum Ending {
@@ -144,7 +144,7 @@ impl Run {
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))
             }
         };
-        let peak = work::peak(compute.dtype, compute.device)?;
+        let peak = flops::peak(compute.dtype, compute.device)?;
         let writer = folder.map(|folder| {
             let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
             folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;

@@ -2,7 +2,7 @@
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use trainer::footprint::{Footprint, StepShape};
+use trainer::cost::memory::{Footprint, StepShape};
 use trainer::model::architecture::PatchMaps;
 use trainer::model::llama::{Compute, Llama};
 use trainer::optim::AdamW;

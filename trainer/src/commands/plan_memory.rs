@@ -18,9 +18,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::commands::error::{TOKENS_MAX, WrongStep};
 use crate::console::progress::print;
+use crate::cost::memory::{Footprint, StepShape, scratch_bytes};
 use crate::device::memory;
 use crate::device::{self, extent};
-use crate::footprint::{Footprint, StepShape, scratch_bytes};
 use crate::model::architecture::{self, PatchMaps};
 use crate::model::llama::{Compute, Llama};
 use crate::optim::AdamW;
