@@ -14,8 +14,8 @@ use pipeline::run_file::Run;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig, RunFile};
 use tch::{Device, Tensor};
 use trainer::model::llama::{Compute, Llama};
-use trainer::optim::AdamW;
 use trainer::shim::ShimError;
+use trainer::step::adamw::AdamW;
 use trainer::step::train_step;
 
 const WINDOWS: i64 = 8;

@@ -14,7 +14,7 @@ use tch::Tensor;
 use crate::checkpoint::{self, Checkpoint};
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
-use crate::optim::AdamW;
+use crate::step::adamw::AdamW;
 use crate::tensor_file::TensorFile;
 use crate::weights;
 

@@ -15,11 +15,11 @@ use crate::folder::ForeignFolder;
 use crate::model::architecture::ModelError;
 use crate::model::eval::EvalError;
 use crate::model::generate::GenerateError;
-use crate::optim::OptimizerError;
 use crate::ranks::environment::RanksError;
 use crate::ranks::process_group::SaidByFirst;
 use crate::resume::ResumeError;
-use crate::schedule::ScheduleError;
+use crate::step::adamw::OptimizerError;
+use crate::step::schedule::ScheduleError;
 use crate::validation::ValidationTooShort;
 
 /// Exit code of a run whose loss or gradient was not finite.

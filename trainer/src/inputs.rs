@@ -16,7 +16,7 @@ use crate::model::llama::Compute;
 use crate::prepare;
 use crate::ranks::process_group::Team;
 use crate::resume::{self, Found, Identity};
-use crate::schedule::PhaseSchedule;
+use crate::step::schedule::PhaseSchedule;
 use crate::validation::ValidationSet;
 
 /// What a rank reads and finds in order by itself.

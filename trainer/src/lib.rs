@@ -11,8 +11,8 @@
 //! - [`device::memory`]: what the process holds.
 //! - [`model::patch`]: the fold and the loss; K = 1 is token-level training.
 //! - [`ranks::environment`], [`ranks::process_group`]: several processes that train one model.
-//! - [`schedule`], [`guard`], [`optim`], [`device::timing`], [`step`]: one training step.
-//! - [`graph`]: the same step with its passes captured as a CUDA graph.
+//! - [`step::schedule`], [`step::loss_guard`], [`step::adamw`], [`device::timing`], [`step`]: one training step.
+//! - [`step::graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`cost::flops`]: its matrix products, in operations.
 //! - [`tensor_file`]: safetensors, a tensor at a time.
 //! - [`hf_config`], [`weights`]: Hugging Face model directories.
@@ -43,14 +43,6 @@ pub mod checkpoint;
 pub mod commands;
 
 pub mod cli;
-
-pub mod schedule;
-
-pub mod guard;
-
-pub mod optim;
-
-pub mod graph;
 
 pub mod tensor_file;
 

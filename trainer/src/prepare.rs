@@ -19,10 +19,10 @@ use crate::checkpoint::Checkpoint;
 use crate::console::progress::progress;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::model::llama::Llama;
-use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::resume;
-use crate::schedule::PhaseSchedule;
+use crate::step::adamw::AdamW;
+use crate::step::schedule::PhaseSchedule;
 
 /// What the loader of a rank reads for these steps of the run.
 pub fn loader_spec(

@@ -15,8 +15,8 @@ use crate::console::progress::progress;
 use crate::contents;
 use crate::hf_config::ModelNotes;
 use crate::model::llama::Llama;
-use crate::optim::{self, AdamW};
 use crate::ranks::process_group::Team;
+use crate::step::adamw::{self, AdamW};
 use crate::tensor_file;
 use crate::weights;
 
@@ -25,7 +25,7 @@ pub fn check_weights_alike(model: &Llama, team: &Team, step: u64) -> Result<()> 
     if team.world_size() == 1 {
         return Ok(());
     }
-    let norm = optim::norm(model.parameters().masters())?.double_value(&[]);
+    let norm = adamw::norm(model.parameters().masters())?.double_value(&[]);
     let first = team.text_of_first(&norm.to_bits().to_string())?;
     let differs = norm.to_bits().to_string() != first;
     if team.any(differs)? {

@@ -7,9 +7,17 @@ use tch::{Kind, Tensor};
 
 use crate::device::timing::{Part, StepTimer};
 use crate::model::llama::Llama;
-use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
+use crate::step::adamw::AdamW;
+
+pub mod schedule;
+
+pub mod loss_guard;
+
+pub mod adamw;
+
+pub mod graph;
 
 /// What a step came to, still on the device.
 #[derive(Debug)]
@@ -20,7 +28,7 @@ pub struct StepOutput {
     pub grad_norm: Tensor,
     /// 1 if the guard let the update be applied, else 0 and nothing changed; fp32, `[]`.
     pub finite: Tensor,
-    /// As [`crate::guard::Guard::stop`].
+    /// As [`crate::step::loss_guard::Guard::stop`].
     pub stop: Tensor,
 }
 

@@ -27,19 +27,19 @@ use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
 use crate::diverged::{self, Diverged, Numbers};
 use crate::folder::RunFolder;
-use crate::graph::Stepper;
 use crate::inputs::{Inputs, init_from};
 use crate::interval::{Figures, Interval, StepWork};
 use crate::log::{EvaluationLog, StepLog};
 use crate::metrics::{MetricsLog, Point};
 use crate::model::llama::{Compute, Llama};
-use crate::optim::{self, AdamW};
 use crate::prepare;
 use crate::ranks::process_group::{SaidByFirst, Team};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
 use crate::resume::{self, Found, Identity, Resume};
 use crate::save::{self, Snapshot};
-use crate::schedule::PhaseSchedule;
+use crate::step::adamw::{self, AdamW};
+use crate::step::graph::Stepper;
+use crate::step::schedule::PhaseSchedule;
 use crate::step::{StepOutput, StepReport, StopReport};
 use crate::validation::ValidationSet;
 
@@ -399,7 +399,7 @@ impl Run {
         let logged = StepLog {
             report,
             learning_rate: rate,
-            param_norm: optim::norm(self.model.parameters().masters())?.double_value(&[]),
+            param_norm: adamw::norm(self.model.parameters().masters())?.double_value(&[]),
             peak_memory_bytes: memory::peak_memory_bytes(device)?,
             figures,
         };

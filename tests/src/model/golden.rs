@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 use trainer::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use trainer::model::llama::Llama;
 use trainer::model::patch;
-use trainer::optim::AdamW;
-use trainer::schedule::PhaseSchedule;
 use trainer::shim::ShimError;
+use trainer::step::adamw::AdamW;
+use trainer::step::schedule::PhaseSchedule;
 use trainer::step::{StepReport, train_step};
 
 use crate::support::models::{Golden, adamw_config, assert_close, golden_model, max_abs};

@@ -14,13 +14,13 @@ use trainer::data::prefetch::Stage;
 use trainer::device;
 use trainer::device::attention;
 use trainer::device::cuda;
-use trainer::graph::Stepper;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
-use trainer::optim::AdamW;
 use trainer::ranks::environment::Place;
 use trainer::ranks::process_group::Team;
 use trainer::shim::{self, ShimError};
+use trainer::step::adamw::AdamW;
+use trainer::step::graph::Stepper;
 use trainer::step::{StepReport, train_step};
 
 use crate::support::models::{

@@ -5,9 +5,9 @@ use tch::{Device, Kind, Tensor};
 use trainer::cost::memory::{Footprint, StepShape};
 use trainer::model::architecture::PatchMaps;
 use trainer::model::llama::{Compute, Llama};
-use trainer::optim::AdamW;
 use trainer::shim::ShimError;
 use trainer::shim::memory::peak_bytes;
+use trainer::step::adamw::AdamW;
 use trainer::step::train_step;
 
 use crate::support::models::{adamw_config, golden_config};

@@ -4,11 +4,11 @@ use schemas::run::{
     ActivationCheckpointing, Dtype, Nonfinite, OptimizerConfig, Spike, SpikeAction,
 };
 use tch::{Device, Kind, Tensor};
-use trainer::guard::Guard;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
-use trainer::optim::AdamW;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
+use trainer::step::adamw::AdamW;
+use trainer::step::loss_guard::Guard;
 use trainer::step::{StepOutput, Unread, train_step};
 use trainer::weights;
 

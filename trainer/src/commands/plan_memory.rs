@@ -23,7 +23,7 @@ use crate::device::memory;
 use crate::device::{self, extent};
 use crate::model::architecture::{self, PatchMaps};
 use crate::model::llama::{Compute, Llama};
-use crate::optim::AdamW;
+use crate::step::adamw::AdamW;
 use crate::step::train_step;
 
 /// Arguments of `plan-memory`.

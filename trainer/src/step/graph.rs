@@ -9,10 +9,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::device::timing::{Part, PartTimes, StepTimer};
 use crate::model::llama::Llama;
-use crate::optim::AdamW;
 use crate::ranks::process_group::Team;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
+use crate::step::adamw::AdamW;
 use crate::step::{StepOutput, accumulate, finish, train_step_timed};
 
 /// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.

@@ -5,9 +5,9 @@
 use schemas::run::OptimizerConfig;
 use tch::{Kind, Tensor};
 
-use crate::guard::Guard;
 use crate::model::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
+use crate::step::loss_guard::Guard;
 
 /// Elements of a part of the gradient whose norm is summed in fp32 at once.
 const NORM_PART_ELEMENTS: i64 = 1 << 20;
