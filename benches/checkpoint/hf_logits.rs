@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Tensor};
-use trainer::hf_config::ModelNotes;
+use trainer::checkpoint::hf_config::ModelNotes;
+use trainer::checkpoint::tensor_file;
+use trainer::checkpoint::weights;
 use trainer::model::llama::{Compute, Llama};
-use trainer::tensor_file;
-use trainer::weights;
 
 const WINDOWS: i64 = 2;
 const WINDOW_TOKENS_MAX: u64 = 256;

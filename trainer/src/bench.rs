@@ -15,6 +15,7 @@ use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
 use serde_json::Value;
 
+use crate::checkpoint::resume::Resume;
 use crate::commands::error::NotMeasurable;
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
@@ -26,7 +27,6 @@ use crate::metrics::METRICS_FILE;
 use crate::model::architecture::PatchMaps;
 use crate::ranks::environment::{self, RanksError};
 use crate::ranks::process_group::Team;
-use crate::resume::Resume;
 use crate::shim::ShimError;
 use crate::train::Run;
 

@@ -10,13 +10,13 @@ use anyhow::Result;
 use clap::Args;
 use pipeline::run_file;
 
+use crate::checkpoint::resume::Resume;
 use crate::console::progress::{self, print, progress};
 use crate::console::stop::StopFlag;
 use crate::exit::{EXIT_STOPPED, report};
 use crate::launch;
 use crate::ranks::environment::{self, Place, RanksError};
 use crate::ranks::process_group::Team;
-use crate::resume::Resume;
 use crate::train::{Ending, Run};
 
 pub mod eval;

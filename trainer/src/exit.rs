@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use pipeline::loader::LoaderError;
 
+use crate::checkpoint::resume::ResumeError;
 use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::console::progress;
 use crate::data::batch::BatchError;
@@ -17,7 +18,6 @@ use crate::model::eval::EvalError;
 use crate::model::generate::GenerateError;
 use crate::ranks::environment::RanksError;
 use crate::ranks::process_group::SaidByFirst;
-use crate::resume::ResumeError;
 use crate::step::adamw::OptimizerError;
 use crate::step::schedule::ScheduleError;
 use crate::validation::ValidationTooShort;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use schemas::run::RunFile;
 
-use crate::checkpoint;
+use crate::checkpoint::store;
 
 /// Name of the resolved run file.
 pub const RUN_FILE: &str = "run.toml";
@@ -56,7 +56,7 @@ impl RunFolder {
         }
         fs::write(&lock_path, format!("process {}\n", std::process::id()))
             .with_context(|| format!("write {}", lock_path.display()))?;
-        checkpoint::remove_leftovers(path)?;
+        store::remove_leftovers(path)?;
         Ok(RunFolder { path: path.to_owned(), _lock: lock })
     }
 

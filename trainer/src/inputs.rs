@@ -10,12 +10,12 @@ use pipeline::corpus::Corpus;
 use pipeline::plan::Plan;
 use pipeline::run_file;
 
-use crate::contents;
+use crate::checkpoint::contents;
+use crate::checkpoint::resume::{self, Found, Identity};
 use crate::device;
 use crate::model::llama::Compute;
 use crate::prepare;
 use crate::ranks::process_group::Team;
-use crate::resume::{self, Found, Identity};
 use crate::step::schedule::PhaseSchedule;
 use crate::validation::ValidationSet;
 

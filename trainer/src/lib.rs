@@ -14,10 +14,10 @@
 //! - [`step::schedule`], [`step::loss_guard`], [`step::adamw`], [`device::timing`], [`step`]: one training step.
 //! - [`step::graph`]: the same step with its passes captured as a CUDA graph.
 //! - [`cost::flops`]: its matrix products, in operations.
-//! - [`tensor_file`]: safetensors, a tensor at a time.
-//! - [`hf_config`], [`weights`]: Hugging Face model directories.
+//! - [`checkpoint::tensor_file`]: safetensors, a tensor at a time.
+//! - [`checkpoint::hf_config`], [`checkpoint::weights`]: Hugging Face model directories.
 //! - [`model::eval`], [`model::generate`]: loss and perplexity of a stream; text.
-//! - [`checkpoint`], [`contents`], [`metrics`], [`resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
+//! - [`checkpoint::store`], [`checkpoint::contents`], [`metrics`], [`checkpoint::resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
 //! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`console::stop`], [`console::progress`]: the run.
 //! - [`launch`], [`mod@bench`], [`cost::memory`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
@@ -44,17 +44,7 @@ pub mod commands;
 
 pub mod cli;
 
-pub mod tensor_file;
-
-pub mod hf_config;
-
-pub mod weights;
-
-pub mod contents;
-
 pub mod metrics;
-
-pub mod resume;
 
 pub mod folder;
 

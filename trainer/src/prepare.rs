@@ -15,12 +15,12 @@ use schemas::record::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::resume;
+use crate::checkpoint::store::Checkpoint;
 use crate::console::progress::progress;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
-use crate::resume;
 use crate::step::adamw::AdamW;
 use crate::step::schedule::PhaseSchedule;
 

@@ -10,15 +10,15 @@ use pipeline::plan::Plan;
 use schemas::record::TrainerState;
 use schemas::run::RunFile;
 
-use crate::checkpoint::{self, Retention};
+use crate::checkpoint::contents;
+use crate::checkpoint::hf_config::ModelNotes;
+use crate::checkpoint::store::{self, Retention};
+use crate::checkpoint::tensor_file;
+use crate::checkpoint::weights;
 use crate::console::progress::progress;
-use crate::contents;
-use crate::hf_config::ModelNotes;
 use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
 use crate::step::adamw::{self, AdamW};
-use crate::tensor_file;
-use crate::weights;
 
 /// Every rank makes the same updates: should one not, nothing of it is saved.
 pub fn check_weights_alike(model: &Llama, team: &Team, step: u64) -> Result<()> {
@@ -71,7 +71,7 @@ impl Snapshot<'_> {
             bos_token_id: record.bos.as_ref().map(|token| token.id),
             eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
         };
-        let path = checkpoint::save(folder, self.state, retention, |into| {
+        let path = store::save(folder, self.state, retention, |into| {
             weights::save_model(into, model, &notes)?;
             let path = into.join(contents::OPTIMIZER_FILE);
             tensor_file::write(&path, &contents::optimizer_tensors(model, optimizer))

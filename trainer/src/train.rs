@@ -15,10 +15,11 @@ use pipeline::run_file;
 use schemas::record::TrainerState;
 use schemas::run::RunFile;
 
-use crate::checkpoint;
+use crate::checkpoint::contents;
+use crate::checkpoint::resume::{self, Found, Identity, Resume};
+use crate::checkpoint::store;
 use crate::console::progress::progress;
 use crate::console::stop::StopFlag;
-use crate::contents;
 use crate::cost::flops::{self, Peak};
 use crate::data::batch::BatchShape;
 use crate::data::prefetch::Stage;
@@ -35,7 +36,6 @@ use crate::model::llama::{Compute, Llama};
 use crate::prepare;
 use crate::ranks::process_group::{SaidByFirst, Team};
 use crate::report::{PhaseSummary, Sample, Summary, Validation};
-use crate::resume::{self, Found, Identity, Resume};
 use crate::save::{self, Snapshot};
 use crate::step::adamw::{self, AdamW};
 use crate::step::graph::Stepper;
@@ -479,7 +479,7 @@ impl Run {
         };
         let path = match &self.writer {
             Some(Writer { folder, .. }) => snapshot.save(&folder.path)?,
-            None => checkpoint::path(&self.output, self.state.next_step),
+            None => store::path(&self.output, self.state.next_step),
         };
         self.team.any(false)?;
         self.last_checkpoint = Some(path.clone());

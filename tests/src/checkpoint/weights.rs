@@ -5,12 +5,12 @@ use std::path::Path;
 
 use schemas::run::Dtype;
 use tch::{Device, Kind};
-use trainer::hf_config::ModelNotes;
+use trainer::checkpoint::hf_config::ModelNotes;
+use trainer::checkpoint::tensor_file;
+use trainer::checkpoint::weights;
 use trainer::model::eval::{self, EvalError, EvalShape};
 use trainer::model::generate::{self, GenerateError, Sampling, Stop};
 use trainer::model::llama::{KeyValueCache, Llama};
-use trainer::tensor_file;
-use trainer::weights;
 
 use crate::support::inputs::shared;
 use crate::support::models::{assert_close, golden_config, golden_model, on_cpu, tokens_btk};

@@ -4,13 +4,13 @@ use schemas::run::{
     ActivationCheckpointing, Dtype, Nonfinite, OptimizerConfig, Spike, SpikeAction,
 };
 use tch::{Device, Kind, Tensor};
+use trainer::checkpoint::weights;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::adamw::AdamW;
 use trainer::step::loss_guard::Guard;
 use trainer::step::{StepOutput, Unread, train_step};
-use trainer::weights;
 
 use crate::support::models::{
     RECOMPUTING, adamw_config, assert_close, golden_config, golden_model, golden_model_with,
@@ -238,7 +238,7 @@ fn an_optimizer_taken_over_goes_on_bit_for_bit() {
     let mut optimizer = new_optimizer(&model);
     step_over(&model, &mut optimizer, &[tokens_btk(2, 4, 1)], 1e-3);
     let folder = tempfile::tempdir().unwrap();
-    let notes = trainer::hf_config::ModelNotes {
+    let notes = trainer::checkpoint::hf_config::ModelNotes {
         position_count: 16,
         patch_size: 4,
         bos_token_id: Some(1),
@@ -246,11 +246,15 @@ fn an_optimizer_taken_over_goes_on_bit_for_bit() {
     };
     weights::save_model(folder.path(), &model, &notes).unwrap();
     let state_path = folder.path().join("optimizer.safetensors");
-    trainer::tensor_file::write(&state_path, &optimizer.export(model.parameters())).unwrap();
+    trainer::checkpoint::tensor_file::write(&state_path, &optimizer.export(model.parameters()))
+        .unwrap();
 
     let (resumed, _) = weights::load_model(folder.path(), Dtype::Fp32, Device::Cpu).unwrap();
     let mut resumed_optimizer = new_optimizer(&resumed);
-    let state = trainer::tensor_file::TensorFile::open(&state_path).unwrap().read_all().unwrap();
+    let state = trainer::checkpoint::tensor_file::TensorFile::open(&state_path)
+        .unwrap()
+        .read_all()
+        .unwrap();
     resumed_optimizer.import(resumed.parameters(), &state).unwrap();
     for step in 2..5 {
         let a = step_over(&model, &mut optimizer, &[tokens_btk(2, 4, step)], 1e-3).read();

@@ -4,8 +4,8 @@ use schemas::run::{
     ActivationCheckpointing, Dtype, ModelConfig, Nonfinite, OptimizerConfig, OptimizerKind,
 };
 use tch::{Device, Kind, Tensor};
+use trainer::checkpoint::tensor_file::TensorFile;
 use trainer::model::llama::{Compute, Llama};
-use trainer::tensor_file::TensorFile;
 
 use crate::support::inputs::fixtures;
 

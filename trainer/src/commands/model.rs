@@ -10,11 +10,11 @@ use pipeline::tokenize::{Encoder, PolicyChoice, TokenizeError};
 use schemas::manifest::SpecialTokens;
 use schemas::run::{Device, Dtype};
 
-use crate::checkpoint;
+use crate::checkpoint::hf_config::ModelNotes;
+use crate::checkpoint::store;
+use crate::checkpoint::weights;
 use crate::device;
-use crate::hf_config::ModelNotes;
 use crate::model::llama::Llama;
-use crate::weights;
 
 /// Kind of the compute, on the command line.
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,7 +43,7 @@ impl ModelArgs {
             DtypeArg::Fp32 => Dtype::Fp32,
             DtypeArg::Bf16 => Dtype::Bf16,
         };
-        checkpoint::verify_if_ours(&self.model)?;
+        store::verify_if_ours(&self.model)?;
         Ok(weights::load_model(&self.model, dtype, device::resolve(self.device)?)?)
     }
 }

@@ -15,7 +15,7 @@ use schemas::record::TrainerState;
 use schemas::run::RunFile;
 use serde_json::Value;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::checkpoint::store::{self, Checkpoint, CheckpointError};
 use crate::ranks::process_group::Team;
 
 const NONFINITE: &str = "optimizer.nonfinite";
@@ -179,19 +179,19 @@ pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Valu
 /// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the beginning.
 pub fn find(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
     match resume {
-        Resume::Auto => Ok(checkpoint::newest(output)?),
-        Resume::Never if checkpoint::last_step(output)?.is_some() => {
+        Resume::Auto => Ok(store::newest(output)?),
+        Resume::Never if store::last_step(output)?.is_some() => {
             Err(ResumeError::NotEmpty { path: output.to_owned() })
         }
         Resume::Never => Ok(None),
         Resume::Path(from) => {
-            let checkpoint = checkpoint::verify(from)?;
+            let checkpoint = store::verify(from)?;
             let is_last = |last_step| {
                 let same_folder = from.canonicalize().ok().zip(output.canonicalize().ok());
                 same_folder.is_some_and(|(from, output)| from.parent() == Some(&*output))
                     && checkpoint.state.next_step == last_step
             };
-            match checkpoint::last_step(output)? {
+            match store::last_step(output)? {
                 Some(last_step) if !is_last(last_step) => {
                     let (path, from) = (output.to_owned(), from.clone());
                     Err(ResumeError::Mixed { path, last_step, from })
@@ -216,9 +216,9 @@ pub fn share(
     }
     let path = match resume {
         Resume::Path(path) => path.clone(),
-        _ => checkpoint::path(output, step.parse()?),
+        _ => store::path(output, step.parse()?),
     };
-    let checkpoint = checkpoint::verify(&path).map_err(ResumeError::from)?;
+    let checkpoint = store::verify(&path).map_err(ResumeError::from)?;
     Ok(Some((checkpoint, Vec::new())))
 }
 

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::hf_config::{self, HfConfigError, ModelNotes};
+use crate::checkpoint::hf_config::{self, HfConfigError, ModelNotes};
+use crate::checkpoint::tensor_file::{self, TensorFile, TensorFileError};
 use crate::model::architecture::{EMBEDDING, HEAD, ModelError};
 use crate::model::llama::{Compute, Llama};
-use crate::tensor_file::{self, TensorFile, TensorFileError};
 
 /// The architecture.
 pub const CONFIG_FILE: &str = "config.json";

@@ -11,12 +11,12 @@ use schemas::run::RunFile;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::store::{self, Checkpoint};
+use crate::checkpoint::tensor_file::TensorFile;
+use crate::checkpoint::weights;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
-use crate::tensor_file::TensorFile;
-use crate::weights;
 
 /// Optimizer state in a checkpoint: moments and step count by parameter. The masters are `model.safetensors`.
 pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
@@ -31,7 +31,7 @@ pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Resu
         return Ok(before.map(str::to_owned));
     }
     let hash = || -> Result<String> {
-        checkpoint::verify_if_ours(folder)?;
+        store::verify_if_ours(folder)?;
         Ok(pipeline::publish::hash_file(&path)?.1.to_hex().to_string())
     };
     hash().with_context(|| format!("train.init_from = {}", folder.display())).map(Some)
