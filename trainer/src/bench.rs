@@ -22,13 +22,13 @@ use crate::console::stop::StopFlag;
 use crate::cost::flops::Work;
 use crate::device;
 use crate::device::memory;
-use crate::diverged::Diverged;
-use crate::metrics::METRICS_FILE;
 use crate::model::architecture::PatchMaps;
 use crate::ranks::environment::{self, RanksError};
 use crate::ranks::process_group::Team;
+use crate::run::Run;
+use crate::run::diverged::Diverged;
+use crate::run::metrics::METRICS_FILE;
 use crate::shim::ShimError;
-use crate::train::Run;
 
 use self::report::{PhaseReport, Report, Spread};
 

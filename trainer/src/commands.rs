@@ -17,7 +17,7 @@ use crate::exit::{EXIT_STOPPED, report};
 use crate::launch;
 use crate::ranks::environment::{self, Place, RanksError};
 use crate::ranks::process_group::Team;
-use crate::train::{Ending, Run};
+use crate::run::{Ending, Run};
 
 pub mod eval;
 

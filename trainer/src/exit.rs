@@ -11,16 +11,16 @@ use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::console::progress;
 use crate::data::batch::BatchError;
 use crate::device::DeviceError;
-use crate::diverged::Diverged;
-use crate::folder::ForeignFolder;
 use crate::model::architecture::ModelError;
 use crate::model::eval::EvalError;
 use crate::model::generate::GenerateError;
 use crate::ranks::environment::RanksError;
 use crate::ranks::process_group::SaidByFirst;
+use crate::run::diverged::Diverged;
+use crate::run::output::ForeignFolder;
+use crate::run::validation::ValidationTooShort;
 use crate::step::adamw::OptimizerError;
 use crate::step::schedule::ScheduleError;
-use crate::validation::ValidationTooShort;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;

@@ -17,8 +17,8 @@
 //! - [`checkpoint::tensor_file`]: safetensors, a tensor at a time.
 //! - [`checkpoint::hf_config`], [`checkpoint::weights`]: Hugging Face model directories.
 //! - [`model::eval`], [`model::generate`]: loss and perplexity of a stream; text.
-//! - [`checkpoint::store`], [`checkpoint::contents`], [`metrics`], [`checkpoint::resume`], [`folder`]: what a run leaves behind, and how it goes on from there.
-//! - [`inputs`], [`prepare`], [`validation`], [`train`], [`interval`], [`mod@log`], [`save`], [`diverged`], [`report`], [`console::stop`], [`console::progress`]: the run.
+//! - [`checkpoint::store`], [`checkpoint::contents`], [`run::metrics`], [`checkpoint::resume`], [`run::output`]: what a run leaves behind, and how it goes on from there.
+//! - [`run::inputs`], [`run::prepare`], [`run::validation`], [`run`], [`run::interval`], [`mod@run::log`], [`run::save`], [`run::diverged`], [`run::report`], [`console::stop`], [`console::progress`]: the run.
 //! - [`launch`], [`mod@bench`], [`cost::memory`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
@@ -40,31 +40,11 @@ pub mod cost;
 
 pub mod checkpoint;
 
+pub mod run;
+
 pub mod commands;
 
 pub mod cli;
-
-pub mod metrics;
-
-pub mod folder;
-
-pub mod inputs;
-
-pub mod prepare;
-
-pub mod validation;
-
-pub mod train;
-
-pub mod interval;
-
-pub mod log;
-
-pub mod save;
-
-pub mod diverged;
-
-pub mod report;
 
 pub mod launch;
 

@@ -19,7 +19,7 @@ use crate::console::stop::StopFlag;
 use crate::model::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
-use crate::validation::evaluate_corpus;
+use crate::run::validation::evaluate_corpus;
 
 /// Arguments of `eval`.
 #[derive(Args)]

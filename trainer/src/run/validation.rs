@@ -15,7 +15,7 @@ use crate::model::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::generate::{self, Sampling};
 use crate::model::llama::Llama;
 use crate::ranks::process_group::Team;
-use crate::report::{Sample, Validation, unigram_perplexity};
+use crate::run::report::{Sample, Validation, unigram_perplexity};
 
 /// Tokens that are read at once, at least.
 const READ_TOKENS: usize = 1 << 16;

@@ -6,8 +6,8 @@ use pipeline::plan::Plan;
 use schemas::record::TrainerState;
 
 use crate::console::progress::{clock, si};
-use crate::interval::Figures;
-use crate::report::Validation;
+use crate::run::interval::Figures;
+use crate::run::report::Validation;
 use crate::step::StepReport;
 
 /// A step at which a point of the curves is due.

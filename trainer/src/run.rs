@@ -26,22 +26,41 @@ use crate::data::prefetch::Stage;
 use crate::device;
 use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
-use crate::diverged::{self, Diverged, Numbers};
-use crate::folder::RunFolder;
-use crate::inputs::{Inputs, init_from};
-use crate::interval::{Figures, Interval, StepWork};
-use crate::log::{EvaluationLog, StepLog};
-use crate::metrics::{MetricsLog, Point};
 use crate::model::llama::{Compute, Llama};
-use crate::prepare;
 use crate::ranks::process_group::{SaidByFirst, Team};
-use crate::report::{PhaseSummary, Sample, Summary, Validation};
-use crate::save::{self, Snapshot};
+use crate::run::diverged::{Diverged, Numbers};
+use crate::run::inputs::{Inputs, init_from};
+use crate::run::interval::{Figures, Interval, StepWork};
+use crate::run::log::{EvaluationLog, StepLog};
+use crate::run::metrics::{MetricsLog, Point};
+use crate::run::output::RunFolder;
+use crate::run::report::{PhaseSummary, Sample, Summary, Validation};
+use crate::run::save::Snapshot;
+use crate::run::validation::ValidationSet;
 use crate::step::adamw::{self, AdamW};
 use crate::step::graph::Stepper;
 use crate::step::schedule::PhaseSchedule;
 use crate::step::{StepOutput, StepReport, StopReport};
-use crate::validation::ValidationSet;
+
+pub mod inputs;
+
+pub mod prepare;
+
+pub mod validation;
+
+pub mod interval;
+
+pub mod log;
+
+pub mod metrics;
+
+pub mod save;
+
+pub mod report;
+
+pub mod diverged;
+
+pub mod output;
 
 /// How a run ended that did not fail.
 pub enum Ending {

@@ -14,10 +14,10 @@ use crate::checkpoint::contents;
 use crate::checkpoint::resume::{self, Found, Identity};
 use crate::device;
 use crate::model::llama::Compute;
-use crate::prepare;
 use crate::ranks::process_group::Team;
+use crate::run::prepare;
+use crate::run::validation::ValidationSet;
 use crate::step::schedule::PhaseSchedule;
-use crate::validation::ValidationSet;
 
 /// What a rank reads and finds in order by itself.
 pub struct Inputs {
