@@ -9,13 +9,13 @@ use std::process::{self, ExitCode};
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::bench::{self, BenchArgs};
+use crate::commands::bench::{self, BenchArgs};
+use crate::commands::doctor;
 use crate::commands::eval::{self, EvalArgs};
 use crate::commands::generate::{self, GenerateArgs};
 use crate::commands::plan_memory::{self, PlanMemoryArgs};
-use crate::commands::{self, PretrainArgs};
+use crate::commands::pretrain::{self, PretrainArgs};
 use crate::console::progress::print;
-use crate::doctor;
 
 /// Patch-level training of LLaMA models.
 #[derive(Parser)]
@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     crate::device::cuda::set_defaults()?;
     crate::shim::keep_freed_memory()?;
     match args.command {
-        Command::Pretrain(args) => commands::pretrain(&args),
+        Command::Pretrain(args) => pretrain::pretrain(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::PlanMemory(args) => plan_memory::plan_memory(&args),
         Command::Eval(args) => eval::eval(&args).map(|()| ExitCode::SUCCESS),

@@ -1,113 +1,23 @@
-//! What each command of `patchmill-train` does, above the library.
+//! The commands of `patchmill-train`, one file each: arguments become the library's plain values here.
 //!
-//! **Invariant:** with `--json` the last line of stdout is one JSON object.
+//! **Invariant:** only this folder and `cli` know clap; with `--json` the last line of stdout is one JSON object.
 
-use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
-use std::process::ExitCode;
+pub mod pretrain;
 
-use anyhow::Result;
-use clap::Args;
-use pipeline::run_file;
+pub mod launch;
 
-use crate::checkpoint::resume::Resume;
-use crate::console::progress::{self, print, progress};
-use crate::console::stop::StopFlag;
-use crate::exit::{EXIT_STOPPED, report};
-use crate::launch;
-use crate::ranks::environment::{self, Place, RanksError};
-use crate::ranks::process_group::Team;
-use crate::run::{Ending, Run};
+pub mod bench;
+
+pub mod plan_memory;
 
 pub mod eval;
 
 pub mod generate;
 
-pub mod plan_memory;
+pub mod doctor;
 
 pub mod model;
 
 pub mod error;
 
-/// Arguments of `pretrain`.
-#[derive(Args)]
-pub struct PretrainArgs {
-    /// The run file.
-    run: PathBuf,
-    /// Replaces a value of the run file, such as train.dtype=fp32 or phases.0.share="1/2".
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-    /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a checkpoint's folder.
-    #[arg(long, default_value = "auto", value_name = "auto|never|PATH")]
-    resume: Resume,
-    /// Start this many processes on this machine, which train together: one for each GPU. On several machines torchrun, srun or
-    /// mpirun start them, without this.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1024))]
-    ranks: Option<u64>,
-    /// Print the report as one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-impl PretrainArgs {
-    /// The same command for one rank.
-    fn words_of_a_rank(&self) -> Vec<OsString> {
-        let joined = |option: &str, value: &OsStr| {
-            let mut word = OsString::from(option);
-            word.push(value);
-            word
-        };
-        let mut words: Vec<OsString> = vec!["pretrain".into()];
-        words.extend(self.overrides.iter().map(|found| joined("--set=", found.as_ref())));
-        words.push(match &self.resume {
-            Resume::Auto => "--resume=auto".into(),
-            Resume::Never => "--resume=never".into(),
-            Resume::Path(path) => joined("--resume=", path.as_ref()),
-        });
-        words.extend(self.json.then(|| "--json".into()));
-        words.extend(["--".into(), self.run.clone().into()]);
-        words
-    }
-}
-
-/// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
-pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
-    let place = environment::from_environment(|name| std::env::var(name).ok())?;
-    if let Some(place) = &place {
-        progress::speak_as(place.rank);
-    }
-    let file = run_file::Run::load(&args.run, &args.overrides)?;
-    match (args.ranks, place) {
-        (Some(2..), Some(_)) => Err(RanksError::Nested.into()),
-        (Some(count @ 2..), None) => launch::launch(count, &args.words_of_a_rank()),
-        (_, Some(place)) => {
-            launch::follow_launcher()?;
-            let team = Team::meet(&place, launch::listener().filter(|_| place.rank == 0))?;
-            let Place { world_size, host, port, .. } = place;
-            progress(&format!("{world_size} ranks have met at {host}:{port}"));
-            // Said before the others lose this one, so that it is read before what they say then.
-            let ending = train(args, &file, team.clone());
-            Ok(ending.unwrap_or_else(|err| report(&err)))
-        }
-        (_, None) => train(args, &file, Team::alone()),
-    }
-}
-
-/// Trains as one of a team. Until here a signal ends the process at once: it may wait for others that do not come.
-fn train(args: &PretrainArgs, file: &run_file::Run, team: Team) -> Result<ExitCode> {
-    let stop = StopFlag::install()?;
-    let is_first = team.is_first();
-    let mut run = Run::prepare(file, &args.resume, team)?;
-    match run.execute(&stop)? {
-        Ending::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
-        Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
-        Ending::Done(summary) => print(&format!("\n{}", summary.text())),
-        Ending::Stopped { next_step, checkpoint } => {
-            progress(&format!(
-                "stopped on request after step {next_step}; the same command goes on from {}",
-                checkpoint.display()
-            ));
-            Ok(ExitCode::from(EXIT_STOPPED))
-        }
-    }
-}
+pub mod exit;

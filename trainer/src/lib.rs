@@ -19,7 +19,7 @@
 //! - [`model::eval`], [`model::generate`]: loss and perplexity of a stream; text.
 //! - [`checkpoint::store`], [`checkpoint::contents`], [`run::metrics`], [`checkpoint::resume`], [`run::output`]: what a run leaves behind, and how it goes on from there.
 //! - [`run::inputs`], [`run::prepare`], [`run::validation`], [`run`], [`run::interval`], [`mod@run::log`], [`run::save`], [`run::diverged`], [`run::report`], [`console::stop`], [`console::progress`]: the run.
-//! - [`launch`], [`mod@bench`], [`cost::memory`], [`doctor`], [`commands`], [`exit`], [`cli`]: the binary.
+//! - [`commands::launch`], [`mod@commands::bench`], [`cost::memory`], [`commands::doctor`], [`commands::pretrain`], [`commands::exit`], [`cli`]: the binary.
 //! - [`shim`]: what tch does not bind of libtorch, the crate's only FFI.
 
 pub mod shim;
@@ -45,11 +45,3 @@ pub mod run;
 pub mod commands;
 
 pub mod cli;
-
-pub mod launch;
-
-pub mod bench;
-
-pub mod doctor;
-
-pub mod exit;

@@ -10,6 +10,6 @@ fn main() -> ExitCode {
     match trainer::cli::run(trainer::cli::Args::parse()) {
         Ok(code) => code,
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
-        Err(err) => trainer::exit::report(&err),
+        Err(err) => trainer::commands::exit::report(&err),
     }
 }

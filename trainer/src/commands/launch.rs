@@ -19,9 +19,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::SIGKILL;
 
+use crate::commands::exit::EXIT_STOPPED;
 use crate::console::progress::progress;
 use crate::console::stop;
-use crate::exit::EXIT_STOPPED;
 use crate::ranks::environment;
 
 /// Tells a rank its launcher's process.
