@@ -5,7 +5,7 @@
 use schemas::run;
 use tch::{Cuda, Device, Kind};
 
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 
 pub mod cuda;
 
@@ -43,9 +43,9 @@ pub enum DeviceError {
     },
 }
 
-/// As [`resolve`], for a rank of a team: `auto` is the CUDA device of its number on the machine, or the only one that it sees.
-pub fn resolve_for(team: &Team, device: run::Device) -> Result<Device, DeviceError> {
-    let Some(local_rank) = team.local_rank() else { return resolve(device) };
+/// As [`resolve`], for a rank of a group: `auto` is the CUDA device of its number on the machine, or the only one that it sees.
+pub fn resolve_for(group: &ProcessGroup, device: run::Device) -> Result<Device, DeviceError> {
+    let Some(local_rank) = group.local_rank() else { return resolve(device) };
     match device {
         run::Device::Auto if Cuda::is_available() && Cuda::device_count() > 1 => {
             let index = usize::try_from(local_rank).unwrap_or(usize::MAX);

@@ -27,7 +27,7 @@ use crate::device;
 use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
 use crate::model::llama::{Compute, Llama};
-use crate::ranks::process_group::{SaidByFirst, Team};
+use crate::ranks::process_group::{ProcessGroup, ReportedByRankZero};
 use crate::run::diverged::{Diverged, Numbers};
 use crate::run::inputs::{Inputs, init_from};
 use crate::run::interval::{Figures, Interval, StepWork};
@@ -84,7 +84,7 @@ pub struct Run {
     corpus: Arc<Corpus>,
     validation: Option<ValidationSet>,
     output: PathBuf,
-    team: Team,
+    group: ProcessGroup,
     /// On the first rank alone.
     writer: Option<Writer>,
     model: Llama,
@@ -113,23 +113,24 @@ struct Limits {
 
 impl Run {
     /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
-    /// reported here, before any training. Every rank of the team calls it; no rank goes on where one cannot.
-    pub fn prepare(file: &run_file::Run, resume: &Resume, team: Team) -> Result<Run> {
-        let inputs = team.agree(Inputs::open(file, &team))?;
+    /// reported here, before any training. Every rank of the group calls it; no rank goes on where one cannot.
+    pub fn prepare(file: &run_file::Run, resume: &Resume, group: ProcessGroup) -> Result<Run> {
+        let inputs = group.all_ranks_ok(Inputs::open(file, &group))?;
         let output = file.output_dir();
         let lock_and_find = || -> Result<_> {
-            if !team.is_first() {
+            if !group.is_rank_zero() {
                 return Ok((None, None));
             }
             Ok((Some(RunFolder::lock(&output)?), resume::find(&output, resume)?))
         };
-        let (folder, found) = team.agree(lock_and_find())?;
-        let found = team.agree(resume::share(found, &output, resume, &team))?;
-        let identity = team.agree(inputs.identity(file, found.as_ref()))?;
-        team.agree(inputs.check_alike(file, &identity, found.as_ref(), &team))?;
+        let (folder, found) = group.all_ranks_ok(lock_and_find())?;
+        let found = group.all_ranks_ok(resume::share(found, &output, resume, &group))?;
+        let identity = group.all_ranks_ok(inputs.identity(file, found.as_ref()))?;
+        group.all_ranks_ok(inputs.check_alike(file, &identity, found.as_ref(), &group))?;
         let folder = (folder, output);
-        let run = team.agree(Run::load(file, inputs, folder, found, identity, team.clone()))?;
-        team.take_from_first(&mut run.model.parameters().masters().shallow_clone())?;
+        let run =
+            group.all_ranks_ok(Run::load(file, inputs, folder, found, identity, group.clone()))?;
+        group.broadcast(&mut run.model.parameters().masters().shallow_clone())?;
         Ok(run)
     }
 
@@ -140,7 +141,7 @@ impl Run {
         (folder, output): (Option<RunFolder>, PathBuf),
         found: Option<Found>,
         identity: Identity,
-        team: Team,
+        group: ProcessGroup,
     ) -> Result<Run> {
         let Inputs { plan, schedules, corpus, validation, compute } = inputs;
         let config = file.file.clone();
@@ -148,7 +149,7 @@ impl Run {
             &config,
             &device::name(compute.device),
             device::thread_count(),
-            team.world_size(),
+            group.world_size(),
         );
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
@@ -177,7 +178,7 @@ impl Run {
             corpus,
             validation,
             output,
-            team,
+            group,
             writer: writer.transpose()?,
             model,
             optimizer,
@@ -242,7 +243,7 @@ impl Run {
         }
         self.optimizer.guard().forget();
         // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's count.
-        self.team.take_from_first(&mut self.model.parameters().masters().shallow_clone())?;
+        self.group.broadcast(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;
         self.state.phase_steps_done = 0;
         Ok(())
@@ -259,12 +260,12 @@ impl Run {
         let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
         let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
         let mut stage = self.stage(&phase)?;
-        let world_size = self.team.world_size();
+        let world_size = self.group.world_size();
         let work = StepWork::new(&self.config, phase_index, phase.window_units, world_size);
         let mut interval = Interval::default();
         let end = phase.step_range().end.min(self.limits.end_step);
         while self.state.next_step < end {
-            if self.team.any(stop.asked())? {
+            if self.group.any_rank(stop.asked())? {
                 self.read(phase_index, &mut interval)?;
                 return Ok(false);
             }
@@ -299,8 +300,8 @@ impl Run {
     /// The micro-batches of the steps from the next one to the end of `phase`.
     fn stage(&self, phase: &Phase) -> Result<Stage> {
         let steps = self.state.next_step..phase.step_range().end;
-        let (config, team) = (&self.config, &self.team);
-        let spec = prepare::loader_spec(config, &self.corpus, &self.plan, steps, team);
+        let (config, group) = (&self.config, &self.group);
+        let spec = prepare::loader_spec(config, &self.corpus, &self.plan, steps, group);
         let shape = BatchShape {
             window_units: phase.window_units,
             patch_size: phase.patch_size,
@@ -335,7 +336,7 @@ impl Run {
         rate: f64,
     ) -> Result<StepOutput> {
         let step = self.state.next_step;
-        let rank_windows = phase.windows_per_step / self.team.world_size();
+        let rank_windows = phase.windows_per_step / self.group.world_size();
         let micro_batch_count = rank_windows / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
             let next = stage.next_micro_batch()?;
@@ -344,7 +345,7 @@ impl Run {
             Ok(tokens_btk)
         });
         let (model, optimizer) = (&self.model, &mut self.optimizer);
-        stepper.train_step(model, optimizer, batches, micro_batch_count, rate, &self.team)
+        stepper.train_step(model, optimizer, batches, micro_batch_count, rate, &self.group)
     }
 
     /// Waits for the device (host-device synchronisation) and looks at the steps since the last time: an error if one of
@@ -359,7 +360,7 @@ impl Run {
         match report.stop {
             Some(stop) => {
                 let err = anyhow::Error::from(self.diverged(self.state.next_step - 1, stop)?);
-                Err(if self.team.is_first() { err } else { err.context(SaidByFirst) })
+                Err(if self.group.is_rank_zero() { err } else { err.context(ReportedByRankZero) })
             }
             None => Ok(Some(report)),
         }
@@ -462,13 +463,13 @@ impl Run {
     /// logged, and the resumed run makes it again.
     fn evaluate(&mut self, patch_size: u64, stop: &StopFlag) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
-        let (model, team) = (&self.model, &self.team);
-        let Some(figures) = validation.evaluate(model, stop, team)? else { return Ok(()) };
+        let (model, group) = (&self.model, &self.group);
+        let Some(figures) = validation.evaluate(model, stop, group)? else { return Ok(()) };
         let patch_loss = match patch_size {
             1 => None,
-            _ => validation.patch_loss(model, patch_size, stop, team)?,
+            _ => validation.patch_loss(model, patch_size, stop, group)?,
         };
-        if team.any(stop.asked())? {
+        if group.any_rank(stop.asked())? {
             return Ok(());
         }
         let step = self.state.next_step;
@@ -487,7 +488,7 @@ impl Run {
 
     /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
-        save::check_weights_alike(&self.model, &self.team, self.state.next_step)?;
+        save::check_weights_alike(&self.model, &self.group, self.state.next_step)?;
         let snapshot = Snapshot {
             config: &self.config,
             plan: &self.plan,
@@ -500,7 +501,7 @@ impl Run {
             Some(Writer { folder, .. }) => snapshot.save(&folder.path)?,
             None => store::path(&self.output, self.state.next_step),
         };
-        self.team.any(false)?;
+        self.group.barrier()?;
         self.last_checkpoint = Some(path.clone());
         Ok(path)
     }
@@ -510,7 +511,7 @@ impl Run {
             (_, Some((step, figures))) if step == self.state.next_step => Some(figures),
             // Was made and logged before this start.
             (Some(validation), _) => {
-                validation.evaluate(&self.model, &StopFlag::default(), &self.team)?
+                validation.evaluate(&self.model, &StopFlag::default(), &self.group)?
             }
             (None, _) => None,
         };
@@ -525,7 +526,7 @@ impl Run {
 
     /// The final weights' continuation of the beginning of a validation document; on the first rank.
     fn sample(&self) -> Result<Option<Sample>> {
-        let validation = self.validation.as_ref().filter(|_| self.team.is_first());
+        let validation = self.validation.as_ref().filter(|_| self.group.is_rank_zero());
         validation.map(|validation| validation.sample(&self.model)).transpose()
     }
 }

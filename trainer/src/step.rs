@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::device::timing::{Part, StepTimer};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::shim::ShimError;
 use crate::step::adamw::AdamW;
 
@@ -115,21 +115,21 @@ pub fn train_step<E: From<ShimError>>(
     micro_batch_count: u64,
     rate: f64,
 ) -> Result<StepOutput, E> {
-    let (team, timer) = (&Team::alone(), &mut StepTimer::off());
-    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, team, timer)
+    let (group, timer) = (&ProcessGroup::single(), &mut StepTimer::off());
+    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, group, timer)
 }
 
-/// [`train_step`] of one of a team's ranks, its parts timed; `micro_batches` are the rank's own.
+/// [`train_step`] of one of a process group's ranks, its parts timed; `micro_batches` are the rank's own.
 pub(crate) fn train_step_timed<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = Result<Tensor, E>>,
     micro_batch_count: u64,
     rate: f64,
-    team: &Team,
+    group: &ProcessGroup,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, E> {
-    let step_micro_batches = micro_batch_count * team.world_size();
+    let step_micro_batches = micro_batch_count * group.world_size();
     model.parameters().zero_gradients();
     let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
     let mut seen_count = 0;
@@ -141,7 +141,7 @@ pub(crate) fn train_step_timed<E: From<ShimError>>(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
-    Ok(finish(model, optimizer, loss_sum, rate, team, timer)?)
+    Ok(finish(model, optimizer, loss_sum, rate, group, timer)?)
 }
 
 /// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to `loss_sum`.
@@ -166,14 +166,14 @@ pub(crate) fn finish(
     optimizer: &mut AdamW,
     mut loss_sum: Tensor,
     rate: f64,
-    team: &Team,
+    group: &ProcessGroup,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, ShimError> {
     let parameters = model.parameters();
     timer.start()?;
-    if team.world_size() > 1 {
-        team.add_up(&mut parameters.gradients().shallow_clone())?;
-        team.add_up(&mut loss_sum)?;
+    if group.world_size() > 1 {
+        group.all_reduce(&mut parameters.gradients().shallow_clone())?;
+        group.all_reduce(&mut loss_sum)?;
         timer.end(Part::Communication)?;
     }
     let clip = optimizer.clip(parameters)?;

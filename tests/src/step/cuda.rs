@@ -16,8 +16,8 @@ use trainer::device::attention;
 use trainer::device::cuda;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
-use trainer::ranks::environment::Place;
-use trainer::ranks::process_group::Team;
+use trainer::ranks::environment::Rendezvous;
+use trainer::ranks::process_group::ProcessGroup;
 use trainer::shim::{self, ShimError};
 use trainer::step::adamw::AdamW;
 use trainer::step::graph::Stepper;
@@ -111,7 +111,10 @@ fn steps_by(stepper: &mut Stepper, model: &Llama, optimizer: &mut AdamW) -> Vec<
     let step = |seed: u64| {
         let batches = [seed, 100 + seed].map(|seed| tokens_btk(2, 4, seed).to_device(device));
         let batches = batches.into_iter().map(Ok::<_, ShimError>);
-        stepper.train_step(model, optimizer, batches, 2, 1e-3, &Team::alone()).unwrap().read()
+        stepper
+            .train_step(model, optimizer, batches, 2, 1e-3, &ProcessGroup::single())
+            .unwrap()
+            .read()
     };
     (0..4).map(step).collect()
 }
@@ -285,7 +288,9 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
         let ids = Tensor::randint(vocab_size, size, (Kind::Int64, gpu));
         let mut step = || {
             let batches = (0..8).map(|_| Ok::<_, ShimError>(ids.shallow_clone()));
-            stepper.train_step(&model, &mut optimizer, batches, 8, 3e-4, &Team::alone()).unwrap()
+            stepper
+                .train_step(&model, &mut optimizer, batches, 8, 3e-4, &ProcessGroup::single())
+                .unwrap()
         };
         step().read();
         shim::cuda::reset_peaks(index).unwrap();
@@ -312,7 +317,7 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
     }
 }
 
-/// A team of one meets as one of many does; NCCL moves its tensors, in the stream and without a wait of the host.
+/// A group of one meets as one of many does; NCCL moves its tensors, in the stream and without a wait of the host.
 #[test]
 fn j_a_gpu_takes_part_in_collectives() {
     let Some(device) = test_device() else { return };
@@ -320,12 +325,15 @@ fn j_a_gpu_takes_part_in_collectives() {
     let port = listener.local_addr().unwrap().port();
     let host = "127.0.0.1".to_owned();
     let (is_served, attempt) = (false, String::new());
-    let place = Place { rank: 0, world_size: 1, local_rank: 0, host, port, is_served, attempt };
-    let team = Team::meet(&place, Some(std::os::fd::IntoRawFd::into_raw_fd(listener))).unwrap();
+    let rendezvous =
+        Rendezvous { rank: 0, world_size: 1, local_rank: 0, host, port, is_served, attempt };
+    let group =
+        ProcessGroup::init(&rendezvous, Some(std::os::fd::IntoRawFd::into_raw_fd(listener)))
+            .unwrap();
     let expected = random_on(device, &[1 << 20], 1);
     let mut tensor = expected.copy();
-    team.add_up(&mut tensor).unwrap();
-    team.take_from_first(&mut tensor).unwrap();
+    group.all_reduce(&mut tensor).unwrap();
+    group.broadcast(&mut tensor).unwrap();
     assert_eq!(max_abs(&on_host(&(tensor - expected))), 0.0);
-    assert!(team.any(true).unwrap() && !team.any(false).unwrap());
+    assert!(group.any_rank(true).unwrap() && !group.any_rank(false).unwrap());
 }

@@ -16,7 +16,7 @@ use schemas::run::RunFile;
 use serde_json::Value;
 
 use crate::checkpoint::store::{self, Checkpoint, CheckpointError};
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 
 const NONFINITE: &str = "optimizer.nonfinite";
 const SPIKE: &str = "optimizer.spike";
@@ -202,16 +202,16 @@ pub fn find(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError
     }
 }
 
-/// What the first rank of a team has found, on all of them.
+/// What the first rank of a group has found, on all of them.
 pub fn share(
     found: Option<Found>,
     output: &Path,
     resume: &Resume,
-    team: &Team,
+    group: &ProcessGroup,
 ) -> anyhow::Result<Option<Found>> {
     let step = found.as_ref().map(|(checkpoint, _)| checkpoint.state.next_step);
-    let step = team.text_of_first(&step.map_or(String::new(), |step| step.to_string()))?;
-    if team.is_first() || step.is_empty() {
+    let step = group.broadcast_text(&step.map_or(String::new(), |step| step.to_string()))?;
+    if group.is_rank_zero() || step.is_empty() {
         return Ok(found);
     }
     let path = match resume {
@@ -222,7 +222,7 @@ pub fn share(
     Ok(Some((checkpoint, Vec::new())))
 }
 
-/// Settings that each machine of a team may have of its own: paths, by what lies there, and what no result depends on.
+/// Settings that each machine of a group may have of its own: paths, by what lies there, and what no result depends on.
 const OWN: [&str; 5] =
     ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
 
@@ -234,7 +234,7 @@ pub fn check_alike(
     validation: Option<&str>,
     device: &str,
     next_step: u64,
-    team: &Team,
+    group: &ProcessGroup,
 ) -> anyhow::Result<()> {
     let mut own = BTreeMap::new();
     flatten(&mut own, "", config);
@@ -243,10 +243,10 @@ pub fn check_alike(
     flatten(&mut own, "validation corpus", &validation);
     flatten(&mut own, "device", &device);
     flatten(&mut own, "next step", &next_step);
-    let first = team.text_of_first(&serde_json::to_string(&own)?)?;
+    let first = group.broadcast_text(&serde_json::to_string(&own)?)?;
     let differences = differences(&serde_json::from_str(&first)?, &own);
     if !differences.is_empty() {
-        let (rank, differences) = (team.rank(), differences.join("\n"));
+        let (rank, differences) = (group.rank(), differences.join("\n"));
         return Err(ResumeError::OtherRank { rank, differences }.into());
     }
     Ok(())

@@ -24,7 +24,7 @@ use crate::device;
 use crate::device::memory;
 use crate::model::architecture::PatchMaps;
 use crate::ranks::environment::{self, RanksError};
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::run::Run;
 use crate::run::diverged::Diverged;
 use crate::run::metrics::METRICS_FILE;
@@ -143,7 +143,7 @@ fn measure(
     }
     let measured_from = phase.first_step + args.warm_up_steps;
     file.file.train.log_every_steps = interval_steps(steps, measured_from);
-    let mut run = Run::prepare(&file, &Resume::Never, Team::alone())?;
+    let mut run = Run::prepare(&file, &Resume::Never, ProcessGroup::single())?;
     let stop = StopFlag::install()?;
     match run.train_part(phase.first_step..measured_from + steps, &stop) {
         Ok(true) => {}

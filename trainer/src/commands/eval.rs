@@ -18,7 +18,7 @@ use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
 use crate::model::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::run::validation::evaluate_corpus;
 
 /// Arguments of `eval`.
@@ -63,9 +63,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let found = if args.data.is_dir() {
         let corpus = Corpus::open(&args.data, ReadBackend::Mmap)?;
         check_corpus(&corpus, &model, &args.model.model)?;
-        let (text_bytes, team) = (corpus.manifest().totals.text_bytes, &Team::alone());
+        let (text_bytes, group) = (corpus.manifest().totals.text_bytes, &ProcessGroup::single());
         let found =
-            evaluate_corpus(&model, &corpus, shape, text_bytes, &StopFlag::default(), team)?;
+            evaluate_corpus(&model, &corpus, shape, text_bytes, &StopFlag::default(), group)?;
         found.context("nobody can ask this evaluation to stop")?
     } else {
         evaluate_text(&model, shape, args)?

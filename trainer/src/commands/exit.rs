@@ -15,7 +15,7 @@ use crate::model::architecture::ModelError;
 use crate::model::eval::EvalError;
 use crate::model::generate::GenerateError;
 use crate::ranks::environment::RanksError;
-use crate::ranks::process_group::SaidByFirst;
+use crate::ranks::process_group::ReportedByRankZero;
 use crate::run::diverged::Diverged;
 use crate::run::output::ForeignFolder;
 use crate::run::validation::ValidationTooShort;
@@ -29,7 +29,7 @@ pub const EXIT_STOPPED: u8 = 75;
 
 /// Prints an error, unless another rank does, and returns its exit code.
 pub fn report(err: &anyhow::Error) -> ExitCode {
-    if !err.is::<SaidByFirst>() {
+    if !err.is::<ReportedByRankZero>() {
         let text = pipeline::cli::describe(err);
         progress::speak(&format!("error: {text}"));
     }

@@ -15,8 +15,8 @@ use crate::commands::exit::{EXIT_STOPPED, report};
 use crate::commands::launch;
 use crate::console::progress::{self, print, progress};
 use crate::console::stop::StopFlag;
-use crate::ranks::environment::{self, Place, RanksError};
-use crate::ranks::process_group::Team;
+use crate::ranks::environment::{self, RanksError, Rendezvous};
+use crate::ranks::process_group::ProcessGroup;
 use crate::run::{Ending, Run};
 
 /// Arguments of `pretrain`.
@@ -62,32 +62,35 @@ impl PretrainArgs {
 
 /// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
-    let place = environment::from_environment(|name| std::env::var(name).ok())?;
-    if let Some(place) = &place {
-        progress::speak_as(place.rank);
+    let rendezvous = environment::from_environment(|name| std::env::var(name).ok())?;
+    if let Some(rendezvous) = &rendezvous {
+        progress::speak_as(rendezvous.rank);
     }
     let file = run_file::Run::load(&args.run, &args.overrides)?;
-    match (args.ranks, place) {
+    match (args.ranks, rendezvous) {
         (Some(2..), Some(_)) => Err(RanksError::Nested.into()),
         (Some(count @ 2..), None) => launch::launch(count, &args.words_of_a_rank()),
-        (_, Some(place)) => {
+        (_, Some(rendezvous)) => {
             launch::follow_launcher()?;
-            let team = Team::meet(&place, launch::listener().filter(|_| place.rank == 0))?;
-            let Place { world_size, host, port, .. } = place;
+            let group = ProcessGroup::init(
+                &rendezvous,
+                launch::listener().filter(|_| rendezvous.rank == 0),
+            )?;
+            let Rendezvous { world_size, host, port, .. } = rendezvous;
             progress(&format!("{world_size} ranks have met at {host}:{port}"));
             // Said before the others lose this one, so that it is read before what they say then.
-            let ending = train(args, &file, team.clone());
+            let ending = train(args, &file, group.clone());
             Ok(ending.unwrap_or_else(|err| report(&err)))
         }
-        (_, None) => train(args, &file, Team::alone()),
+        (_, None) => train(args, &file, ProcessGroup::single()),
     }
 }
 
-/// Trains as one of a team. Until here a signal ends the process at once: it may wait for others that do not come.
-fn train(args: &PretrainArgs, file: &run_file::Run, team: Team) -> Result<ExitCode> {
+/// Trains as one of a process group. Until here a signal ends the process at once: it may wait for others that do not come.
+fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Result<ExitCode> {
     let stop = StopFlag::install()?;
-    let is_first = team.is_first();
-    let mut run = Run::prepare(file, &args.resume, team)?;
+    let is_first = group.is_rank_zero();
+    let mut run = Run::prepare(file, &args.resume, group)?;
     match run.execute(&stop)? {
         Ending::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
         Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),

@@ -7,7 +7,7 @@
 
 use crate::data::batch::{self, BatchError, BatchShape};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::shim::ShimError;
 
 /// How a stream is cut and read.
@@ -131,14 +131,14 @@ impl<'a> Evaluator<'a> {
 
     /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream stands for.
     pub fn finish(self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
-        self.finish_together(text_bytes, &Team::alone())
+        self.finish_together(text_bytes, &ProcessGroup::single())
     }
 
     /// The result over the streams of all ranks, on each of them; `text_bytes` is that of all.
     pub fn finish_together(
         mut self,
         text_bytes: Option<u64>,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<Evaluation, EvalError> {
         let window_tokens = self.window_tokens();
         let whole = self.pending.len() / window_tokens * window_tokens;
@@ -147,10 +147,10 @@ impl<'a> Evaluator<'a> {
         }
         let counts =
             [self.predicted_tokens, self.windows, self.stream_tokens, self.pending.len() as u64];
-        let [nll_sum] = team.sums([self.nll_sum])?;
+        let [nll_sum] = group.all_reduce_sums([self.nll_sum])?;
         // A double holds counts below 2^53.
         let [predicted_tokens, windows, stream_tokens, dropped_tokens] =
-            team.sums(counts.map(|count| count as f64))?.map(|count| count as u64);
+            group.all_reduce_sums(counts.map(|count| count as f64))?.map(|count| count as u64);
         let window_tokens = window_tokens as u64;
         if windows == 0 {
             return Err(EvalError::TooShort { tokens: stream_tokens, window_tokens });

@@ -16,7 +16,7 @@ const SLURM_PORTS: std::ops::Range<u64> = 20_000..32_000;
 
 /// A process among several that train one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Rendezvous {
     /// Which one, from 0.
     pub rank: u64,
     /// How many there are.
@@ -70,8 +70,10 @@ pub enum RanksError {
     Bench,
 }
 
-/// What `get` finds of variables, as a place; `None` for a process that is alone.
-pub fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Option<Place>, RanksError> {
+/// What `get` finds of variables, as a rendezvous; `None` for a process that is alone.
+pub fn from_environment(
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Rendezvous>, RanksError> {
     let environment = Environment { get };
     for launcher in [Environment::torchrun, Environment::open_mpi, Environment::slurm] {
         if let ControlFlow::Break(found) = launcher(&environment)? {
@@ -86,7 +88,7 @@ struct Environment<G> {
 }
 
 /// Found by a launcher's variables, `None` alone; or they are not there.
-type Found = Result<ControlFlow<Option<Place>>, RanksError>;
+type Found = Result<ControlFlow<Option<Rendezvous>>, RanksError>;
 
 impl<G: Fn(&str) -> Option<String>> Environment<G> {
     fn text(&self, name: &'static str) -> Option<String> {
@@ -119,7 +121,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
             .ok_or_else(|| missing(name, "the number of this process, from 0"))?;
         let host = self.host().ok_or_else(|| missing("MASTER_ADDR", "the machine of rank 0"))?;
         let local_rank = self.number("LOCAL_RANK")?.unwrap_or(0);
-        self.place([name, WORLD_SIZE], [rank, world_size, local_rank], host, PORT)
+        self.rendezvous([name, WORLD_SIZE], [rank, world_size, local_rank], host, PORT)
     }
 
     /// A task of a step that `srun` started, unless it is `mpirun` that it started. A batch script's own process has a task's number
@@ -145,7 +147,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         let job = self.number("SLURM_JOB_ID")?.unwrap_or(0);
         let port = job.wrapping_add(step) % (SLURM_PORTS.end - SLURM_PORTS.start);
         let port = u16::try_from(SLURM_PORTS.start + port).expect("the range is one of ports");
-        self.place(["SLURM_PROCID", count], [rank, world_size, local_rank], host, port)
+        self.rendezvous(["SLURM_PROCID", count], [rank, world_size, local_rank], host, port)
     }
 
     /// A process of `mpirun`.
@@ -165,7 +167,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
             missing("MASTER_ADDR", "the machine of rank 0 (`mpirun -x MASTER_ADDR=…`)")
         })?;
         let local_rank = self.number("OMPI_COMM_WORLD_LOCAL_RANK")?.unwrap_or(0);
-        self.place([RANK, COUNT], [rank, world_size, local_rank], host, PORT)
+        self.rendezvous([RANK, COUNT], [rank, world_size, local_rank], host, PORT)
     }
 
     fn host(&self) -> Option<String> {
@@ -173,7 +175,13 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
     }
 
     /// Checked; `port` is the one that is taken if MASTER_PORT names none.
-    fn place(&self, names: [&'static str; 2], numbers: [u64; 3], host: String, port: u16) -> Found {
+    fn rendezvous(
+        &self,
+        names: [&'static str; 2],
+        numbers: [u64; 3],
+        host: String,
+        port: u16,
+    ) -> Found {
         let [rank, world_size, local_rank] = numbers;
         let value = |name: &'static str, expected: String| {
             let found = self.text(name).unwrap_or_default();
@@ -194,8 +202,9 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         };
         let is_served = self.text(AGENT_STORE).as_deref() == Some("True");
         let attempt = self.text(RESTART_COUNT).unwrap_or_default();
-        let place = Place { rank, world_size, local_rank, host, port, is_served, attempt };
-        Ok(ControlFlow::Break(Some(place)))
+        let rendezvous =
+            Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt };
+        Ok(ControlFlow::Break(Some(rendezvous)))
     }
 }
 
@@ -220,16 +229,22 @@ fn first_host(list: &str) -> String {
 mod tests {
     use super::*;
 
-    fn find(variables: &[(&str, &str)]) -> Result<Option<Place>, RanksError> {
+    fn find(variables: &[(&str, &str)]) -> Result<Option<Rendezvous>, RanksError> {
         from_environment(|name| {
             let found = variables.iter().find(|(other, _)| *other == name);
             found.map(|(_, value)| (*value).to_owned())
         })
     }
 
-    fn place(rank: u64, world_size: u64, local_rank: u64, host: &str, port: u16) -> Option<Place> {
+    fn rendezvous(
+        rank: u64,
+        world_size: u64,
+        local_rank: u64,
+        host: &str,
+        port: u16,
+    ) -> Option<Rendezvous> {
         let (host, attempt) = (host.to_owned(), String::new());
-        Some(Place { rank, world_size, local_rank, host, port, is_served: false, attempt })
+        Some(Rendezvous { rank, world_size, local_rank, host, port, is_served: false, attempt })
     }
 
     #[test]
@@ -243,14 +258,14 @@ mod tests {
             ("SLURM_STEP_ID", "0"), // torchrun under srun: its own variables count
             ("SLURM_NTASKS", "2"),
         ];
-        assert_eq!(find(&torchrun), Ok(place(9, 16, 1, "10.0.0.1", 4000)));
+        assert_eq!(find(&torchrun), Ok(rendezvous(9, 16, 1, "10.0.0.1", 4000)));
         let restarted =
             [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
         let restarted = find(&[&torchrun[..], &restarted].concat()).unwrap().unwrap();
         assert_eq!((restarted.is_served, restarted.attempt.as_str()), (true, "2"));
         let kubernetes =
             [("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "job-0.job")];
-        assert_eq!(find(&kubernetes), Ok(place(3, 4, 0, "job-0.job", PORT)));
+        assert_eq!(find(&kubernetes), Ok(rendezvous(3, 4, 0, "job-0.job", PORT)));
         let slurm = [
             ("SLURM_JOB_ID", "123457"),
             ("SLURM_STEP_ID", "1"),
@@ -260,7 +275,7 @@ mod tests {
             ("SLURM_NTASKS", "32"),
             ("SLURM_JOB_NODELIST", "gpu[003-005,007],x12"),
         ];
-        assert_eq!(find(&slurm), Ok(place(8, 16, 0, "gpu003", 23_458)));
+        assert_eq!(find(&slurm), Ok(rendezvous(8, 16, 0, "gpu003", 23_458)));
         let open_mpi = [
             ("OMPI_COMM_WORLD_SIZE", "2"),
             ("OMPI_COMM_WORLD_RANK", "1"),
@@ -270,7 +285,7 @@ mod tests {
             ("SLURM_STEP_NUM_TASKS", "1"),
             ("SLURM_PROCID", "0"),
         ];
-        assert_eq!(find(&open_mpi), Ok(place(1, 2, 1, "127.0.0.1", PORT)));
+        assert_eq!(find(&open_mpi), Ok(rendezvous(1, 2, 1, "127.0.0.1", PORT)));
     }
 
     #[test]

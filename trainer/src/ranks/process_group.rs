@@ -14,63 +14,64 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::ranks::environment::Place;
+use crate::ranks::environment::Rendezvous;
 use crate::shim::ShimError;
-use crate::shim::group::{Group, Meeting, Reduction};
+use crate::shim::group::{Group, GroupOptions, Reduction};
 
 /// How long ranks wait for each other at the start: those of a large job come over minutes, those of one machine at once.
-const MEET: Duration = Duration::from_secs(600);
-const MEET_LOCAL: Duration = Duration::from_secs(60);
+const INIT_TIMEOUT: Duration = Duration::from_secs(600);
+const INIT_TIMEOUT_LOCAL: Duration = Duration::from_secs(60);
 /// How long they wait in a collective: for as long as the first rank may take to save a checkpoint.
-const TIMEOUT: Duration = Duration::from_secs(3600);
+const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same for what GPUs add up: ranks have met on the host before, in the same step.
-const DEVICE_TIMEOUT: Duration = Duration::from_secs(600);
+const DEVICE_COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Names network interfaces, with commas between, where the machine has several; of Gloo, as in PyTorch.
-const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
+const INTERFACES_VARIABLE: &str = "GLOO_SOCKET_IFNAME";
 
 /// How long a rank tries to reach the first one at a time, and when it does so again.
-const TRY: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_millis(200);
-const MEETING: &str = "meet the other ranks";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_RETRY: Duration = Duration::from_millis(200);
+const INIT_OPERATION: &str = "meet the other ranks";
 
 /// The first rank has failed by the same: it alone says so.
 #[derive(Debug, thiserror::Error)]
 #[error("rank 0 says why")]
-pub struct SaidByFirst;
+pub struct ReportedByRankZero;
 
 /// Another rank cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[error("another rank cannot begin: what it printed says why")]
-pub struct OtherFailed;
+pub struct OtherRankFailed;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Team {
+pub struct ProcessGroup {
     rank: u64,
     world_size: u64,
     local_rank: Option<u64>,
-    group: Option<Rc<Group>>,
+    backend: Option<Rc<Group>>,
 }
 
-impl Team {
-    /// A rank without others.
-    pub fn alone() -> Team {
-        Team { rank: 0, world_size: 1, local_rank: None, group: None }
+impl ProcessGroup {
+    /// Of this process alone.
+    pub fn single() -> ProcessGroup {
+        ProcessGroup { rank: 0, world_size: 1, local_rank: None, backend: None }
     }
 
     /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this process has one already.
-    pub fn meet(place: &Place, listener: Option<i32>) -> Result<Team, ShimError> {
-        let Place { rank, world_size, local_rank, host, port, is_served, attempt } = place;
-        let interfaces = std::env::var(INTERFACE).ok().filter(|names| !names.is_empty());
-        let meet = if is_local(host) { MEET_LOCAL } else { MEET };
+    pub fn init(rendezvous: &Rendezvous, listener: Option<i32>) -> Result<ProcessGroup, ShimError> {
+        let Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt } =
+            rendezvous;
+        let interfaces = std::env::var(INTERFACES_VARIABLE).ok().filter(|names| !names.is_empty());
+        let timeout = if is_local(host) { INIT_TIMEOUT_LOCAL } else { INIT_TIMEOUT };
         let listens = *rank == 0 && !is_served;
         let own = if listens {
             // Where its name is none, the others will say so.
             address_towards(host, *port).unwrap_or(Ipv4Addr::LOCALHOST.into())
         } else {
-            wait_for(host, *port, meet)?
+            wait_for(host, *port, timeout)?
         };
-        let group = Group::meet(Meeting {
+        let backend = Group::init(GroupOptions {
             host,
             port: *port,
             listens,
@@ -80,19 +81,20 @@ impl Team {
             interfaces: interfaces.as_deref(),
             rank: *rank,
             world_size: *world_size,
-            meet,
-            timeout: TIMEOUT,
-            device_timeout: DEVICE_TIMEOUT,
+            init_timeout: timeout,
+            timeout: COLLECTIVE_TIMEOUT,
+            device_timeout: DEVICE_COLLECTIVE_TIMEOUT,
         })
         .map_err(|ShimError { operation, message }| {
-            let names = interfaces.as_deref().map(|names| format!(" ({INTERFACE} is {names:?})"));
+            let names =
+                interfaces.as_deref().map(|names| format!(" ({INTERFACES_VARIABLE} is {names:?})"));
             ShimError { operation, message: message + &names.unwrap_or_default() }
         })?;
-        Ok(Team {
+        Ok(ProcessGroup {
             rank: *rank,
             world_size: *world_size,
             local_rank: Some(*local_rank),
-            group: Some(Rc::new(group)),
+            backend: Some(Rc::new(backend)),
         })
     }
 
@@ -112,79 +114,87 @@ impl Team {
     }
 
     /// Whether this is the rank that writes: the first.
-    pub fn is_first(&self) -> bool {
+    pub fn is_rank_zero(&self) -> bool {
         self.rank == 0
     }
 
-    /// Makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the host does not wait.
-    pub fn add_up(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
-        self.together(|group| group.all_reduce(tensor, Reduction::Sum))
+    /// All-reduce: makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the host does not wait.
+    pub fn all_reduce(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
+        self.collective(|backend| backend.all_reduce(tensor, Reduction::Sum))
     }
 
-    /// Makes a flat tensor, on any device, that of the first rank.
-    pub fn take_from_first(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
-        self.together(|group| group.broadcast(tensor))
+    /// Broadcast: makes a flat tensor, on any device, that of rank 0.
+    pub fn broadcast(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
+        self.collective(|backend| backend.broadcast(tensor))
     }
 
     /// Whether any rank says so. The ranks wait for each other; GPUs work on.
-    pub fn any(&self, this_one: bool) -> Result<bool, ShimError> {
+    pub fn any_rank(&self, this_one: bool) -> Result<bool, ShimError> {
         let mut flag = Tensor::from_slice(&[i64::from(this_one)]);
-        self.together(|group| group.all_reduce(&mut flag, Reduction::Max))?;
+        self.collective(|backend| backend.all_reduce(&mut flag, Reduction::Max))?;
         Ok(flag.int64_value(&[0]) != 0)
     }
 
-    /// What this rank has come to, if no rank has failed.
-    pub fn agree<T>(&self, result: Result<T>) -> Result<T> {
+    /// Waits until every rank has called it; GPUs work on.
+    pub fn barrier(&self) -> Result<(), ShimError> {
+        self.any_rank(false).map(drop)
+    }
+
+    /// `result`, if it is `Ok` on every rank.
+    pub fn all_ranks_ok<T>(&self, result: Result<T>) -> Result<T> {
         let text = result.as_ref().err().map(|err| format!("{err:#}"));
         let agreed = || -> Result<(bool, String), ShimError> {
-            let any_failed = self.any(text.is_some())?;
+            let any_failed = self.any_rank(text.is_some())?;
             let said = if any_failed {
-                self.text_of_first(text.as_deref().unwrap_or(""))?
+                self.broadcast_text(text.as_deref().unwrap_or(""))?
             } else {
                 String::new()
             };
             Ok((any_failed, said))
         };
         match (result, agreed()) {
-            (Err(err), Ok((_, said))) if !self.is_first() && text.as_ref() == Some(&said) => {
-                Err(err.context(SaidByFirst))
+            (Err(err), Ok((_, said))) if !self.is_rank_zero() && text.as_ref() == Some(&said) => {
+                Err(err.context(ReportedByRankZero))
             }
             (Err(err), _) => Err(err),
-            (Ok(_), Ok((true, _))) => Err(OtherFailed.into()),
+            (Ok(_), Ok((true, _))) => Err(OtherRankFailed.into()),
             (Ok(value), agreed) => agreed.map(|_| value).map_err(Into::into),
         }
     }
 
     /// The sums over all ranks of each of `numbers`.
-    pub fn sums<const N: usize>(&self, numbers: [f64; N]) -> Result<[f64; N], ShimError> {
+    pub fn all_reduce_sums<const N: usize>(
+        &self,
+        numbers: [f64; N],
+    ) -> Result<[f64; N], ShimError> {
         let mut sums = Tensor::from_slice(&numbers);
-        self.together(|group| group.all_reduce(&mut sums, Reduction::Sum))?;
+        self.collective(|backend| backend.all_reduce(&mut sums, Reduction::Sum))?;
         Ok(std::array::from_fn(|index| sums.double_value(&[index as i64])))
     }
 
-    /// What the first rank gives, on all of them.
-    pub fn text_of_first(&self, text: &str) -> Result<String, ShimError> {
+    /// The text that rank 0 passes, on every rank.
+    pub fn broadcast_text(&self, text: &str) -> Result<String, ShimError> {
         let mut length = Tensor::from_slice(&[text.len() as i64]);
-        self.take_from_first(&mut length)?;
+        self.broadcast(&mut length)?;
         let length = usize::try_from(length.int64_value(&[0])).expect("a length");
-        let mut bytes = if self.is_first() {
+        let mut bytes = if self.is_rank_zero() {
             Tensor::from_slice(text.as_bytes())
         } else {
             Tensor::zeros([length as i64], (Kind::Uint8, tch::Device::Cpu))
         };
-        self.take_from_first(&mut bytes)?;
+        self.broadcast(&mut bytes)?;
         let bytes: Vec<u8> = bytes.try_into().expect("bytes of the host");
         Ok(String::from_utf8(bytes).expect("the first rank gave text"))
     }
 
-    fn together(
+    fn collective(
         &self,
-        collective: impl FnOnce(&Group) -> Result<(), ShimError>,
+        operation: impl FnOnce(&Group) -> Result<(), ShimError>,
     ) -> Result<(), ShimError> {
-        let Some(group) = &self.group else { return Ok(()) };
-        collective(group).map_err(|ShimError { operation, message }| {
+        let Some(backend) = &self.backend else { return Ok(()) };
+        operation(backend).map_err(|ShimError { operation, message }| {
             // A GPU would wait for the others, and the host for it. That this fails too adds nothing.
-            let _is_free = group.abort();
+            let _is_free = backend.abort();
             let message = message.split(". This is typically").next().unwrap_or_default(); // advice
             let (rank, world_size) = (self.rank, self.world_size);
             let message = format!(
@@ -206,16 +216,16 @@ fn wait_for(host: &str, port: u16, limit: Duration) -> Result<IpAddr, ShimError>
     loop {
         let tried = (host, port).to_socket_addrs().and_then(|mut found| {
             let to = found.next().ok_or_else(|| io::Error::other("it has no address"))?;
-            TcpStream::connect_timeout(&to, TRY)?.local_addr()
+            TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?.local_addr()
         });
         match tried {
             Ok(own) => return Ok(own.ip()),
             Err(err) if limit <= started.elapsed() => {
                 let seconds = limit.as_secs();
                 let message = format!("waited {seconds} s for rank 0 at {host}:{port}: {err}");
-                return Err(ShimError { operation: MEETING, message });
+                return Err(ShimError { operation: INIT_OPERATION, message });
             }
-            Err(_) => std::thread::sleep(RETRY),
+            Err(_) => std::thread::sleep(CONNECT_RETRY),
         }
     }
 }
@@ -251,16 +261,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_alone_gets_what_it_gave() {
-        let team = Team::alone();
+    fn a_single_process_gets_its_own_input_back() {
+        let group = ProcessGroup::single();
         let mut tensor = Tensor::from_slice(&[1.5f32, -2.0]);
-        team.add_up(&mut tensor).unwrap();
-        team.take_from_first(&mut tensor).unwrap();
+        group.all_reduce(&mut tensor).unwrap();
+        group.broadcast(&mut tensor).unwrap();
         assert_eq!(Vec::<f32>::try_from(tensor).unwrap(), [1.5, -2.0]);
-        assert_eq!([true, false].map(|flag| team.any(flag).unwrap()), [true, false]);
-        assert_eq!(team.sums([0.1, -3.0]).unwrap(), [0.1, -3.0]);
-        assert_eq!(team.text_of_first("a text").unwrap(), "a text");
-        assert_eq!(team.text_of_first("").unwrap(), "");
+        assert_eq!([true, false].map(|flag| group.any_rank(flag).unwrap()), [true, false]);
+        assert_eq!(group.all_reduce_sums([0.1, -3.0]).unwrap(), [0.1, -3.0]);
+        assert_eq!(group.broadcast_text("a text").unwrap(), "a text");
+        assert_eq!(group.broadcast_text("").unwrap(), "");
     }
 
     #[test]
@@ -282,7 +292,10 @@ mod tests {
     }
 
     /// Ranks are processes by rights; as threads they meet all the same.
-    fn in_world<R: Send>(world_size: u64, work: impl Fn(Team) -> R + Sync) -> Vec<R> {
+    fn in_process_group<R: Send>(
+        world_size: u64,
+        work: impl Fn(ProcessGroup) -> R + Sync,
+    ) -> Vec<R> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let listeners =
@@ -293,7 +306,7 @@ mod tests {
                 scope.spawn(move || {
                     let host = "127.0.0.1".to_owned();
                     let (is_served, attempt) = (false, String::new());
-                    let place = Place {
+                    let rendezvous = Rendezvous {
                         rank,
                         world_size,
                         local_rank: rank,
@@ -302,7 +315,10 @@ mod tests {
                         is_served,
                         attempt,
                     };
-                    work(Team::meet(&place, listener.map(IntoRawFd::into_raw_fd)).unwrap())
+                    work(
+                        ProcessGroup::init(&rendezvous, listener.map(IntoRawFd::into_raw_fd))
+                            .unwrap(),
+                    )
                 })
             };
             let threads: Vec<_> = (0..).zip(listeners).map(join).collect();
@@ -311,18 +327,19 @@ mod tests {
     }
 
     #[test]
-    fn ranks_add_up_agree_and_listen() {
-        let found = in_world(3, |team| {
-            let rank = team.rank();
+    fn ranks_reduce_and_broadcast() {
+        let found = in_process_group(3, |group| {
+            let rank = group.rank();
             let mut tensor = Tensor::from_slice(&[rank as f32 + 0.1, 1e-3]);
-            team.add_up(&mut tensor).unwrap();
+            group.all_reduce(&mut tensor).unwrap();
             let sums: Vec<f32> = tensor.try_into().unwrap();
             let mut first = Tensor::from_slice(&[rank as f32 + 7.0]);
-            team.take_from_first(&mut first).unwrap();
-            let flags = [rank == 1, false].map(|flag| team.any(flag).unwrap());
-            let [one, two] = team.sums([rank as f64, 0.5]).unwrap();
-            let texts = ["", "größer"]
-                .map(|text| team.text_of_first(if team.is_first() { text } else { "?" }).unwrap());
+            group.broadcast(&mut first).unwrap();
+            let flags = [rank == 1, false].map(|flag| group.any_rank(flag).unwrap());
+            let [one, two] = group.all_reduce_sums([rank as f64, 0.5]).unwrap();
+            let texts = ["", "größer"].map(|text| {
+                group.broadcast_text(if group.is_rank_zero() { text } else { "?" }).unwrap()
+            });
             (sums, first.double_value(&[0]), flags, one, two, texts)
         });
         let (sums, ..) = &found[0];
@@ -338,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rank_goes_on_where_one_cannot() {
+    fn no_rank_continues_if_one_has_failed() {
         for (failing, is_same) in [
             ([false, false], true),
             ([true, false], true),
@@ -346,15 +363,19 @@ mod tests {
             ([true, true], true),
             ([true, true], false),
         ] {
-            let found = in_world(2, |team| {
-                let fails = failing[team.rank() as usize];
-                let reason = if is_same { "a reason".to_owned() } else { team.rank().to_string() };
+            let found = in_process_group(2, |group| {
+                let fails = failing[group.rank() as usize];
+                let reason = if is_same { "a reason".to_owned() } else { group.rank().to_string() };
                 let result = if fails { Err(anyhow::anyhow!("{reason}")) } else { Ok(7) };
-                team.agree(result).map_err(|err| {
-                    (err.is::<OtherFailed>(), err.is::<SaidByFirst>(), err.root_cause().to_string())
+                group.all_ranks_ok(result).map_err(|err| {
+                    (
+                        err.is::<OtherRankFailed>(),
+                        err.is::<ReportedByRankZero>(),
+                        err.root_cause().to_string(),
+                    )
                 })
             });
-            let other = || Err((true, false, OtherFailed.to_string()));
+            let other = || Err((true, false, OtherRankFailed.to_string()));
             let own = |is_said| Err((false, is_said, "a reason".to_owned()));
             let other_reason = |rank: &str| Err((false, false, rank.to_owned()));
             let expected = match failing {
@@ -369,13 +390,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_ends_is_missed() {
-        let found = in_world(2, |team| {
-            if team.is_first() {
+    fn a_rank_that_ends_fails_the_collectives_of_the_others() {
+        let found = in_process_group(2, |group| {
+            if group.is_rank_zero() {
                 return None;
             }
             // The other may be in time for one more.
-            (0..2).find_map(|_| team.any(false).err().map(|err| err.to_string()))
+            (0..2).find_map(|_| group.any_rank(false).err().map(|err| err.to_string()))
         });
         let text = found[1].as_ref().expect("the other rank is gone");
         assert!(text.contains("rank 1 of 2 lost the others"), "{text}");

@@ -14,7 +14,7 @@ use crate::checkpoint::contents;
 use crate::checkpoint::resume::{self, Found, Identity};
 use crate::device;
 use crate::model::llama::Compute;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::run::prepare;
 use crate::run::validation::ValidationSet;
 use crate::step::schedule::PhaseSchedule;
@@ -35,13 +35,13 @@ pub struct Inputs {
 
 impl Inputs {
     /// Opens and checks what the run file names.
-    pub fn open(file: &run_file::Run, team: &Team) -> Result<Inputs> {
+    pub fn open(file: &run_file::Run, group: &ProcessGroup) -> Result<Inputs> {
         let config = &file.file;
         let corpus = Arc::new(file.open_corpus(config.loader.io)?);
         file.check_vocabulary(corpus.manifest())?;
         prepare::check_tokenizer(&corpus)?;
         let plan = Arc::new(file.plan_of(corpus.manifest())?);
-        prepare::loader_spec(config, &corpus, &plan, 0..plan.step_count(), team).check::<i64>()?;
+        prepare::loader_spec(config, &corpus, &plan, 0..plan.step_count(), group).check::<i64>()?;
         let schedules = prepare::schedules(config, &plan)?;
         let validation = file
             .validation_dir()
@@ -49,7 +49,7 @@ impl Inputs {
             .transpose()?;
         let compute = Compute {
             dtype: config.train.dtype,
-            device: device::resolve_for(team, config.train.device)?,
+            device: device::resolve_for(group, config.train.device)?,
             position_count: prepare::position_count(config, &plan),
             activation_checkpointing: config.train.activation_checkpointing,
         };
@@ -69,12 +69,12 @@ impl Inputs {
         file: &run_file::Run,
         identity: &Identity,
         found: Option<&Found>,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<()> {
         let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
         let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
         let device = if self.compute.device.is_cuda() { "cuda" } else { "cpu" };
-        resume::check_alike(&file.file, identity, fingerprint, device, next_step, team)
+        resume::check_alike(&file.file, identity, fingerprint, device, next_step, group)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::checkpoint::store::Checkpoint;
 use crate::console::progress::progress;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::step::adamw::AdamW;
 use crate::step::schedule::PhaseSchedule;
 
@@ -30,15 +30,15 @@ pub fn loader_spec(
     corpus: &Arc<Corpus>,
     plan: &Arc<Plan>,
     steps: Range<u64>,
-    team: &Team,
+    group: &ProcessGroup,
 ) -> LoaderSpec {
     LoaderSpec {
         corpus: Arc::clone(corpus),
         plan: Arc::clone(plan),
         from_step: steps.start,
         end_step: steps.end,
-        rank: team.rank(),
-        world_size: team.world_size(),
+        rank: group.rank(),
+        world_size: group.world_size(),
         micro_batch_windows: config.train.micro_batch_windows,
         workers: config.loader.workers,
         ring_bytes: config.loader.ring_bytes,

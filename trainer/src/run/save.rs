@@ -17,19 +17,19 @@ use crate::checkpoint::tensor_file;
 use crate::checkpoint::weights;
 use crate::console::progress::progress;
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::step::adamw::{self, AdamW};
 
 /// Every rank makes the same updates: should one not, nothing of it is saved.
-pub fn check_weights_alike(model: &Llama, team: &Team, step: u64) -> Result<()> {
-    if team.world_size() == 1 {
+pub fn check_weights_alike(model: &Llama, group: &ProcessGroup, step: u64) -> Result<()> {
+    if group.world_size() == 1 {
         return Ok(());
     }
     let norm = adamw::norm(model.parameters().masters())?.double_value(&[]);
-    let first = team.text_of_first(&norm.to_bits().to_string())?;
+    let first = group.broadcast_text(&norm.to_bits().to_string())?;
     let differs = norm.to_bits().to_string() != first;
-    if team.any(differs)? {
-        let rank = team.rank();
+    if group.any_rank(differs)? {
+        let rank = group.rank();
         let this = if differs { "differs" } else { "does not differ" };
         bail!(
             "the weights of the ranks are no longer alike after step {step} (rank {rank}: norm {norm}, which {this} \

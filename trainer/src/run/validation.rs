@@ -14,7 +14,7 @@ use crate::console::stop::StopFlag;
 use crate::model::eval::{EvalShape, Evaluation, Evaluator};
 use crate::model::generate::{self, Sampling};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::run::report::{Sample, Validation, unigram_perplexity};
 
 /// Tokens that are read at once, at least.
@@ -81,10 +81,10 @@ impl ValidationSet {
         &self,
         model: &Llama,
         stop: &StopFlag,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<Option<Validation>> {
         let text_bytes = self.corpus.manifest().totals.text_bytes;
-        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes, stop, team)?;
+        let found = evaluate_corpus(model, &self.corpus, self.shape(1), text_bytes, stop, group)?;
         Ok(found.map(|found| Validation {
             loss: found.loss,
             perplexity: found.perplexity,
@@ -100,12 +100,12 @@ impl ValidationSet {
         model: &Llama,
         patch_size: u64,
         stop: &StopFlag,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<Option<f64>> {
         if self.corpus.token_count() < self.window_units * patch_size {
             return Ok(None);
         }
-        let found = evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0, stop, team)?;
+        let found = evaluate_corpus(model, &self.corpus, self.shape(patch_size), 0, stop, group)?;
         Ok(found.map(|found| found.loss))
     }
 
@@ -152,24 +152,24 @@ pub fn evaluate_corpus(
     shape: EvalShape,
     text_bytes: u64,
     stop: &StopFlag,
-    team: &Team,
+    group: &ProcessGroup,
 ) -> Result<Option<Evaluation>> {
     let mut evaluator = Evaluator::new(model, shape)?;
     let batch_tokens = shape.window_units * shape.patch_size * shape.micro_batch_windows;
     let batch_tokens = usize::try_from(batch_tokens).context("tokens of a micro-batch")?;
-    let mut turns = (0..team.world_size()).cycle();
+    let mut turns = (0..group.world_size()).cycle();
     for_each_piece(corpus, batch_tokens, |ids| {
         for batch in ids.chunks(batch_tokens) {
-            if turns.next() == Some(team.rank()) && !stop.asked() {
+            if turns.next() == Some(group.rank()) && !stop.asked() {
                 evaluator.push(batch)?;
             }
         }
         Ok(())
     })?;
-    if team.any(stop.asked())? {
+    if group.any_rank(stop.asked())? {
         return Ok(None);
     }
-    Ok(Some(evaluator.finish_together(Some(text_bytes), team)?))
+    Ok(Some(evaluator.finish_together(Some(text_bytes), group)?))
 }
 
 /// Reads the whole corpus, some batches of `batch_tokens` at a time.

@@ -43,7 +43,7 @@ unsafe extern "C" {
 
 /// Where ranks meet, and how long they wait for each other.
 #[derive(Debug)]
-pub struct Meeting<'a> {
+pub struct GroupOptions<'a> {
     /// The machine of rank 0.
     pub host: &'a str,
     /// The port there.
@@ -63,7 +63,7 @@ pub struct Meeting<'a> {
     /// How many they are.
     pub world_size: u64,
     /// For all of them to come.
-    pub meet: Duration,
+    pub init_timeout: Duration,
     /// For all of them to join in a collective.
     pub timeout: Duration,
     /// The same of tensors of a GPU, which ends the process.
@@ -85,15 +85,15 @@ pub struct Group(NonNull<PmGroup>);
 
 impl Group {
     /// Waits for all ranks to come.
-    pub fn meet(meeting: Meeting<'_>) -> Result<Group, ShimError> {
+    pub fn init(options: GroupOptions<'_>) -> Result<Group, ShimError> {
         const OPERATION: &str = "meet the other ranks";
         let error = |message: String| ShimError { operation: OPERATION, message };
         let text = |text: &str| CString::new(text).map_err(|err| error(err.to_string()));
         let number = |number: u64| c_int::try_from(number).map_err(|err| error(err.to_string()));
-        let (host, address) = (text(meeting.host)?, text(&meeting.address.to_string())?);
-        let attempt = text(meeting.attempt)?;
-        let interfaces = meeting.interfaces.map(text).transpose()?;
-        let (rank, world_size) = (number(meeting.rank)?, number(meeting.world_size)?);
+        let (host, address) = (text(options.host)?, text(&options.address.to_string())?);
+        let attempt = text(options.attempt)?;
+        let interfaces = options.interfaces.map(text).transpose()?;
+        let (rank, world_size) = (number(options.rank)?, number(options.world_size)?);
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let mut group = std::ptr::null_mut();
         #[expect(unsafe_code, reason = "see the extern block")]
@@ -101,17 +101,17 @@ impl Group {
         let status = unsafe {
             pm_group(
                 host.as_ptr(),
-                c_int::from(meeting.port),
-                c_int::from(meeting.listens),
-                meeting.listener.unwrap_or(-1),
+                c_int::from(options.port),
+                c_int::from(options.listens),
+                options.listener.unwrap_or(-1),
                 attempt.as_ptr(),
                 address.as_ptr(),
                 interfaces.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
                 rank,
                 world_size,
-                milliseconds(meeting.meet),
-                milliseconds(meeting.timeout),
-                milliseconds(meeting.device_timeout),
+                milliseconds(options.init_timeout),
+                milliseconds(options.timeout),
+                milliseconds(options.device_timeout),
                 &raw mut group,
             )
         };

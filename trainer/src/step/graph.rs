@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::device::timing::{Part, PartTimes, StepTimer};
 use crate::model::llama::Llama;
-use crate::ranks::process_group::Team;
+use crate::ranks::process_group::ProcessGroup;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::adamw::AdamW;
@@ -76,7 +76,7 @@ impl Stepper {
         self.timer.take()
     }
 
-    /// [`train_step`](crate::step::train_step) of one of a team's ranks, in this stepper's way. All micro-batches of a phase have
+    /// [`train_step`](crate::step::train_step) of one of a process group's ranks, in this stepper's way. All micro-batches of a phase have
     /// one size.
     pub fn train_step<E: From<ShimError>>(
         &mut self,
@@ -85,7 +85,7 @@ impl Stepper {
         micro_batches: impl Iterator<Item = Result<Tensor, E>>,
         micro_batch_count: u64,
         rate: f64,
-        team: &Team,
+        group: &ProcessGroup,
     ) -> Result<StepOutput, E> {
         let Stepper { way, timer } = self;
         let Way::Graphed(Graphed { passes, .. }) = way else {
@@ -95,11 +95,11 @@ impl Stepper {
                 micro_batches,
                 micro_batch_count,
                 rate,
-                team,
+                group,
                 timer,
             );
         };
-        let step_micro_batches = micro_batch_count * team.world_size();
+        let step_micro_batches = micro_batch_count * group.world_size();
         let mut seen_count = 0;
         for tokens_btk in micro_batches {
             let tokens_btk = tokens_btk?;
@@ -123,7 +123,7 @@ impl Stepper {
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
         // The sum is written over by the next step, and may be read later than that.
-        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, team, timer)?)
+        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, group, timer)?)
     }
 }
 
