@@ -22,7 +22,7 @@ use crate::console::progress::progress;
 use crate::console::stop::StopFlag;
 use crate::cost::flops::{self, Peak};
 use crate::data::batch::BatchShape;
-use crate::data::prefetch::Stage;
+use crate::data::prefetch::Prefetcher;
 use crate::device;
 use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
@@ -259,7 +259,7 @@ impl Run {
         self.choose_attention(&phase)?;
         let cuda_graphs = self.config.train.cuda_graphs.unwrap_or(false);
         let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
-        let mut stage = self.stage(&phase)?;
+        let mut prefetcher = self.start_prefetcher(&phase)?;
         let world_size = self.group.world_size();
         let work = StepWork::new(&self.config, phase_index, phase.window_units, world_size);
         let mut interval = Interval::default();
@@ -271,7 +271,7 @@ impl Run {
             }
             let started = Instant::now();
             let rate = self.rate(phase_index);
-            interval.unread.push(self.step(&phase, &mut stage, &mut stepper, rate)?);
+            interval.unread.push(self.step(&phase, &mut prefetcher, &mut stepper, rate)?);
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
@@ -283,9 +283,10 @@ impl Run {
                 && is_log_due
             {
                 let times = stepper.take_times()?;
-                let figures = interval.figures(&work, self.peak.as_ref(), stage.waited(), times);
+                let figures =
+                    interval.figures(&work, self.peak.as_ref(), prefetcher.waited(), times);
                 self.log(phase_index, report, rate, &figures)?;
-                interval = Interval { waited_before: stage.waited(), ..Interval::default() };
+                interval = Interval { waited_before: prefetcher.waited(), ..Interval::default() };
             }
             if is_evaluation_due {
                 self.evaluate(phase.patch_size, stop)?;
@@ -298,7 +299,7 @@ impl Run {
     }
 
     /// The micro-batches of the steps from the next one to the end of `phase`.
-    fn stage(&self, phase: &Phase) -> Result<Stage> {
+    fn start_prefetcher(&self, phase: &Phase) -> Result<Prefetcher> {
         let steps = self.state.next_step..phase.step_range().end;
         let (config, group) = (&self.config, &self.group);
         let spec = prepare::loader_spec(config, &self.corpus, &self.plan, steps, group);
@@ -307,7 +308,7 @@ impl Run {
             patch_size: phase.patch_size,
             vocab_size: self.config.model.vocab_size,
         };
-        Stage::start(spec, shape, self.model.compute().device)
+        Prefetcher::start(spec, shape, self.model.compute().device)
     }
 
     /// Has a GPU use the fastest attention for the phase, and says which.
@@ -331,7 +332,7 @@ impl Run {
     fn step(
         &mut self,
         phase: &Phase,
-        stage: &mut Stage,
+        prefetcher: &mut Prefetcher,
         stepper: &mut Stepper,
         rate: f64,
     ) -> Result<StepOutput> {
@@ -339,7 +340,7 @@ impl Run {
         let rank_windows = phase.windows_per_step / self.group.world_size();
         let micro_batch_count = rank_windows / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
-            let next = stage.next_micro_batch()?;
+            let next = prefetcher.next_micro_batch()?;
             let (place, tokens_btk) = next.context("the loader ended before the phase")?;
             assert_eq!(place, (step, micro_index), "plan order");
             Ok(tokens_btk)

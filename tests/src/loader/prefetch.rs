@@ -9,7 +9,7 @@ use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 use tch::{Device, Kind, Tensor};
 use trainer::data::batch::BatchShape;
-use trainer::data::prefetch::{Place, Stage};
+use trainer::data::prefetch::{MicroBatchIndex, Prefetcher};
 
 use crate::support::small_corpus::{id_at, write_corpus_of};
 
@@ -52,7 +52,7 @@ pub(crate) fn spec(
     }
 }
 
-fn drain(mut stage: Stage) -> Vec<(Place, Tensor)> {
+fn drain(mut stage: Prefetcher) -> Vec<(MicroBatchIndex, Tensor)> {
     std::iter::from_fn(|| stage.next_micro_batch().unwrap()).collect()
 }
 
@@ -63,8 +63,8 @@ fn sent_ahead_or_not_the_same_micro_batches_come() {
             let dir = tempfile::tempdir().unwrap();
             let spec = spec(dir.path(), vocab_size, patch_size, workers);
             let shape = BatchShape { window_units: 16, patch_size, vocab_size };
-            let plain = drain(Stage::start(spec.clone(), shape, Device::Cpu).unwrap());
-            let ahead = drain(Stage::start_ahead(spec, shape, Device::Cpu).unwrap());
+            let plain = drain(Prefetcher::start(spec.clone(), shape, Device::Cpu).unwrap());
+            let ahead = drain(Prefetcher::start_copying(spec, shape, Device::Cpu).unwrap());
             assert!(plain.len() > 20 && plain.len() == ahead.len());
             for ((place, expected), (found_place, found)) in plain.iter().zip(&ahead) {
                 assert_eq!(place, found_place);
@@ -80,7 +80,7 @@ fn an_id_beyond_the_model_is_refused_on_the_host() {
     let dir = tempfile::tempdir().unwrap();
     let spec = spec(dir.path(), 300, 1, 1);
     let shape = BatchShape { window_units: 16, patch_size: 1, vocab_size: 200 };
-    for start in [Stage::start, Stage::start_ahead] {
+    for start in [Prefetcher::start, Prefetcher::start_copying] {
         let mut stage = start(spec.clone(), shape, Device::Cpu).unwrap();
         let err = std::iter::repeat_with(|| stage.next_micro_batch()).find_map(Result::err);
         let err = err.unwrap().to_string();

@@ -10,7 +10,7 @@ use pipeline::run_file;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 use trainer::data::batch::BatchShape;
-use trainer::data::prefetch::Stage;
+use trainer::data::prefetch::Prefetcher;
 use trainer::device;
 use trainer::device::attention;
 use trainer::device::cuda;
@@ -208,8 +208,8 @@ fn g_ids_sent_ahead_from_pinned_memory_are_those_of_the_corpus() {
         let dir = tempfile::tempdir().unwrap();
         let spec = crate::loader::prefetch::spec(dir.path(), vocab_size, 4, 3);
         let shape = BatchShape { window_units: 16, patch_size: 4, vocab_size };
-        let mut plain = Stage::start(spec.clone(), shape, Device::Cpu).unwrap();
-        let mut ahead = Stage::start(spec, shape, Device::Cuda(index)).unwrap();
+        let mut plain = Prefetcher::start(spec.clone(), shape, Device::Cpu).unwrap();
+        let mut ahead = Prefetcher::start(spec, shape, Device::Cuda(index)).unwrap();
         while let Some((place, expected)) = plain.next_micro_batch().unwrap() {
             let (found_place, found) = ahead.next_micro_batch().unwrap().unwrap();
             assert_eq!(place, found_place);

@@ -23,83 +23,87 @@ use crate::data::batch::{BatchError, BatchShape, tokens_btk};
 use crate::shim::cuda::{Event, PinnedMemory, Priority, Stream};
 
 /// Micro-batches that are on their way to the device before they are asked for.
-const AHEAD: usize = 2;
+const PREFETCH_COUNT: usize = 2;
 
 /// Step, and micro-batch of the step.
-pub type Place = (u64, u64);
+pub type MicroBatchIndex = (u64, u64);
 
 /// The micro-batches of a phase.
-pub struct Stage {
-    feed: Feed,
+pub struct Prefetcher {
+    source: Source,
     shape: BatchShape,
     device: Device,
 }
 
-enum Feed {
-    Plain(Loader<i64>),
-    Narrow(Ahead<u16>),
-    Wide(Ahead<i32>),
+enum Source {
+    Direct(Loader<i64>),
+    Narrow(CopyQueue<u16>),
+    Wide(CopyQueue<i32>),
 }
 
-impl Stage {
+impl Prefetcher {
     /// Starts the loader: plain on the CPU, ahead on a GPU.
-    pub fn start(spec: LoaderSpec, shape: BatchShape, device: Device) -> Result<Stage> {
+    pub fn start(spec: LoaderSpec, shape: BatchShape, device: Device) -> Result<Prefetcher> {
         if device.is_cuda() {
-            return Stage::start_ahead(spec, shape, device);
+            return Prefetcher::start_copying(spec, shape, device);
         }
-        Ok(Stage { feed: Feed::Plain(Loader::start(spec)?), shape, device })
+        Ok(Prefetcher { source: Source::Direct(Loader::start(spec)?), shape, device })
     }
 
     /// As for a GPU, on any device. On the CPU a copy is done when it is asked for.
-    pub fn start_ahead(spec: LoaderSpec, shape: BatchShape, device: Device) -> Result<Stage> {
-        let feed = if spec.corpus.vocab_size() <= u16::VOCAB_SIZE_MAX {
-            Feed::Narrow(Ahead::start(spec, shape.vocab_size, device)?)
+    pub fn start_copying(
+        spec: LoaderSpec,
+        shape: BatchShape,
+        device: Device,
+    ) -> Result<Prefetcher> {
+        let source = if spec.corpus.vocab_size() <= u16::VOCAB_SIZE_MAX {
+            Source::Narrow(CopyQueue::start(spec, shape.vocab_size, device)?)
         } else {
-            Feed::Wide(Ahead::start(spec, shape.vocab_size, device)?)
+            Source::Wide(CopyQueue::start(spec, shape.vocab_size, device)?)
         };
-        Ok(Stage { feed, shape, device })
+        Ok(Prefetcher { source, shape, device })
     }
 
     /// The next micro-batch and where in the plan it stands; `None` after the last one.
-    pub fn next_micro_batch(&mut self) -> Result<Option<(Place, Tensor)>> {
-        let loader = match &mut self.feed {
-            Feed::Plain(loader) => loader,
-            Feed::Narrow(ahead) => return ahead.next(self.shape),
-            Feed::Wide(ahead) => return ahead.next(self.shape),
+    pub fn next_micro_batch(&mut self) -> Result<Option<(MicroBatchIndex, Tensor)>> {
+        let loader = match &mut self.source {
+            Source::Direct(loader) => loader,
+            Source::Narrow(queue) => return queue.next(self.shape),
+            Source::Wide(queue) => return queue.next(self.shape),
         };
         let Some(batch) = loader.next_batch()? else { return Ok(None) };
         let tokens = tokens_btk(&batch.ids, self.shape, self.device)?;
-        let place = (batch.step, batch.micro_index);
+        let index = (batch.step, batch.micro_index);
         loader.recycle(batch);
-        Ok(Some((place, tokens)))
+        Ok(Some((index, tokens)))
     }
 
     /// How long the loader was waited for in all.
     pub fn waited(&self) -> Duration {
-        match &self.feed {
-            Feed::Plain(loader) => loader.waited(),
-            Feed::Narrow(ahead) => ahead.loader.waited(),
-            Feed::Wide(ahead) => ahead.loader.waited(),
+        match &self.source {
+            Source::Direct(loader) => loader.waited(),
+            Source::Narrow(queue) => queue.loader.waited(),
+            Source::Wide(queue) => queue.loader.waited(),
         }
     }
 }
 
 /// An id as it travels.
-trait TravelId: OutId + Ord {
+trait TransferId: OutId + Ord {
     /// libtorch's kind of that width; tch has no unsigned one of 2 bytes.
     const KIND: Kind;
     /// The numbers as `Int64`, of ids as they arrived.
     fn widen(ids: &Tensor) -> Tensor;
 }
 
-impl TravelId for u16 {
+impl TransferId for u16 {
     const KIND: Kind = Kind::Int16;
     fn widen(ids: &Tensor) -> Tensor {
         ids.to_kind(Kind::Int64).bitwise_and(0xffff) // the sign was none
     }
 }
 
-impl TravelId for i32 {
+impl TransferId for i32 {
     const KIND: Kind = Kind::Int;
     fn widen(ids: &Tensor) -> Tensor {
         ids.to_kind(Kind::Int64)
@@ -107,34 +111,34 @@ impl TravelId for i32 {
 }
 
 /// A micro-batch on its way. The loader's memory stays as it is until the copy is done.
-struct Sent<T> {
+struct InFlight<T> {
     batch: Batch<T>,
     ids: Tensor,
     /// `None` on the CPU, where it is done.
     copied: Option<Event>,
 }
 
-impl<T> Sent<T> {
+impl<T> InFlight<T> {
     fn is_copied(&self) -> Result<bool> {
         Ok(self.copied.as_ref().map_or(Ok(true), Event::is_done)?)
     }
 }
 
 /// A loader whose batches are sent ahead.
-struct Ahead<T: TravelId> {
+struct CopyQueue<T: TransferId> {
     loader: Loader<T>,
     vocab_size: u64,
     device: Device,
     /// Of the copies; `None` on the CPU.
     stream: Option<Stream>,
     /// In the order in which they are asked for.
-    sent: VecDeque<Sent<T>>,
+    in_flight: VecDeque<InFlight<T>>,
     /// Asked for, but perhaps not copied yet.
-    returning: VecDeque<Sent<T>>,
+    delivered: VecDeque<InFlight<T>>,
 }
 
-impl<T: TravelId> Ahead<T> {
-    fn start(mut spec: LoaderSpec, vocab_size: u64, device: Device) -> Result<Ahead<T>> {
+impl<T: TransferId> CopyQueue<T> {
+    fn start(mut spec: LoaderSpec, vocab_size: u64, device: Device) -> Result<CopyQueue<T>> {
         let stream = match device {
             Device::Cuda(index) => {
                 spec.pin = Some(pin(index));
@@ -143,48 +147,48 @@ impl<T: TravelId> Ahead<T> {
             _ => None,
         };
         let loader = Loader::start(spec)?;
-        let (sent, returning) = (VecDeque::new(), VecDeque::new());
-        Ok(Ahead { loader, vocab_size, device, stream, sent, returning })
+        let (in_flight, delivered) = (VecDeque::new(), VecDeque::new());
+        Ok(CopyQueue { loader, vocab_size, device, stream, in_flight, delivered })
     }
 
-    fn next(&mut self, shape: BatchShape) -> Result<Option<(Place, Tensor)>> {
+    fn next(&mut self, shape: BatchShape) -> Result<Option<(MicroBatchIndex, Tensor)>> {
         self.fill()?;
-        let Some(sent) = self.sent.pop_front() else { return Ok(None) };
-        let place = (sent.batch.step, sent.batch.micro_index);
-        if let (Some(copied), Device::Cuda(index)) = (&sent.copied, self.device) {
+        let Some(in_flight) = self.in_flight.pop_front() else { return Ok(None) };
+        let index = (in_flight.batch.step, in_flight.batch.micro_index);
+        if let (Some(copied), Device::Cuda(index)) = (&in_flight.copied, self.device) {
             let computing = Stream::current(index)?;
             copied.block(&computing)?;
-            computing.keeps(&sent.ids)?;
+            computing.keeps(&in_flight.ids)?;
         }
         let [t, k] = [shape.window_units, shape.patch_size]
             .map(|size| i64::try_from(size).expect("a window fits memory"));
-        let tokens_btk = T::widen(&sent.ids).view([-1, t, k]);
-        self.returning.push_back(sent);
-        while self.returning.front().map_or(Ok(false), Sent::is_copied)? {
-            let sent = self.returning.pop_front().expect("there is a front");
-            self.loader.recycle(sent.batch);
+        let tokens_btk = T::widen(&in_flight.ids).view([-1, t, k]);
+        self.delivered.push_back(in_flight);
+        while self.delivered.front().map_or(Ok(false), InFlight::is_copied)? {
+            let in_flight = self.delivered.pop_front().expect("there is a front");
+            self.loader.recycle(in_flight.batch);
         }
         self.fill()?;
-        Ok(Some((place, tokens_btk)))
+        Ok(Some((index, tokens_btk)))
     }
 
     /// Sends batches until enough are under way.
     fn fill(&mut self) -> Result<()> {
-        while self.sent.len() < AHEAD {
+        while self.in_flight.len() < PREFETCH_COUNT {
             let Some(batch) = self.loader.next_batch()? else { return Ok(()) };
             self.check_ids(&batch.ids)?;
-            let sent = self.send(batch)?;
-            self.sent.push_back(sent);
+            let in_flight = self.send(batch)?;
+            self.in_flight.push_back(in_flight);
         }
         Ok(())
     }
 
-    fn send(&self, batch: Batch<T>) -> Result<Sent<T>> {
+    fn send(&self, batch: Batch<T>) -> Result<InFlight<T>> {
         let bytes: &[u8] = bytemuck::cast_slice(&batch.ids[..]);
         let size = [i64::try_from(batch.ids.len()).context("ids of a micro-batch")?];
         let (Some(stream), Device::Cuda(index)) = (&self.stream, self.device) else {
             let ids = Tensor::f_from_data_size(bytes, &size, T::KIND)?;
-            return Ok(Sent { batch, ids, copied: None });
+            return Ok(InFlight { batch, ids, copied: None });
         };
         let (computing, copied) = (Stream::current(index)?, Event::new()?);
         stream.set_current()?; // so that the tensor's memory is this stream's
@@ -193,7 +197,7 @@ impl<T: TravelId> Ahead<T> {
         let mut ids = ids?;
         stream.upload(bytes, &mut ids)?;
         copied.record(stream)?;
-        Ok(Sent { batch, ids, copied: Some(copied) })
+        Ok(InFlight { batch, ids, copied: Some(copied) })
     }
 
     fn check_ids(&self, ids: &[T]) -> Result<(), BatchError> {
@@ -207,11 +211,11 @@ impl<T: TravelId> Ahead<T> {
     }
 }
 
-impl<T: TravelId> Drop for Ahead<T> {
+impl<T: TransferId> Drop for CopyQueue<T> {
     /// Memory that a copy still reads must not go.
     fn drop(&mut self) {
-        for sent in self.sent.iter().chain(&self.returning) {
-            if let Some(copied) = &sent.copied {
+        for in_flight in self.in_flight.iter().chain(&self.delivered) {
+            if let Some(copied) = &in_flight.copied {
                 let _nothing_left_to_do = copied.synchronize();
             }
         }
