@@ -37,7 +37,7 @@ enum Command {
     Eval(EvalArgs),
     /// Let a model continue a text.
     Generate(GenerateArgs),
-    /// Say what libtorch, devices, kinds, shared memory and limits this machine has, and what is wrong with them.
+    /// Say what libtorch, devices, dtypes, shared memory and limits this machine has, and what is wrong with them.
     Doctor,
     /// Print a shell's completion script.
     Completions {

@@ -1,4 +1,4 @@
-//! From the run file's names of devices and kinds to libtorch's.
+//! From the run file's names of devices and dtypes to libtorch's.
 //!
 //! **Invariant:** a device that is handed out exists.
 

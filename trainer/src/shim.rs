@@ -144,7 +144,7 @@ pub struct AdamWNumbers {
 pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), ShimError> {
     let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, clip, found_inf } = operands;
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: all handles are alive for the call; shapes and kinds are checked on the other side.
+    // SAFETY: all handles are alive for the call; shapes and dtypes are checked on the other side.
     let status = unsafe {
         pm_adamw(
             param.as_mut_ptr(),
@@ -165,7 +165,7 @@ pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), S
 }
 
 /// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, made `chunk_rows` rows at a time;
-/// fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the compute kind, `w_vd` in fp32, `y_nk` int64.
+/// fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the compute dtype, `w_vd` in fp32, `y_nk` int64.
 pub fn linear_cross_entropy(
     x_nd: &Tensor,
     w_vd: &Tensor,
@@ -199,7 +199,7 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// `x · wᵀ` in the kind of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of a leaf that has one
+/// `x · wᵀ` in the dtype of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of a leaf that has one
 /// set is added to in place, in fp32.
 pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
@@ -212,7 +212,7 @@ pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
 
 /// Mean of the embeddings (an fp32 leaf `w_vd`) of the k ids of each unit, `[b, t, d]` in `kind` (fp32 or bf16).
 pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor, ShimError> {
-    assert!(matches!(kind, Kind::Float | Kind::BFloat16), "no compute kind: {kind:?}");
+    assert!(matches!(kind, Kind::Float | Kind::BFloat16), "no compute dtype: {kind:?}");
     let mut out = std::ptr::null_mut();
     let is_bf16 = c_int::from(kind == Kind::BFloat16);
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -222,7 +222,7 @@ pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor,
     Ok(adopt(out))
 }
 
-/// RMSNorm of `x` times the fp32 gain, in the kind of `x`.
+/// RMSNorm of `x` times the fp32 gain, in the dtype of `x`.
 pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
     let (mut sum, mut y) = (std::ptr::null_mut(), std::ptr::null_mut());
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -241,7 +241,7 @@ pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimErr
     Ok(adopt(y))
 }
 
-/// `(x + delta, RMSNorm of it times the fp32 gain)`, in the kind of `x`.
+/// `(x + delta, RMSNorm of it times the fp32 gain)`, in the dtype of `x`.
 pub fn add_rms_norm(
     x: &Tensor,
     delta: &Tensor,

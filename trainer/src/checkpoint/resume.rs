@@ -1,7 +1,7 @@
 //! What a run must have alike to go on from a checkpoint, and where it goes on.
 //!
 //! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
-//! names field and values. Kind of compute, device, threads, ranks and micro-batch are *recorded*: they may change, with a notice,
+//! names field and values. Dtype of the compute, device, threads, ranks and micro-batch are *recorded*: they may change, with a notice,
 //! because they change rounding alone, and so is what a step without a finite loss or with a spike does, because a run that stopped at
 //! one could not go on otherwise. Loader, logging and paths are neither.
 //!

@@ -42,12 +42,12 @@ impl Report {
     }
 }
 
-/// Looks at libtorch, devices, kinds, threads, shared memory and limits.
+/// Looks at libtorch, devices, dtypes, threads, shared memory and limits.
 pub fn examine() -> Result<Report> {
     let mut report = Report { facts: Vec::new(), problems: Vec::new() };
     libtorch(&mut report);
     gpu(&mut report);
-    kinds(&mut report)?;
+    dtypes(&mut report)?;
     threads(&mut report);
     memory(&mut report)?;
     limits(&mut report)?;
@@ -126,8 +126,8 @@ fn devices(report: &mut Report, count: i64) {
     report.fact("expandable memory", expandable);
 }
 
-/// Multiplies small matrices in each kind on each device and compares with fp32 on the CPU.
-fn kinds(report: &mut Report) -> Result<()> {
+/// Multiplies small matrices in each dtype on each device and compares with fp32 on the CPU.
+fn dtypes(report: &mut Report) -> Result<()> {
     let mut devices = vec![Device::Cpu];
     let cuda_count = usize::try_from(Cuda::device_count()).unwrap_or(0);
     devices.extend((0..cuda_count).map(Device::Cuda));

@@ -16,7 +16,7 @@ use crate::checkpoint::weights;
 use crate::device;
 use crate::model::llama::Llama;
 
-/// Kind of the compute, on the command line.
+/// Dtype of the compute, on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 enum DtypeArg {
     Fp32,
@@ -32,7 +32,7 @@ pub struct ModelArgs {
     /// auto, cpu, cuda or cuda:INDEX.
     #[arg(long, default_value = "auto", value_parser = |text: &str| Device::try_from(text.to_owned()))]
     device: Device,
-    /// Kind of the compute.
+    /// Dtype of the compute.
     #[arg(long, default_value = "fp32")]
     dtype: DtypeArg,
 }

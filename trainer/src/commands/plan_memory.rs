@@ -87,7 +87,7 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     print(&text(config, &phases, (!is_composed).then_some(program))?)
 }
 
-/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a step of this compute kind on a
+/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a step of this compute dtype on a
 /// model of a few thousand scalars.
 fn program_bytes(config: &RunFile) -> Result<u64> {
     let width = 64;

@@ -206,9 +206,9 @@ pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
         }
     }
     let flops = 2.0 * (PEAK_SIZE as f64).powi(3);
-    let kind = if kind == Kind::Float { "fp32" } else { "bf16" };
+    let dtype = if kind == Kind::Float { "fp32" } else { "bf16" };
     let source = format!(
-        "measured here: a {kind} product of {PEAK_SIZE} x {PEAK_SIZE} on {} threads",
+        "measured here: a {dtype} product of {PEAK_SIZE} x {PEAK_SIZE} on {} threads",
         tch::get_num_threads()
     );
     Ok(Some(Peak { flops_per_sec: flops / best_seconds, source }))

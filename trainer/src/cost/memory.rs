@@ -30,7 +30,7 @@ pub struct StepShape {
     pub windows: u64,
     /// T.
     pub units: u64,
-    /// Compute kind.
+    /// Compute dtype.
     pub dtype: Dtype,
     /// What is made again.
     pub checkpointing: ActivationCheckpointing,
@@ -79,7 +79,7 @@ impl Footprint {
     }
 }
 
-/// Lengths of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of the compute kind.
+/// Lengths of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of the compute dtype.
 struct Sizes<'a> {
     shape: &'a StepShape,
     s: u64,

@@ -39,7 +39,7 @@ pub struct AttentionShape {
     pub units: i64,
     /// Width of a head.
     pub head_width: i64,
-    /// Compute kind.
+    /// Compute dtype.
     pub kind: Kind,
 }
 

@@ -127,7 +127,7 @@ fn next_logits(
     let hidden_btd = model.forward_cached(&tokens_btk, cache);
     let last_btd = hidden_btd.narrow(1, hidden_btd.size()[1] - 1, 1);
     let logits_v: Tensor = model.logits(&last_btd).flatten(0, -1).to_device(Device::Cpu);
-    assert!(logits_v.kind() == Kind::Float, "logits are fp32 whatever the compute kind");
+    assert!(logits_v.kind() == Kind::Float, "logits are fp32 whatever the compute dtype");
     let mut logits = vec![0.0; logits_v.numel()];
     logits_v.copy_data(&mut logits, logits_v.numel());
     Ok(logits)

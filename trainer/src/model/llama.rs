@@ -1,7 +1,7 @@
 //! LLaMA over units, which are patches or tokens: token-level training is K = 1, and nothing here asks which it is.
 //!
 //! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Masters are fp32; matrices
-//! are cast to the compute kind in each forward pass, and the residual stream has that kind. RMSNorm, patch embedding,
+//! are cast to the compute dtype in each forward pass, and the residual stream has that dtype. RMSNorm, patch embedding,
 //! logits and loss are made in fp32.
 //!
 //! **Invariant:** the names of the parameters are those of Hugging Face's `LlamaForCausalLM`, and so is what they mean.
@@ -24,12 +24,12 @@ use crate::shim::checkpoint::checkpoint;
 use crate::shim::{self, Heads, ShimError};
 
 /// Why the shim can't refuse.
-const OWN_SHAPES: &str = "shapes and kinds are the model's own";
+const OWN_SHAPES: &str = "shapes and dtypes are the model's own";
 
 /// How a model computes: what may change between runs without changing what the model is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Compute {
-    /// Kind of activations and of the matrices as they are multiplied.
+    /// Dtype of activations and of the matrices as they are multiplied.
     pub dtype: Dtype,
     /// Where all tensors live.
     pub device: Device,
@@ -149,12 +149,12 @@ impl Llama {
         Some(linear(hidden_btd, map).unflatten(2, [k, -1]))
     }
 
-    /// Hidden states after the last norm, in the compute kind. K and T come from the shape of `tokens_btk` (int64).
+    /// Hidden states after the last norm, in the compute dtype. K and T come from the shape of `tokens_btk` (int64).
     pub fn forward_hidden(&self, tokens_btk: &Tensor) -> Tensor {
         self.backbone(&self.embed_patches(tokens_btk), None)
     }
 
-    /// Mean of the K token embeddings of each patch, or what the input map makes of them, in the compute kind; K = 1 is the
+    /// Mean of the K token embeddings of each patch, or what the input map makes of them, in the compute dtype; K = 1 is the
     /// embedding itself.
     pub fn embed_patches(&self, tokens_btk: &Tensor) -> Tensor {
         let k = tokens_btk.size()[2];
@@ -165,7 +165,7 @@ impl Llama {
         patch::embed_patches(&self.embed_tokens_vd, tokens_btk, self.kind())
     }
 
-    /// Logits in fp32 of hidden states in the compute kind: `[.., d]` to `[.., v]`.
+    /// Logits in fp32 of hidden states in the compute dtype: `[.., d]` to `[.., v]`.
     pub fn logits(&self, hidden_btd: &Tensor) -> Tensor {
         linear(hidden_btd, &self.lm_head_vd).to_kind(Kind::Float)
     }
@@ -216,7 +216,7 @@ impl Llama {
         Ok(model)
     }
 
-    /// Rotary tables `(cos_te, sin_te)`, each half of a head wide, in the compute kind.
+    /// Rotary tables `(cos_te, sin_te)`, each half of a head wide, in the compute dtype.
     pub fn rotary_tables(&self) -> (&Tensor, &Tensor) {
         (&self.rotary.cos_te, &self.rotary.sin_te)
     }
@@ -430,7 +430,7 @@ impl Rotary {
     }
 }
 
-/// `x + delta` (or `x`), and that scaled to unit root mean square times the gain; sums in fp32, results in the kind of `x`.
+/// `x + delta` (or `x`), and that scaled to unit root mean square times the gain; sums in fp32, results in the dtype of `x`.
 fn add_norm(x: &Tensor, delta: Option<&Tensor>, gain_d: &Tensor, eps: f64) -> (Tensor, Tensor) {
     match delta {
         Some(delta) => shim::add_rms_norm(x, delta, gain_d, eps).expect(OWN_SHAPES),
@@ -438,7 +438,7 @@ fn add_norm(x: &Tensor, delta: Option<&Tensor>, gain_d: &Tensor, eps: f64) -> (T
     }
 }
 
-/// `x · weightᵀ` in the kind of `x`; `weight` is an fp32 master.
+/// `x · weightᵀ` in the dtype of `x`; `weight` is an fp32 master.
 fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
     shim::linear(x, weight).expect(OWN_SHAPES)
 }

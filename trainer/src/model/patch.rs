@@ -23,7 +23,7 @@ pub fn fold_patches(emb_btkd: &Tensor) -> Tensor {
 
 /// Mean embedding of each patch by the fp32 table `weight_vd`, `[b, t, d]` in `kind`; never holds a `[b, t, k, d]` tensor.
 pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor, kind: Kind) -> Tensor {
-    shim::embed_mean(weight_vd, tokens_btk, kind).expect("shapes and kinds are the model's own")
+    shim::embed_mean(weight_vd, tokens_btk, kind).expect("shapes and dtypes are the model's own")
 }
 
 /// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1 is next-token loss.
@@ -41,7 +41,7 @@ pub fn patch_nll(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
 
 /// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor ever lives.
 ///
-/// Products run in the kind of `hidden_btd`; loss and the sum of the head's gradient are fp32. Panics unless T ≥ 2.
+/// Products run in the dtype of `hidden_btd`; loss and the sum of the head's gradient are fp32. Panics unless T ≥ 2.
 pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1; // the last position has no next patch
     let hidden_nd = hidden_btd.narrow(1, 0, last).flatten(0, 1);
@@ -59,7 +59,7 @@ pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Ten
 fn chunked_loss(hidden_nd: &Tensor, head_vd: &Tensor, targets_nk: &Tensor) -> Tensor {
     assert!(hidden_nd.size()[0] > 0, "a window of one unit has nothing to predict");
     shim::linear_cross_entropy(hidden_nd, head_vd, targets_nk, chunk_rows(head_vd.size()[0]))
-        .expect("shapes and kinds are the model's own")
+        .expect("shapes and dtypes are the model's own")
 }
 
 /// Rows of a chunk of the loss, for a vocabulary of `v`.

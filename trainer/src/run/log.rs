@@ -55,9 +55,9 @@ impl StepLog<'_> {
         let phase = plan.phases()[phase_index];
         let figures = self.figures;
         let left = (phase.step_range().end - next_step) as f64 * figures.step_ms / 1e3;
-        let kind = if phase.patch_size == 1 { "token" } else { "patch" };
+        let level = if phase.patch_size == 1 { "token" } else { "patch" };
         format!(
-            "step {}/{} phase {kind} K={} | loss {:.4}{} | gnorm {:.3} | lr {:.2e} | {:.0} ms | \
+            "step {}/{} phase {level} K={} | loss {:.4}{} | gnorm {:.3} | lr {:.2e} | {:.0} ms | \
              {} tok/s{} | data {:.1}% | phase eta {}",
             next_step,
             plan.step_count(),

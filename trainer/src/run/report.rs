@@ -87,11 +87,11 @@ impl Summary {
         let loss = |loss: Option<f64>| loss.map_or("-".to_owned(), |loss| format!("{loss:.4}"));
         for phase in &self.phases {
             let record = &phase.record;
-            let kind = if record.patch_size == 1 { "token" } else { "patch" };
+            let level = if record.patch_size == 1 { "token" } else { "patch" };
             writeln!(
                 text,
                 "{:<14} {:>7} {:>12} {:>9} {:>11.0} {:>10.1} {:>16}",
-                format!("{kind} K={}", record.patch_size),
+                format!("{level} K={}", record.patch_size),
                 record.steps,
                 phase.tokens,
                 loss(record.loss),
