@@ -270,8 +270,13 @@ impl Run {
                 return Ok(false);
             }
             let started = Instant::now();
-            let rate = self.rate(phase_index);
-            interval.unread.push(self.step(&phase, &mut prefetcher, &mut stepper, rate)?);
+            let learning_rate = self.learning_rate(phase_index);
+            interval.unread.push(self.step(
+                &phase,
+                &mut prefetcher,
+                &mut stepper,
+                learning_rate,
+            )?);
             self.count_step(phase_index, &phase, started.elapsed(), &mut interval);
             let step = self.state.next_step;
             let due = |every: u64| step == end || (every > 0 && step.is_multiple_of(every));
@@ -285,7 +290,7 @@ impl Run {
                 let times = stepper.take_times()?;
                 let figures =
                     interval.figures(&work, self.peak.as_ref(), prefetcher.waited(), times);
-                self.log(phase_index, report, rate, &figures)?;
+                self.log(phase_index, report, learning_rate, &figures)?;
                 interval = Interval { waited_before: prefetcher.waited(), ..Interval::default() };
             }
             if is_evaluation_due {
@@ -323,9 +328,11 @@ impl Run {
     }
 
     /// The learning rate of the next step.
-    fn rate(&self, phase_index: usize) -> f64 {
+    fn learning_rate(&self, phase_index: usize) -> f64 {
         let schedule = self.schedules[phase_index].as_ref();
-        schedule.expect("a phase with steps has a schedule").rate(self.state.phase_steps_done)
+        schedule
+            .expect("a phase with steps has a schedule")
+            .learning_rate(self.state.phase_steps_done)
     }
 
     /// Trains on the next step's windows.
@@ -334,19 +341,19 @@ impl Run {
         phase: &Phase,
         prefetcher: &mut Prefetcher,
         stepper: &mut Stepper,
-        rate: f64,
+        learning_rate: f64,
     ) -> Result<StepOutput> {
         let step = self.state.next_step;
         let rank_windows = phase.windows_per_step / self.group.world_size();
         let micro_batch_count = rank_windows / self.config.train.micro_batch_windows;
         let batches = (0..micro_batch_count).map(|micro_index| -> Result<_> {
             let next = prefetcher.next_micro_batch()?;
-            let (place, tokens_btk) = next.context("the loader ended before the phase")?;
-            assert_eq!(place, (step, micro_index), "plan order");
+            let (index, tokens_btk) = next.context("the loader ended before the phase")?;
+            assert_eq!(index, (step, micro_index), "plan order");
             Ok(tokens_btk)
         });
         let (model, optimizer) = (&self.model, &mut self.optimizer);
-        stepper.train_step(model, optimizer, batches, micro_batch_count, rate, &self.group)
+        stepper.train_step(model, optimizer, batches, micro_batch_count, learning_rate, &self.group)
     }
 
     /// Waits for the device (host-device synchronisation) and looks at the steps since the last time: an error if one of
@@ -413,13 +420,13 @@ impl Run {
         &mut self,
         phase_index: usize,
         report: StepReport,
-        rate: f64,
+        learning_rate: f64,
         figures: &Figures,
     ) -> Result<()> {
         let device = self.model.compute().device;
         let logged = StepLog {
             report,
-            learning_rate: rate,
+            learning_rate,
             param_norm: adamw::norm(self.model.parameters().masters())?.double_value(&[]),
             peak_memory_bytes: memory::peak_memory_bytes(device)?,
             figures,

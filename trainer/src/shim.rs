@@ -60,7 +60,7 @@ unsafe extern "C" {
         step: *mut C_tensor,
         clip: *const C_tensor,
         found_inf: *const C_tensor,
-        rate: f64,
+        learning_rate: f64,
         beta1: f64,
         beta2: f64,
         weight_decay: f64,
@@ -131,7 +131,7 @@ pub struct AdamWOperands<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWNumbers {
     /// Learning rate.
-    pub rate: f64,
+    pub learning_rate: f64,
     /// Decay rates of the moments.
     pub betas: [f64; 2],
     /// Decoupled weight decay.
@@ -154,7 +154,7 @@ pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), S
             step.as_mut_ptr(),
             clip.as_ptr(),
             found_inf.as_ptr(),
-            numbers.rate,
+            numbers.learning_rate,
             numbers.betas[0],
             numbers.betas[1],
             numbers.weight_decay,

@@ -113,10 +113,18 @@ pub fn train_step<E: From<ShimError>>(
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = Result<Tensor, E>>,
     micro_batch_count: u64,
-    rate: f64,
+    learning_rate: f64,
 ) -> Result<StepOutput, E> {
     let (group, timer) = (&ProcessGroup::single(), &mut StepTimer::off());
-    train_step_timed(model, optimizer, micro_batches, micro_batch_count, rate, group, timer)
+    train_step_timed(
+        model,
+        optimizer,
+        micro_batches,
+        micro_batch_count,
+        learning_rate,
+        group,
+        timer,
+    )
 }
 
 /// [`train_step`] of one of a process group's ranks, its parts timed; `micro_batches` are the rank's own.
@@ -125,7 +133,7 @@ pub(crate) fn train_step_timed<E: From<ShimError>>(
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = Result<Tensor, E>>,
     micro_batch_count: u64,
-    rate: f64,
+    learning_rate: f64,
     group: &ProcessGroup,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, E> {
@@ -141,7 +149,7 @@ pub(crate) fn train_step_timed<E: From<ShimError>>(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
-    Ok(finish(model, optimizer, loss_sum, rate, group, timer)?)
+    Ok(finish(model, optimizer, loss_sum, learning_rate, group, timer)?)
 }
 
 /// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to `loss_sum`.
@@ -165,7 +173,7 @@ pub(crate) fn finish(
     model: &Llama,
     optimizer: &mut AdamW,
     mut loss_sum: Tensor,
-    rate: f64,
+    learning_rate: f64,
     group: &ProcessGroup,
     timer: &mut StepTimer,
 ) -> Result<StepOutput, ShimError> {
@@ -178,7 +186,7 @@ pub(crate) fn finish(
     }
     let clip = optimizer.clip(parameters)?;
     let finite = optimizer.guard().judge(&loss_sum, &clip.norm);
-    optimizer.update(parameters, rate, &clip, &finite)?;
+    optimizer.update(parameters, learning_rate, &clip, &finite)?;
     timer.end(Part::Optimizer)?;
     Ok(StepOutput { loss: loss_sum, grad_norm: clip.norm, finite, stop: optimizer.guard().stop() })
 }

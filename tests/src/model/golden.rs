@@ -165,12 +165,15 @@ fn train_phase(model: &Llama, phase: usize, patch_size: i64) -> AdamW {
     let schedule = PhaseSchedule::new(schedule, 5).unwrap();
     let mut optimizer = AdamW::new(model.parameters(), &adamw_config()).unwrap();
     for step in 0..5 {
-        let rate = schedule.rate(step as u64);
-        assert!((rate - logged("lr", step)).abs() <= 1e-12, "rate of step {step}: {rate}");
+        let learning_rate = schedule.learning_rate(step as u64);
+        assert!(
+            (learning_rate - logged("lr", step)).abs() <= 1e-12,
+            "rate of step {step}: {learning_rate}"
+        );
         let ids = batches.get(&format!("phase{phase}.step{step}"));
         let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk(ids, patch_size)));
         let StepReport { loss, grad_norm, updated, .. } =
-            train_step(model, &mut optimizer, batch, 1, rate).unwrap().read();
+            train_step(model, &mut optimizer, batch, 1, learning_rate).unwrap().read();
         assert!(updated);
         assert!((loss - logged("loss", step)).abs() <= 1e-5, "loss of step {step}: {loss}");
         let norm = logged("grad_norm", step);

@@ -17,10 +17,15 @@ use crate::support::models::{
     max_abs, on_cpu, tokens_btk,
 };
 
-fn step_over(model: &Llama, optimizer: &mut AdamW, batches: &[Tensor], rate: f64) -> StepOutput {
+fn step_over(
+    model: &Llama,
+    optimizer: &mut AdamW,
+    batches: &[Tensor],
+    learning_rate: f64,
+) -> StepOutput {
     let batches_in_order =
         batches.iter().map(|tokens_btk| Ok::<_, ShimError>(tokens_btk.shallow_clone()));
-    train_step(model, optimizer, batches_in_order, batches.len() as u64, rate).unwrap()
+    train_step(model, optimizer, batches_in_order, batches.len() as u64, learning_rate).unwrap()
 }
 
 fn new_optimizer(model: &Llama) -> AdamW {
@@ -293,7 +298,8 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
 /// The update by its definition in fp64, for sizes that no vector divides, clipped and not, and none where it is refused.
 #[test]
 fn an_update_is_adamw_of_the_clipped_gradient() {
-    let numbers = AdamWNumbers { rate: 3e-3, betas: [0.9, 0.95], weight_decay: 0.1, eps: 1e-8 };
+    let numbers =
+        AdamWNumbers { learning_rate: 3e-3, betas: [0.9, 0.95], weight_decay: 0.1, eps: 1e-8 };
     let [beta1, beta2] = numbers.betas;
     for (size, steps_before, clip) in [(1, 0.0, 1.0), (37, 4.0, 0.125), (40_003, 900.0, 1.0)] {
         let random = |seed| {
@@ -311,8 +317,8 @@ fn an_update_is_adamw_of_the_clipped_gradient() {
         let v = &before[2] * beta2 + g.square() * (1.0 - beta2);
         let m_hat = &m / (1.0 - beta1.powf(steps_before + 1.0));
         let v_hat = &v / (1.0 - beta2.powf(steps_before + 1.0));
-        let kept = &before[0] * (1.0 - numbers.rate * numbers.weight_decay);
-        let updated = kept - m_hat / (v_hat.sqrt() + numbers.eps) * numbers.rate;
+        let kept = &before[0] * (1.0 - numbers.learning_rate * numbers.weight_decay);
+        let updated = kept - m_hat / (v_hat.sqrt() + numbers.eps) * numbers.learning_rate;
         for (found_inf, expected) in [(1.0, before), (0.0, [updated, m, v])] {
             let operands = AdamWOperands {
                 param: &mut param,

@@ -95,11 +95,11 @@ impl AdamW {
         Ok(Clip { norm, factor })
     }
 
-    /// One update at `rate` from the gradients, clipped, which are spent. Where `finite` (fp32, `[]`) is 0, nothing changes.
+    /// One update at `learning_rate` from the gradients, clipped, which are spent. Where `finite` (fp32, `[]`) is 0, nothing changes.
     pub fn update(
         &mut self,
         parameters: &Parameters,
-        rate: f64,
+        learning_rate: f64,
         clip: &Clip,
         finite: &Tensor,
     ) -> Result<(), ShimError> {
@@ -124,7 +124,12 @@ impl AdamW {
                     clip: &clip.factor,
                     found_inf: &found_inf,
                 },
-                AdamWNumbers { rate, betas: self.config.betas, weight_decay, eps: self.config.eps },
+                AdamWNumbers {
+                    learning_rate,
+                    betas: self.config.betas,
+                    weight_decay,
+                    eps: self.config.eps,
+                },
             )?;
         }
         Ok(())

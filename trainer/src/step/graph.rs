@@ -84,7 +84,7 @@ impl Stepper {
         optimizer: &mut AdamW,
         micro_batches: impl Iterator<Item = Result<Tensor, E>>,
         micro_batch_count: u64,
-        rate: f64,
+        learning_rate: f64,
         group: &ProcessGroup,
     ) -> Result<StepOutput, E> {
         let Stepper { way, timer } = self;
@@ -94,7 +94,7 @@ impl Stepper {
                 optimizer,
                 micro_batches,
                 micro_batch_count,
-                rate,
+                learning_rate,
                 group,
                 timer,
             );
@@ -123,7 +123,7 @@ impl Stepper {
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
         // The sum is written over by the next step, and may be read later than that.
-        Ok(finish(model, optimizer, passes.loss_sum.copy(), rate, group, timer)?)
+        Ok(finish(model, optimizer, passes.loss_sum.copy(), learning_rate, group, timer)?)
     }
 }
 

@@ -75,7 +75,7 @@ impl PhaseSchedule {
     }
 
     /// Rate of step `step` of the phase, counted from 0.
-    pub fn rate(&self, step: u64) -> f64 {
+    pub fn learning_rate(&self, step: u64) -> f64 {
         assert!(step < self.step_count, "step {step} of a phase of {}", self.step_count);
         let (peak, warmup_steps) = (self.schedule.peak(), self.schedule.warmup_steps());
         if step < warmup_steps {
@@ -133,11 +133,11 @@ mod tests {
     #[test]
     fn cosine_warms_up_from_zero_and_falls_to_the_final_rate() {
         let schedule = PhaseSchedule::new(cosine(3e-4, 2000, 3e-5), 90_000).unwrap();
-        assert_eq!(schedule.rate(0), 0.0);
-        assert_eq!(schedule.rate(1000), 1.5e-4);
-        assert_eq!(schedule.rate(2000), 3e-4);
-        assert!((schedule.rate(46_000) - 1.65e-4).abs() < 1e-18); // halfway down
-        assert!((schedule.rate(89_999) - 3e-5).abs() < 1e-12);
+        assert_eq!(schedule.learning_rate(0), 0.0);
+        assert_eq!(schedule.learning_rate(1000), 1.5e-4);
+        assert_eq!(schedule.learning_rate(2000), 3e-4);
+        assert!((schedule.learning_rate(46_000) - 1.65e-4).abs() < 1e-18); // halfway down
+        assert!((schedule.learning_rate(89_999) - 3e-5).abs() < 1e-12);
     }
 
     /// Printed by `get_last_lr()` of transformers 5.23.0 for 12 steps, 3 of warm-up, peak 3e-4, and for wsd 4 of decay;
@@ -160,7 +160,7 @@ mod tests {
             let schedule = PhaseSchedule::new(each_kind(3, 4, end)[kind], 12).unwrap();
             let expected = [0.0, 1e-4, 2e-4, 3e-4].into_iter().chain(last_eight);
             for (step, expected) in (0..12).zip(expected) {
-                let found = schedule.rate(step);
+                let found = schedule.learning_rate(step);
                 assert!(
                     (found - expected).abs() < 1e-18,
                     "kind {kind}, step {step}: {found:e}, not {expected:e}"
@@ -175,18 +175,26 @@ mod tests {
         for (warmup_steps, decay_steps) in [(0, 50_000), (1000, 50_000), (1000, 99_000)] {
             for schedule in each_kind(warmup_steps, decay_steps, 1e-5) {
                 let phase = PhaseSchedule::new(schedule, steps).unwrap();
-                let rates: Vec<f64> = (0..steps).map(|step| phase.rate(step)).collect();
+                let learning_rates: Vec<f64> =
+                    (0..steps).map(|step| phase.learning_rate(step)).collect();
                 let top = usize::try_from(warmup_steps).unwrap();
-                assert_eq!(rates[0], if warmup_steps == 0 { PEAK } else { 0.0 }, "{schedule:?}");
-                assert_eq!(rates[top], PEAK, "{schedule:?}");
-                assert!(rates[..=top].is_sorted() && rates[top..].is_sorted_by(|a, b| a >= b));
+                assert_eq!(
+                    learning_rates[0],
+                    if warmup_steps == 0 { PEAK } else { 0.0 },
+                    "{schedule:?}"
+                );
+                assert_eq!(learning_rates[top], PEAK, "{schedule:?}");
+                assert!(
+                    learning_rates[..=top].is_sorted()
+                        && learning_rates[top..].is_sorted_by(|a, b| a >= b)
+                );
                 // The warm-up's and the line's steps are the steepest, but for the root's first.
                 let is_root = matches!(schedule, Schedule::Wsd { decay: Decay::OneMinusSqrt, .. });
                 let largest = if is_root { PEAK / 200.0 } else { PEAK / 900.0 };
-                let jump = rates.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+                let jump = learning_rates.windows(2).map(|pair| (pair[1] - pair[0]).abs());
                 assert!(jump.fold(0.0, f64::max) < largest, "{schedule:?}");
                 assert!(
-                    (rates[rates.len() - 1] - schedule.end()).abs() < PEAK / 1e4,
+                    (learning_rates[learning_rates.len() - 1] - schedule.end()).abs() < PEAK / 1e4,
                     "{schedule:?}"
                 );
             }
@@ -202,7 +210,7 @@ mod tests {
 
     #[test]
     fn without_warmup_the_first_step_has_the_peak() {
-        assert_eq!(PhaseSchedule::new(cosine(1e-3, 0, 0.0), 1).unwrap().rate(0), 1e-3);
+        assert_eq!(PhaseSchedule::new(cosine(1e-3, 0, 0.0), 1).unwrap().learning_rate(0), 1e-3);
     }
 
     #[test]
