@@ -2,7 +2,7 @@
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use trainer::cost::memory::{Footprint, StepShape};
+use trainer::cost::memory::{MemoryEstimate, StepShape};
 use trainer::model::architecture::PatchMaps;
 use trainer::model::llama::{Compute, Llama};
 use trainer::shim::ShimError;
@@ -56,7 +56,7 @@ fn check(name: &str, change: impl Fn(&mut StepShape)) {
         for checkpointing in [None, Attention, Block] {
             let mut shape = StepShape { dtype, checkpointing, ..shape() };
             change(&mut shape);
-            let (planned, found) = (Footprint::new(&shape), measured(&shape));
+            let (planned, found) = (MemoryEstimate::new(&shape), measured(&shape));
             let ratio = planned.total() as f64 / found as f64;
             assert!(
                 (ratio - 1.0).abs() <= TOLERANCE,

@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::commands::error::{TOKENS_MAX, WrongStep};
 use crate::console::progress::print;
-use crate::cost::memory::{Footprint, StepShape, scratch_bytes};
+use crate::cost::memory::{MemoryEstimate, StepShape, scratch_bytes};
 use crate::device::memory;
 use crate::device::{self, extent};
 use crate::model::architecture::{self, PatchMaps};
@@ -56,7 +56,7 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
         check_step(&shape, index, config.plan.step_tokens)?;
         architecture::check_map_sizes(&shape.model, shape.maps)?;
         let scratch = if is_composed { 0 } else { scratch_bytes(&shape) };
-        Ok((index, Footprint::new(&shape), scratch))
+        Ok((index, MemoryEstimate::new(&shape), scratch))
     });
     let phases: Vec<_> = phases.collect::<Result<_>>()?;
     if args.json {
@@ -145,11 +145,11 @@ fn shape_of(config: &RunFile, index: usize, is_composed: bool) -> StepShape {
 
 fn text(
     config: &RunFile,
-    phases: &[(usize, Footprint, u64)],
+    phases: &[(usize, MemoryEstimate, u64)],
     program: Option<u64>,
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
-    let mut line = |label: &str, value: &dyn Fn(usize, &Footprint, u64) -> String| {
+    let mut line = |label: &str, value: &dyn Fn(usize, &MemoryEstimate, u64) -> String| {
         let values: String = phases
             .iter()
             .map(|(index, found, scratch)| format!("{:>14}", value(*index, found, *scratch)))

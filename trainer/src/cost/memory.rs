@@ -40,7 +40,7 @@ pub struct StepShape {
 
 /// Bytes on the device at the peak of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Footprint {
+pub struct MemoryEstimate {
     /// Masters.
     pub parameters: u64,
     /// Gradients, flat.
@@ -55,20 +55,20 @@ pub struct Footprint {
     pub logits: u64,
 }
 
-impl Footprint {
+impl MemoryEstimate {
     /// Of a step of this shape.
-    pub fn new(shape: &StepShape) -> Footprint {
+    pub fn new(shape: &StepShape) -> MemoryEstimate {
         let mut specs = architecture::parameter_specs(&shape.model);
         specs.extend(architecture::map_specs(&shape.model, shape.maps));
         let flat = FP32_BYTES * params::storage(&specs).1.cast_unsigned();
         let sizes = Sizes::new(shape);
         let logits = sizes.logits();
-        Footprint {
+        MemoryEstimate {
             parameters: flat,
             gradients: flat,
             moments: 2 * flat,
-            activations: sizes.kept(),
-            working: sizes.loss().max(sizes.block_backward()),
+            activations: sizes.activations(),
+            working: sizes.loss_pass().max(sizes.block_backward()),
             logits,
         }
     }
@@ -141,7 +141,7 @@ impl Sizes<'_> {
     }
 
     /// What the forward pass keeps.
-    fn kept(&self) -> u64 {
+    fn activations(&self) -> u64 {
         let layers = self.shape.model.num_hidden_layers;
         let block = match self.shape.checkpointing {
             ActivationCheckpointing::None => 2 * self.norm() + self.attention() + self.mlp(),
@@ -173,7 +173,7 @@ impl Sizes<'_> {
 
     /// The loss: its rows and their gradient, the head as it is multiplied, its gradient, a product of that, a chunk of
     /// logits.
-    fn loss(&self) -> u64 {
+    fn loss_pass(&self) -> u64 {
         let rows = self.predictions();
         let targets = rows * 8 * self.shape.maps.patch_size;
         2 * rows * self.d * self.s
@@ -186,12 +186,12 @@ impl Sizes<'_> {
     /// and of the MLP. What the last norm kept is gone then, and before attention is made again so is what the MLP kept.
     fn block_backward(&self) -> u64 {
         let gradients = self.n * (self.d + 2 * self.f) * self.s + self.cast * 2 * self.d * self.f;
-        let again = match self.shape.checkpointing {
+        let recomputed = match self.shape.checkpointing {
             ActivationCheckpointing::None => 0,
             ActivationCheckpointing::Attention => self.attention().saturating_sub(self.mlp()),
             ActivationCheckpointing::Block => 2 * self.norm() + self.attention() + self.mlp(),
         };
-        (gradients + again).saturating_sub(self.norm())
+        (gradients + recomputed).saturating_sub(self.norm())
     }
 }
 
