@@ -30,7 +30,7 @@ use crate::model::llama::{Compute, Llama};
 use crate::ranks::process_group::{ProcessGroup, ReportedByRankZero};
 use crate::run::diverged::{Diverged, Numbers};
 use crate::run::inputs::{Inputs, init_from};
-use crate::run::interval::{Figures, Interval, StepWork};
+use crate::run::interval::{Figures, Interval, StepCost};
 use crate::run::log::{EvaluationLog, StepLog};
 use crate::run::metrics::{MetricsLog, Point};
 use crate::run::output::RunFolder;
@@ -261,7 +261,7 @@ impl Run {
         let mut stepper = Stepper::new(cuda_graphs, self.model.compute().device)?;
         let mut prefetcher = self.start_prefetcher(&phase)?;
         let world_size = self.group.world_size();
-        let work = StepWork::new(&self.config, phase_index, phase.window_units, world_size);
+        let cost = StepCost::new(&self.config, phase_index, phase.window_units, world_size);
         let mut interval = Interval::default();
         let end = phase.step_range().end.min(self.limits.end_step);
         while self.state.next_step < end {
@@ -289,7 +289,7 @@ impl Run {
             {
                 let times = stepper.take_times()?;
                 let figures =
-                    interval.figures(&work, self.peak.as_ref(), prefetcher.waited(), times);
+                    interval.figures(&cost, self.peak.as_ref(), prefetcher.waited(), times);
                 self.log(phase_index, report, learning_rate, &figures)?;
                 interval = Interval { waited_before: prefetcher.waited(), ..Interval::default() };
             }

@@ -19,7 +19,7 @@ use crate::checkpoint::resume::Resume;
 use crate::commands::error::NotMeasurable;
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
-use crate::cost::flops::Work;
+use crate::cost::flops::PassFlops;
 use crate::device;
 use crate::device::memory;
 use crate::model::architecture::PatchMaps;
@@ -161,12 +161,12 @@ fn measure(
         output: config.phases[index].output_map,
     };
     let windows = config.train.micro_batch_windows;
-    let work = Work::new(&config.model, maps, windows, phase.window_units);
+    let pass = PassFlops::new(&config.model, maps, windows, phase.window_units);
     let micro_batches = (phase.windows_per_step / windows) as f64;
     let products_ms =
-        alone(micro_batches, || work.measure_products(compute.dtype, compute.device))?;
+        alone(micro_batches, || pass.measure_products(compute.dtype, compute.device))?;
     let attention_products_ms =
-        alone(micro_batches, || work.measure_attention(compute.dtype, compute.device))?;
+        alone(micro_batches, || pass.measure_attention(compute.dtype, compute.device))?;
     let step_ms = figures.get("time/step_ms").context("the run logs the time of a step")?.median;
     let phase_report = PhaseReport {
         index,

@@ -28,7 +28,7 @@ const PEAK_SECONDS: f64 = 0.5;
 /// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. The backward pass makes two
 /// products of as many operations of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Product {
+pub struct MatrixProduct {
     /// Which matrices of the model.
     pub name: &'static str,
     /// Units, or targets.
@@ -41,7 +41,7 @@ pub struct Product {
     pub count: u64,
 }
 
-impl Product {
+impl MatrixProduct {
     fn flops(self) -> f64 {
         2.0 * self.rows as f64 * self.inner as f64 * self.columns as f64 * self.count as f64
     }
@@ -49,7 +49,7 @@ impl Product {
 
 /// How much of attention counts as work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counting {
+pub enum FlopsConvention {
     /// Every query against every key, as if nothing were masked: the convention of the PaLM paper (appendix B).
     Palm,
     /// Every query against the keys that it may see: half.
@@ -58,9 +58,9 @@ pub enum Counting {
 
 /// What one forward and backward pass over a micro-batch has to multiply.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Work {
+pub struct PassFlops {
     /// With the model's matrices.
-    pub products: Vec<Product>,
+    pub products: Vec<MatrixProduct>,
     /// Of queries and keys, and of these scores and values, in all layers, forward, unmasked.
     attention_flops: f64,
     attention: AttentionSize,
@@ -74,15 +74,15 @@ struct AttentionSize {
     head_width: u64,
 }
 
-impl Work {
+impl PassFlops {
     /// Of `windows` windows of `units` units of `maps.patch_size` tokens.
-    pub fn new(model: &ModelConfig, maps: PatchMaps, windows: u64, units: u64) -> Work {
+    pub fn new(model: &ModelConfig, maps: PatchMaps, windows: u64, units: u64) -> PassFlops {
         let [d, f, v] = [model.hidden_size, model.intermediate_size, model.vocab_size];
         let (layers, k) = (model.num_hidden_layers, maps.patch_size);
         let rows = windows * units;
         let qkv = d + 2 * d / model.num_attention_heads * model.num_key_value_heads;
         let product =
-            |name, rows, inner, columns, count| Product { name, rows, inner, columns, count };
+            |name, rows, inner, columns, count| MatrixProduct { name, rows, inner, columns, count };
         let mut products = vec![
             product("qkv", rows, d, qkv, layers),
             product("o_proj", rows, d, d, layers),
@@ -107,23 +107,23 @@ impl Work {
         let heads = windows * model.num_attention_heads;
         let head_width = d / model.num_attention_heads;
         let attention = AttentionSize { layers, heads, units, head_width };
-        Work { products, attention_flops, attention }
+        PassFlops { products, attention_flops, attention }
     }
 
     /// Operations of forward and backward pass, an addition counted as one. What checkpointing computes again is not
     /// counted.
-    pub fn flops(&self, counting: Counting) -> f64 {
+    pub fn total(&self, convention: FlopsConvention) -> f64 {
         let linear: f64 = self.products.iter().map(|product| product.flops()).sum();
-        let seen = match counting {
-            Counting::Palm => 1.0,
-            Counting::Causal => 0.5,
+        let seen = match convention {
+            FlopsConvention::Palm => 1.0,
+            FlopsConvention::Causal => 0.5,
         };
         3.0 * (linear + seen * self.attention_flops)
     }
 
     /// Seconds that the products with the model's matrices take alone, forward and backward, in `dtype` on `device`: what
     /// a step can't do without.
-    /// Attention's are apart: [`Work::measure_attention`].
+    /// Attention's are apart: [`PassFlops::measure_attention`].
     pub fn measure_products(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let options = (device::kind(dtype), device);
@@ -238,19 +238,19 @@ mod tests {
     fn operations_are_those_of_the_formula() {
         let (windows, units) = (5u64, 8u64);
         let maps = PatchMaps { patch_size: 4, input: false, output: false };
-        let work = Work::new(&model(), maps, windows, units);
+        let pass = PassFlops::new(&model(), maps, windows, units);
         let layer = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96;
         let linear = 6 * windows * (units * 3 * layer + (units - 1) * 64 * 1000);
         let attention = 12 * 3 * 64 * units * units * windows;
-        assert_eq!(work.flops(Counting::Palm), (linear + attention) as f64);
-        assert_eq!(work.flops(Counting::Causal), (linear + attention / 2) as f64);
+        assert_eq!(pass.total(FlopsConvention::Palm), (linear + attention) as f64);
+        assert_eq!(pass.total(FlopsConvention::Causal), (linear + attention / 2) as f64);
     }
 
     #[test]
-    fn the_maps_of_a_phase_are_work_too() {
+    fn the_maps_of_a_phase_are_counted_too() {
         let flops = |input, output| {
             let maps = PatchMaps { patch_size: 4, input, output };
-            Work::new(&model(), maps, 5, 8).flops(Counting::Palm)
+            PassFlops::new(&model(), maps, 5, 8).total(FlopsConvention::Palm)
         };
         let map = 6.0 * (5 * 8 * 4 * 64 * 64) as f64;
         assert_eq!(flops(true, false) - flops(false, false), map);
@@ -261,8 +261,8 @@ mod tests {
     #[test]
     fn the_head_is_multiplied_in_the_chunks_of_the_loss() {
         let model = ModelConfig { vocab_size: 1 << 17, ..model() };
-        let work = Work::new(&model, PatchMaps::NONE, 1, 300);
-        let heads = work.products.iter().filter(|product| product.name == "lm_head");
+        let pass = PassFlops::new(&model, PatchMaps::NONE, 1, 300);
+        let heads = pass.products.iter().filter(|product| product.name == "lm_head");
         assert_eq!(
             heads.map(|head| (head.rows, head.count)).collect::<Vec<_>>(),
             [(128, 2), (43, 1)]

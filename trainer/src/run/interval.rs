@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemas::run::RunFile;
 
-use crate::cost::flops::{Counting, Peak, Work};
+use crate::cost::flops::{FlopsConvention, PassFlops, Peak};
 use crate::device::timing::{Part, PartTimes};
 use crate::model::architecture::PatchMaps;
 use crate::step::Unread;
@@ -26,21 +26,21 @@ pub struct Interval {
 
 /// What a step of a phase comes to: tokens and units of all ranks, operations of one.
 #[derive(Clone, Debug)]
-pub struct StepWork {
+pub struct StepCost {
     tokens: u64,
     units: u64,
     palm_flops: f64,
     causal_flops: f64,
 }
 
-impl StepWork {
+impl StepCost {
     /// Of phase `phase_index`, whose windows have `window_units` units, on `world_size` ranks.
     pub fn new(
         config: &RunFile,
         phase_index: usize,
         window_units: u64,
         world_size: u64,
-    ) -> StepWork {
+    ) -> StepCost {
         let phase = &config.phases[phase_index];
         let maps = PatchMaps {
             patch_size: phase.patch_size,
@@ -50,13 +50,13 @@ impl StepWork {
         let windows = config.train.micro_batch_windows;
         let units = config.plan.step_tokens / phase.patch_size;
         let micro_batches = units as f64 / (windows * window_units * world_size) as f64;
-        let work = Work::new(&config.model, maps, windows, window_units);
-        let flops = |counting| micro_batches * work.flops(counting);
-        StepWork {
+        let pass = PassFlops::new(&config.model, maps, windows, window_units);
+        let flops = |convention| micro_batches * pass.total(convention);
+        StepCost {
             tokens: config.plan.step_tokens,
             units,
-            palm_flops: flops(Counting::Palm),
-            causal_flops: flops(Counting::Causal),
+            palm_flops: flops(FlopsConvention::Palm),
+            causal_flops: flops(FlopsConvention::Causal),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Interval {
     /// The figures of the interval; `waited` is the loader's waiting time now, `times` those of the parts of its steps.
     pub fn figures(
         &self,
-        work: &StepWork,
+        cost: &StepCost,
         peak: Option<&Peak>,
         waited: Duration,
         times: PartTimes,
@@ -90,12 +90,12 @@ impl Interval {
         let seconds = self.busy.as_secs_f64();
         let per_sec = |amount: f64| self.steps as f64 * amount / seconds;
         let mfu_pct = peak.map(|peak| {
-            [work.palm_flops, work.causal_flops]
+            [cost.palm_flops, cost.causal_flops]
                 .map(|flops| 100.0 * per_sec(flops) / peak.flops_per_sec)
         });
         Figures {
-            tokens_per_sec: per_sec(work.tokens as f64),
-            units_per_sec: per_sec(work.units as f64),
+            tokens_per_sec: per_sec(cost.tokens as f64),
+            units_per_sec: per_sec(cost.units as f64),
             step_ms: 1e3 * seconds / self.steps as f64,
             data_wait_pct: 100.0 * (waited - self.waited_before).as_secs_f64() / seconds,
             mfu_pct,
