@@ -241,7 +241,7 @@ impl Run {
         if !prepare::carries_optimizer(&self.config, &self.plan, phase_index) {
             self.optimizer.reset();
         }
-        self.optimizer.guard().forget();
+        self.optimizer.loss_guard().reset_window();
         // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's count.
         self.group.broadcast(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;

@@ -28,7 +28,7 @@ pub struct StepOutput {
     pub grad_norm: Tensor,
     /// 1 if the guard let the update be applied, else 0 and nothing changed; fp32, `[]`.
     pub finite: Tensor,
-    /// As [`crate::step::loss_guard::Guard::stop`].
+    /// As [`crate::step::loss_guard::LossGuard::stop`].
     pub stop: Tensor,
 }
 
@@ -185,8 +185,13 @@ pub(crate) fn finish(
         timer.end(Part::Communication)?;
     }
     let clip = optimizer.clip(parameters)?;
-    let finite = optimizer.guard().judge(&loss_sum, &clip.norm);
+    let finite = optimizer.loss_guard().check_step(&loss_sum, &clip.norm);
     optimizer.update(parameters, learning_rate, &clip, &finite)?;
     timer.end(Part::Optimizer)?;
-    Ok(StepOutput { loss: loss_sum, grad_norm: clip.norm, finite, stop: optimizer.guard().stop() })
+    Ok(StepOutput {
+        loss: loss_sum,
+        grad_norm: clip.norm,
+        finite,
+        stop: optimizer.loss_guard().stop(),
+    })
 }

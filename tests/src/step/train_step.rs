@@ -9,7 +9,7 @@ use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::adamw::AdamW;
-use trainer::step::loss_guard::Guard;
+use trainer::step::loss_guard::LossGuard;
 use trainer::step::{StepOutput, Unread, train_step};
 
 use crate::support::models::{
@@ -33,13 +33,13 @@ fn new_optimizer(model: &Llama) -> AdamW {
 }
 
 /// A loss that is told to the guard, and whether it would let the update be applied.
-fn judged(guard: &mut Guard, loss: f64) -> bool {
-    guard.judge(&Tensor::from(loss as f32), &Tensor::from(1f32)).double_value(&[]) == 1.0
+fn judged(guard: &mut LossGuard, loss: f64) -> bool {
+    guard.check_step(&Tensor::from(loss as f32), &Tensor::from(1f32)).double_value(&[]) == 1.0
 }
 
-fn guard(action: SpikeAction) -> Guard {
+fn guard(action: SpikeAction) -> LossGuard {
     let spike = Some(Spike { window_steps: 4, sigma: 3.0, action });
-    Guard::new(&OptimizerConfig { spike, ..adamw_config() }, Device::Cpu)
+    LossGuard::new(&OptimizerConfig { spike, ..adamw_config() }, Device::Cpu)
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_spike_is_a_loss_far_above_a_full_window() {
         assert!(judged(&mut guard, loss));
     }
     assert!(judged(&mut guard, 3.49));
-    guard.forget();
+    guard.reset_window();
     assert!(
         [1.5, 2.5, 1.5, 2.5].map(|loss| judged(&mut guard, loss)).iter().all(|applied| *applied)
     );
@@ -76,13 +76,13 @@ fn behind_a_step_that_stops_no_update_is_applied_and_its_numbers_stay() {
 #[test]
 fn a_loss_that_is_not_finite_stops_or_is_skipped_and_is_not_remembered() {
     let skipping = OptimizerConfig { nonfinite: Nonfinite::Skip, ..adamw_config() };
-    let mut guard = Guard::new(&skipping, Device::Cpu);
+    let mut guard = LossGuard::new(&skipping, Device::Cpu);
     assert!(!judged(&mut guard, f64::INFINITY) && judged(&mut guard, 2.0));
-    let mut guard = Guard::new(&adamw_config(), Device::Cpu);
+    let mut guard = LossGuard::new(&adamw_config(), Device::Cpu);
     assert!(!judged(&mut guard, f64::NAN) && !judged(&mut guard, 2.0));
     assert!(guard.stop().double_value(&[1]).is_nan());
     let spike = Some(Spike { window_steps: 2, sigma: 1.0, action: SpikeAction::Skip });
-    let mut guard = Guard::new(&OptimizerConfig { spike, ..skipping }, Device::Cpu);
+    let mut guard = LossGuard::new(&OptimizerConfig { spike, ..skipping }, Device::Cpu);
     for (loss, applied) in [(1.0, true), (f64::NAN, false), (1.0, true), (1.5, false)] {
         assert_eq!(judged(&mut guard, loss), applied, "{loss}");
     }

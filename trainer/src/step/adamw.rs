@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::model::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
-use crate::step::loss_guard::Guard;
+use crate::step::loss_guard::LossGuard;
 
 /// Elements of a part of the gradient whose norm is summed in fp32 at once.
 const NORM_PART_ELEMENTS: i64 = 1 << 20;
@@ -58,7 +58,7 @@ pub struct AdamW {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     step_count: Tensor, // fp32, [], on the device: exact below 2^24 steps
-    guard: Guard,
+    loss_guard: LossGuard,
 }
 
 impl AdamW {
@@ -71,7 +71,7 @@ impl AdamW {
             exp_avg: masters.zeros_like(),
             exp_avg_sq: masters.zeros_like(),
             step_count: Tensor::zeros([], (Kind::Float, masters.device())),
-            guard: Guard::new(config, masters.device()),
+            loss_guard: LossGuard::new(config, masters.device()),
         })
     }
 
@@ -83,8 +83,8 @@ impl AdamW {
     }
 
     /// Whether steps are applied, by their losses and norms.
-    pub fn guard(&mut self) -> &mut Guard {
-        &mut self.guard
+    pub fn loss_guard(&mut self) -> &mut LossGuard {
+        &mut self.loss_guard
     }
 
     /// The norm of the gradients, and what clips them: min(1, `clip_norm` / (norm + 1e-6)); both `[]` on the device.
@@ -144,7 +144,7 @@ impl AdamW {
                 tensors.push((format!("{moment}.{}", parameter.name()), parameter.view_of(flat)));
             }
         }
-        tensors.extend(self.guard.export());
+        tensors.extend(self.loss_guard.export());
         tensors
     }
 
@@ -155,7 +155,7 @@ impl AdamW {
         tensors: &[(String, Tensor)],
     ) -> Result<(), OptimizerError> {
         let _no_grad = tch::no_grad_guard();
-        let is_ours = |(name, _): &(String, Tensor)| !Guard::owns(name);
+        let is_ours = |(name, _): &(String, Tensor)| !LossGuard::owns(name);
         let own: Vec<_> = self.export(parameters).into_iter().filter(is_ours).collect();
         let find = |list: &'_ [(String, Tensor)], name: &str| {
             list.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor.shallow_clone())
@@ -184,7 +184,7 @@ impl AdamW {
         for (name, mut target) in own {
             target.copy_(&find(tensors, &name).expect("checked above"));
         }
-        self.guard.import(tensors);
+        self.loss_guard.import(tensors);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ const STATE: [&str; 2] = ["guard.recent_losses", "guard.loss_count"];
 
 /// Judges steps by their losses and gradient norms; see the module.
 #[derive(Debug)]
-pub struct Guard {
+pub struct LossGuard {
     nonfinite: Nonfinite,
     spike: Option<Spike>,
     recent_losses_w: Tensor, // fp32, [window_steps]
@@ -24,13 +24,13 @@ pub struct Guard {
     one_step: Tensor, // fp32, [3]: 1, 0, 0
 }
 
-impl Guard {
+impl LossGuard {
     /// A guard that has seen no step.
-    pub fn new(config: &OptimizerConfig, device: Device) -> Guard {
+    pub fn new(config: &OptimizerConfig, device: Device) -> LossGuard {
         let window_steps = config.spike.map_or(0, |spike| spike.window_steps);
         let window_steps = i64::try_from(window_steps).expect("a window fits memory");
         let options = (Kind::Float, device);
-        Guard {
+        LossGuard {
             nonfinite: config.nonfinite,
             spike: config.spike,
             recent_losses_w: Tensor::zeros([window_steps], options),
@@ -41,32 +41,32 @@ impl Guard {
     }
 
     /// Forgets the losses, as at the switch of phases: losses of two patch sizes do not compare.
-    pub fn forget(&mut self) {
+    pub fn reset_window(&mut self) {
         self.recent_losses_w = self.recent_losses_w.zeros_like();
         self.loss_count = self.loss_count.zeros_like();
     }
 
     /// 1 if the update of a step of this loss and gradient norm (fp32, `[]` each) is to be applied, else 0; fp32, `[]`.
-    pub fn judge(&mut self, loss: &Tensor, grad_norm: &Tensor) -> Tensor {
+    pub fn check_step(&mut self, loss: &Tensor, grad_norm: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let finite = loss.isfinite().logical_and(&grad_norm.isfinite());
-        let spikes = self.spikes(loss).logical_and(&finite);
-        self.remember(loss, &finite);
+        let is_spike = self.is_spike(loss).logical_and(&finite);
+        self.push_loss(loss, &finite);
         let mut stops = finite.zeros_like();
         if self.nonfinite == Nonfinite::Stop {
             stops = finite.logical_not();
         }
         if self.spike.is_some_and(|spike| spike.action == SpikeAction::Stop) {
-            stops = stops.logical_or(&spikes);
+            stops = stops.logical_or(&is_spike);
         }
         let since = self.stop.get(0);
         let is_stopped = since.gt(0.0);
         let this = Tensor::stack(&[&since.ones_like(), loss, grad_norm], 0);
-        let later = &self.stop + &self.one_step;
+        let counted = &self.stop + &self.one_step;
         let unless_stopped = this.where_self(&stops, &self.stop);
-        self.stop = later.where_self(&is_stopped, &unless_stopped);
+        self.stop = counted.where_self(&is_stopped, &unless_stopped);
         let runs = self.stop.get(0).eq(0.0);
-        finite.logical_and(&spikes.logical_not()).logical_and(&runs).to_kind(Kind::Float)
+        finite.logical_and(&is_spike.logical_not()).logical_and(&runs).to_kind(Kind::Float)
     }
 
     /// Steps since the one that stops the run, itself counted (0: none does), its loss and its norm; fp32, `[3]`.
@@ -75,7 +75,7 @@ impl Guard {
     }
 
     /// Whether `loss` lies too far above a full window of losses.
-    fn spikes(&self, loss: &Tensor) -> Tensor {
+    fn is_spike(&self, loss: &Tensor) -> Tensor {
         let Some(Spike { window_steps, sigma, .. }) = self.spike else {
             return loss.isnan().zeros_like();
         };
@@ -86,7 +86,7 @@ impl Guard {
     }
 
     /// Adds a finite loss to the window, a spike too: a level that stays is a spike for at most a window.
-    fn remember(&mut self, loss: &Tensor, finite: &Tensor) {
+    fn push_loss(&mut self, loss: &Tensor, finite: &Tensor) {
         let length = self.recent_losses_w.size()[0];
         if length > 0 {
             let newer = self.recent_losses_w.narrow(0, 1, length - 1);
@@ -109,7 +109,7 @@ impl Guard {
             .collect()
     }
 
-    /// Takes over what [`Guard::export`] gave. A window of another length, or none, is begun anew.
+    /// Takes over what [`LossGuard::export`] gave. A window of another length, or none, is begun anew.
     pub fn import(&mut self, tensors: &[(String, Tensor)]) {
         let find = |name: &str, shape: Vec<i64>| {
             let found =
