@@ -18,7 +18,7 @@ use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
 
-/// Optimizer state in a checkpoint: moments and step count by parameter. The masters are `model.safetensors`.
+/// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are `model.safetensors`.
 pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
 
 /// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where they are gone, it is

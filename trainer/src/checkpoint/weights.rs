@@ -89,7 +89,7 @@ pub enum WeightsError {
     },
 }
 
-/// Reads the model in `dir`, any of fp32, bf16 and fp16, into fp32 masters on `device`.
+/// Reads the model in `dir`, any of fp32, bf16 and fp16, into fp32 master weights on `device`.
 pub fn load_model(
     dir: &Path,
     dtype: Dtype,

@@ -41,7 +41,7 @@ pub struct StepShape {
 /// Bytes on the device at the peak of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// Masters.
+    /// Master weights.
     pub parameters: u64,
     /// Gradients, flat.
     pub gradients: u64,
@@ -88,7 +88,7 @@ struct Sizes<'a> {
     f: u64,
     kv: u64,
     v: u64,
-    /// Of a scalar of a matrix as it is multiplied, where that is not the master.
+    /// Of a scalar of a matrix as it is multiplied, where that is not the master weight.
     cast: u64,
 }
 

@@ -15,7 +15,7 @@ const SIZE_MAX: u64 = 1 << 24;
 const LAYERS_MAX: u64 = 4096;
 /// Most positions: the rotary tables are made for all of them.
 const POSITIONS_MAX: u64 = 1 << 20;
-/// Most parameters: 4 TiB of masters.
+/// Most parameters: 4 TiB of master_weights.
 const PARAMETERS_MAX: u128 = 1 << 40;
 
 /// Why a model can't be built.

@@ -1,6 +1,6 @@
 //! LLaMA over units, which are patches or tokens: token-level training is K = 1, and nothing here asks which it is.
 //!
-//! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Masters are fp32; matrices
+//! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Master weights are fp32; matrices
 //! are cast to the compute dtype in each forward pass, and the residual stream has that dtype. RMSNorm, patch embedding,
 //! logits and loss are made in fp32.
 //!
@@ -39,7 +39,7 @@ pub struct Compute {
     pub activation_checkpointing: ActivationCheckpointing,
 }
 
-/// A LLaMA with its fp32 masters and gradients.
+/// A LLaMA with its fp32 master weights and gradients.
 #[derive(Debug)]
 pub struct Llama {
     config: ModelConfig,
@@ -185,7 +185,7 @@ impl Llama {
         self.compute
     }
 
-    /// Masters and gradients.
+    /// Master weights and gradients.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -438,7 +438,7 @@ fn add_norm(x: &Tensor, delta: Option<&Tensor>, gain_d: &Tensor, eps: f64) -> (T
     }
 }
 
-/// `x · weightᵀ` in the dtype of `x`; `weight` is an fp32 master.
+/// `x · weightᵀ` in the dtype of `x`; `weight` is an fp32 master weight.
 fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
     shim::linear(x, weight).expect(OWN_SHAPES)
 }

@@ -1,10 +1,10 @@
 //! All parameters of a model in one flat tensor, and their gradients in another.
 //!
 //! An optimizer update, a norm, a zeroing or an all-reduce is then one call over contiguous memory. Each parameter is a
-//! named leaf of autograd: a view of the masters, whose gradient is the same view of the flat gradient.
+//! named leaf of autograd: a view of the master weights, whose gradient is the same view of the flat gradient.
 //!
 //! **Invariant:** decayed parameters fill `0..decayed_elements` and the others all that follows; the padding between
-//! parameters is zero in masters, gradients and moments alike.
+//! parameters is zero in master weights, gradients and moments alike.
 
 use tch::{Device, Kind, Tensor};
 
@@ -52,12 +52,12 @@ impl Parameter {
         &self.spec.shape
     }
 
-    /// The fp32 master, as a leaf that requires a gradient.
+    /// The fp32 master weight, as a leaf that requires a gradient.
     pub fn leaf(&self) -> &Tensor {
         &self.leaf
     }
 
-    /// This parameter's part of a tensor laid out like the masters, such as a moment.
+    /// This parameter's part of a tensor laid out like the master weights, such as a moment.
     pub fn view_of(&self, flat: &Tensor) -> Tensor {
         flat.narrow(0, self.first_element, self.spec.elements()).view(self.spec.shape.as_slice())
     }
@@ -83,7 +83,7 @@ pub(crate) fn storage(specs: &[ParameterSpec]) -> (i64, i64) {
 #[derive(Debug)]
 pub struct Parameters {
     list: Vec<Parameter>,
-    masters: Tensor,
+    master_weights: Tensor,
     gradients: Tensor,
     decayed_elements: i64,
 }
@@ -97,7 +97,7 @@ impl Parameters {
             Tensor::f_zeros([flat_elements], (Kind::Float, device))
                 .map_err(|err| ShimError::of("allocate parameters", &err))
         };
-        let (masters, gradients) = (zeros()?, zeros()?);
+        let (master_weights, gradients) = (zeros()?, zeros()?);
 
         let mut list = Vec::with_capacity(decayed.len() + others.len());
         let mut end_element = 0;
@@ -105,11 +105,11 @@ impl Parameters {
             let first_element = if spec.joined { end_element } else { align(end_element) };
             end_element = first_element + spec.elements();
             let mut parameter = Parameter { spec, first_element, leaf: Tensor::new() };
-            parameter.leaf = parameter.view_of(&masters).set_requires_grad(true);
+            parameter.leaf = parameter.view_of(&master_weights).set_requires_grad(true);
             shim::set_grad(&parameter.leaf, &parameter.view_of(&gradients))?;
             list.push(parameter);
         }
-        Ok(Parameters { list, masters, gradients, decayed_elements })
+        Ok(Parameters { list, master_weights, gradients, decayed_elements })
     }
 
     /// Every parameter, in storage order.
@@ -122,7 +122,7 @@ impl Parameters {
         self.list.iter().find(|parameter| parameter.name() == name)
     }
 
-    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same masters and gradients,
+    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same master weights and gradients,
     /// with the rows of all of them.
     pub fn merged(&self, names: &[String]) -> Result<Tensor, ShimError> {
         let start = self
@@ -144,17 +144,17 @@ impl Parameters {
         let view = |flat: &Tensor| {
             flat.narrow(0, parts[0].first_element, rows * columns).view([rows, columns])
         };
-        let leaf = view(&self.masters).set_requires_grad(true);
+        let leaf = view(&self.master_weights).set_requires_grad(true);
         shim::set_grad(&leaf, &view(&self.gradients))?;
         Ok(leaf)
     }
 
-    /// The fp32 masters, flat.
+    /// The fp32 master weights, flat.
     pub fn masters(&self) -> &Tensor {
-        &self.masters
+        &self.master_weights
     }
 
-    /// The gradients, flat, laid out like the masters.
+    /// The gradients, flat, laid out like the master_weights.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
     }

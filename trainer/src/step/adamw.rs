@@ -65,13 +65,13 @@ impl AdamW {
     /// An optimizer that has seen no step.
     pub fn new(parameters: &Parameters, config: &OptimizerConfig) -> Result<AdamW, OptimizerError> {
         check_config(config)?;
-        let masters = parameters.masters();
+        let master_weights = parameters.masters();
         Ok(AdamW {
             config: config.clone(),
-            exp_avg: masters.zeros_like(),
-            exp_avg_sq: masters.zeros_like(),
-            step_count: Tensor::zeros([], (Kind::Float, masters.device())),
-            loss_guard: LossGuard::new(config, masters.device()),
+            exp_avg: master_weights.zeros_like(),
+            exp_avg_sq: master_weights.zeros_like(),
+            step_count: Tensor::zeros([], (Kind::Float, master_weights.device())),
+            loss_guard: LossGuard::new(config, master_weights.device()),
         })
     }
 
