@@ -265,7 +265,7 @@ impl Run {
         let mut interval = Interval::default();
         let end = phase.step_range().end.min(self.limits.end_step);
         while self.state.next_step < end {
-            if self.group.any_rank(stop.asked())? {
+            if self.group.any_rank(stop.is_requested())? {
                 self.read(phase_index, &mut interval)?;
                 return Ok(false);
             }
@@ -477,7 +477,7 @@ impl Run {
             1 => None,
             _ => validation.patch_loss(model, patch_size, stop, group)?,
         };
-        if group.any_rank(stop.asked())? {
+        if group.any_rank(stop.is_requested())? {
             return Ok(());
         }
         let step = self.state.next_step;

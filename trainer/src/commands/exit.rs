@@ -31,7 +31,7 @@ pub const EXIT_STOPPED: u8 = 75;
 pub fn report(err: &anyhow::Error) -> ExitCode {
     if !err.is::<ReportedByRankZero>() {
         let text = pipeline::cli::describe(err);
-        progress::speak(&format!("error: {text}"));
+        progress::progress_of_rank(&format!("error: {text}"));
     }
     exit_code(err)
 }

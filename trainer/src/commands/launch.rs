@@ -31,28 +31,28 @@ const LISTENER: &str = "PATCHMILL_LISTENER";
 /// libtorch's threads.
 const THREADS: &str = "OMP_NUM_THREADS";
 /// How often the launcher looks after the ranks.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On a GPU they may wait for it where no
 /// request reaches them.
-const GRACE: Duration = Duration::from_secs(300);
+const GRACE_PERIOD: Duration = Duration::from_secs(300);
 /// The exit code of a rank that fails because another one did, which may be the first to end.
-const BY_ANOTHER: i32 = 1;
+const PEER_FAILURE: i32 = 1;
 
-/// Runs this program with `words` as `count` ranks.
-pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
-    let asked = stop::SIGNALS.map(|_| Arc::new(AtomicBool::new(false)));
-    for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
-        signal_hook::flag::register(signal, Arc::clone(asked))
+/// Runs this program with `arguments` as `count` ranks.
+pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
+    let requested = stop::SIGNALS.map(|_| Arc::new(AtomicBool::new(false)));
+    for (signal, requested) in stop::SIGNALS.into_iter().zip(&requested) {
+        signal_hook::flag::register(signal, Arc::clone(requested))
             .with_context(|| format!("install the handler of signal {signal}"))?;
     }
-    let mut running = start(count, words)?;
+    let mut running = spawn_ranks(count, arguments)?;
     let mut codes = Vec::new();
-    let (mut is_told, mut failed, mut is_killed) = (false, None::<Instant>, false);
+    let (mut is_signalled, mut failed, mut is_killed) = (false, None::<Instant>, false);
     while !running.is_empty() {
-        for (signal, asked) in stop::SIGNALS.into_iter().zip(&asked) {
-            if asked.swap(false, Ordering::SeqCst) {
-                is_told = true;
-                tell(&running, signal);
+        for (signal, requested) in stop::SIGNALS.into_iter().zip(&requested) {
+            if requested.swap(false, Ordering::SeqCst) {
+                is_signalled = true;
+                signal_all(&running, signal);
             }
         }
         let mut still = Vec::new();
@@ -63,11 +63,11 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
                     progress(&format!("rank {rank} ended by {status}"));
                     let signal = status.signal().unwrap_or(0);
                     let is_by_launcher = match signal {
-                        stop::ASKING => failed.is_some(), // before it could listen
+                        stop::REQUEST_SIGNAL => failed.is_some(), // before it could listen
                         SIGKILL => is_killed,
                         _ => false,
                     };
-                    if is_by_launcher { BY_ANOTHER } else { 128 + signal }
+                    if is_by_launcher { PEER_FAILURE } else { 128 + signal }
                 })),
             }
         }
@@ -75,11 +75,11 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
         let has_failed = |&code: &i32| code != 0 && code != i32::from(EXIT_STOPPED);
         if failed.is_none() && codes.iter().any(has_failed) {
             failed = Some(Instant::now());
-            if !is_told {
-                tell(&running, stop::ASKING);
+            if !is_signalled {
+                signal_all(&running, stop::REQUEST_SIGNAL);
             }
         }
-        if !is_killed && failed.is_some_and(|at| GRACE <= at.elapsed()) {
+        if !is_killed && failed.is_some_and(|at| GRACE_PERIOD <= at.elapsed()) {
             is_killed = true;
             for (rank, child) in &mut running {
                 progress(&format!(
@@ -88,20 +88,20 @@ pub fn launch(count: u64, words: &[OsString]) -> Result<ExitCode> {
                 let _has_ended = child.kill();
             }
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
-    Ok(ExitCode::from(u8::try_from(code_of_all(&codes)).unwrap_or(1)))
+    Ok(ExitCode::from(u8::try_from(combined_exit_code(&codes)).unwrap_or(1)))
 }
 
 /// The exit code that says most: of the first rank that failed by itself, or else of one that failed or stopped.
-fn code_of_all(codes: &[i32]) -> i32 {
+fn combined_exit_code(codes: &[i32]) -> i32 {
     let stopped = i32::from(EXIT_STOPPED);
-    let by_itself = codes.iter().find(|&code| ![0, BY_ANOTHER, stopped].contains(code));
+    let by_itself = codes.iter().find(|&code| ![0, PEER_FAILURE, stopped].contains(code));
     let code = by_itself.or(codes.iter().find(|&code| ![0, stopped].contains(code)));
     *code.or(codes.iter().find(|&&code| code != 0)).unwrap_or(&0)
 }
 
-fn tell(running: &[(u64, Child)], signal: i32) {
+fn signal_all(running: &[(u64, Child)], signal: i32) {
     let signal = Signal::from_named_raw(signal).expect("one of the signals that ask");
     for (_, child) in running {
         let _has_ended = kill_process(Pid::from_child(child), signal);
@@ -109,7 +109,7 @@ fn tell(running: &[(u64, Child)], signal: i32) {
 }
 
 /// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them by the launcher alone.
-fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
+fn spawn_ranks(count: u64, arguments: &[OsString]) -> Result<Vec<(u64, Child)>> {
     let program = env::current_exe().context("find this program")?;
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("open a port for the ranks")?;
@@ -119,7 +119,7 @@ fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
     let mut running: Vec<(u64, Child)> = Vec::new();
     for rank in 0..count {
         let mut command = Command::new(&program);
-        command.args(words).process_group(0);
+        command.args(arguments).process_group(0);
         for (name, number) in [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", count)] {
             command.env(name, number.to_string());
         }
@@ -150,9 +150,9 @@ fn start(count: u64, words: &[OsString]) -> Result<Vec<(u64, Child)>> {
 }
 
 /// What a rank does first: end when its launcher does, as if asked to stop.
-pub fn follow_launcher() -> Result<()> {
+pub fn exit_with_launcher() -> Result<()> {
     let Some(launcher) = number(LAUNCHER) else { return Ok(()) };
-    let asking = Signal::from_named_raw(stop::ASKING).expect("it has a name");
+    let asking = Signal::from_named_raw(stop::REQUEST_SIGNAL).expect("it has a name");
     set_parent_process_death_signal(Some(asking)).context("follow the launcher")?;
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(parent == Some(launcher), "the launcher, process {launcher}, has ended");
@@ -170,7 +170,7 @@ fn number(name: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
-    use super::code_of_all;
+    use super::combined_exit_code;
 
     #[test]
     fn who_failed_by_itself_says_how_all_ended() {
@@ -182,7 +182,7 @@ mod tests {
             (&[75, 1], 1),
             (&[1, 75, 134, 139], 134),
         ] {
-            assert_eq!(code_of_all(codes), expected, "{codes:?}");
+            assert_eq!(combined_exit_code(codes), expected, "{codes:?}");
         }
     }
 }

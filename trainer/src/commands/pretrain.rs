@@ -41,7 +41,7 @@ pub struct PretrainArgs {
 
 impl PretrainArgs {
     /// The same command for one rank.
-    fn words_of_a_rank(&self) -> Vec<OsString> {
+    fn rank_arguments(&self) -> Vec<OsString> {
         let joined = |option: &str, value: &OsStr| {
             let mut word = OsString::from(option);
             word.push(value);
@@ -64,14 +64,14 @@ impl PretrainArgs {
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
     let rendezvous = environment::from_environment(|name| std::env::var(name).ok())?;
     if let Some(rendezvous) = &rendezvous {
-        progress::speak_as(rendezvous.rank);
+        progress::set_rank(rendezvous.rank);
     }
     let file = run_file::Run::load(&args.run, &args.overrides)?;
     match (args.ranks, rendezvous) {
         (Some(2..), Some(_)) => Err(RanksError::Nested.into()),
-        (Some(count @ 2..), None) => launch::launch(count, &args.words_of_a_rank()),
+        (Some(count @ 2..), None) => launch::launch(count, &args.rank_arguments()),
         (_, Some(rendezvous)) => {
-            launch::follow_launcher()?;
+            launch::exit_with_launcher()?;
             let group = ProcessGroup::init(
                 &rendezvous,
                 launch::listener().filter(|_| rendezvous.rank == 0),

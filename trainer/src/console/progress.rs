@@ -19,7 +19,7 @@ pub fn progress(line: &str) {
 }
 
 /// Writes one line to stderr on whichever rank, with who says it.
-pub fn speak(line: &str) {
+pub fn progress_of_rank(line: &str) {
     let who = RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "));
     write(&format!("{who}{line}\n"));
 }
@@ -30,7 +30,7 @@ fn write(line: &str) {
 }
 
 /// From now on this process is that rank of several: the first one says what all of them have to say.
-pub fn speak_as(rank: u64) {
+pub fn set_rank(rank: u64) {
     let _is_set = RANK.set(rank);
 }
 

@@ -15,37 +15,37 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-use crate::console::progress::speak;
+use crate::console::progress::progress_of_rank;
 
 /// The signals that ask.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
 /// The one of them that only asks.
-pub const ASKING: i32 = SIGUSR1;
+pub const REQUEST_SIGNAL: i32 = SIGUSR1;
 /// How long signals are the request that the first of them was.
-const SAME_REQUEST: Duration = Duration::from_secs(1);
+const REPEAT_WINDOW: Duration = Duration::from_secs(1);
 /// How long an end at once waits for its reason to be read.
-const SAYING: Duration = Duration::from_millis(100);
+const MESSAGE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Whether somebody asked the run to stop.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
-    asked: Arc<AtomicBool>,
+    requested: Arc<AtomicBool>,
 }
 
 impl StopFlag {
     /// Takes over the three signals for the rest of the process.
     pub fn install() -> Result<StopFlag> {
         let stop = StopFlag::default();
-        let asked = Arc::clone(&stop.asked);
+        let requested = Arc::clone(&stop.requested);
         let mut signals = Signals::new(SIGNALS).context("install the handlers of signals")?;
         let follow = move || {
             let mut first: Option<Instant> = None;
             for signal in signals.forever() {
-                asked.store(true, Ordering::SeqCst);
-                if signal != ASKING
-                    && SAME_REQUEST <= first.get_or_insert_with(Instant::now).elapsed()
+                requested.store(true, Ordering::SeqCst);
+                if signal != REQUEST_SIGNAL
+                    && REPEAT_WINDOW <= first.get_or_insert_with(Instant::now).elapsed()
                 {
-                    say_why();
+                    report_forced_exit();
                     low_level::exit(128 + signal);
                 }
             }
@@ -56,19 +56,21 @@ impl StopFlag {
     }
 
     /// True from the first signal on.
-    pub fn asked(&self) -> bool {
-        self.asked.load(Ordering::SeqCst)
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
     }
 }
 
 /// Says that the process ends, unless nobody reads it: the run may hang in a line that nobody reads, too.
-fn say_why() {
+fn report_forced_exit() {
     let (done, said) = mpsc::channel();
     let say = move || {
-        speak("ended at once by a second signal; steps behind the last checkpoint are lost");
+        progress_of_rank(
+            "ended at once by a second signal; steps behind the last checkpoint are lost",
+        );
         let _nobody_waits = done.send(());
     };
     if std::thread::Builder::new().spawn(say).is_ok() {
-        let _ = said.recv_timeout(SAYING);
+        let _ = said.recv_timeout(MESSAGE_TIMEOUT);
     }
 }

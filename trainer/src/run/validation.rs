@@ -160,13 +160,13 @@ pub fn evaluate_corpus(
     let mut turns = (0..group.world_size()).cycle();
     for_each_piece(corpus, batch_tokens, |ids| {
         for batch in ids.chunks(batch_tokens) {
-            if turns.next() == Some(group.rank()) && !stop.asked() {
+            if turns.next() == Some(group.rank()) && !stop.is_requested() {
                 evaluator.push(batch)?;
             }
         }
         Ok(())
     })?;
-    if group.any_rank(stop.asked())? {
+    if group.any_rank(stop.is_requested())? {
         return Ok(None);
     }
     Ok(Some(evaluator.finish_together(Some(text_bytes), group)?))
