@@ -28,7 +28,7 @@ use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
 use crate::model::llama::{Compute, Llama};
 use crate::ranks::process_group::{ProcessGroup, ReportedByRankZero};
-use crate::run::diverged::{Diverged, Numbers};
+use crate::run::diverged::{Diverged, StopNumbers};
 use crate::run::inputs::{Inputs, init_from};
 use crate::run::interval::{Figures, Interval, StepCost};
 use crate::run::log::{EvaluationLog, StepLog};
@@ -63,7 +63,7 @@ pub mod diverged;
 pub mod output;
 
 /// How a run ended that did not fail.
-pub enum Ending {
+pub enum Outcome {
     /// Every step is done.
     Done(Box<Summary>),
     /// Somebody asked; the checkpoint is saved.
@@ -121,12 +121,12 @@ impl Run {
             if !group.is_rank_zero() {
                 return Ok((None, None));
             }
-            Ok((Some(RunFolder::lock(&output)?), resume::find(&output, resume)?))
+            Ok((Some(RunFolder::lock(&output)?), resume::find_checkpoint(&output, resume)?))
         };
         let (folder, found) = group.all_ranks_ok(lock_and_find())?;
-        let found = group.all_ranks_ok(resume::share(found, &output, resume, &group))?;
+        let found = group.all_ranks_ok(resume::broadcast_found(found, &output, resume, &group))?;
         let identity = group.all_ranks_ok(inputs.identity(file, found.as_ref()))?;
-        group.all_ranks_ok(inputs.check_alike(file, &identity, found.as_ref(), &group))?;
+        group.all_ranks_ok(inputs.check_ranks_agree(file, &identity, found.as_ref(), &group))?;
         let folder = (folder, output);
         let run =
             group.all_ranks_ok(Run::load(file, inputs, folder, found, identity, group.clone()))?;
@@ -153,7 +153,7 @@ impl Run {
         );
         let (model, optimizer, state) = match &found {
             Some((checkpoint, damaged)) => {
-                resume::check(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
+                resume::check_identity(&checkpoint.path, &checkpoint.state, &plan, &identity)?;
                 prepare::notice_resume(checkpoint, damaged, &recorded);
                 let (model, optimizer) = contents::load(&config, compute, checkpoint)?;
                 (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
@@ -191,7 +191,7 @@ impl Run {
     }
 
     /// Trains until the plan's last step, or until somebody asks to stop.
-    pub fn execute(&mut self, stop: &StopFlag) -> Result<Ending> {
+    pub fn execute(&mut self, stop: &StopFlag) -> Result<Outcome> {
         let last_step = self.limits.end_step;
         if let Some(peak) = &self.peak {
             let tera = peak.flops_per_sec / 1e12;
@@ -204,9 +204,9 @@ impl Run {
         let is_complete = self.validation.is_none() || self.state.evaluated_step == Some(last_step);
         if self.state.next_step < last_step || !is_complete {
             let checkpoint = self.save()?;
-            return Ok(Ending::Stopped { next_step: self.state.next_step, checkpoint });
+            return Ok(Outcome::Stopped { next_step: self.state.next_step, checkpoint });
         }
-        Ok(Ending::Done(Box::new(self.summarize()?)))
+        Ok(Outcome::Done(Box::new(self.summarize()?)))
     }
 
     /// Trains on the steps of `range`, which begin a phase and lie in it, with the weights as they are, to measure: nothing
@@ -377,7 +377,7 @@ impl Run {
     /// The error of a run that a step stops, read at `step`.
     fn diverged(&self, step: u64, stop: StopReport) -> Result<Diverged> {
         let StopReport { steps_ago, loss, grad_norm } = stop;
-        let numbers = Numbers { step: step - steps_ago, loss, grad_norm };
+        let numbers = StopNumbers { step: step - steps_ago, loss, grad_norm };
         let checkpoint = self.last_checkpoint.as_ref();
         Ok(Diverged {
             numbers,
@@ -389,7 +389,7 @@ impl Run {
             checkpoint: checkpoint.map_or("none".to_owned(), |path| path.display().to_string()),
             read: match &self.writer {
                 Some(Writer { folder, .. }) => {
-                    diverged::record(&folder.path, numbers, &self.plan, &self.corpus)?
+                    diverged::write_record(&folder.path, numbers, &self.plan, &self.corpus)?
                 }
                 None => "rank 0 says what".to_owned(),
             },
@@ -496,7 +496,7 @@ impl Run {
 
     /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
-        save::check_weights_alike(&self.model, &self.group, self.state.next_step)?;
+        save::check_ranks_have_equal_weights(&self.model, &self.group, self.state.next_step)?;
         let snapshot = Snapshot {
             config: &self.config,
             plan: &self.plan,

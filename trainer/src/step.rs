@@ -77,13 +77,13 @@ impl StepOutput {
 
 /// The outputs of the steps that the host has not looked at: all that it keeps of them is on the device.
 #[derive(Debug, Default)]
-pub struct Unread {
+pub struct UnreadSteps {
     last: Option<StepOutput>,
     steps: u64,
     updates: Option<Tensor>, // fp32, []: exact below 2^24 steps
 }
 
-impl Unread {
+impl UnreadSteps {
     /// Adds the output of the next step, without waiting for it.
     pub fn push(&mut self, output: StepOutput) {
         self.steps += 1;
@@ -97,7 +97,7 @@ impl Unread {
     /// Waits for the device: the last step's report, and how many of the steps since the last reading made no update.
     /// `None` if there was no step.
     pub fn read(&mut self) -> Option<(StepReport, u64)> {
-        let Unread { last, steps, updates } = std::mem::take(self);
+        let UnreadSteps { last, steps, updates } = std::mem::take(self);
         let report = last?.read();
         Some((report, steps - updates?.double_value(&[]) as u64))
     }
@@ -142,18 +142,18 @@ pub(crate) fn train_step_timed<E: From<ShimError>>(
     let mut loss_sum = Tensor::zeros([], (Kind::Float, model.compute().device));
     let mut seen_count = 0;
     for tokens_btk in micro_batches {
-        accumulate(model, &tokens_btk?, step_micro_batches, &mut loss_sum, timer)?;
+        accumulate_gradients(model, &tokens_btk?, step_micro_batches, &mut loss_sum, timer)?;
         seen_count += 1;
     }
     assert!(
         seen_count == micro_batch_count,
         "{seen_count} micro-batches, {micro_batch_count} promised"
     );
-    Ok(finish(model, optimizer, loss_sum, learning_rate, group, timer)?)
+    Ok(reduce_and_update(model, optimizer, loss_sum, learning_rate, group, timer)?)
 }
 
 /// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to `loss_sum`.
-pub(crate) fn accumulate(
+pub(crate) fn accumulate_gradients(
     model: &Llama,
     tokens_btk: &Tensor,
     step_micro_batches: u64,
@@ -169,7 +169,7 @@ pub(crate) fn accumulate(
 }
 
 /// What follows a rank's micro-batches of a step: add up what the ranks have, clip, update.
-pub(crate) fn finish(
+pub(crate) fn reduce_and_update(
     model: &Llama,
     optimizer: &mut AdamW,
     mut loss_sum: Tensor,

@@ -10,7 +10,7 @@ use trainer::model::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use trainer::step::adamw::AdamW;
 use trainer::step::loss_guard::LossGuard;
-use trainer::step::{StepOutput, Unread, train_step};
+use trainer::step::{StepOutput, UnreadSteps, train_step};
 
 use crate::support::models::{
     RECOMPUTING, adamw_config, assert_close, golden_config, golden_model, golden_model_with,
@@ -369,7 +369,7 @@ fn a_step_calls_nothing_that_waits_for_the_device() {
             let model = golden_model_with(Compute { activation_checkpointing, ..on_cpu(dtype) });
             let mut optimizer = new_optimizer(&model);
             let batches = [tokens_btk(2, patch_size, 1), tokens_btk(2, patch_size, 2)];
-            let mut unread = Unread::default();
+            let mut unread = UnreadSteps::default();
             unread.push(step_over(&model, &mut optimizer, &batches, 1e-3));
             let step = || unread.push(step_over(&model, &mut optimizer, &batches, 1e-3));
             let ((), counts) = shim::ops::count_ops(step).unwrap();
@@ -388,7 +388,7 @@ fn steps_that_were_skipped_between_two_readings_are_counted() {
     let model = golden_model(Dtype::Fp32);
     let config = OptimizerConfig { nonfinite: Nonfinite::Skip, ..adamw_config() };
     let mut optimizer = AdamW::new(model.parameters(), &config).unwrap();
-    let mut unread = Unread::default();
+    let mut unread = UnreadSteps::default();
     let gain = model.parameters().get("model.norm.weight").unwrap().leaf().shallow_clone();
     let before = gain.copy();
     for broken in [false, true, true, false] {

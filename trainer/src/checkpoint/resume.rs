@@ -177,9 +177,9 @@ pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Valu
 }
 
 /// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the beginning.
-pub fn find(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
+pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
     match resume {
-        Resume::Auto => Ok(store::newest(output)?),
+        Resume::Auto => Ok(store::newest_whole(output)?),
         Resume::Never if store::last_step(output)?.is_some() => {
             Err(ResumeError::NotEmpty { path: output.to_owned() })
         }
@@ -203,7 +203,7 @@ pub fn find(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError
 }
 
 /// What the first rank of a group has found, on all of them.
-pub fn share(
+pub fn broadcast_found(
     found: Option<Found>,
     output: &Path,
     resume: &Resume,
@@ -223,12 +223,12 @@ pub fn share(
 }
 
 /// Settings that each machine of a group may have of its own: paths, by what lies there, and what no result depends on.
-const OWN: [&str; 5] =
+const RANK_LOCAL_SETTINGS: [&str; 5] =
     ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
 
 /// Refuses ranks that were given different runs: they would part, or wait for each other in vain. `validation` is the
 /// fingerprint of the validation corpus, `device` the kind of device, which has collectives of its own.
-pub fn check_alike(
+pub fn check_ranks_agree(
     config: &RunFile,
     identity: &Identity,
     validation: Option<&str>,
@@ -238,7 +238,9 @@ pub fn check_alike(
 ) -> anyhow::Result<()> {
     let mut own = BTreeMap::new();
     flatten(&mut own, "", config);
-    own.retain(|name, _| !OWN.contains(&name.as_str()) && !name.starts_with("loader."));
+    own.retain(|name, _| {
+        !RANK_LOCAL_SETTINGS.contains(&name.as_str()) && !name.starts_with("loader.")
+    });
     own.extend(identity.clone());
     flatten(&mut own, "validation corpus", &validation);
     flatten(&mut own, "device", &device);
@@ -253,7 +255,7 @@ pub fn check_alike(
 }
 
 /// Refuses a checkpoint of another identity.
-pub fn check(
+pub fn check_identity(
     path: &Path,
     state: &TrainerState,
     plan: &Plan,

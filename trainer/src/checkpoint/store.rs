@@ -139,7 +139,9 @@ pub fn save(
 }
 
 /// The newest whole checkpoint of a run, with a line for each newer one that is damaged; `None` if there is none at all.
-pub fn newest(run_folder: &Path) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
+pub fn newest_whole(
+    run_folder: &Path,
+) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
     let mut damaged = Vec::new();
     for step in steps(run_folder)?.into_iter().rev() {
         match verify(&path(run_folder, step)) {
@@ -402,20 +404,20 @@ mod tests {
         save_one(folder.path(), 1, ALL);
         let second = save_one(folder.path(), 2, ALL);
         fs::write(second.join("model.safetensors"), b"damaged!").unwrap();
-        let (found, damaged) = newest(folder.path()).unwrap().unwrap();
+        let (found, damaged) = newest_whole(folder.path()).unwrap().unwrap();
         assert_eq!(found.state.next_step, 1);
         assert_eq!(damaged.len(), 1);
         assert!(damaged[0].contains("checkpoint-2/model.safetensors has BLAKE3"), "{damaged:?}");
         fs::remove_file(found.path.join(CHECKPOINT_MANIFEST)).unwrap();
-        let none = newest(folder.path()).unwrap_err().to_string();
+        let none = newest_whole(folder.path()).unwrap_err().to_string();
         assert!(none.starts_with("none of the checkpoints"), "{none}");
     }
 
     #[test]
     fn an_empty_run_has_no_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(newest(folder.path()).unwrap().is_none());
-        assert!(newest(&folder.path().join("absent")).unwrap().is_none());
+        assert!(newest_whole(folder.path()).unwrap().is_none());
+        assert!(newest_whole(&folder.path().join("absent")).unwrap().is_none());
     }
 
     #[test]
@@ -435,7 +437,7 @@ mod tests {
         save(folder.path(), &state(1), ALL, |_| anyhow::bail!("disk full")).unwrap_err();
         save(folder.path(), &state(2), ALL, |_| anyhow::bail!("disk full")).unwrap_err();
         assert_eq!(steps(folder.path()).unwrap(), [1]);
-        assert_eq!(newest(folder.path()).unwrap().unwrap().0.state.next_step, 1);
+        assert_eq!(newest_whole(folder.path()).unwrap().unwrap().0.state.next_step, 1);
         remove_leftovers(folder.path()).unwrap();
         let mut left = names(folder.path()).unwrap();
         left.sort();
@@ -463,7 +465,7 @@ mod tests {
         }
         let path = save_one(folder.path(), 1, Retention { newest: 1, every_steps: 0 });
         verify(&path).unwrap();
-        assert_eq!(newest(folder.path()).unwrap().unwrap().0.state.next_step, 1);
+        assert_eq!(newest_whole(folder.path()).unwrap().unwrap().0.state.next_step, 1);
     }
 
     #[test]

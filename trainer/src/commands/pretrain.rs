@@ -17,7 +17,7 @@ use crate::console::progress::{self, print, progress};
 use crate::console::stop::StopFlag;
 use crate::ranks::environment::{self, RanksError, Rendezvous};
 use crate::ranks::process_group::ProcessGroup;
-use crate::run::{Ending, Run};
+use crate::run::{Outcome, Run};
 
 /// Arguments of `pretrain`.
 #[derive(Args)]
@@ -92,10 +92,10 @@ fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Resu
     let is_first = group.is_rank_zero();
     let mut run = Run::prepare(file, &args.resume, group)?;
     match run.execute(&stop)? {
-        Ending::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
-        Ending::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
-        Ending::Done(summary) => print(&format!("\n{}", summary.text())),
-        Ending::Stopped { next_step, checkpoint } => {
+        Outcome::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
+        Outcome::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
+        Outcome::Done(summary) => print(&format!("\n{}", summary.text())),
+        Outcome::Stopped { next_step, checkpoint } => {
             progress(&format!(
                 "stopped on request after step {next_step}; the same command goes on from {}",
                 checkpoint.display()

@@ -131,11 +131,11 @@ impl<'a> Evaluator<'a> {
 
     /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream stands for.
     pub fn finish(self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
-        self.finish_together(text_bytes, &ProcessGroup::single())
+        self.finish_all_reduced(text_bytes, &ProcessGroup::single())
     }
 
     /// The result over the streams of all ranks, on each of them; `text_bytes` is that of all.
-    pub fn finish_together(
+    pub fn finish_all_reduced(
         mut self,
         text_bytes: Option<u64>,
         group: &ProcessGroup,

@@ -97,7 +97,7 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt);
     }
-    let mut chooser = Chooser::new(sampling)?;
+    let mut chooser = Sampler::new(sampling)?;
     let mut cache = KeyValueCache::new(model);
     let _no_grad = tch::no_grad_guard();
     let mut token_ids = Vec::new();
@@ -134,13 +134,13 @@ fn next_logits(
 }
 
 /// Chooses tokens, with its own stream of random numbers.
-struct Chooser {
+struct Sampler {
     sampling: Sampling,
     random: blake3::OutputReader,
 }
 
-impl Chooser {
-    fn new(sampling: Sampling) -> Result<Chooser, GenerateError> {
+impl Sampler {
+    fn new(sampling: Sampling) -> Result<Sampler, GenerateError> {
         let mut seed_bytes = [0; 8];
         if let Sampling::TopP { temperature, top_p, seed } = sampling {
             if !(temperature.is_finite() && 0.0 < temperature) {
@@ -157,7 +157,7 @@ impl Chooser {
             }
             seed_bytes = seed.to_le_bytes();
         }
-        Ok(Chooser { sampling, random: blake3::Hasher::new().update(&seed_bytes).finalize_xof() })
+        Ok(Sampler { sampling, random: blake3::Hasher::new().update(&seed_bytes).finalize_xof() })
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn sampling_numbers_out_of_range_are_refused() {
         let refused = |temperature, top_p| {
-            Chooser::new(Sampling::TopP { temperature, top_p, seed: 0 }).is_err()
+            Sampler::new(Sampling::TopP { temperature, top_p, seed: 0 }).is_err()
         };
         assert!(
             refused(0.0, 1.0) && refused(f64::NAN, 1.0) && refused(1.0, 0.0) && refused(1.0, 1.1)

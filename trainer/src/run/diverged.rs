@@ -15,7 +15,7 @@ const LINES_MAX: usize = 16;
 
 /// A step that stops the run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Numbers {
+pub struct StopNumbers {
     /// Which step, 0-based.
     pub step: u64,
     /// Of the step's windows.
@@ -24,7 +24,7 @@ pub struct Numbers {
     pub grad_norm: f64,
 }
 
-impl Numbers {
+impl StopNumbers {
     /// Whether it was the loss by itself, and nothing that is not finite.
     pub fn is_spike(&self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
@@ -41,7 +41,7 @@ impl Numbers {
 )]
 pub struct Diverged {
     /// Step, loss and norm.
-    pub numbers: Numbers,
+    pub numbers: StopNumbers,
     /// Name of the run file's value that makes such a step stop.
     pub setting: &'static str,
     /// Path of the last checkpoint, or "none".
@@ -52,8 +52,13 @@ pub struct Diverged {
 
 /// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the step with its shards,
 /// documents and sets. Returns the first lines of the same for people.
-pub fn record(folder: &Path, numbers: Numbers, plan: &Plan, corpus: &Corpus) -> Result<String> {
-    let Numbers { step, loss, grad_norm } = numbers;
+pub fn write_record(
+    folder: &Path,
+    numbers: StopNumbers,
+    plan: &Plan,
+    corpus: &Corpus,
+) -> Result<String> {
+    let StopNumbers { step, loss, grad_norm } = numbers;
     let path = folder.join(format!("diverged-step-{step}.json"));
     let found = StepReport::new(plan, Some(corpus), step, None);
     let read = found

@@ -64,7 +64,7 @@ impl Inputs {
     }
 
     /// Refuses a rank that was given another run than the first.
-    pub fn check_alike(
+    pub fn check_ranks_agree(
         &self,
         file: &run_file::Run,
         identity: &Identity,
@@ -74,7 +74,7 @@ impl Inputs {
         let next_step = found.map_or(0, |(checkpoint, _)| checkpoint.state.next_step);
         let fingerprint = self.validation.as_ref().map(ValidationSet::fingerprint);
         let device = if self.compute.device.is_cuda() { "cuda" } else { "cpu" };
-        resume::check_alike(&file.file, identity, fingerprint, device, next_step, group)
+        resume::check_ranks_agree(&file.file, identity, fingerprint, device, next_step, group)
     }
 }
 

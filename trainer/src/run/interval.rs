@@ -9,7 +9,7 @@ use schemas::run::RunFile;
 use crate::cost::flops::{FlopsConvention, PassFlops, Peak};
 use crate::device::timing::{Part, PartTimes};
 use crate::model::architecture::PatchMaps;
-use crate::step::Unread;
+use crate::step::UnreadSteps;
 
 /// The steps since the last line of the log.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub struct Interval {
     /// The loader's waiting time at the start of the interval.
     pub waited_before: Duration,
     /// Steps that the host has not looked at yet; none where anything is logged, evaluated or saved.
-    pub unread: Unread,
+    pub unread: UnreadSteps,
 }
 
 /// What a step of a phase comes to: tokens and units of all ranks, operations of one.

@@ -21,7 +21,11 @@ use crate::ranks::process_group::ProcessGroup;
 use crate::step::adamw::{self, AdamW};
 
 /// Every rank makes the same updates: should one not, nothing of it is saved.
-pub fn check_weights_alike(model: &Llama, group: &ProcessGroup, step: u64) -> Result<()> {
+pub fn check_ranks_have_equal_weights(
+    model: &Llama,
+    group: &ProcessGroup,
+    step: u64,
+) -> Result<()> {
     if group.world_size() == 1 {
         return Ok(());
     }

@@ -169,7 +169,7 @@ pub fn evaluate_corpus(
     if group.any_rank(stop.is_requested())? {
         return Ok(None);
     }
-    Ok(Some(evaluator.finish_together(Some(text_bytes), group)?))
+    Ok(Some(evaluator.finish_all_reduced(Some(text_bytes), group)?))
 }
 
 /// Reads the whole corpus, some batches of `batch_tokens` at a time.

@@ -13,7 +13,7 @@ use crate::ranks::process_group::ProcessGroup;
 use crate::shim::ShimError;
 use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::adamw::AdamW;
-use crate::step::{StepOutput, accumulate, finish, train_step_timed};
+use crate::step::{StepOutput, accumulate_gradients, reduce_and_update, train_step_timed};
 
 /// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
 const WARM_UP_PASSES: usize = 3;
@@ -123,7 +123,14 @@ impl Stepper {
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
         // The sum is written over by the next step, and may be read later than that.
-        Ok(finish(model, optimizer, passes.loss_sum.copy(), learning_rate, group, timer)?)
+        Ok(reduce_and_update(
+            model,
+            optimizer,
+            passes.loss_sum.copy(),
+            learning_rate,
+            group,
+            timer,
+        )?)
     }
 }
 
@@ -138,10 +145,10 @@ impl Passes {
         let mut loss_sum = Tensor::zeros([], (Kind::Float, tokens_btk.device()));
         let timer = &mut StepTimer::off();
         for _ in 0..WARM_UP_PASSES {
-            accumulate(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)?;
+            accumulate_gradients(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)?;
         }
         let graph = Graph::capture(None, || {
-            accumulate(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)
+            accumulate_gradients(model, &tokens_btk, step_micro_batches, &mut loss_sum, timer)
         })?;
         Ok(Passes { graph, tokens_btk, loss_sum })
     }
