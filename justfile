@@ -226,18 +226,18 @@ faults work *arguments: build-patchmill
 
 # The protocol of the loader's rings under every schedule of small cases (loom)
 loom:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ target }}/loom" cargo test --release --package lane --test model
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ target }}/loom" cargo test --release --package ring --test model
 
 # The same under many random schedules of larger cases (shuttle)
 shuttle schedules="5000":
     SCHEDULES="{{ schedules }}" RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="{{ target }}/shuttle" \
-        cargo test --release --package lane --test model
+        cargo test --release --package ring --test model
 
 # Real threads on real rings under ThreadSanitizer, with the stable compiler
 tsan rounds="2000":
     ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 TSAN_OPTIONS="halt_on_error=1 suppressions={{ justfile_directory() }}/tools/tsan.supp" \
         RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR="{{ target }}/tsan" \
-        cargo test --release --package lane --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
+        cargo test --release --package ring --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 # Does loom notice when any part of that protocol is taken away?
 lane-mutants work:

@@ -10,7 +10,7 @@
 
 use serde::de::IgnoredAny;
 
-use crate::json::{NESTING_MAX, Parser};
+use super::json::{NESTING_MAX, Parser};
 
 /// Compares the two on one line. The parser is the default one: `text` and `meta.pile_set_name`.
 pub(crate) fn check(line: &[u8], parser: &Parser<'_>) {

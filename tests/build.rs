@@ -1,4 +1,5 @@
-//! Lets the binaries of `tests` and of `benches` find libtorch, where the feature `trainer` brings it in.
+//! Lets the binaries of `tests` and of `benches` find libtorch, where the feature `trainer` brings
+//! it in.
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DEP_PATCHMILL_SHIM_LIBTORCH_LIB");

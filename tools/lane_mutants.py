@@ -3,7 +3,7 @@
 
     tools/lane_mutants.py WORK      # `just lane-mutants`
 
-Each change is made to a copy of pipeline/lane in WORK, and its tests run there under loom. One that passes all of them is
+Each change is made to a copy of pipeline/ring in WORK, and its tests run there under loom. One that passes all of them is
 named, and the exit code is 1. Needs cargo alone.
 """
 import os, pathlib, re, shutil, subprocess, sys, time
@@ -44,20 +44,20 @@ def copy_crate(root, work):
     manifest = []
     for line in (root / "Cargo.toml").read_text().splitlines():
         if line.startswith("members"):
-            line = 'members = ["pipeline/lane"]'
+            line = 'members = ["pipeline/ring"]'
         elif line.startswith("default-members"):
             line = ""
         manifest.append(line)
     shutil.rmtree(work / "pipeline", ignore_errors=True)
     # With the time of now: cargo goes by it.
-    shutil.copytree(root / "pipeline/lane", work / "pipeline/lane", copy_function=shutil.copy)
+    shutil.copytree(root / "pipeline/ring", work / "pipeline/ring", copy_function=shutil.copy)
     (work / "Cargo.toml").write_text("\n".join(manifest) + "\n")
     shutil.copy(root / "Cargo.lock", work / "Cargo.lock")
 
 
 def run(work):
     environment = dict(os.environ, RUSTFLAGS="--cfg loom", RUST_BACKTRACE="0", CARGO_TARGET_DIR=str(work / "target"))
-    command = ["cargo", "test", "--quiet", "--release", "--package", "lane", "--test", "model"]
+    command = ["cargo", "test", "--quiet", "--release", "--package", "ring", "--test", "model"]
     try:
         return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ def main():
     root, work = pathlib.Path(__file__).resolve().parent.parent, pathlib.Path(sys.argv[1]).resolve()
     work.mkdir(parents=True, exist_ok=True)
     copy_crate(root, work)
-    source = work / "pipeline/lane" / SOURCE
+    source = work / "pipeline/ring" / SOURCE
     text = source.read_text()
     clean = run(work)
     if clean.returncode != 0:

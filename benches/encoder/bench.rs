@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use pipeline::docs::{self, Columns, DocsError};
-use pipeline::inputs;
-use pipeline::tokenize::{Encoder, Policy};
+use encoder::{Encoder, Policy};
+use pipeline::read::documents::{self, Columns, DocsError};
+use pipeline::read::inputs;
 use schemas::manifest::SpecialTokens;
 
 /// Of `fixtures/text/valid` by `fixtures/tokenizer`, BOS included: the number of ids, and the sum of id × (position + 1)
@@ -34,7 +34,7 @@ fn load(tokenizer: &Path) -> Encoder {
 fn texts(input: PathBuf) -> Vec<String> {
     let mut texts = Vec::new();
     for input in inputs::find(&[input]).expect("the input is there") {
-        docs::for_each(&input, &Columns::default(), |doc| {
+        documents::for_each(&input, &Columns::default(), |doc| {
             texts.push(doc.text.into_owned());
             Ok::<(), DocsError>(())
         })

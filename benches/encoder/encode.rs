@@ -16,7 +16,7 @@ use benches::clock::thread_cpu_seconds;
 use benches::exact;
 use benches::texts::{self, Checksum};
 use clap::Parser;
-use pipeline::tokenize::{Encoder, TokenId};
+use encoder::{Encoder, TokenId};
 use schemas::manifest::SpecialTokens;
 
 /// Documents that a thread takes at a time.

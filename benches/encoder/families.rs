@@ -9,9 +9,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use pipeline::docs::{self, Columns, DocsError};
-use pipeline::inputs;
-use pipeline::tokenize::{Encoder, Policy, TokenId};
+use encoder::{Encoder, Policy, TokenId};
+use pipeline::read::documents::{self, Columns, DocsError};
+use pipeline::read::inputs;
 use schemas::manifest::SpecialTokens;
 
 /// Timed passes over all texts, each with an empty cache.
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
 fn read(path: &Path) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for input in inputs::find(&[path.to_owned()])? {
-        docs::for_each(&input, &Columns::default(), |doc| {
+        documents::for_each(&input, &Columns::default(), |doc| {
             texts.push(doc.text.into_owned());
             Ok::<(), DocsError>(())
         })?;

@@ -95,8 +95,10 @@ class Bench:
 
     def digest(self, corpus):
         """Of a plan over the whole corpus, shuffled, with windows that start anywhere in documents."""
-        values = [*PLAN, f"data.corpus={json.dumps(str(corpus))}", f"model.vocab_size={self.vocab_size}"]
-        report = self.json("stream", ROOT / "fixtures/pretrain.toml", *(word for value in values for word in ("--set", value)))
+        corpus = f"data.corpus={json.dumps(str(corpus))}"
+        values = [*PLAN, corpus, f"model.vocab_size={self.vocab_size}"]
+        words = [word for value in values for word in ("--set", value)]
+        report = self.json("stream", ROOT / "fixtures/pretrain.toml", *words)
         return [report["tokens"], report["steps"], report["digest"]]
 
     def corpus(self, name, *options):

@@ -13,8 +13,8 @@ use benches::epoch::epoch_spec;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pipeline::corpus::Corpus;
 use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
-use pipeline::plan::Plan;
-use pipeline::shard::{ShardSpec, ShardWriter};
+use pipeline::write::series::shard::{ShardSpec, ShardWriter};
+use plan::Plan;
 use schemas::run::ReadBackend;
 
 const VOCAB_SIZE: u64 = 32_000;

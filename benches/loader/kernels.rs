@@ -8,8 +8,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pipeline::permute::{Permutation, PermutationKey, Purpose};
-use pipeline::widen::{OutId, largest_id, largest_id_plain, widen, widen_plain};
+use pipeline::corpus::widen::{OutId, largest_id, largest_id_plain, widen, widen_plain};
+use plan::permutation::{Permutation, PermutationKey, Purpose};
 use schemas::shard::TokenBytes;
 
 const WINDOW_TOKENS: usize = 2048;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use benches::corpora::{self, DOCUMENT_TOKENS, SparseSpec};
 use clap::Parser;
-use pipeline::numbers::parse_positive_count;
+use pipeline::console::numbers::parse_positive_count;
 use serde_json::json;
 
 #[derive(clap::Parser)]

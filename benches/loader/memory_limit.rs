@@ -27,7 +27,7 @@ use benches::clock::thread_cpu_seconds;
 use benches::random::Random;
 use clap::Parser;
 use memmap2::{Advice, Mmap};
-use pipeline::numbers::parse_positive_count;
+use pipeline::console::numbers::parse_positive_count;
 use schemas::shard::BLOCK_BYTES;
 use serde_json::json;
 

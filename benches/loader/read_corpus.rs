@@ -18,10 +18,10 @@ use anyhow::ensure;
 use benches::clock::process_cpu_seconds;
 use benches::epoch::{epoch_spec, parse_backend};
 use clap::Parser;
+use pipeline::console::numbers::parse_positive_count;
 use pipeline::corpus::{Corpus, OutId};
 use pipeline::loader::{Batch, Loader, LoaderSpec, READ_AHEAD_BYTES};
-use pipeline::numbers::parse_positive_count;
-use pipeline::plan::Plan;
+use plan::Plan;
 use schemas::run::ReadBackend;
 use serde_json::json;
 

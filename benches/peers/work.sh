@@ -1,5 +1,6 @@
-# Sourced by each run.sh, with its arguments: `root` is the repository, `work` the folder that the first argument names,
-# made if need be; the other arguments stay. Without arguments prints how run.sh is called.
+# Sourced by each run.sh, with its arguments: `root` is the repository, `work` the folder that the
+# first argument names, made if need be; the other arguments stay. Without arguments prints how
+# run.sh is called.
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../../.." && pwd)
 if [ $# -eq 0 ]; then

@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use benches::random::Random;
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{Share, Shuffle};
 
 const STEP_TOKENS: u64 = 2_097_152;

@@ -33,8 +33,9 @@ FIXTURES_RUN = os.path.join(BENCHES, "..", "fixtures", "pretrain.toml")
 def patchmill(program, shuffle):
     """The windows of `patchmill plan --step`, by phase, as pieces of 2,048 tokens."""
     def pieces(tokens, seed):
-        values = [f"plan.window_units={SHORT}", f"plan.step_tokens={LONG * 16}", "plan.epochs=1", f"plan.seed={seed}",
-                  f"plan.shuffle={shuffle}", "phases.0.schedule.warmup_steps=0", "phases.1.schedule.warmup_steps=0"]
+        values = [f"plan.window_units={SHORT}", f"plan.step_tokens={LONG * 16}", "plan.epochs=1",
+                  f"plan.seed={seed}", f"plan.shuffle={shuffle}",
+                  "phases.0.schedule.warmup_steps=0", "phases.1.schedule.warmup_steps=0"]
         run = [FIXTURES_RUN, *(word for value in values for word in ("--set", value))]
         command = [program, "plan", *run, "--assume-tokens", str(tokens), "--json"]
         steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["steps_total"]

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use pipeline::shard::{ShardSpec, ShardWriter};
+use pipeline::write::series::shard::{ShardSpec, ShardWriter};
 use schemas::manifest::{
     FILE_NAME, FORMAT, FileRecord, Manifest, Series, SetTotals, Shard, SpecialTokens,
     TokenizerRecord, Totals, VERSION,

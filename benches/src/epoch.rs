@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** equal corpora and sizes give equal plans, so that programs can be compared.
 
-use pipeline::plan::{PhaseSpec, PlanSpec};
+use plan::{PhaseSpec, PlanSpec};
 use schemas::manifest::Manifest;
 use schemas::run::{ReadBackend, Share, Shuffle};
 

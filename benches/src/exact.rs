@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow};
-use pipeline::tokenize::{Encoder, PartPosition, Policy, Session, TOKENIZER_FILE, TokenId};
+use encoder::{Encoder, PartPosition, Policy, Session, TOKENIZER_FILE, TokenId};
 use schemas::manifest::SpecialTokens;
 use tokenizers::Tokenizer;
 use tokenizers::decoders::byte_level::ByteLevel;

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use pipeline::docs::{self, Columns, DocsError};
-use pipeline::inputs;
+use pipeline::read::documents::{self, Columns, DocsError};
+use pipeline::read::inputs;
 
 /// A document and where it came from.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub fn for_each_batch(
 ) -> anyhow::Result<()> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for input in inputs::find(arguments)? {
-        docs::for_each(&input, &Columns::default(), |doc| {
+        documents::for_each(&input, &Columns::default(), |doc| {
             bytes += doc.text.len();
             let name = format!("{}:{}", input.name, doc.row);
             batch.push(Text { name, text: doc.text.into_owned() });

@@ -19,9 +19,9 @@ use anyhow::{Context, ensure};
 use benches::clock::thread_cpu_seconds;
 use benches::exact;
 use clap::Parser;
-use pipeline::docs::{Chunk, Columns, Docs};
-use pipeline::inputs::{self, Input};
-use pipeline::tokenize::Encoder;
+use encoder::Encoder;
+use pipeline::read::documents::{Chunk, Columns, Docs};
+use pipeline::read::inputs::{self, Input};
 use schemas::manifest::SpecialTokens;
 use schemas::shard::BLOCK_BYTES;
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 // Included, not linked: the crate around it takes long to build and has nothing to do with this.
-#[path = "../../pipeline/src/json.rs"]
+#[path = "../../pipeline/src/read/jsonl/json.rs"]
 #[allow(dead_code, reason = "of the module's items not all are used here")]
 mod json;
 

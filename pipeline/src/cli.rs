@@ -4,24 +4,24 @@
 
 use clap::CommandFactory as _;
 
-pub use crate::commands_exit::{
+use crate::commands::duplicates::{self, DuplicatesArgs};
+pub use crate::commands::exit::{
     EXIT_MISMATCH, EXIT_STOPPED, EXIT_USAGE, describe, exit_code, exit_status, is_closed_pipe,
 };
-use crate::commands_export::{self, ExportArgs};
-use crate::commands_import::{self, ImportArgs};
-use crate::commands_merge::{self, MergeArgs};
-use crate::commands_read_parquet::{self, ReadParquetArgs};
-use crate::commands_tokenize::{self, TokenizeArgs};
-use crate::commands_verify::{self, VerifyArgs};
-use crate::duplicates::{self, DuplicatesArgs};
-use crate::init::{self, ConfigCommand, InitArgs};
-use crate::inspect::{self, InspectArgs};
-use crate::plan_command::{self, PlanArgs};
-use crate::row_process::Isolation;
-use crate::rows;
-use crate::shell::{self, CompletionsArgs, ManArgs};
-use crate::stream::{self, StreamArgs};
-use crate::train_tokenizer::{self, TrainTokenizerArgs};
+use crate::commands::export::{self, ExportArgs};
+use crate::commands::import::{self, ImportArgs};
+use crate::commands::init::{self, ConfigCommand, InitArgs};
+use crate::commands::inspect::{self, InspectArgs};
+use crate::commands::merge::{self, MergeArgs};
+use crate::commands::plan::{self, PlanArgs};
+use crate::commands::read_parquet::{self, ReadParquetArgs};
+use crate::commands::shell::{self, CompletionsArgs, ManArgs};
+use crate::commands::stream::{self, StreamArgs};
+use crate::commands::tokenize::{self, TokenizeArgs};
+use crate::commands::train_tokenizer::{self, TrainTokenizerArgs};
+use crate::commands::verify::{self, VerifyArgs};
+use crate::read::parquet;
+use crate::read::parquet::process::Isolation;
 
 /// Arguments of `patchmill`.
 #[derive(clap::Parser)]
@@ -73,22 +73,22 @@ enum Command {
 
 /// Runs the command. Parquet files are decoded by other processes of this program from then on.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    rows::isolate(Isolation::this_program());
+    parquet::isolate(Isolation::this_program());
     match args.command {
-        Command::Tokenize(args) => commands_tokenize::tokenize(&args),
-        Command::Merge(args) => commands_merge::run(&args),
-        Command::Verify(args) => commands_verify::verify(&args),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Verify(args) => verify::verify(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Duplicates(args) => duplicates::duplicates(&args),
-        Command::Export(args) => commands_export::export(&args),
-        Command::Import(args) => commands_import::import(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Import(args) => import::import(&args),
         Command::TrainTokenizer(args) => train_tokenizer::train_tokenizer(&args),
-        Command::Plan(args) => plan_command::plan(&args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Stream(args) => stream::stream(&args),
         Command::Init(args) => init::init(&args),
         Command::Config(command) => init::config(&command),
         Command::Completions(args) => shell::completions(&args, Args::command()),
         Command::Man(args) => shell::man(&args, Args::command()),
-        Command::ReadParquet(args) => commands_read_parquet::read_parquet(&args),
+        Command::ReadParquet(args) => read_parquet::read_parquet(&args),
     }
 }

@@ -8,6 +8,15 @@
 //! **Invariant:** a read gives exactly the ids that the manifest's tokenizer wrote, or an error that
 //! names the file and the place.
 
+pub(crate) mod error;
+pub mod index;
+pub(crate) mod prefetch;
+pub(crate) mod set_totals;
+pub mod sets;
+pub(crate) mod shard;
+pub mod verify;
+pub mod widen;
+
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,13 +26,10 @@ use schemas::manifest::{self, Manifest};
 use schemas::run::ReadBackend;
 use schemas::shard::{HEADER_BYTES, ShardFooter, ShardHeader};
 
-use crate::set_streams::{SetStream, set_streams};
-use crate::source::read_file;
-use crate::upcoming::Upcoming;
-pub use crate::widen::OutId;
-
-mod error;
-mod shard;
+use crate::corpus::prefetch::Upcoming;
+use crate::corpus::sets::{SetStream, set_streams};
+pub use crate::corpus::widen::OutId;
+use crate::disk::source::read_file;
 
 pub use error::CorpusError;
 use shard::OpenShard;

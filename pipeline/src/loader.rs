@@ -10,19 +10,19 @@
 //! **Invariant:** the same batches in the same order for any number of workers and either read back end;
 //! the ranks of any world size read each window of a step exactly once between them.
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use lane::{Lane, Parker, lane};
-
-use crate::corpus::{Corpus, OutId};
-use crate::plan::Plan;
-
 mod digest;
 mod error;
 mod ids;
 mod worker;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ring::{Lane, Parker, lane};
+
+use crate::corpus::{Corpus, OutId};
+use plan::Plan;
 
 pub use digest::{Digest, window_hash};
 pub use error::LoaderError;
@@ -152,7 +152,7 @@ impl<T: OutId> Loader<T> {
     fn spawn(
         &mut self,
         slots: usize,
-        work: impl FnOnce(&lane::Outlet<Item<T>, Ids<T>>) + Send + 'static,
+        work: impl FnOnce(&ring::Outlet<Item<T>, Ids<T>>) + Send + 'static,
     ) -> std::io::Result<()> {
         let (outlet, lane) = lane(slots, buffers_of(slots), self.parker.unparker().clone());
         let name = format!("loader-{}", self.lanes.len());
@@ -312,7 +312,7 @@ mod tests {
     use schemas::run::{Share, Shuffle};
 
     use super::*;
-    use crate::plan::{PhaseSpec, PlanSpec};
+    use plan::{PhaseSpec, PlanSpec};
 
     /// A hundred steps of one batch.
     fn schedule() -> Schedule {

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Err(err) => {
             // A closed stderr leaves nobody to tell.
             let described = pipeline::cli::describe(&err);
-            let shown = pipeline::printable::lines(&described);
+            let shown = pipeline::console::printable::lines(&described);
             let _ = writeln!(std::io::stderr(), "error: {shown}");
             pipeline::cli::exit_code(&err)
         }

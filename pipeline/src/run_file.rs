@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use schemas::manifest::Manifest;
 use schemas::run::{Carry, PhaseConfig, ReadBackend, RunFile, RunFileError};
 
+use crate::corpus::sets::{MixedSeries, set_streams};
 use crate::corpus::{Corpus, CorpusError};
-use crate::plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
-use crate::set_streams::{MixedSeries, set_streams};
+use plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
 
 /// A run file with the folder that its paths are relative to.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pipeline::corpus::Corpus;
 use pipeline::loader::{Loader, LoaderSpec, READ_AHEAD_BYTES};
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

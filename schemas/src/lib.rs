@@ -10,7 +10,7 @@
 //! - [`drop_list`]: which documents have the text of an earlier one.
 //! - [`manifest`]: what a corpus holds; written last.
 //! - [`build`]: what a corpus folder says while it is being written, and its list of skipped documents.
-//! - [`run`]: the run file that both binaries read; [`data_order`] is its part on the order of the data, [`schedule`] the one
+//! - [`run`]: the run file that both binaries read; [`run::data_order`] is its part on the order of the data, [`schedule`] the one
 //!   on learning rates.
 //! - [`record`]: what a checkpoint says about itself.
 
@@ -26,8 +26,6 @@ pub mod manifest;
 
 pub mod build;
 
-pub mod data_order;
 pub mod run;
-pub mod schedule;
 
-pub mod record;
+pub mod checkpoint;

@@ -6,15 +6,17 @@
 //! **Invariant:** a [`RunFile`] holds no unknown key and only values that are legal on their own;
 //! what depends on several fields at once is checked where the value is built (`Plan`, `Llama`).
 
+pub mod data_order;
+pub mod schedule;
+pub(crate) mod share;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::data_order::{Passes, SetAmount, Shuffle};
-pub use crate::schedule::{Carry, Decay, Schedule};
-
-pub(crate) mod share;
+pub use crate::run::data_order::{Passes, SetAmount, Shuffle};
+pub use crate::run::schedule::{Carry, Decay, Schedule};
 
 pub use share::Share;
 

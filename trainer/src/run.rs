@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
-use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
-use schemas::record::TrainerState;
+use plan::{Phase, Plan};
+use schemas::checkpoint::TrainerState;
 use schemas::run::RunFile;
 
 use crate::checkpoint::contents;

@@ -27,9 +27,11 @@ CASES = [
 # The phases of the run that compares K with 1, the tokens of each step, and epochs that are enough steps of each.
 LADDER, LADDER_STEP_TOKENS, LADDER_EPOCHS = (8, 4, 2, 1), 65536, 8
 # Laid over the fixtures' run file, whose phases are replaced.
-VALUES = ["plan.epochs={epochs}", "plan.step_tokens={step_tokens}", f"plan.window_units={UNITS}", "model.vocab_size={vocab_size}",
-          "model.hidden_size=256", "model.intermediate_size=688", "model.num_hidden_layers=6", "train.device=cpu",
-          "train.dtype={dtype}", f"train.micro_batch_windows={WINDOWS}", "loader.workers=1", "loader.ring_bytes=1_048_576"]
+VALUES = [
+    f"plan.window_units={UNITS}", f"train.micro_batch_windows={WINDOWS}", "train.device=cpu",
+    "model.hidden_size=256", "model.intermediate_size=688", "model.num_hidden_layers=6",
+    "loader.workers=1", "loader.ring_bytes=1_048_576",
+]
 PHASE = """
 [[phases]]
 patch_size = {patch_size}
@@ -78,8 +80,9 @@ def write_run(args, name, vocab_size, dtype, patch_sizes, step_tokens, epochs=1)
     path = os.path.join(args.work, f"{name}.toml")
     with open(path, "w", encoding="utf-8") as file:
         file.write(f"{before}{phases}\n{model}")
-    values = [value.format(epochs=epochs, step_tokens=step_tokens, vocab_size=vocab_size, dtype=dtype) for value in VALUES]
-    values.append(f"data.corpus={json.dumps(os.path.abspath(os.path.join(folder, 'corpus')))}")
+    corpus = json.dumps(os.path.abspath(os.path.join(folder, "corpus")))
+    values = [*VALUES, f"data.corpus={corpus}", f"plan.epochs={epochs}", f"plan.step_tokens={step_tokens}",
+              f"model.vocab_size={vocab_size}", f"train.dtype={dtype}"]
     return [path, *(word for value in values for word in ("--set", value))]
 
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use schemas::manifest::{self, ManifestError};
 use schemas::shard::ShardError;
 
-use crate::set_streams::MixedSeries;
+use crate::corpus::sets::MixedSeries;
 
 /// Why a corpus could not be opened or read.
 #[derive(Debug, thiserror::Error)]

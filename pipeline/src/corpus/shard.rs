@@ -1,7 +1,7 @@
 //! One shard of an open corpus.
 //!
 //! Files can change while they are open, against all promises. What a file loses reads as zeros up to the end of its
-//! last page, behind which a mapping raises SIGBUS ([`crate::lost_pages`]) and a `pread` comes back short. So if the last
+//! last page, behind which a mapping raises SIGBUS ([`crate::disk::lost_pages`]) and a `pread` comes back short. So if the last
 //! byte that was read of a page is not zero, nothing was lost of that page; if it is, the file is asked about. This costs
 //! nothing but a look at one id a page. What was written over is found when the file is asked about next
 //! ([`super::Reader::check_unchanged`]), or by the checksum.
@@ -22,9 +22,9 @@ use schemas::shard::{
 };
 
 use super::error::CorpusError;
-use crate::source::{FileState, Source};
-use crate::upcoming::{CACHE_LINE_BYTES, Upcoming};
-use crate::widen::{OutId, largest_id, widen, widen_asking};
+use crate::corpus::prefetch::{CACHE_LINE_BYTES, Upcoming};
+use crate::corpus::widen::{OutId, largest_id, widen, widen_asking};
+use crate::disk::source::{FileState, Source};
 
 /// Bytes of a block that are checked between two looks at what comes next: the checksum is computed in pieces of three times 256.
 const CHECKED_BYTES: usize = 2 * 3 * 256;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::source::open_file;
+use crate::disk::source::open_file;
 
 /// Why a file of another project was refused.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 
 use super::Batch;
 use crate::corpus::OutId;
-use crate::plan::Plan;
+use plan::Plan;
 
 /// What a reader has read, as one number: the sum, modulo 2^64, of a hash of each window's number in the
 /// run ([`Plan::window_number`]) and its ids. So the parts that several ranks or restarts read add up.

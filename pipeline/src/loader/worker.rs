@@ -11,13 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lane::Outlet;
+use ring::Outlet;
 
 use super::ids::Ids;
 use super::{Batch, Item, LoaderError, LoaderSpec};
 use crate::corpus::{OutId, Reader};
-use crate::plan::{Cursor, Plan, Window};
-use crate::source::waits_of_thread;
+use crate::disk::source::waits_of_thread;
+use plan::{Cursor, Plan, Window};
 
 /// Windows whose places are computed together.
 const LOOKED_UP_WINDOWS: u64 = 64;

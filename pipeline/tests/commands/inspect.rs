@@ -1,4 +1,4 @@
-//! `patchmill` as a process: exit codes and output that machines read.
+//! `patchmill inspect`, and what holds for every command: exit codes and output that machines read.
 
 use std::fs;
 use std::path::Path;

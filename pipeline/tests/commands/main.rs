@@ -10,5 +10,6 @@ mod exchange;
 mod inspect;
 mod plan;
 mod read_parquet;
+mod reference_families;
 mod selection;
 mod tokenize;

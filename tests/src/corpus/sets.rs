@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use pipeline::corpus::sets::set_streams;
 use pipeline::corpus::{Corpus, read_manifest};
 use pipeline::loader::{Loader, LoaderSpec};
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec, SetSpec};
-use pipeline::set_streams::set_streams;
+use plan::{PhaseSpec, Plan, PlanSpec, SetSpec};
 use schemas::manifest::{FILE_NAME, SetTotals};
 use schemas::run::{Passes, ReadBackend, SetAmount, Share, Shuffle};
 

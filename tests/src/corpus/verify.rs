@@ -44,7 +44,7 @@ impl Fixture {
 }
 
 fn faults(dir: &Path) -> Vec<String> {
-    pipeline::verify::check(dir).unwrap().faults
+    pipeline::corpus::verify::check(dir).unwrap().faults
 }
 
 /// Makes the header's checksum right again, so that the field itself is what is wrong.
@@ -193,7 +193,8 @@ fn a_changed_manifest_is_refused() {
     let text = fs::read_to_string(&path).unwrap();
     let error = |text: &str| {
         fs::write(&path, text).unwrap();
-        let err = pipeline::verify::check(fixture.dir.path()).err().expect("it was accepted");
+        let err =
+            pipeline::corpus::verify::check(fixture.dir.path()).err().expect("it was accepted");
         assert_eq!(pipeline::cli::exit_status(&err), 4, "{err:#}");
         format!("{err:#}")
     };
@@ -206,7 +207,7 @@ fn a_changed_manifest_is_refused() {
     let empty = error("");
     assert!(empty.contains("not a corpus manifest"), "{empty}");
     fs::remove_file(&path).unwrap();
-    let err = pipeline::verify::check(fixture.dir.path()).err().unwrap();
+    let err = pipeline::corpus::verify::check(fixture.dir.path()).err().unwrap();
     assert!(format!("{err:#}").contains("has no manifest.json"), "{err:#}");
 }
 
@@ -237,7 +238,7 @@ fn a_flipped_bit_anywhere_is_found() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             fs::write(out.join(&name), &flipped).unwrap();
-            let is_found = match pipeline::verify::check(&out) {
+            let is_found = match pipeline::corpus::verify::check(&out) {
                 Ok(checked) => !checked.faults.is_empty(),
                 Err(_) => true,
             };

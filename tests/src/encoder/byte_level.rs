@@ -106,8 +106,8 @@ fn long_texts_without_a_cut_are_encoded_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
     let special_tokens = schemas::manifest::SpecialTokens::Text;
-    let policy = pipeline::tokenize::Policy { bos: false, eos: false, special_tokens };
-    let encoder = pipeline::tokenize::Encoder::load(dir.path(), policy).unwrap();
+    let policy = encoder::Policy { bos: false, eos: false, special_tokens };
+    let encoder = encoder::Encoder::load(dir.path(), policy).unwrap();
     for text in texts {
         let (mut ids, mut expected) = (Vec::new(), Vec::new());
         encoder.encode(text, &mut ids).unwrap();
@@ -123,8 +123,8 @@ fn what_is_not_known_of_a_byte_level_tokenizer_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
         let special_tokens = schemas::manifest::SpecialTokens::Text;
-        let policy = pipeline::tokenize::Policy { bos: false, eos: false, special_tokens };
-        pipeline::tokenize::Encoder::load(dir.path(), policy).unwrap().obstacles().join("; ")
+        let policy = encoder::Policy { bos: false, eos: false, special_tokens };
+        encoder::Encoder::load(dir.path(), policy).unwrap().obstacles().join("; ")
     };
     let unknown = json!({ "type": "Sequence", "pretokenizers": [
         { "type": "Split", "pattern": { "Regex": "a+" }, "behavior": "Isolated", "invert": false },

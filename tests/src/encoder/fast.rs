@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use pipeline::tokenize::{Encoder, PartPosition, Policy, TokenId, TokenizeError};
+use encoder::{Encoder, PartPosition, Policy, TokenId, TokenizeError};
 use proptest::prelude::*;
 use schemas::manifest::SpecialTokens;
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
-use pipeline::encode::classes::{Class, class_of};
-use pipeline::encode::nfc::nfc;
-use pipeline::encode::split::{ByteLevel, Split};
+use encoder::fast::pretokenize::{ByteLevel, Split};
+use encoder::fast::unicode::classes::{Class, class_of};
+use encoder::fast::unicode::nfc::nfc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;

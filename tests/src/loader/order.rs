@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pipeline::corpus::{Corpus, OutId};
 use pipeline::loader::{Digest, Loader, LoaderError, LoaderSpec};
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 
 use crate::support::small_corpus::{Lengths, flip_byte, write_corpus};

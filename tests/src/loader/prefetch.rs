@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pipeline::corpus::Corpus;
 use pipeline::loader::LoaderSpec;
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec};
+use plan::{PhaseSpec, Plan, PlanSpec};
 use schemas::run::{ReadBackend, Share, Shuffle};
 use tch::{Device, Kind, Tensor};
 use trainer::data::batch::BatchShape;

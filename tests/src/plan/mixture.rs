@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::plan::{Plan, PlanError, PlanSpec, Reading, SetSpec, Window};
+use plan::{Plan, PlanError, PlanSpec, Reading, SetSpec, Window};
 use proptest::prelude::*;
 use schemas::run::{Passes, SetAmount, Share, Shuffle};
 
@@ -162,7 +162,7 @@ proptest! {
             let mine = all_windows(&plan).into_iter().filter(|window| window.stream_index == set && window.epoch == 0);
             Some(mine.map(|window| window.first_token - first_token).collect())
         };
-        let spec = PlanSpec { phases: vec![pipeline::plan::PhaseSpec { share: Share::new(1, 1).unwrap(), ..spec.phases[0] }], subset_tokens: None, ..spec };
+        let spec = PlanSpec { phases: vec![plan::PhaseSpec { share: Share::new(1, 1).unwrap(), ..spec.phases[0] }], subset_tokens: None, ..spec };
         let mut other = spec.clone();
         let last = other.sets.len() - 1;
         other.sets[last].tokens += more * spec.step_tokens;
@@ -202,7 +202,7 @@ fn spec(sets: Vec<SetSpec>) -> PlanSpec {
         seed: 1,
         shuffle: Shuffle::None,
         sets,
-        phases: vec![pipeline::plan::PhaseSpec {
+        phases: vec![plan::PhaseSpec {
             patch_size: 2,
             window_units: 2,
             share: Share::new(1, 1).unwrap(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::permute::{COUNT_MAX, Permutation, PermutationKey, Purpose};
+use plan::permutation::{COUNT_MAX, Permutation, PermutationKey, Purpose};
 use proptest::prelude::*;
 
 mod quality;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pipeline::plan::{PhaseSpec, Plan, PlanSpec, Window};
-use pipeline::{plan_diff, plan_walk};
+use plan::{PhaseSpec, Plan, PlanSpec, Window};
+use plan::{compare, proof};
 use proptest::prelude::*;
 use schemas::run::{Share, Shuffle};
 
@@ -98,7 +98,7 @@ proptest! {
     #[test]
     fn a_walk_proves_every_plan_and_counts_its_tokens(spec in any_spec(), threads in 1usize..4) {
         let plan = Plan::new(&spec).unwrap();
-        let proof = plan_walk::walk(&plan, threads, &|_steps| {}).unwrap();
+        let proof = proof::walk(&plan, threads, &|_steps| {}).unwrap();
         prop_assert_eq!(proof.tokens + plan.unread_tokens(), plan.run_tokens());
         prop_assert_eq!(proof.windows, plan.window_count());
         let of_passes = plan.streams().iter().zip(&proof.whole_passes).map(|(stream, passes)| passes * stream.subset_tokens());
@@ -121,7 +121,7 @@ proptest! {
             changed.seed = changed.seed.wrapping_add(1);
         }
         if let Ok(second) = Plan::new(&changed) {
-            let found = plan_diff::compare(&first, &second);
+            let found = compare::compare(&first, &second);
             prop_assert_eq!(found.differences.is_empty(), first.fingerprint() == second.fingerprint());
             prop_assert!(found.same_steps <= first.step_count().min(second.step_count()));
             for step in 0..found.same_steps {
@@ -133,7 +133,7 @@ proptest! {
                 prop_assert_eq!(found.same_steps, 0);
             }
         }
-        prop_assert_eq!(plan_diff::compare(&first, &first).same_steps, first.step_count());
+        prop_assert_eq!(compare::compare(&first, &first).same_steps, first.step_count());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pipeline::plan::{PhaseSpec, Plan, PlanError, PlanSpec, Reading, Window};
+use plan::{PhaseSpec, Plan, PlanError, PlanSpec, Reading, Window};
 use proptest::prelude::*;
 use schemas::run::{Share, Shuffle};
 

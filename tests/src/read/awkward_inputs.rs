@@ -10,13 +10,13 @@ use arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{WriterProperties, WriterVersion};
-use pipeline::docs::{Columns, Docs};
+use pipeline::read::documents::{Columns, Docs};
 
 use crate::support::inputs::{OwnedDoc, file, gz, line, read, read_columns, tokenize, zst};
 
 /// Row, text, set name and surrogates replaced of each document; reading begins at `first_row`.
 fn read_from(path: &Path, first_row: u64) -> Result<Vec<(OwnedDoc, u64)>, String> {
-    let input = pipeline::inputs::find(&[path.to_owned()]).unwrap().remove(0);
+    let input = pipeline::read::inputs::find(&[path.to_owned()]).unwrap().remove(0);
     let columns = Columns::default();
     let mut docs = Docs::open(&input, &columns).map_err(|err| err.to_string())?;
     docs.skip_to(first_row).map_err(|err| err.to_string())?;

@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
-use pipeline::docs::Columns;
+use pipeline::read::documents::Columns;
 
 use crate::support::inputs::{
     file, fixtures, gz, line, lines, read, read_columns, tokenize, tokenize_error, zst,
@@ -190,7 +190,7 @@ fn a_bad_line_stops_or_is_listed_as_asked() {
     assert_eq!((&listed[0]["row"], &listed[1]["row"]), (&2.into(), &3.into()));
     assert_eq!(listed[1]["byte_offset"], first.len() + 12);
     assert_eq!(listed[0]["reason"], "\"text\" is a number; expected a string");
-    assert_eq!(pipeline::verify::check(&out).unwrap().faults, [""; 0]);
+    assert_eq!(pipeline::corpus::verify::check(&out).unwrap().faults, [""; 0]);
 }
 
 fn parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
@@ -357,7 +357,7 @@ fn a_string_of_parquet_that_is_no_utf8_is_one_row_that_is_refused() {
         let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
         let listed: serde_json::Value = serde_json::from_str(&list).unwrap();
         assert_eq!((&listed["row"], &listed["reason"]), (&2.into(), &reason.into()));
-        assert_eq!(pipeline::verify::check(&out).unwrap().faults, [""; 0]);
+        assert_eq!(pipeline::corpus::verify::check(&out).unwrap().faults, [""; 0]);
     }
 }
 
@@ -384,7 +384,7 @@ fn inputs_stand_in_the_byte_order_of_their_relative_paths() {
     }
     let names = |arguments: &[&str]| {
         let paths: Vec<_> = arguments.iter().map(|name| dir.path().join(name)).collect();
-        let inputs = pipeline::inputs::find(&paths).map_err(|err| err.to_string())?;
+        let inputs = pipeline::read::inputs::find(&paths).map_err(|err| err.to_string())?;
         Ok::<_, String>(inputs.into_iter().map(|input| input.name).collect::<Vec<_>>())
     };
     let all = ["B.jsonl", "a.jsonl.zst", "b.jsonl", "b/1.jsonl", "é.parquet"];

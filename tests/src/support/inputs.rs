@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use pipeline::commands_tokenize::TokenizeArgs;
-use pipeline::docs::{Columns, Doc, DocsError};
-use pipeline::report::Report;
+use pipeline::commands::tokenize::TokenizeArgs;
+use pipeline::read::documents::{Columns, Doc, DocsError};
+use pipeline::write::report::Report;
 
 /// The repository's fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -46,7 +46,7 @@ pub(crate) fn arguments(out: &Path, inputs: &[&Path], options: &[&str]) -> Token
 
 /// `patchmill tokenize`, without its printing.
 pub(crate) fn tokenize(out: &Path, inputs: &[&Path], options: &[&str]) -> anyhow::Result<Report> {
-    pipeline::build::build(&arguments(out, inputs, options).spec()?)
+    pipeline::write::corpus::build(&arguments(out, inputs, options).spec()?)
 }
 
 /// The error of a `patchmill tokenize` that must fail, as it is printed, with its exit status.
@@ -109,12 +109,12 @@ pub(crate) fn read_columns(path: &Path, columns: &Columns) -> Result<Vec<OwnedDo
         None => err.to_string(),
     };
     let mut docs = Vec::new();
-    for input in pipeline::inputs::find(&[path.to_owned()]).map_err(|err| wrong(&err))? {
+    for input in pipeline::read::inputs::find(&[path.to_owned()]).map_err(|err| wrong(&err))? {
         let push = |doc: Doc<'_>| {
             docs.push((doc.row, doc.text.into_owned(), doc.set_name.map(|name| name.into_owned())));
             Ok::<(), DocsError>(())
         };
-        pipeline::docs::for_each(&input, columns, push).map_err(|err| wrong(&err))?;
+        pipeline::read::documents::for_each(&input, columns, push).map_err(|err| wrong(&err))?;
     }
     Ok(docs)
 }

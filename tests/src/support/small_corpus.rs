@@ -1,4 +1,5 @@
-//! Small corpora, written by the formats' own encoders: for the tests here, and by path for one of `pipeline`.
+//! Small corpora, written by the formats' own encoders: for the tests here, and by path for one of
+//! `pipeline`.
 
 use std::path::Path;
 

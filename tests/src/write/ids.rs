@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use encoder::{Encoder, Policy};
 use pipeline::corpus::Corpus;
-use pipeline::index::{self, IndexRow};
-use pipeline::tokenize::{Encoder, Policy};
+use pipeline::corpus::index::{self, IndexRow};
 use schemas::manifest::SpecialTokens;
 use schemas::run::ReadBackend;
 use tokenizers::Tokenizer;
@@ -60,7 +60,7 @@ fn check_corpus(tokenizer: &Path, inputs: &[&Path], options: &[&str]) {
         assert_eq!(entry.content_hash.unwrap(), hash.as_bytes()[..16]);
     }
     assert_eq!(end, corpus.token_count());
-    assert_eq!(pipeline::verify::check(dir.path()).unwrap().faults, [""; 0]);
+    assert_eq!(pipeline::corpus::verify::check(dir.path()).unwrap().faults, [""; 0]);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn an_input_without_a_document_is_a_series_without_shards() {
     assert_eq!(report.manifest.series.len(), 2);
     assert!(report.manifest.series[0].index.is_none());
     assert!(out.join("00001-00000.tok").exists());
-    assert_eq!(pipeline::verify::check(&out).unwrap().faults, [""; 0]);
+    assert_eq!(pipeline::corpus::verify::check(&out).unwrap().faults, [""; 0]);
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn a_tokenizer_that_cannot_be_used_says_why() {
     assert!(unnamed.contains("no token \"<|end|>\""), "{unnamed}");
     assert!(unnamed.contains("tokenizer_config.json names as EOS"), "{unnamed}");
     let args = arguments(&dir.path().join("out"), &[&input], &[]);
-    pipeline::build::build(&args.spec().unwrap()).unwrap();
+    pipeline::write::corpus::build(&args.spec().unwrap()).unwrap();
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn the_fixture_tokenizer_is_what_its_command_makes() {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
-        args: pipeline::train_tokenizer::TrainTokenizerArgs,
+        args: pipeline::commands::train_tokenizer::TrainTokenizerArgs,
     }
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("tokenizer");
@@ -440,6 +440,6 @@ fn the_fixture_tokenizer_is_what_its_command_makes() {
         (out.display().to_string(), fixtures().join("text/train").display().to_string());
     let line = ["train-tokenizer", "--out", &out_name, "--vocab-size", "4096", &input];
     let line: Line = clap::Parser::parse_from(line);
-    pipeline::train_tokenizer::train_tokenizer(&line.args).unwrap();
+    pipeline::commands::train_tokenizer::train_tokenizer(&line.args).unwrap();
     assert_same_tree(&fixtures().join("tokenizer"), &out);
 }

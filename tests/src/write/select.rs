@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use clap::Parser;
-use pipeline::select::{Candidate, Decision, Rate, Select, content_hash, split_words};
-use pipeline::values::SelectArgs;
+use pipeline::commands::values::SelectArgs;
+use pipeline::write::select::{Candidate, Decision, Rate, Select, content_hash, split_words};
 use proptest::prelude::*;
 use schemas::selection::DropReason;
 

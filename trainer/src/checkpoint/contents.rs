@@ -32,7 +32,7 @@ pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Resu
     }
     let hash = || -> Result<String> {
         store::verify_if_ours(folder)?;
-        Ok(pipeline::publish::hash_file(&path)?.1.to_hex().to_string())
+        Ok(pipeline::disk::atomic::hash_file(&path)?.1.to_hex().to_string())
     };
     hash().with_context(|| format!("train.init_from = {}", folder.display())).map(Some)
 }

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pipeline::plan::Plan;
-use schemas::record::TrainerState;
+use plan::Plan;
+use schemas::checkpoint::TrainerState;
 use schemas::run::RunFile;
 use serde_json::Value;
 

@@ -9,10 +9,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use schemas::manifest::{FileRecord, check_path};
-use schemas::record::{
+use schemas::checkpoint::{
     CHECKPOINT_MANIFEST, CheckpointManifest, TRAINER_STATE, TrainerState, VERSION,
 };
+use schemas::manifest::{FileRecord, check_path};
 
 const PREFIX: &str = "checkpoint-";
 const TEMPORARY: &str = ".tmp-checkpoint-";

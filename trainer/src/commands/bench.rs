@@ -11,8 +11,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, value_parser};
-use pipeline::plan::{Phase, Plan};
 use pipeline::run_file;
+use plan::{Phase, Plan};
 use serde_json::Value;
 
 use crate::checkpoint::resume::Resume;

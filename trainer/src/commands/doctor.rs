@@ -201,7 +201,7 @@ fn memory(report: &mut Report) -> Result<()> {
             report.fact(label, gib(kib * 1024));
         }
     }
-    match pipeline::publish::free_bytes(std::path::Path::new("/dev/shm")) {
+    match pipeline::disk::atomic::free_bytes(std::path::Path::new("/dev/shm")) {
         Ok(bytes) => {
             report.fact("/dev/shm free", gib(bytes));
             if bytes < 64 << 20 {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use pipeline::corpus::Corpus;
-use pipeline::docs::{self, Columns};
-use pipeline::inputs;
+use pipeline::read::documents::{self, Columns};
+use pipeline::read::inputs;
 use schemas::run::ReadBackend;
 use serde_json::json;
 
@@ -45,7 +45,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_column: String,
     /// A longer text of a text file is refused.
-    #[arg(long, value_name = "BYTES", default_value_t = docs::DOCUMENT_BYTES_MAX)]
+    #[arg(long, value_name = "BYTES", default_value_t = documents::DOCUMENT_BYTES_MAX)]
     max_document_bytes: u64,
     /// Print the result as one JSON object.
     #[arg(long)]
@@ -101,7 +101,7 @@ fn check_corpus(corpus: &Corpus, model: &Llama, model_folder: &Path) -> Result<(
         );
         return Ok(());
     }
-    let expected = pipeline::publish::hash_file(&path)?.1.to_hex().to_string();
+    let expected = pipeline::disk::atomic::hash_file(&path)?.1.to_hex().to_string();
     let found = corpus.manifest().tokenizer.fingerprint.clone();
     if found != expected {
         bail!(CorpusMismatch::Tokenizer { found, expected });
@@ -141,7 +141,7 @@ fn evaluate_text(model: &Llama, shape: EvalShape, args: &EvalArgs) -> Result<Eva
     let mut session = encoder.session::<u32>();
     let mut ids = Vec::new();
     for input in &found {
-        docs::for_each(input, &columns, |doc| -> Result<()> {
+        documents::for_each(input, &columns, |doc| -> Result<()> {
             ids.clear();
             session.encode(&doc.text, &mut ids)?;
             text_bytes += doc.text.len() as u64;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use pipeline::tokenize::{Encoder, PolicyChoice, TokenizeError};
+use encoder::{Encoder, PolicyChoice, TokenizeError};
 use schemas::manifest::SpecialTokens;
 use schemas::run::{Device, Dtype};
 

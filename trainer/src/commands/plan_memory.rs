@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use pipeline::{plan, run_file};
+use pipeline::run_file;
 use schemas::run::{self, ModelConfig, RunFile};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};

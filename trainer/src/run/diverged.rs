@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use pipeline::commands::plan::lookup::StepReport;
 use pipeline::corpus::Corpus;
-use pipeline::plan::Plan;
-use pipeline::plan_lookup::StepReport;
+use plan::Plan;
 use serde_json::json;
 
 /// Lines about windows and their documents that go to stderr.
@@ -71,7 +71,7 @@ pub fn write_record(
         "grad_norm": grad_norm,
         "read": read,
     });
-    pipeline::publish::write_atomic(&path, format!("{record:#}\n").as_bytes())
+    pipeline::disk::atomic::write_atomic(&path, format!("{record:#}\n").as_bytes())
         .with_context(|| format!("write {}", path.display()))?;
     let mut text = Vec::new();
     match &found {

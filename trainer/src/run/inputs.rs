@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use pipeline::corpus::Corpus;
-use pipeline::plan::Plan;
 use pipeline::run_file;
+use plan::Plan;
 
 use crate::checkpoint::contents;
 use crate::checkpoint::resume::{self, Found, Identity};

@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** nothing is computed on the device and nothing is written: numbers in, values and text out.
 
-use pipeline::plan::Plan;
-use schemas::record::TrainerState;
+use plan::Plan;
+use schemas::checkpoint::TrainerState;
 
 use crate::console::progress::{clock, si};
 use crate::run::interval::Figures;

@@ -64,7 +64,7 @@ impl RunFolder {
     pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
         let text = toml::to_string_pretty(run).context("encode the run file")?;
         let path = self.path.join(RUN_FILE);
-        pipeline::publish::write_atomic(&path, text.as_bytes())
+        pipeline::disk::atomic::write_atomic(&path, text.as_bytes())
             .with_context(|| format!("write {}", path.display()))
     }
 }

@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use encoder::Encoder;
 use pipeline::corpus::Corpus;
 use pipeline::loader::{LoaderSpec, READ_AHEAD_BYTES};
-use pipeline::plan::Plan;
-use pipeline::tokenize::Encoder;
-use schemas::record::{PhaseRecord, TrainerState, VERSION};
+use plan::Plan;
+use schemas::checkpoint::{PhaseRecord, TrainerState, VERSION};
 use schemas::run::{Carry, RunFile};
 use serde_json::Value;
 

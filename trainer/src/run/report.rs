@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use pipeline::plan::Plan;
-use schemas::record::PhaseRecord;
+use plan::Plan;
+use schemas::checkpoint::PhaseRecord;
 use serde_json::{Value, json};
 
 /// What a finished or stopped run came to.

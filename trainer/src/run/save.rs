@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use pipeline::corpus::Corpus;
-use pipeline::plan::Plan;
-use schemas::record::TrainerState;
+use plan::Plan;
+use schemas::checkpoint::TrainerState;
 use schemas::run::RunFile;
 
 use crate::checkpoint::contents;

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use encoder::Encoder;
 use pipeline::corpus::Corpus;
 use pipeline::run_file::check_same_tokenizer;
-use pipeline::tokenize::Encoder;
 use schemas::run::RunFile;
 
 use crate::console::stop::StopFlag;

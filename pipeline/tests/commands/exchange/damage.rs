@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use encoder::Policy;
 use pipeline::exchange::ImportSpec;
-use pipeline::tokenize::Policy;
 use schemas::manifest::{ForeignFormat, SpecialTokens};
 use schemas::shard::TokenBytes;
 
@@ -27,7 +27,7 @@ fn arguments(source: &Path, from: ForeignFormat, out: &Path) -> ImportSpec {
 
 /// The error of an import in this process, with its exit status; `None` where it is done.
 fn import_error(arguments: &ImportSpec) -> Option<(String, u8)> {
-    let err = pipeline::import::read(arguments).err()?;
+    let err = pipeline::exchange::import::read(arguments).err()?;
     Some((format!("{err:#}"), pipeline::cli::exit_status(&err)))
 }
 
@@ -41,7 +41,8 @@ fn whatever_is_wrong_with_an_index_is_named() {
         let mut changed = fs::read(&idx).unwrap();
         changed[at..at + bytes.len()].copy_from_slice(bytes);
         fs::write(&idx, changed).unwrap();
-        let (found, status) = import_error(&arguments(&prefix, ForeignFormat::Megatron, &out)).unwrap();
+        let (found, status) =
+            import_error(&arguments(&prefix, ForeignFormat::Megatron, &out)).unwrap();
         assert_eq!((found.replace(text(dir.path()), "D"), status), (what.to_owned(), 4));
         assert!(!out.join("manifest.json").exists());
     };
@@ -198,7 +199,10 @@ fn raw_ids_that_are_none_are_named() {
     check(b"\x93NUMPY\x01\x00v\x00", ForeignFormat::Olmo, saved);
     // Ids of 4 bytes read as 2 come apart; said to be of 4 they are read.
     fs::write(&bin, [5u32, 6].map(u32::to_le_bytes).concat()).unwrap();
-    let of_four = ImportSpec { token_bytes: Some(TokenBytes::Four), ..arguments(&bin, ForeignFormat::Olmo, &out) };
+    let of_four = ImportSpec {
+        token_bytes: Some(TokenBytes::Four),
+        ..arguments(&bin, ForeignFormat::Olmo, &out)
+    };
     assert_eq!(import_error(&of_four), None);
     assert_eq!(read_corpus(&out).0, (vec![5, 6], vec![2]));
 }

@@ -3,7 +3,7 @@
 //! Each statistic is a distance from what a random permutation gives on average, in standard deviations. A true
 //! shuffle stays below 5 of them, and so must the network; with fewer rounds it goes far beyond.
 
-use pipeline::permute::{Permutation, PermutationKey, Purpose};
+use plan::permutation::{Permutation, PermutationKey, Purpose};
 
 /// An order of `0..count` for each seed.
 type Order<'a> = &'a dyn Fn(u64, u64) -> Box<dyn Fn(u64) -> u64>;

@@ -1,0 +1,306 @@
+//! Pre-tokenizers of byte-level tokenizers: where a text is cut before byte-pair encoding.
+//!
+//! tokenizer.json describes them as regexes. A few patterns serve nearly all tokenizers, and a general engine spends
+//! more time on them than all else takes. So each known pattern, recognised by its exact text, has a scanner of its
+//! own, written by hand and tested against the engine. A pattern that is not known is not approximated: its tokenizer
+//! is left to the `tokenizers` crate.
+//!
+//! A pattern looks ahead but never back: where a piece ends depends on the text from its begin on and on nothing
+//! before it. So a scanner can begin at any border, and it is enough to find the borders inside of a `block`.
+//!
+//! **Invariant:** pieces are those of `tokenizers`, in order, and together they are the text.
+
+mod block;
+mod cl100k;
+mod deepseek;
+mod gpt2;
+mod o200k;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::definition::{Pattern, PreTokenizer};
+use crate::fast::pretokenize::block::{BLOCK_BYTES, Block};
+use crate::fast::pretokenize::cl100k::Cl100k;
+use crate::fast::pretokenize::deepseek::DeepSeek;
+use crate::fast::pretokenize::gpt2::Gpt2;
+use crate::fast::pretokenize::o200k::O200k;
+use crate::fast::unicode::classes::{Class, Classes, class_of, run_end};
+
+/// cl100k_base, as Llama-3 writes it.
+const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// As Qwen writes it.
+const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// GPT-2's, spelled out in a `Split`.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// o200k_base, as gpt-oss writes it.
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral's Tekken.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// A pre-tokenizer that has a scanner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// `ByteLevel` without a regex: a text is one piece.
+    Whole,
+    /// See the module of that name.
+    Gpt2,
+    /// The same behind `Digits` with `individual_digits`: StarCoder, SmolLM.
+    Gpt2Digits,
+    /// cl100k_base with numbers of up to this many digits, 1 or 3.
+    Cl100k {
+        /// 3 for Llama-3, 1 for Qwen.
+        digits_max: usize,
+    },
+    /// o200k_base, or Tekken.
+    O200k {
+        /// 3 for OpenAI's, 1 for Tekken.
+        digits_max: usize,
+        /// Whether words take contractions behind them: not in Tekken.
+        contractions: bool,
+    },
+    /// DeepSeek-V3's three patterns one after the other.
+    DeepSeek,
+}
+
+/// What a byte-level tokenizer does before byte-pair encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteLevel {
+    /// Where texts are cut.
+    pub split: Split,
+    /// Whether a text that does not begin with a space gets one.
+    pub add_prefix_space: bool,
+}
+
+impl ByteLevel {
+    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error says, in words, what of it is not known.
+    pub fn of(pre_tokenizer: &Value) -> Result<ByteLevel, String> {
+        let definition = PreTokenizer::deserialize(pre_tokenizer);
+        let definition = definition.map_err(|err| format!("its pre-tokenizer: {err}"))?;
+        ByteLevel::of_definition(&definition)
+    }
+
+    /// The same for one that was read already.
+    pub(super) fn of_definition(pre_tokenizer: &PreTokenizer) -> Result<ByteLevel, String> {
+        let steps = match pre_tokenizer {
+            PreTokenizer::Sequence { pretokenizers } => {
+                pretokenizers.iter().map(step).collect::<Result<Vec<_>, _>>()?
+            }
+            single => vec![step(single)?],
+        };
+        let Some((Step::ByteLevel { add_prefix_space, use_regex }, before)) = steps.split_last()
+        else {
+            return Err("its pre-tokenizer does not end in ByteLevel".to_owned());
+        };
+        let split = match (before, use_regex) {
+            ([], true) => Split::Gpt2,
+            ([], false) => Split::Whole,
+            ([Step::Digits], true) => Split::Gpt2Digits,
+            ([Step::Split(split)], false) if *split != Split::DeepSeek => *split,
+            ([Step::Numbers, Step::Ideographs, Step::Split(Split::DeepSeek)], false) => {
+                Split::DeepSeek
+            }
+            _ => return Err("its pre-tokenizers in this order have no scanner".to_owned()),
+        };
+        if *add_prefix_space && !before.is_empty() {
+            return Err("its ByteLevel puts a space before each piece of another one".to_owned());
+        }
+        Ok(ByteLevel { split, add_prefix_space: *add_prefix_space })
+    }
+}
+
+/// One pre-tokenizer of a sequence.
+#[derive(Debug)]
+enum Step {
+    ByteLevel {
+        add_prefix_space: bool,
+        use_regex: bool,
+    },
+    Digits,
+    Split(Split),
+    /// The first of DeepSeek's.
+    Numbers,
+    /// The second.
+    Ideographs,
+}
+
+fn step(definition: &PreTokenizer) -> Result<Step, String> {
+    match definition {
+        PreTokenizer::ByteLevel { add_prefix_space, use_regex, .. } => {
+            Ok(Step::ByteLevel { add_prefix_space: *add_prefix_space, use_regex: *use_regex })
+        }
+        PreTokenizer::Digits { individual_digits: true } => Ok(Step::Digits),
+        PreTokenizer::Split { pattern: Pattern::Regex(pattern), behavior, invert } => {
+            split_step(pattern, behavior, *invert)
+        }
+        other => Err(format!("its pre-tokenizer has the step {other:?}, which has no scanner")),
+    }
+}
+
+/// A `Split` whose matches are pieces: the patterns here leave out no character but DeepSeek's, so that it makes no
+/// difference to the others whether what is between matches is kept or removed.
+fn split_step(pattern: &str, behavior: &str, invert: bool) -> Result<Step, String> {
+    let (known, all_matched) = match pattern {
+        CL100K => (Step::Split(Split::Cl100k { digits_max: 3 }), true),
+        QWEN => (Step::Split(Split::Cl100k { digits_max: 1 }), true),
+        GPT2 => (Step::Split(Split::Gpt2), true),
+        O200K => (Step::Split(Split::O200k { digits_max: 3, contractions: true }), true),
+        TEKKEN => (Step::Split(Split::O200k { digits_max: 1, contractions: false }), true),
+        deepseek::NUMBERS => (Step::Numbers, false),
+        deepseek::IDEOGRAPHS => (Step::Ideographs, false),
+        deepseek::WORDS => (Step::Split(Split::DeepSeek), false),
+        _ => return Err(format!("its Split has the pattern {pattern}, which has no scanner")),
+    };
+    match (behavior, invert) {
+        ("Isolated", _) => Ok(known),
+        ("Removed", true) if all_matched => Ok(known),
+        _ => Err(format!(
+            "its Split has the behavior {behavior} and invert = {invert}, which has no scanner"
+        )),
+    }
+}
+
+impl Split {
+    /// Calls `take` with the end of each piece of `text`, in order. An empty text has none.
+    #[inline]
+    pub fn for_each_end(self, text: &str, mut take: impl FnMut(usize)) {
+        match self {
+            Split::Whole if text.is_empty() => {}
+            Split::Whole => take(text.len()),
+            Split::Gpt2 => scan(Gpt2, text, take),
+            Split::Gpt2Digits => between_digits(text, take),
+            Split::Cl100k { digits_max } => scan(Cl100k { digits_max }, text, take),
+            Split::O200k { digits_max, contractions } => {
+                scan(O200k { digits_max, contractions }, text, take);
+            }
+            Split::DeepSeek => deepseek::for_each_section(text, |begin, end| {
+                scan(DeepSeek, &text[begin..end], |piece_end| take(begin + piece_end));
+            }),
+        }
+    }
+
+    /// Whether a piece begins at `at` whatever the text before `at - 1` and behind `at` is: white space behind a
+    /// letter or a digit. No pattern here has a part that matches one behind the other.
+    pub fn is_cut(self, text: &str, at: usize) -> bool {
+        let bytes = text.as_bytes();
+        self != Split::Whole
+            && 0 < at
+            && at < bytes.len()
+            && matches!(bytes[at], b' ' | b'\n')
+            && bytes[at - 1].is_ascii_alphanumeric()
+    }
+}
+
+/// Makes pieces by one pattern.
+trait Scanner: Copy {
+    /// The end of the piece that begins at `at`, which is not the end of the text. The plain form, for any text.
+    fn piece_end(self, text: &str, at: usize) -> usize;
+
+    /// Where pieces begin in `block`, of which bit 0 is one. May leave out all from some position on.
+    fn starts(self, block: &Block) -> u64;
+}
+
+/// From so many bytes on a block is worth its time.
+const LAST_BLOCK_BYTES: usize = 16;
+
+#[inline]
+fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk::<BLOCK_BYTES>() {
+        at = scan_block(scanner, text, at, chunk, &mut take);
+    }
+    // Added tokens may leave many short texts.
+    while at + LAST_BLOCK_BYTES <= bytes.len() {
+        // As if it went on with something that is not ASCII.
+        let mut chunk = [u8::MAX; BLOCK_BYTES];
+        chunk[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+        at = scan_block(scanner, text, at, &chunk, &mut take);
+    }
+    while at < bytes.len() {
+        at = scanner.piece_end(text, at);
+        take(at);
+    }
+}
+
+/// Takes the ends of the pieces that `chunk`, what stands at `at`, shows, or of one piece, and returns the last.
+#[inline(always)]
+fn scan_block<S: Scanner>(
+    scanner: S,
+    text: &str,
+    at: usize,
+    chunk: &[u8; BLOCK_BYTES],
+    mut take: impl FnMut(usize),
+) -> usize {
+    let mut last = at;
+    if chunk[0].is_ascii() && chunk[1].is_ascii() {
+        let mut ends = scanner.starts(&Block::new(chunk)) & !1;
+        while ends != 0 {
+            last = at + ends.trailing_zeros() as usize;
+            ends &= ends - 1;
+            take(last);
+        }
+        if at < last {
+            return last;
+        }
+    }
+    last = scanner.piece_end(text, at);
+    take(last);
+    last
+}
+
+/// GPT-2's pattern between characters that Rust takes for numeric, each of which is a piece.
+fn between_digits(text: &str, mut take: impl FnMut(usize)) {
+    let mut begin = 0;
+    let mut flush = |begin: usize, end: usize| {
+        scan(Gpt2, &text[begin..end], |piece_end| take(begin + piece_end));
+    };
+    for (at, symbol) in text.char_indices() {
+        if symbol.is_numeric() {
+            let end = at + symbol.len_utf8();
+            flush(begin, at);
+            flush(at, end);
+            begin = end;
+        }
+    }
+    flush(begin, text.len());
+}
+
+/// The end of `'s|'t|'re|'ve|'m|'ll|'d` at `at`; in any case, "ſ" is an "s".
+fn contraction_end(text: &str, at: usize, any_case: bool) -> Option<usize> {
+    let letters = text[at..].strip_prefix('\'')?;
+    let fold = if any_case { 0x20 } else { 0 };
+    let bytes = letters.as_bytes();
+    let first = bytes.first()? | fold;
+    let bytes_behind = match (first, bytes.get(1).map(|byte| byte | fold)) {
+        (b's' | b't' | b'm' | b'd', _) => 1,
+        (b'r' | b'v', Some(b'e')) | (b'l', Some(b'l')) => 2,
+        _ if any_case && letters.starts_with('ſ') => 'ſ'.len_utf8(),
+        _ => return None,
+    };
+    Some(at + 1 + bytes_behind)
+}
+
+/// The end of `\p{N}{1,digits_max}` at `at`.
+fn number_end(text: &str, at: usize, digits_max: usize) -> usize {
+    let digits = text[at..].chars().take(digits_max);
+    let digits = digits.take_while(|&symbol| class_of(symbol) == Class::Number);
+    at + digits.map(char::len_utf8).sum::<usize>()
+}
+
+/// The end of `\s+(?!\S)|\s+` at `at`, where white space begins.
+fn space_run_end(text: &str, at: usize) -> usize {
+    let end = run_end(text, at, Classes::SPACES);
+    let Some(last) = text[at..end].chars().next_back() else { return end };
+    let before_last = end - last.len_utf8();
+    if end == text.len() || before_last == at { end } else { before_last }
+}
+
+/// The end of `\s*[\r\n]+|\s+(?!\S)|\s+` at `at`, where white space begins.
+fn space_or_newlines_end(text: &str, at: usize) -> usize {
+    let end = run_end(text, at, Classes::SPACES);
+    match text[at..end].rfind(['\r', '\n']) {
+        Some(last) => at + last + 1,
+        None => space_run_end(text, at),
+    }
+}

@@ -1,0 +1,29 @@
+//! The files of a tokenizer, by name, and reading one of them.
+//!
+//! **Invariant:** a pipe or a device is an error, never waited for.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// The tokenizer itself.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What Hugging Face tools read beside it; it names BOS and EOS.
+pub const CONFIG_FILE: &str = "tokenizer_config.json";
+/// The folder of the tokenizer's files inside a corpus.
+pub const TOKENIZER_FOLDER: &str = "tokenizer";
+/// The tokenizer's files, as far as they exist, in the order in which a manifest lists them.
+pub const TOKENIZER_FILES: [&str; 4] =
+    [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
+
+/// Reads a file whole. A pipe would be waited for, and a device may never end: both are errors.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let found = std::fs::metadata(path)?;
+    if !found.is_file() && !found.is_dir() {
+        let what = "it is a pipe or a device; expected a file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

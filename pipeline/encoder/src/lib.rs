@@ -1,0 +1,23 @@
+//! Text to token ids, exactly those of the `tokenizers` crate, and fast where that is provable.
+//!
+//! [`Encoder`] loads a tokenizer.json and is shared by threads; each thread encodes with a
+//! [`Session`] of its own. [`fast`] is our own encoder; `reference` is the crate's, which defines
+//! what is right. Knows nothing of corpora and plans.
+//!
+//! **Invariant:** every id is the one that the `tokenizers` crate would give.
+
+mod encoder;
+mod error;
+pub mod fast;
+mod files;
+mod later;
+mod panic;
+mod policy;
+mod reference;
+mod token_id;
+
+pub use encoder::{CACHE_BYTES, Encoder, PartPosition, Session, SessionStatistics, describe};
+pub use error::TokenizeError;
+pub use files::{CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES, TOKENIZER_FOLDER};
+pub use policy::{Policy, PolicyChoice};
+pub use token_id::TokenId;

@@ -1,0 +1,310 @@
+//! BOS and EOS: whether they stand around a document, and which tokens they are.
+//!
+//! Sources, the first that speaks wins: an option; `add_bos_token` and `add_eos_token` of tokenizer_config.json; the
+//! tokens that the post-processor of tokenizer.json puts around a text; the default of the named `tokenizer_class`.
+//! This is what `transformers` goes by. Only where there is no tokenizer_config.json at all and no post-processor adds
+//! anything, Patchmill's own default holds: a BOS and no EOS.
+//!
+//! **Invariant:** no token stands around a document unless an option, the tokenizer's configuration, or, where it has
+//! none, the default asked for it; and none that is an ordinary piece of the vocabulary.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::error::TokenizeError;
+use super::files::{CONFIG_FILE, read_file};
+
+/// What stands around a document's ids, and what special tokens in its text become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The beginning-of-sequence token before each document.
+    pub bos: bool,
+    /// The end-of-sequence token after each document.
+    pub eos: bool,
+    /// What special tokens written out in a text are.
+    pub special_tokens: SpecialTokens,
+}
+
+impl Policy {
+    /// The policy that a corpus was made with.
+    pub fn of(record: &TokenizerRecord) -> Policy {
+        Policy {
+            bos: record.bos.is_some(),
+            eos: record.eos.is_some(),
+            special_tokens: record.special_tokens,
+        }
+    }
+}
+
+/// The same as it was asked for: `None` leaves the choice to the tokenizer's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyChoice {
+    /// Whether a BOS stands before each document.
+    pub bos: Option<bool>,
+    /// Whether an EOS stands after each document.
+    pub eos: Option<bool>,
+    /// What special tokens written out in a text are.
+    pub special_tokens: SpecialTokens,
+}
+
+impl From<Policy> for PolicyChoice {
+    fn from(policy: Policy) -> PolicyChoice {
+        let Policy { bos, eos, special_tokens } = policy;
+        PolicyChoice { bos: Some(bos), eos: Some(eos), special_tokens }
+    }
+}
+
+/// One of the two ends of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Bos,
+    Eos,
+}
+
+impl Role {
+    fn flag(self) -> &'static str {
+        match self {
+            Role::Bos => "bos",
+            Role::Eos => "eos",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Role::Bos => "BOS",
+            Role::Eos => "EOS",
+        }
+    }
+
+    /// The token where nothing names one.
+    fn default_token(self) -> &'static str {
+        match self {
+            Role::Bos => "<s>",
+            Role::Eos => "</s>",
+        }
+    }
+
+    fn place(self) -> &'static str {
+        match self {
+            Role::Bos => "before",
+            Role::Eos => "after",
+        }
+    }
+}
+
+/// Classes of `transformers` that put a BOS before a text unless `add_bos_token` is false.
+const BOS_CLASSES: [&str; 6] = [
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "CodeLlamaTokenizer",
+    "CodeLlamaTokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+];
+
+/// What a tokenizer's files say about BOS and EOS.
+pub(crate) struct Config<'a> {
+    tokenizer: &'a Tokenizer,
+    path: PathBuf,
+    /// tokenizer_config.json; `None` when there is none.
+    config: Option<Value>,
+    /// The tokens that the post-processor puts before and after a text.
+    template: [Vec<u32>; 2],
+}
+
+impl<'a> Config<'a> {
+    /// Of the tokenizer.json at `path`, and of the tokenizer_config.json beside it.
+    pub(crate) fn read(path: &Path, tokenizer: &'a Tokenizer) -> Result<Config<'a>, TokenizeError> {
+        let config = read_config(path)?;
+        let template = template(tokenizer);
+        Ok(Config { tokenizer, path: path.to_owned(), config, template })
+    }
+
+    /// The token of `role` if one stands there, and a sentence when the tokenizer's configuration made another choice
+    /// than Patchmill's default.
+    pub(crate) fn resolve(
+        &self,
+        role: Role,
+        chosen: Option<bool>,
+    ) -> Result<(Option<SpecialToken>, Option<String>), TokenizeError> {
+        let (is_wanted, source) = match chosen {
+            Some(is_wanted) => (is_wanted, None),
+            None => self.configured(role)?,
+        };
+        let token = is_wanted.then(|| self.token(role)).transpose()?;
+        let followed = source.filter(|_| is_wanted != (role == Role::Bos)).map(|source| {
+            let (flag, place) = (role.flag(), role.place());
+            match &token {
+                Some(token) => format!(
+                    "{} ({}) stands {place} each document, as {source}; --no-{flag} leaves it out",
+                    token.token, token.id
+                ),
+                None => format!(
+                    "nothing stands {place} a document, as {source}; --{flag} puts one there"
+                ),
+            }
+        });
+        Ok((token, followed))
+    }
+
+    /// Whether the configuration wants a token of `role`, and what says so.
+    fn configured(&self, role: Role) -> Result<(bool, Option<String>), TokenizeError> {
+        let key = format!("add_{}_token", role.flag());
+        let template = &self.template[role as usize];
+        match self.config.as_ref().and_then(|config| config.get(&key)) {
+            Some(Value::Bool(true)) if self.is_null(role) => {
+                let token = format!("{}_token", role.flag());
+                return Err(self.unsettled(
+                    role,
+                    format!("{CONFIG_FILE} says {key}: true, and {token}: null"),
+                ));
+            }
+            Some(Value::Bool(is_wanted)) => {
+                return Ok((*is_wanted, Some(format!("{CONFIG_FILE} says {key}: {is_wanted}"))));
+            }
+            None | Some(Value::Null) => {}
+            Some(other) => {
+                return Err(self.unsettled(
+                    role,
+                    format!("{CONFIG_FILE} says {key}: {other}, which is neither true nor false"),
+                ));
+            }
+        }
+        let written = |ids: &[u32]| {
+            let tokens = ids.iter().map(|&id| self.tokenizer.id_to_token(id).unwrap_or_default());
+            tokens.collect::<Vec<_>>().join(" ")
+        };
+        if !template.is_empty() {
+            let tokens = written(template);
+            let named = self.named(role);
+            let is_it = template.len() == 1 && named.is_none_or(|named| named == tokens);
+            if is_it && !self.is_null(role) {
+                let source = format!("the post-processor of the tokenizer has {tokens} there");
+                return Ok((true, Some(source)));
+            }
+            let (role_name, place) = (role.name(), role.place());
+            let named = named.map_or_else(|| "none".to_owned(), |named| format!("{named:?}"));
+            return Err(self.unsettled(
+                role,
+                format!(
+                    "its post-processor puts {tokens:?} {place} a text, and its {role_name} is {named}"
+                ),
+            ));
+        }
+        if role == Role::Eos {
+            return Ok((false, None)); // the default, which nothing contradicts
+        }
+        let Some(config) = &self.config else { return Ok((true, None)) };
+        if self.is_null(role) {
+            return Ok((false, Some(format!("{CONFIG_FILE} says bos_token: null"))));
+        }
+        let class = config.get("tokenizer_class").and_then(Value::as_str);
+        if class.is_some_and(|class| BOS_CLASSES.contains(&class)) {
+            return Ok((true, None));
+        }
+        Err(self.unsettled(
+            role,
+            format!("neither {CONFIG_FILE} (add_bos_token) nor the post-processor puts a BOS before a text"),
+        ))
+    }
+
+    /// The token of `role`, wanted or not.
+    pub(crate) fn token(&self, role: Role) -> Result<SpecialToken, TokenizeError> {
+        let refuse = |reason: String| {
+            Err(TokenizeError::NoToken { path: self.path.clone(), reason, flag: role.flag() })
+        };
+        if self.is_null(role) {
+            return refuse(format!("{CONFIG_FILE} says {}_token: null", role.flag()));
+        }
+        if let Some(token) = self.named(role) {
+            return match self.tokenizer.token_to_id(token) {
+                Some(id) => Ok(SpecialToken { token: token.to_owned(), id }),
+                None => refuse(format!(
+                    "there is no token {token:?}, which {CONFIG_FILE} names as {}",
+                    role.name()
+                )),
+            };
+        }
+        if let [id] = self.template[role as usize][..] {
+            let token = self.tokenizer.id_to_token(id);
+            let token = token.expect("the post-processor took it from the vocabulary");
+            return Ok(SpecialToken { token, id });
+        }
+        // Nothing names one: the usual name, if it is a control token and no ordinary piece of text.
+        let token = role.default_token();
+        match self.tokenizer.token_to_id(token) {
+            Some(id) if self.is_special(id) => Ok(SpecialToken { token: token.to_owned(), id }),
+            Some(id) => refuse(format!(
+                "nothing names its {}, and {token:?} ({id}) is no special token but an ordinary entry",
+                role.name()
+            )),
+            None => refuse(format!(
+                "nothing names its {}, and it has no {token:?}, which is Patchmill's default",
+                role.name()
+            )),
+        }
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Whether the configuration says that there is no such token.
+    fn is_null(&self, role: Role) -> bool {
+        let key = format!("{}_token", role.flag());
+        self.config.as_ref().and_then(|config| config.get(&key)).is_some_and(Value::is_null)
+    }
+
+    /// `bos_token` or `eos_token` of the configuration: a string, or an object with `content`.
+    fn named(&self, role: Role) -> Option<&str> {
+        let token = self.config.as_ref()?.get(format!("{}_token", role.flag()))?;
+        token.as_str().or_else(|| token.get("content")?.as_str())
+    }
+
+    fn unsettled(&self, role: Role, reason: String) -> TokenizeError {
+        TokenizeError::Unsettled { path: self.path.clone(), reason, flag: role.flag() }
+    }
+}
+
+/// tokenizer_config.json beside the tokenizer.
+fn read_config(tokenizer: &Path) -> Result<Option<Value>, TokenizeError> {
+    let path = tokenizer.with_file_name(CONFIG_FILE);
+    let text = match read_file(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(TokenizeError::Read { path, source }),
+    };
+    match serde_json::from_slice::<Value>(&text) {
+        Ok(config) if config.is_object() => Ok(Some(config)),
+        Ok(_) => {
+            let reason = "expected a JSON object".to_owned();
+            Err(TokenizeError::Form { path, reason })
+        }
+        Err(err) => Err(TokenizeError::Form { path, reason: err.to_string() }),
+    }
+}
+
+/// The ids that the post-processor puts before and after a text.
+fn template(tokenizer: &Tokenizer) -> [Vec<u32>; 2] {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    if tokenizer.get_post_processor().is_none() {
+        return [Vec::new(), Vec::new()];
+    }
+    // A text that any tokenizer makes something of; where it makes nothing, what stands around it is told apart no more.
+    let ids = |specials| {
+        let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast("a", specials)));
+        encoding.ok()?.ok().map(|encoding| encoding.get_ids().to_vec())
+    };
+    let (Some(plain), Some(whole)) = (ids(false), ids(true)) else {
+        return [Vec::new(), Vec::new()];
+    };
+    let start = whole.windows(plain.len().max(1)).position(|window| window == plain);
+    let start = start.unwrap_or(whole.len());
+    let end = (start + plain.len()).min(whole.len());
+    [whole[..start].to_vec(), whole[end..].to_vec()]
+}

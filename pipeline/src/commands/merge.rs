@@ -1,0 +1,22 @@
+//! `patchmill merge`: the manifest of a corpus that tasks have written.
+//!
+//! **Invariant:** what is printed is the report of [`merge::merge`].
+
+use std::path::PathBuf;
+
+use crate::write::merge;
+
+/// Options of `patchmill merge`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct MergeArgs {
+    /// The folder that tasks have written into.
+    pub dir: PathBuf,
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `patchmill merge`.
+pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
+    merge::merge(&args.dir)?.print(args.json)
+}

@@ -1,0 +1,191 @@
+//! `patchmill tokenize`: inputs to a corpus.
+//!
+//! **Invariant:** a dry run writes nothing.
+
+mod estimate;
+pub(crate) mod report;
+
+use std::path::PathBuf;
+
+use crate::commands::values::{SelectArgs, Specials};
+use crate::console::stop::StopFlag;
+use crate::read::document::{Columns, DOCUMENT_BYTES_MAX};
+use crate::write::corpus;
+use crate::write::spec::{CorpusSpec, OnError};
+use crate::write::tasks::Task;
+use encoder::{Encoder, PolicyChoice};
+
+/// Options of `patchmill tokenize`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct TokenizeArgs {
+    /// A tokenizer.json, or the folder that holds it.
+    #[arg(long)]
+    pub tokenizer: PathBuf,
+    /// The folder to write the corpus into: new, empty, or with an interrupted run of the same options.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Files, folders or globs: .jsonl, .json or .ndjson (plain, .zst or .gz), .parquet.
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Threads that encode; all cores when absent. The output is the same for any number.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX))]
+    pub threads: Option<u16>,
+    /// What a line or row that is no document does.
+    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    pub on_error: OnError,
+    /// Put the beginning-of-sequence token before each document. Without --bos or --no-bos the
+    /// tokenizer's own configuration decides; a BOS is put where it has none.
+    #[arg(long, overrides_with = "no_bos")]
+    pub bos: bool,
+    /// Put nothing before each document.
+    #[arg(long, overrides_with = "bos")]
+    pub no_bos: bool,
+    /// Put the end-of-sequence token after each document. Without --eos or --no-eos the tokenizer's
+    /// own configuration decides; nothing is put where it has none.
+    #[arg(long, overrides_with = "no_eos")]
+    pub eos: bool,
+    /// Put nothing after each document.
+    #[arg(long, overrides_with = "eos")]
+    pub no_eos: bool,
+    /// What special tokens written out in a text are: text, or control ids as Hugging Face's default makes them.
+    #[arg(long, value_enum, default_value_t = Specials::Text)]
+    pub special_tokens: Specials,
+    /// Bytes of each thread's cache of words. The output is the same for any number.
+    #[arg(long, default_value_t = encoder::CACHE_BYTES, value_parser = cache_bytes)]
+    pub cache_bytes: usize,
+    /// Bytes of ids at which a shard closes, at the next document boundary.
+    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub shard_bytes: u64,
+    /// Key or column of the text.
+    #[arg(long, default_value = "text")]
+    pub text_column: String,
+    /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
+    #[arg(long)]
+    pub set_column: Option<String>,
+    /// Bytes of the longest document's text; a longer one is refused. The `tokenizers` crate, where it
+    /// makes the ids, may need 160 times as much memory in each thread.
+    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_document_bytes: u64,
+    /// Write a series for each set of an input, so that sets lie apart.
+    #[arg(long)]
+    pub by_set: bool,
+    /// Write one share of the inputs, beside other tasks, for `patchmill merge`: "i/n" from 0, or "auto" in an array job of
+    /// Slurm (SLURM_ARRAY_TASK_ID) or an indexed job of Kubernetes (JOB_COMPLETION_INDEX, with --tasks).
+    #[arg(long, value_name = "I/N", conflicts_with = "force")]
+    pub task: Option<String>,
+    /// How many tasks there are, where the environment does not say so.
+    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(1..))]
+    pub tasks: Option<u64>,
+    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
+    /// never removed.
+    #[arg(long)]
+    pub force: bool,
+    /// Estimate sizes from a sample of the inputs and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    pub json: bool,
+    /// Which documents are written.
+    #[command(flatten)]
+    pub select: SelectArgs,
+}
+
+/// Threads at most: more than that is a slip of the keyboard, for which a system may have no memory.
+const THREADS_MAX: i64 = 1024;
+/// Bytes of a cache at most; one of this size hits no more often than a much smaller one.
+const CACHE_BYTES_MAX: usize = 1 << 34;
+
+fn cache_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse::<usize>().map_err(|err| err.to_string())?;
+    if bytes <= CACHE_BYTES_MAX {
+        return Ok(bytes);
+    }
+    Err(format!("it is {bytes}; expected at most {CACHE_BYTES_MAX}"))
+}
+
+impl clap::ValueEnum for OnError {
+    fn value_variants<'a>() -> &'a [OnError] {
+        &[OnError::Stop, OnError::Skip]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            OnError::Stop => {
+                clap::builder::PossibleValue::new("stop").help("Stop with file and line")
+            }
+            OnError::Skip => clap::builder::PossibleValue::new("skip")
+                .help("List it in skipped.jsonl, count it and go on"),
+        })
+    }
+}
+
+impl TokenizeArgs {
+    /// The corpus that is asked for.
+    pub fn spec(&self) -> anyhow::Result<CorpusSpec> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let task = self.task.as_deref().map(|task| Task::parse(task, self.tasks, variable));
+        Ok(CorpusSpec {
+            tokenizer: self.tokenizer.clone(),
+            policy: self.policy(),
+            out: self.out.clone(),
+            inputs: self.inputs.clone(),
+            threads: self.thread_count(),
+            on_error: self.on_error,
+            cache_bytes: self.cache_bytes,
+            shard_bytes: self.shard_bytes,
+            columns: self.columns(),
+            by_set: self.by_set,
+            task: task.transpose()?,
+            force: self.force,
+            select: self.select.spec(),
+        })
+    }
+
+    fn policy(&self) -> PolicyChoice {
+        let special_tokens = self.special_tokens.into();
+        let chosen = |yes: bool, no: bool| (yes || no).then_some(yes);
+        PolicyChoice {
+            bos: chosen(self.bos, self.no_bos),
+            eos: chosen(self.eos, self.no_eos),
+            special_tokens,
+        }
+    }
+
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            Some(threads) => usize::from(threads),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    fn columns(&self) -> Columns {
+        Columns {
+            text: self.text_column.clone(),
+            set: self.set_column.clone(),
+            document_bytes_max: self.max_document_bytes,
+        }
+    }
+}
+
+/// Runs `patchmill tokenize`.
+pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
+    if args.dry_run {
+        let encoder = Encoder::load(&args.tokenizer, args.policy())?;
+        let inputs = corpus::find_inputs(&args.inputs)?;
+        let select = corpus::make_select(&args.select.spec(), &inputs)?;
+        return crate::commands::tokenize::estimate::print(
+            &encoder,
+            &inputs,
+            &args.columns(),
+            &select,
+            args.json,
+        );
+    }
+    let stop = StopFlag::install()?;
+    let spec = args.spec()?;
+    let (report, encoder) = corpus::build_until(&spec, &stop)?;
+    report.print(args.json)?;
+    std::mem::forget(encoder); // taking its tables apart takes milliseconds, and the process ends
+    Ok(())
+}

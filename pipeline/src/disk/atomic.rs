@@ -1,0 +1,325 @@
+//! Files that are complete or absent: a temporary file in the same folder, fsync, rename, fsync of the folder.
+//!
+//! A crash can leave a temporary file (`.NAME.tmp`), never half a file under its final name.
+//!
+//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back; after [`AtomicFile::place`] it can
+//! take back its name, and leaves what had it before.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct PublishError {
+    /// What was being done.
+    pub action: &'static str,
+    /// To which file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl PublishError {
+    fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError {
+        move |source| PublishError { action, path: path.to_owned(), source }
+    }
+}
+
+/// Who makes files durable: waiting for a disk is no work, but a thread does nothing else meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hands {
+    /// The calling thread, one thing after the other.
+    One,
+    /// More threads, several things at the same time.
+    More,
+}
+
+impl Hands {
+    /// What both give.
+    pub(crate) fn both<A, B: Send>(
+        self,
+        one: impl FnOnce() -> A,
+        other: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match self {
+            Hands::One => (one(), other()),
+            Hands::More => std::thread::scope(|scope| {
+                let other = scope.spawn(other);
+                let one = one();
+                (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            }),
+        }
+    }
+}
+
+/// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl AtomicFile {
+    /// Opens the temporary file beside `path`, replacing what a crash may have left of it.
+    ///
+    /// The caller sees to it that nobody else writes `path` at the same time.
+    pub fn create(path: &Path) -> Result<AtomicFile, PublishError> {
+        AtomicFile::create_in_pieces(path, 1 << 18)
+    }
+
+    /// The same; its bytes go to the system in pieces of so many, which begin at multiples of that.
+    pub(crate) fn create_in_pieces(
+        path: &Path,
+        piece_bytes: usize,
+    ) -> Result<AtomicFile, PublishError> {
+        let temporary = temporary_path(path);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&temporary).map_err(PublishError::at("create", &temporary))?;
+        let writer = BufWriter::with_capacity(piece_bytes, file);
+        Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
+    }
+
+    /// The folder that the file will lie in.
+    pub fn dir(&self) -> &Path {
+        parent(&self.path)
+    }
+
+    /// Appends `bytes`, with an error that names the file.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+        self.write_all(bytes).map_err(PublishError::at("write", &self.path))
+    }
+
+    /// Replaces the first bytes of the file, which were written before.
+    pub fn rewrite_start(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+        let mut rewrite = || {
+            self.writer.seek(SeekFrom::Start(0))?;
+            self.writer.write_all(bytes)?;
+            self.writer.seek(SeekFrom::End(0))
+        };
+        rewrite().map(|_| ()).map_err(PublishError::at("write", &self.path))
+    }
+
+    /// Length and BLAKE3 of what was written so far, read back from the file.
+    pub fn hash(&mut self) -> Result<(u64, blake3::Hash), PublishError> {
+        self.flush_to_file()?;
+        self.hash_flushed()
+    }
+
+    /// The same, and then its bytes are durable as well.
+    pub(crate) fn hash_and_seal(
+        mut self,
+        hands: Hands,
+    ) -> Result<(u64, blake3::Hash, SealedFile), PublishError> {
+        self.flush_to_file()?;
+        let (hashed, synced) = hands.both(|| self.hash_flushed(), || self.sync());
+        let (bytes, hash) = hashed?;
+        synced?;
+        Ok((bytes, hash, self.sealed()))
+    }
+
+    fn hash_flushed(&self) -> Result<(u64, blake3::Hash), PublishError> {
+        let hash = || {
+            let mut file = self.writer.get_ref();
+            file.seek(SeekFrom::Start(0))?;
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(file)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok((hasher.count(), hasher.finalize()))
+        };
+        hash().map_err(PublishError::at("read back", &self.path))
+    }
+
+    fn flush_to_file(&mut self) -> Result<(), PublishError> {
+        self.writer.flush().map_err(PublishError::at("write", &self.path))
+    }
+
+    fn sync(&self) -> Result<(), PublishError> {
+        self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))
+    }
+
+    fn sealed(mut self) -> SealedFile {
+        SealedFile { path: self.path.clone(), temporary: self.temporary.take() }
+    }
+
+    /// Makes the file durable under its name.
+    pub fn publish(self) -> Result<(), PublishError> {
+        self.seal()?.publish()
+    }
+
+    /// Makes the file's bytes durable and puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    pub fn place(self) -> Result<(), PublishError> {
+        self.seal()?.place()
+    }
+
+    /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to appear together.
+    pub fn seal(mut self) -> Result<SealedFile, PublishError> {
+        self.flush_to_file()?;
+        self.sync()?;
+        Ok(self.sealed())
+    }
+}
+
+/// A complete file that has not got its name. Dropped before [`SealedFile::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct SealedFile {
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl SealedFile {
+    /// Makes the file durable under its name.
+    pub fn publish(self) -> Result<(), PublishError> {
+        let path = self.path.clone();
+        self.place()?;
+        sync_dir(parent(&path))
+    }
+
+    /// Puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    pub fn place(mut self) -> Result<(), PublishError> {
+        let temporary = self.temporary.as_ref().expect("only publishing takes it");
+        std::fs::rename(temporary, &self.path).map_err(PublishError::at("publish", &self.path))?;
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    /// Fills the buffer to its end, which a [`BufWriter`] by itself does not.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece_bytes = self.writer.capacity();
+        let room = match piece_bytes - self.writer.buffer().len() {
+            0 => piece_bytes,
+            room => room,
+        };
+        self.writer.write(&bytes[..bytes.len().min(room)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Writes a whole file, complete or not at all.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
+    let mut file = AtomicFile::create(path)?;
+    file.append(bytes)?;
+    file.publish()
+}
+
+/// Writes a whole file that has not got its name.
+pub fn write_sealed(path: &Path, bytes: &[u8]) -> Result<SealedFile, PublishError> {
+    let mut file = AtomicFile::create(path)?;
+    file.append(bytes)?;
+    file.seal()
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(dir: &Path) -> Result<(), PublishError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(PublishError::at("sync folder", dir))
+}
+
+/// The name that a file gets when it is complete; of a file that is no temporary one its own.
+pub fn final_name(name: &str) -> &str {
+    name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).unwrap_or(name)
+}
+
+/// Whether a file name is that of a temporary file of this module.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
+/// Bytes that an ordinary user may still write on the file system of `path`.
+pub fn free_bytes(path: &Path) -> Result<u64, PublishError> {
+    let found = rustix::fs::statvfs(path).map_err(io::Error::from);
+    let found = found.map_err(PublishError::at("look at", path))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Length and BLAKE3 of a file.
+pub fn hash_file(path: &Path) -> Result<(u64, blake3::Hash), PublishError> {
+    let hash = || {
+        let mut hasher = blake3::Hasher::new();
+        let mut file = crate::disk::source::open_file(path)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(err),
+            };
+        }
+        Ok((hasher.count(), hasher.finalize()))
+    };
+    hash().map_err(PublishError::at("read", path))
+}
+
+fn temporary_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().expect("a path of a file"));
+    name.push(".tmp");
+    parent(path).join(name)
+}
+
+/// The folder of `path`; `.` for a bare name.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_file_in_pieces_has_what_was_appended(
+            lengths in proptest::collection::vec(0usize..70, 0..20),
+            piece_bytes in 1usize..40,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            let mut file = AtomicFile::create_in_pieces(&path, piece_bytes).unwrap();
+            let mut expected = vec![0; 8];
+            file.append(&expected).unwrap();
+            for (length, byte) in lengths.into_iter().zip(1..) {
+                file.append(&vec![byte; length]).unwrap();
+                expected.resize(expected.len() + length, byte);
+                let on_disk = file.writer.get_ref().metadata().unwrap().len() as usize;
+                prop_assert!(on_disk.is_multiple_of(piece_bytes), "{on_disk} of pieces of {piece_bytes}");
+                prop_assert!(expected.len() - on_disk <= piece_bytes);
+            }
+            file.rewrite_start(&[255; 8]).unwrap();
+            expected[..8].fill(255);
+            file.publish().unwrap();
+            prop_assert_eq!(std::fs::read(&path).unwrap(), expected);
+        }
+    }
+}

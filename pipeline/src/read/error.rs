@@ -1,0 +1,131 @@
+//! Why an input cannot be read.
+//!
+//! **Invariant:** every error names the file.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::read::document::Refusal;
+
+/// Why an input as a whole could not be read (on).
+#[derive(Debug, thiserror::Error)]
+pub enum DocsError {
+    /// A file that cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of 0 bytes.
+    #[error("{} is empty (0 bytes); leave it out or get it again", path.display())]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file whose content is not what its name says.
+    #[error(
+        "{} begins with {found:02x?}, which is {found_format}; its name promises {expected}: rename it or get it again",
+        path.display()
+    )]
+    Mislabelled {
+        /// Which file.
+        path: PathBuf,
+        /// Its first bytes.
+        found: Vec<u8>,
+        /// What they mean.
+        found_format: &'static str,
+        /// What the name means.
+        expected: &'static str,
+    },
+    /// A compressed file that stops too early.
+    #[error(
+        "{} ends at byte {file_offset} in the middle of its {format} data \
+         (after {text_offset} bytes of text, line {row}): it was cut off; get it again",
+        path.display()
+    )]
+    Truncated {
+        /// Which file.
+        path: PathBuf,
+        /// Its compression.
+        format: &'static str,
+        /// Bytes of the file that were read.
+        file_offset: u64,
+        /// Bytes of text that came out of them.
+        text_offset: u64,
+        /// The line at which the text stops.
+        row: u64,
+    },
+    /// A file that cannot be read on.
+    #[error(
+        "cannot read {} beyond byte {file_offset} of the file (byte {text_offset} of the text, line {row})",
+        path.display()
+    )]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Bytes of the file that were read.
+        file_offset: u64,
+        /// Bytes of text that came out of them.
+        text_offset: u64,
+        /// The line at which the text stops.
+        row: u64,
+        /// What the decoder or the system said.
+        source: io::Error,
+    },
+    /// A file with fewer lines or rows than were read of it before.
+    #[error("{} has {rows} lines or rows; {} of them were read before: the file changed, begin anew", path.display(), row - 1)]
+    Shorter {
+        /// Which file.
+        path: PathBuf,
+        /// Lines or rows that it has.
+        rows: u64,
+        /// The 1-based line or row to go on from.
+        row: u64,
+    },
+    /// Parquet that cannot be read.
+    #[error("cannot read {} as Parquet{}: {reason}", path.display(), after(*row))]
+    Parquet {
+        /// Which file.
+        path: PathBuf,
+        /// Rows read before.
+        row: u64,
+        /// What the Parquet reader said.
+        reason: String,
+    },
+    /// A column that the file does not have.
+    #[error("{} has no column {column:?}; it has {found}: {hint}", path.display())]
+    NoColumn {
+        /// Which file.
+        path: PathBuf,
+        /// Which column.
+        column: String,
+        /// The columns that there are.
+        found: String,
+        /// Which option names the column.
+        hint: &'static str,
+    },
+    /// A column that holds no strings.
+    #[error("column {column:?} of {} is {found}; expected strings", path.display())]
+    ColumnType {
+        /// Which file.
+        path: PathBuf,
+        /// Which column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// A document that was refused, where that stops the reading.
+    #[error("{}: {refusal}", path.display())]
+    Document {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        refusal: Refusal,
+    },
+}
+
+fn after(row: u64) -> String {
+    if row == 0 { String::new() } else { format!(" after row {row}") }
+}

@@ -1,0 +1,282 @@
+//! `patchmill tokenize`: inputs to a corpus.
+//!
+//! `stage` does the work; here stands what surrounds it: what is checked before anything is written, what of an
+//! interrupted run can stay, and what is said in the end.
+//!
+//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, tasks, restarts or time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use schemas::build::{BuildRecord, SeriesRecord};
+use schemas::manifest::Manifest;
+use schemas::shard::{HEADER_BYTES, TokenBytes};
+
+use crate::console::progress::{Progress, notice};
+use crate::console::stop::{StopFlag, Stopped};
+use crate::console::usage::UsageError;
+use crate::corpus;
+use crate::disk::atomic::free_bytes;
+use crate::disk::limits::raise_open_files_limit;
+use crate::read::document::Columns;
+use crate::read::documents::Docs;
+use crate::read::inputs::{self, Format, Input};
+use crate::write::folder::{Folder, build_record, check_outside};
+use crate::write::job::{InputPlan, Job};
+use crate::write::manifest::{unsealed, write_manifest};
+use crate::write::report::Report;
+use crate::write::resume::{Expected, Kept};
+use crate::write::select::{Select, SelectSpec};
+use crate::write::spec::{CorpusSpec, OnError};
+use crate::write::tasks::Task;
+use encoder::{Encoder, SessionStatistics, TokenizeError};
+
+/// Writes the corpus that `spec` asks for, or a task's share of it.
+pub fn build(spec: &CorpusSpec) -> anyhow::Result<Report> {
+    let (report, _) = build_until(spec, &StopFlag::default())?;
+    Ok(report)
+}
+
+/// The same, until somebody asks to stop: then [`Stopped`].
+pub(crate) fn build_until(spec: &CorpusSpec, stop: &StopFlag) -> anyhow::Result<(Report, Encoder)> {
+    let started = Instant::now();
+    raise_open_files_limit();
+    let task = spec.task;
+    let encoder = load(spec)?.with_cache_bytes(spec.cache_bytes);
+    encoder.followed().iter().for_each(|what| notice(what));
+    let inputs = find_inputs(&spec.inputs)?;
+    check_outside(&spec.out, &inputs, &encoder)?;
+    check_readable(&inputs, &spec.columns)?;
+    let select = make_select(&spec.select, &inputs)?;
+    let record = build_record(spec.options(&encoder, &select), &inputs);
+    let folder = Folder::take(&spec.out, &record, spec.force, task)?;
+    if task.is_none() && folder.is_cut_off_in_finishing(&record)? {
+        let manifest = corpus::read_manifest(folder.path())?;
+        folder.finish(&manifest)?;
+        let (kept_series, statistics) =
+            (manifest.series.len() as u64, SessionStatistics::default());
+        return Ok((
+            make_report(&encoder, manifest, started, kept_series, statistics, task),
+            encoder,
+        ));
+    }
+    let input_bytes: Vec<u64> = inputs.iter().map(|input| input.bytes).collect();
+    let positions = match task {
+        Some(task) => task.share(&input_bytes),
+        None => (0..inputs.len()).collect(),
+    };
+    let run = Run {
+        spec,
+        encoder: &encoder,
+        inputs: &inputs,
+        select: &select,
+        record: &record,
+        task,
+        positions,
+    };
+    let kept = run.begin(&folder)?;
+    let decides_all = kept.finished.is_empty() && kept.parts.values().all(BTreeMap::is_empty);
+    let kept_series = kept.finished.len() as u64;
+    let (records, statistics) =
+        run.write(&folder, kept, stop).map_err(|err| run.explain(err, folder.path()))?;
+    for option in select.unmet_sets().iter().filter(|_| decides_all) {
+        notice(&format!("{option}: none of the documents read is of such a set"));
+    }
+    let manifest = match task {
+        Some(_) => unsealed(&encoder, &records, &record.options),
+        None => {
+            let manifest = write_manifest(folder.path(), &encoder, &records, &record.options)
+                .map_err(|err| run.explain(err, folder.path()))?;
+            folder.finish(&manifest)?;
+            manifest
+        }
+    };
+    Ok((make_report(&encoder, manifest, started, kept_series, statistics, task), encoder))
+}
+
+fn make_report(
+    encoder: &Encoder,
+    manifest: Manifest,
+    started: Instant,
+    kept_series: u64,
+    statistics: SessionStatistics,
+    task: Option<Task>,
+) -> Report {
+    let seconds = started.elapsed().as_secs_f64();
+    let (encoder, encoder_obstacles) = (encoder.name(), encoder.obstacles().to_vec());
+    Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task }
+}
+
+/// The encoder; with more threads than one our own may still be in the making.
+fn load(spec: &CorpusSpec) -> Result<Encoder, TokenizeError> {
+    match spec.threads {
+        1 => Encoder::load(&spec.tokenizer, spec.policy),
+        _ => Encoder::load_on_two_threads(&spec.tokenizer, spec.policy),
+    }
+}
+
+/// What a run writes.
+struct Run<'a> {
+    spec: &'a CorpusSpec,
+    encoder: &'a Encoder,
+    inputs: &'a [Input],
+    select: &'a Select,
+    record: &'a BuildRecord,
+    task: Option<Task>,
+    /// Of its inputs, among all.
+    positions: Vec<usize>,
+}
+
+impl Run<'_> {
+    /// Makes the folder ready, and says what of an interrupted run stays.
+    fn begin(&self, folder: &Folder) -> anyhow::Result<Kept> {
+        let options = self.record.options.fingerprint();
+        let by_set = self.spec.by_set;
+        let expected =
+            Expected { inputs: self.inputs, options: &options, by_set, knows_changes: true };
+        let kept = if folder.must_clear() {
+            Kept::default()
+        } else {
+            Kept::find(folder, &expected, &self.positions)?
+        };
+        self.check_space(folder, &kept)?;
+        let is_others = |name: &str| {
+            let position = expected.position_of(name).and_then(|at| usize::try_from(at).ok());
+            self.task.is_some() && position.is_none_or(|at| !self.positions.contains(&at))
+        };
+        let is_kept = |name: &str| kept.has(name) || is_others(name);
+        folder.begin(self.record, self.task, self.encoder.path(), is_kept)?;
+        Ok(kept)
+    }
+
+    /// Writes what is not there yet; all records in the order of the inputs.
+    fn write(
+        &self,
+        folder: &Folder,
+        kept: Kept,
+        stop: &StopFlag,
+    ) -> anyhow::Result<(Vec<SeriesRecord>, SessionStatistics)> {
+        let Kept { finished, mut parts, .. } = kept;
+        let input = |position: u64| &self.inputs[usize::try_from(position).expect("in memory")];
+        let bytes = self.positions.iter().map(|&position| self.inputs[position].bytes).sum();
+        let kept_bytes = finished.keys().map(|&position| input(position).bytes).sum();
+        let progress = Progress::start(bytes, kept_bytes);
+        let selection = self.record.options.selection.as_ref();
+        let has_holdout = selection.is_some_and(|selection| selection.holdout_rate.is_some());
+        let positions = self.positions.iter().map(|&position| position as u64);
+        let todo = positions.filter(|position| !finished.contains_key(position)).map(|position| {
+            let (input, kept) =
+                (input(position).clone(), parts.remove(&position).unwrap_or_default());
+            InputPlan { position, input, kept, is_single: !self.spec.by_set && !has_holdout }
+        });
+        let todo: Vec<InputPlan> = todo.collect();
+        let job = Job {
+            dir: folder.path(),
+            encoder: self.encoder,
+            columns: &self.spec.columns,
+            lists_skipped: self.spec.on_error == OnError::Skip,
+            shard_bytes: self.spec.shard_bytes,
+            by_set: self.spec.by_set,
+            select: self.select,
+            options: self.record.options.fingerprint(),
+            progress: &progress,
+            stop,
+            encoder_is_known: Once::new(),
+        };
+        let records = Mutex::new(finished);
+        let statistics = job.run(self.spec.threads, todo, &|position, record| {
+            records.lock().expect("inserting does not panic").insert(position, record);
+        })?;
+        progress.finish();
+        let records = records.into_inner().expect("inserting does not panic");
+        if records.len() < self.positions.len() {
+            return Err(Stopped.into());
+        }
+        Ok((records.into_values().collect(), statistics))
+    }
+
+    /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
+    fn check_space(&self, folder: &Folder, kept: &Kept) -> anyhow::Result<()> {
+        if self.record.options.selection.is_some() {
+            return Ok(()); // who knows how much of it
+        }
+        let free_bytes = free_bytes(folder.path())?.saturating_add(folder.clearable_bytes()?);
+        let needed_bytes = self.needed_bytes(|position| kept.finished.contains_key(&position));
+        ensure!(
+            needed_bytes <= free_bytes,
+            "the corpus will need about {needed_bytes} bytes; {} has {free_bytes} free",
+            folder.path().display()
+        );
+        Ok(())
+    }
+
+    fn needed_bytes(&self, is_done: impl Fn(u64) -> bool) -> u64 {
+        let todo = self.positions.iter().filter(|&&position| !is_done(position as u64));
+        let inputs = todo.map(|&position| &self.inputs[position]);
+        let expansion = |format| if format == Format::JsonLines { 1 } else { 4 };
+        let text_bytes = |input: &Input| expansion(input.format) * input.bytes;
+        let vocab_size = self.encoder.vocab_size();
+        let token_bytes = u64::from(TokenBytes::for_vocabulary(vocab_size).get());
+        inputs.map(|input| text_bytes(input) / 3 * token_bytes + HEADER_BYTES).sum()
+    }
+
+    /// An error with what there is to do, where that is room on the disk.
+    fn explain(&self, err: anyhow::Error, dir: &Path) -> anyhow::Error {
+        use std::io::ErrorKind;
+        let is_full = err.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            io.is_some_and(|io| {
+                matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            })
+        });
+        if !is_full {
+            return err;
+        }
+        let needed_bytes = self.needed_bytes(|position| {
+            dir.join(crate::write::folder::record_name(position)).exists()
+        });
+        let free = free_bytes(dir).map_or_else(|_| "?".to_owned(), |bytes| bytes.to_string());
+        err.context(format!(
+            "{} is full: {free} bytes are free, and what is left to write needs about {needed_bytes}; make room and run the \
+             same command again, which goes on behind the last closed shard",
+            dir.display()
+        ))
+    }
+}
+
+/// What is asked for of the documents, where that fits the inputs.
+pub(crate) fn make_select(spec: &SelectSpec, inputs: &[Input]) -> anyhow::Result<Select> {
+    let select = Select::new(spec)?;
+    select.check_inputs(inputs.iter().map(|input| (input.name.as_str(), input.bytes)))?;
+    Ok(select)
+}
+
+/// The inputs, and a word on stderr about files that are none.
+pub(crate) fn find_inputs(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+    let found = inputs::find_counted(inputs)?;
+    if found.ignored_files > 0 {
+        let count = found.ignored_files;
+        notice(&format!("{count} files of other kinds in the folders of inputs were left out"));
+    }
+    Ok(found.inputs)
+}
+
+/// Opens every input once, so that a file that cannot be an input is found before anything is written or removed.
+fn check_readable(inputs: &[Input], columns: &Columns) -> anyhow::Result<()> {
+    for input in inputs {
+        let path = &input.path;
+        let found = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
+        if !found.is_file() {
+            return Err(UsageError(format!(
+                "{} is a pipe or a device, which cannot be read again when a run goes on; write it into a file",
+                path.display()
+            ))
+            .into());
+        }
+        Docs::open(input, columns)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,486 @@
+//! The folder that a corpus is written into: who may write, what is in it, and what of an interrupted run can stay.
+//!
+//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes. A
+//! finished corpus stays until the one that replaces it is finished.
+
+pub(crate) mod lock;
+pub(crate) mod names;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use schemas::build::{BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord};
+use schemas::manifest::{self, Manifest};
+
+use crate::console::usage::UsageError;
+use crate::disk::atomic::{self, AtomicFile, write_atomic};
+use crate::disk::failpoint::failpoint;
+use crate::disk::source::read_file;
+use crate::read::inputs::Input;
+use crate::write::folder::lock::FolderLock;
+use crate::write::tasks::Task;
+use encoder::{Encoder, TOKENIZER_FILES, TOKENIZER_FOLDER};
+
+pub(crate) use names::{
+    Kind, index_name, part_name, part_of, part_skipped_name, record_name, rows_name, series_of,
+    shard_name, skipped_name,
+};
+use names::{is_left_over, is_own};
+
+/// The folder of the hold-out inside a corpus' folder.
+pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
+/// Series of an input with `--by-set`: one for documents without a set, the others for a set each.
+pub(crate) const SERIES_MAX: u64 = 1000;
+/// Where a corpus is written that replaces a finished one.
+const NEXT_FOLDER: &str = ".next";
+
+/// A corpus folder that this process alone writes, or its task's share of one.
+pub(crate) struct Folder {
+    /// What is written into: the folder itself, or one in it.
+    path: PathBuf,
+    /// The folder with the finished corpus that this one replaces.
+    replaces: Option<PathBuf>,
+    /// What has to go before writing can begin.
+    must_clear: bool,
+    _lock: FolderLock,
+}
+
+impl Folder {
+    /// Takes the folder for writing a corpus of these options; nothing changes before [`Folder::begin`].
+    ///
+    /// An interrupted run with the same options is gone on with; anything else of a corpus is an error, or replaced by
+    /// `force`: in the end, if it is finished. Files of others are an error, or left alone by `force`.
+    pub(crate) fn take(
+        root: &Path,
+        record: &BuildRecord,
+        force: bool,
+        task: Option<Task>,
+    ) -> anyhow::Result<Folder> {
+        std::fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        let lock = match task {
+            Some(task) => FolderLock::task(root, task)?,
+            None => FolderLock::exclusive(root)?,
+        };
+        let mut folder =
+            Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock };
+        let has_manifest = folder.has_own_manifest()?;
+        let before = folder.build_record()?;
+        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        // With both, it was cut off between the manifest and the removal of the records: all series stand.
+        if is_same && (task.is_none() || !has_manifest) {
+            return Ok(folder);
+        }
+        folder.refuse(before.as_ref(), record, has_manifest, force)?;
+        // A replacement that was cut off while its files were moved is gone on with where it is.
+        let is_begun_beside = !has_manifest && task.is_none() && {
+            folder.path = root.join(NEXT_FOLDER);
+            let beside = folder.build_record()?;
+            folder.path = root.to_owned();
+            beside.is_some_and(|beside| beside.options == record.options)
+        };
+        if has_manifest || is_begun_beside {
+            folder.path = root.join(NEXT_FOLDER);
+            folder.replaces = Some(root.to_owned());
+            std::fs::create_dir_all(&folder.path)
+                .with_context(|| format!("create {}", folder.path.display()))?;
+            folder.must_clear =
+                folder.build_record()?.is_none_or(|before| before.options != record.options);
+        } else {
+            folder.must_clear = true;
+        }
+        Ok(folder)
+    }
+
+    /// Takes the folder of tasks that are done.
+    pub(crate) fn take_for_merge(root: &Path) -> anyhow::Result<Folder> {
+        ensure!(root.is_dir(), UsageError(format!("{} is no folder", root.display())));
+        let lock = FolderLock::exclusive(root)?;
+        Ok(Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock })
+    }
+
+    /// Refuses what only `force` may do.
+    fn refuse(
+        &self,
+        before: Option<&BuildRecord>,
+        record: &BuildRecord,
+        has_manifest: bool,
+        force: bool,
+    ) -> anyhow::Result<()> {
+        if force {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let usage = |what: String| Err(UsageError(what).into());
+        let names = self.list()?;
+        if let Some(foreign) = names.iter().find(|name| !is_own(name)) {
+            return usage(format!(
+                "{path} holds {foreign:?}, which is no part of a corpus; name an empty folder, \
+                 or write beside it with --force"
+            ));
+        }
+        if has_manifest {
+            return usage(format!(
+                "{path} already holds a corpus; name another folder, or replace it with --force"
+            ));
+        }
+        if let Some(before) = before {
+            let what = differences(&before.options, &record.options).join(", ");
+            return usage(format!(
+                "{path} holds an unfinished corpus that was begun with other options ({what}); \
+                 go on with those, or begin anew with --force"
+            ));
+        }
+        if let Some(name) = names.iter().find(|name| !is_left_over(name)) {
+            return usage(format!(
+                "{path} holds {name:?} of a corpus without a manifest; name an empty folder, or replace it with --force"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that [`Folder::begin`] will remove.
+    pub(crate) fn clearable_bytes(&self) -> anyhow::Result<u64> {
+        if !self.must_clear {
+            return Ok(0);
+        }
+        let own = self.own_files()?;
+        let bytes = |name| std::fs::metadata(self.path.join(name)).map_or(0, |found| found.len());
+        Ok(own.iter().map(bytes).sum())
+    }
+
+    /// Whether nothing that is there is of use.
+    pub(crate) fn must_clear(&self) -> bool {
+        self.must_clear
+    }
+
+    /// Makes the folder ready: removes what is of no use, and writes down what is being made.
+    ///
+    /// `is_kept` says of a file of a series (its name in the folder) whether it stays. A task leaves other tasks' series alone by
+    /// saying so of theirs.
+    pub(crate) fn begin(
+        &self,
+        record: &BuildRecord,
+        task: Option<Task>,
+        tokenizer: &Path,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<()> {
+        let _turn = task.map(|_| FolderLock::begin(&self.path)).transpose()?;
+        // Another task may have begun since.
+        let before = self.build_record()?;
+        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        if let (Some(_), Some(before)) = (task, &before) {
+            if !is_same {
+                self.refuse(Some(before), record, false, false)?;
+            }
+            check_inputs(&self.path, &before.inputs, &record.inputs)?;
+        }
+        remove(&self.path.join(manifest::FILE_NAME))?; // first: without it nobody takes the rest for a corpus
+        atomic::sync_dir(&self.path)?;
+        for name in self.own_files()? {
+            let goes = match series_of(&name) {
+                Some(_) if is_same => !is_kept(&name),
+                // What no series owns is made again in the end, or is for all tasks.
+                None if is_same => {
+                    task.is_none() && name != BUILD_FILE && !name.starts_with(TOKENIZER_FOLDER)
+                }
+                _ => true,
+            };
+            if goes {
+                remove(&self.path.join(name))?;
+            }
+        }
+        if record.options.selection.as_ref().is_some_and(|s| s.holdout_rate.is_some()) {
+            let holdout = self.path.join(HOLDOUT_FOLDER);
+            std::fs::create_dir_all(&holdout)
+                .with_context(|| format!("create {}", holdout.display()))?;
+        }
+        if !is_same {
+            copy_tokenizer(&self.path, tokenizer, &record.options)?;
+        }
+        if before.as_ref() != Some(record) {
+            let text = serde_json::to_string_pretty(record).expect("a record is plain data");
+            write_atomic(&self.path.join(BUILD_FILE), text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of series that its manifest
+    /// holds: nothing is left to do but the rest of that.
+    pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
+        if self.replaces.is_some()
+            || self.build_record()?.as_ref() != Some(record)
+            || !self.has_own_manifest()?
+        {
+            return Ok(false);
+        }
+        let names = self.own_files()?;
+        let mut records = (0..record.inputs.len() as u64).map(record_name);
+        Ok(records.any(|record| !names.contains(&record)))
+    }
+
+    /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it replaces, and gives
+    /// the folder back.
+    pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
+        if let Some(root) = &self.replaces {
+            return self.replace(root, manifest);
+        }
+        for name in self.own_files()? {
+            let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
+            if series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final) {
+                remove(&self.path.join(name))?;
+                failpoint("finish");
+            }
+        }
+        remove_next(&self.path)?;
+        // Last: while it is there, the same command goes on.
+        remove(&self.path.join(BUILD_FILE))?;
+        Ok(atomic::sync_dir(&self.path)?)
+    }
+
+    /// Every step can be cut off: the same command makes again what was moved, and the rest is still beside.
+    fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+        remove(&root.join(manifest::FILE_NAME))?; // first: what follows is a mixture of both
+        atomic::sync_dir(root)?;
+        let mut moved = Vec::new();
+        for name in self.own_files()? {
+            let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
+            let is_record = series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final);
+            if is_record || [manifest::FILE_NAME, BUILD_FILE].contains(&name.as_str()) {
+                continue;
+            }
+            let to = root.join(&name);
+            let dir = to.parent().expect("it is in the folder");
+            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+            std::fs::rename(self.path.join(&name), &to)
+                .with_context(|| format!("move {}", to.display()))?;
+            moved.push(name);
+            failpoint("replace");
+        }
+        for name in own_files(root)? {
+            if !moved.contains(&name) {
+                remove(&root.join(name))?;
+            }
+        }
+        for dir in [TOKENIZER_FOLDER, HOLDOUT_FOLDER, ""] {
+            let dir = root.join(dir);
+            if dir.is_dir() {
+                atomic::sync_dir(&dir)?;
+            }
+        }
+        let name = manifest::FILE_NAME;
+        std::fs::rename(self.path.join(name), root.join(name)).context("move the manifest")?;
+        atomic::sync_dir(root)?;
+        remove_next(root)?;
+        debug_assert!(manifest.files().all(|file| root.join(&file.path).exists()));
+        Ok(atomic::sync_dir(root)?)
+    }
+
+    /// Whether there is a manifest of ours.
+    pub(crate) fn has_own_manifest(&self) -> anyhow::Result<bool> {
+        let path = self.path.join(manifest::FILE_NAME);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
+        let format = serde_json::from_slice::<serde_json::Value>(&text).ok();
+        let format = format.as_ref().and_then(|value| value.get("format")?.as_str());
+        ensure!(
+            format == Some(manifest::FORMAT),
+            "{} is no manifest of a corpus and would be replaced; move it away",
+            path.display()
+        );
+        Ok(true)
+    }
+
+    pub(crate) fn build_record(&self) -> anyhow::Result<Option<BuildRecord>> {
+        let path = self.path.join(BUILD_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_file(&path).with_context(|| format!("read {}", path.display()))?;
+        let form = serde_json::from_slice::<serde_json::Value>(&text).ok();
+        let form = form.as_ref().and_then(|value| value.get("format")?.as_str());
+        let wanted = |record: &BuildRecord| manifest::version_of(record.options.imported.as_ref());
+        match serde_json::from_slice::<BuildRecord>(&text) {
+            Ok(record) if form == Some(BUILD_FORMAT) && record.version == wanted(&record) => {
+                Ok(Some(record))
+            }
+            read if form == Some(BUILD_FORMAT) => {
+                let found = match read {
+                    Ok(record) => format!("version {}, not {}", record.version, wanted(&record)),
+                    Err(err) => err.to_string(),
+                };
+                Err(UsageError(format!(
+                    "{} is of another version of Patchmill ({found}); finish it with that one, or remove it",
+                    path.display()
+                ))
+                .into())
+            }
+            _ => bail!(
+                "{} is not from Patchmill and would be replaced; move it away",
+                path.display()
+            ),
+        }
+    }
+
+    /// Names, relative to the folder, that are a corpus' own.
+    pub(crate) fn own_files(&self) -> anyhow::Result<Vec<String>> {
+        own_files(&self.path)
+    }
+
+    fn list(&self) -> anyhow::Result<Vec<String>> {
+        list(&self.path)
+    }
+}
+
+/// What a corpus folder says of a corpus of these options and inputs until it is finished.
+pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
+    let inputs = inputs.iter();
+    let inputs =
+        inputs.map(|input| BuildInput { name: input.name.clone(), bytes: input.bytes }).collect();
+    let format = BUILD_FORMAT.to_owned();
+    let version = manifest::version_of(options.imported.as_ref());
+    BuildRecord { format, version, options, inputs }
+}
+
+/// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
+pub(crate) fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
+    for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
+        let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+        if real.starts_with(&out) {
+            return Err(UsageError(format!(
+                "{} lies inside --out {}, where files may be removed or replaced; move it, or name another folder",
+                path.display(),
+                out.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Tasks of one corpus have the same inputs, or their series do not fit together.
+fn check_inputs(path: &Path, before: &[BuildInput], now: &[BuildInput]) -> Result<(), UsageError> {
+    if before == now {
+        return Ok(());
+    }
+    let is_in = |inputs: &[BuildInput], input: &BuildInput| inputs.contains(input);
+    let gone = before.iter().filter(|input| !is_in(now, input)).map(|input| ("was", input));
+    let new = now.iter().filter(|input| !is_in(before, input)).map(|input| ("is", input));
+    let named: Vec<String> = gone
+        .chain(new)
+        .map(|(what, input)| format!("{} {what} {} bytes", input.name, input.bytes))
+        .collect();
+    Err(UsageError(format!(
+        "the inputs are not those that {} was begun with ({}); give all tasks the same inputs, or begin in an empty folder",
+        path.display(),
+        named.join(", ")
+    )))
+}
+
+/// Copies the tokenizer and what lies beside it.
+fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyhow::Result<()> {
+    let dir = path.join(TOKENIZER_FOLDER);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    for name in TOKENIZER_FILES {
+        let is_tokenizer = name == TOKENIZER_FILES[0];
+        let source =
+            if is_tokenizer { tokenizer.to_owned() } else { tokenizer.with_file_name(name) };
+        if !source.exists() {
+            continue;
+        }
+        let bytes = read_file(&source).with_context(|| format!("read {}", source.display()))?;
+        ensure!(
+            !is_tokenizer || blake3::hash(&bytes).to_hex().as_str() == options.tokenizer,
+            "{} changed while it was in use",
+            source.display()
+        );
+        let mut copy = AtomicFile::create(&dir.join(name))?;
+        copy.append(&bytes)?;
+        copy.place()?;
+    }
+    Ok(atomic::sync_dir(&dir)?)
+}
+
+fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {
+    Ok(list(path)?.into_iter().filter(|name| is_own(name)).collect())
+}
+
+/// Everything in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and those folders themselves.
+fn list(path: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
+    for folder in ["", TOKENIZER_FOLDER, HOLDOUT_FOLDER, &holdout_tokenizer] {
+        let dir = path.join(folder);
+        if !dir.is_dir() {
+            continue;
+        }
+        let entries = std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+            let file_name = entry.file_name();
+            let file_name = file_name.to_string_lossy();
+            let is_folder = entry.path().is_dir()
+                && (file_name == TOKENIZER_FOLDER
+                    || folder.is_empty() && [HOLDOUT_FOLDER, NEXT_FOLDER].contains(&&*file_name));
+            let is_lock = folder.is_empty() && lock::is_lock(&file_name);
+            if !is_lock && !is_folder {
+                let separator = if folder.is_empty() { "" } else { "/" };
+                names.push(format!("{folder}{separator}{file_name}"));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes what a replacement of the corpus at `root` has left, and its folder unless others have put something there.
+fn remove_next(root: &Path) -> anyhow::Result<()> {
+    let next = root.join(NEXT_FOLDER);
+    for name in own_files(&next)? {
+        remove(&next.join(name))?;
+    }
+    let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
+    for folder in [&holdout_tokenizer, HOLDOUT_FOLDER, TOKENIZER_FOLDER, ""] {
+        let path = next.join(folder);
+        match std::fs::remove_dir(&path) {
+            Err(err)
+                if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty].contains(&err.kind()) =>
+            {
+                return Err(err).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The options that are not the same, with both values.
+fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
+    let object = |options| match serde_json::to_value(options) {
+        Ok(serde_json::Value::Object(object)) => object,
+        _ => unreachable!("options are an object"),
+    };
+    let (before, now) = (object(before), object(now));
+    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let of = |object: &serde_json::Map<_, _>, key| object.get(key).cloned().unwrap_or_default();
+    keys.filter(|key| before.get(*key) != now.get(*key))
+        .map(|key| format!("{key} was {}, now {}", of(&before, key), of(&now, key)))
+        .collect()
+}
