@@ -1,4 +1,5 @@
-//! The laws of Patchmill, its goldens and its breakage, a folder a room, in the order of the data's path.
+//! The laws of Patchmill, its goldens and its breakage, a folder a room, in the order of the data's
+//! path.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;
@@ -26,4 +27,5 @@ mod checkpoint;
 
 mod run;
 
+mod rooms;
 mod tidy;
