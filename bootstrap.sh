@@ -1,8 +1,9 @@
 #!/bin/sh
-# The way in on a fresh machine: finds or installs `just`, then runs one of its recipes.
-#   usage: ./bootstrap.sh [--cuda|--cpu] [RECIPE [ARGUMENTS…]]     without a recipe: lists them
-# Needs Rust, a C++ compiler and python3 with pip. Changes nothing outside this folder and the cache
-# (${XDG_CACHE_HOME:-~/.cache}/patchmill). --cuda takes the CUDA flavour of libtorch, and later runs keep it until --cpu.
+# The way in on a fresh machine: finds or installs `just`, then runs one of its recipes. usage:
+# ./bootstrap.sh [--cuda|--cpu] [RECIPE [ARGUMENTS…]]     without a recipe: lists them Needs Rust, a
+# C++ compiler and python3 with pip. Changes nothing outside this folder and the cache
+# (${XDG_CACHE_HOME:-~/.cache}/patchmill). --cuda takes the CUDA flavour of libtorch, and later runs
+# keep it until --cpu.
 set -eu
 
 root=$(cd "$(dirname "$0")" && pwd)

@@ -44,7 +44,8 @@ tokenize-fixture split:
     fi
     "{{ patchmill }}" tokenize --force --tokenizer fixtures/tokenizer --out "$out" "fixtures/text/$1"
 
-# Check that the run on the fixtures learned: validation perplexity at most a quarter of the unigram model's
+# Check that the run on the fixtures learned: validation perplexity at most a quarter of the unigram
+# model's
 check-learned: build
     #!/bin/sh
     set -eu
@@ -66,7 +67,8 @@ test *arguments: setup
 test-core *arguments:
     cargo test "$@"
 
-# What CI runs, but for `pretrain`: formatting, lints, tests, model checks, documentation, dependencies
+# What CI runs, but for `pretrain`: formatting, lints, tests, model checks, documentation,
+# dependencies
 check: fmt clippy test loom shuttle doc deny
 
 # Check the formatting
@@ -85,8 +87,9 @@ doc: setup
 deny:
     "$(python3 tools/fetch.py cargo-deny)/cargo-deny" --all-features check bans licenses sources
 
-# Does the trainer build and link against the CUDA libtorch, start, and refuse a GPU that is not there? Needs no GPU;
-# downloads 2.5 GB, takes 4 GB in the cache and 2 GB in target/cuda. Not part of CI
+# Does the trainer build and link against the CUDA libtorch, start, and refuse a GPU that is not
+# there? Needs no GPU; downloads 2.5 GB, takes 4 GB in the cache and 2 GB in target/cuda. Not part
+# of CI
 check-cuda:
     #!/bin/sh
     set -eu
@@ -119,7 +122,8 @@ check-cuda:
     *) echo "there is a GPU here: just test-cuda" ;;
     esac
 
-# What a machine with a GPU should check first: parity in fp32 and bf16, updates, graphs, copies, waits, speed and MFU of 370M
+# What a machine with a GPU should check first: parity in fp32 and bf16, updates, graphs, copies,
+# waits, speed and MFU of 370M
 test-cuda:
     #!/bin/sh
     set -eu
@@ -127,7 +131,8 @@ test-cuda:
     export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
     exec cargo test --release --package tests --features trainer -- --test-threads=1 --nocapture cuda::
 
-# Print how many rounds of the permutation each statistic needs: the table of pipeline/plan/README.md
+# Print how many rounds of the permutation each statistic needs: the table of
+# pipeline/plan/README.md
 permutation-rounds:
     cargo test --package tests --test tests -- --ignored --nocapture print_the_rounds_needed
 
@@ -135,36 +140,42 @@ permutation-rounds:
 bench name="*" *arguments: setup
     shift; cargo bench --package benches --features trainer --bench "{{ name }}" "$@"
 
-# Do all ids equal those of the tokenizers crate? On inputs and on a set of awkward documents, in release
+# Do all ids equal those of the tokenizers crate? On inputs and on a set of awkward documents, in
+# release
 exactness tokenizer +inputs:
     #!/bin/sh
     set -eu
     tokenizer=$1; shift
     cargo run --release --package benches --example exactness -- --adversarial --tokenizer "$tokenizer" "$@"
 
-# The same for random inputs: 10^7 of up to 128 bytes and 10^4 of up to 64 KiB, with slices of the given inputs
+# The same for random inputs: 10^7 of up to 128 bytes and 10^4 of up to 64 KiB, with slices of the
+# given inputs
 fuzz-encoder tokenizer +inputs:
     #!/bin/sh
     set -eu
     tokenizer=$1; shift
     cargo run --release --package benches --example fuzz_encoder -- --tokenizer "$tokenizer" "$@"
 
-# Encoder and whole stage beside other people's tokenizers in interleaved rounds; benches/peers/tokenizers/README.md
+# Encoder and whole stage beside other people's tokenizers in interleaved rounds;
+# benches/peers/tokenizers/README.md
 [no-cd]
 bench-peers work *corpus:
     "{{ justfile_directory() }}/benches/peers/tokenizers/run.sh" "$@"
 
-# Loaders beside other people's in interleaved rounds, and what memory allows; benches/peers/loaders/README.md
+# Loaders beside other people's in interleaved rounds, and what memory allows;
+# benches/peers/loaders/README.md
 [no-cd]
 bench-loaders work *options:
     "{{ justfile_directory() }}/benches/peers/loaders/run.sh" "$@"
 
-# A training step beside PyTorch's in interleaved rounds: speed, memory, products alone; benches/peers/trainer/README.md
+# A training step beside PyTorch's in interleaved rounds: speed, memory, products alone;
+# benches/peers/trainer/README.md
 [no-cd]
 bench-trainer work *options: setup
     "{{ justfile_directory() }}/benches/peers/trainer/run.sh" "$@"
 
-# What a switch of window length reads twice and never, ours and peers; PEERS_VENV as made by bench-loaders
+# What a switch of window length reads twice and never, ours and peers; PEERS_VENV as made by
+# bench-loaders
 bench-overlap *options: build-patchmill
     #!/bin/sh
     set -eu
@@ -177,7 +188,8 @@ bench-plans *options:
     cargo bench --package benches --bench plan
     exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan/cost_of_peers.py "$@"
 
-# From nothing open to the first batch of a corpus of 720 GB in 1,000 shards (sparse files, 1.9 GB), and at 50 %
+# From nothing open to the first batch of a corpus of 720 GB in 1,000 shards (sparse files, 1.9 GB),
+# and at 50 %
 bench-open work *options: build-patchmill
     #!/bin/sh
     set -eu
@@ -210,14 +222,16 @@ bench-memory tokenizer work +inputs: build-patchmill
     tokenizer=$1; work=$2; shift 2
     exec python3 benches/write/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
 
-# Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run at two rates, losses compared step by step; --peer PYTHON for PyTorch's
+# Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run at two rates, losses
+# compared step by step; --peer PYTHON for PyTorch's
 bench-bf16 work *arguments: corpora
     #!/bin/sh
     set -eu
     work=$1; shift
     exec python3 benches/step/bf16_fp32.py --train "{{ patchmill_train }}" --patchmill "{{ patchmill }}" --work "$work" "$@"
 
-# Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the same, byte for byte
+# Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the
+# same, byte for byte
 faults work *arguments: build-patchmill
     #!/bin/sh
     set -eu
@@ -243,11 +257,13 @@ tsan rounds="2000":
 lane-mutants work:
     python3 tools/lane_mutants.py "$1"
 
-# Start and stop a loader so many times: no thread, descriptor or mapping may be left, and nothing is allocated per batch
+# Start and stop a loader so many times: no thread, descriptor or mapping may be left, and nothing
+# is allocated per batch
 loader-cycles cycles="10000":
     CYCLES="{{ cycles }}" cargo test --release --package pipeline --test loader_life -- --nocapture
 
-# Do Megatron-core, OLMo-core, nanoGPT and datatrove read our exports, and is what comes back the same? Python with them in PYTHON
+# Do Megatron-core, OLMo-core, nanoGPT and datatrove read our exports, and is what comes back the
+# same? Python with them in PYTHON
 exchange work *arguments: build-patchmill
     #!/bin/sh
     set -eu
@@ -258,6 +274,7 @@ exchange work *arguments: build-patchmill
 build-patchmill:
     cargo build --release --package pipeline --bins
 
-# Fuzz one of our own parsers: json, shard, manifest or record, with libFuzzer on the stable compiler
+# Fuzz one of our own parsers: json, shard, manifest or record, with libFuzzer on the stable
+# compiler
 fuzz target seconds="60" *options:
     fuzz/run.sh "$@"

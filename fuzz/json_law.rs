@@ -1,9 +1,12 @@
-//! What the reader of JSON lines has in common with serde_json, as a check of one input: the law of a fuzz target and of a test.
+//! What the reader of JSON lines has in common with serde_json, as a check of one input: the law of
+//! a fuzz target and of a test.
 //!
 //! The differences, all of them wanted:
 //! - the line must be UTF-8 everywhere; serde_json does not look into strings that it passes over;
-//! - half a surrogate pair is U+FFFD; serde_json refuses it where it makes a string ([`whole_surrogates`] takes that away);
-//! - at most 1,024 levels; serde_json has no limit where it passes over values and 128 where it keeps them;
+//! - half a surrogate pair is U+FFFD; serde_json refuses it where it makes a string
+//!   ([`whole_surrogates`] takes that away);
+//! - at most 1,024 levels; serde_json has no limit where it passes over values and 128 where it
+//!   keeps them;
 //! - a number of any size is fine; serde_json refuses one out of range where it keeps it.
 //!
 //! **Invariant:** an input on which the two differ in any other way panics.
@@ -46,7 +49,8 @@ pub(crate) fn check(line: &[u8], parser: &Parser<'_>) {
     }
 }
 
-/// The line with `\ufffd` for each half of a surrogate pair that stands alone, and how many those are.
+/// The line with `\ufffd` for each half of a surrogate pair that stands alone, and how many those
+/// are.
 fn whole_surrogates(line: &[u8]) -> (Vec<u8>, u64) {
     let unit = |at: usize| {
         let escape = line.get(at..at + 6).filter(|escape| escape.starts_with(b"\\u"))?;

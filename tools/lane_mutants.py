@@ -6,13 +6,22 @@
 Each change is made to a copy of pipeline/ring in WORK, and its tests run there under loom. One that passes all of them is
 named, and the exit code is 1. Needs cargo alone.
 """
+
 import os, pathlib, re, shutil, subprocess, sys, time
 
 SOURCE = "src/lib.rs"
 # What is changed, and into what; each text stands in the source exactly once.
 MUTANTS = [
-    ("the end is published with Relaxed", "closed.store(true, Ordering::Release)", "closed.store(true, Ordering::Relaxed)"),
-    ("the end is looked for with Relaxed", "closed.load(Ordering::Acquire)", "closed.load(Ordering::Relaxed)"),
+    (
+        "the end is published with Relaxed",
+        "closed.store(true, Ordering::Release)",
+        "closed.store(true, Ordering::Relaxed)",
+    ),
+    (
+        "the end is looked for with Relaxed",
+        "closed.load(Ordering::Acquire)",
+        "closed.load(Ordering::Relaxed)",
+    ),
     (
         "the end is looked for after the ring",
         """            let closed = self.shared.closed.load(Ordering::Acquire); // before the look into the ring
@@ -27,14 +36,34 @@ MUTANTS = [
 """,
     ),
     ("the end is never published", "self.shared.closed.store(true, Ordering::Release);", ""),
-    ("the end does not wake the reader", "Ordering::Release);\n        self.reader.unpark();", "Ordering::Release);"),
-    ("a push does not wake the reader", "Ok(()) => {\n                    self.reader.unpark();", "Ok(()) => {"),
-    ("room does not wake the producer", "            self.worker.unpark();\n        }\n        Some(item)", "        }\n        Some(item)"),
+    (
+        "the end does not wake the reader",
+        "Ordering::Release);\n        self.reader.unpark();",
+        "Ordering::Release);",
+    ),
+    (
+        "a push does not wake the reader",
+        "Ok(()) => {\n                    self.reader.unpark();",
+        "Ok(()) => {",
+    ),
+    (
+        "room does not wake the producer",
+        "            self.worker.unpark();\n        }\n        Some(item)",
+        "        }\n        Some(item)",
+    ),
     ("room wakes the producer too late", "full.len() <= self", "full.len() < self"),
     ("a stop is not looked for", "if self.shared.stopped.load(Ordering::Relaxed) {", "if false {"),
     ("a stop is not published", "self.shared.stopped.store(true, Ordering::Relaxed);", ""),
-    ("a stop does not wake the producer", "stopped.store(true, Ordering::Relaxed);\n        self.worker.unpark();", "stopped.store(true, Ordering::Relaxed);"),
-    ("the reader does not look again before it sleeps", "if closed {\n                return None;\n            }\n            parker.park();", "parker.park();\n            if closed {\n                return None;\n            }"),
+    (
+        "a stop does not wake the producer",
+        "stopped.store(true, Ordering::Relaxed);\n        self.worker.unpark();",
+        "stopped.store(true, Ordering::Relaxed);",
+    ),
+    (
+        "the reader does not look again before it sleeps",
+        "if closed {\n                return None;\n            }\n            parker.park();",
+        "parker.park();\n            if closed {\n                return None;\n            }",
+    ),
     ("a full ring drops what comes", "Err(back) => item = back,", "Err(_) => return Ok(()),"),
 ]
 
@@ -56,10 +85,17 @@ def copy_crate(root, work):
 
 
 def run(work):
-    environment = dict(os.environ, RUSTFLAGS="--cfg loom", RUST_BACKTRACE="0", CARGO_TARGET_DIR=str(work / "target"))
+    environment = dict(
+        os.environ,
+        RUSTFLAGS="--cfg loom",
+        RUST_BACKTRACE="0",
+        CARGO_TARGET_DIR=str(work / "target"),
+    )
     command = ["cargo", "test", "--quiet", "--release", "--package", "ring", "--test", "model"]
     try:
-        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, timeout=600
+        )
     except subprocess.TimeoutExpired:
         sys.exit("a run took more than 600 s")
 

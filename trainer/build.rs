@@ -1,8 +1,10 @@
-//! Compiles the C++ shim, its kernels once for each level of the instruction set, and passes on where libtorch lies.
+//! Compiles the C++ shim, its kernels once for each level of the instruction set, and passes on
+//! where libtorch lies.
 //!
-//! Dependent packages read that place as `DEP_PATCHMILL_SHIM_LIBTORCH_LIB`, so that their own binaries find the
-//! shared libraries too: a link argument reaches only the package that prints it. In the CUDA flavour they also read
-//! `DEP_PATCHMILL_SHIM_CUDART_LIB`, the folder of the CUDA runtime.
+//! Dependent packages read that place as `DEP_PATCHMILL_SHIM_LIBTORCH_LIB`, so that their own
+//! binaries find the shared libraries too: a link argument reaches only the package that prints it.
+//! In the CUDA flavour they also read `DEP_PATCHMILL_SHIM_CUDART_LIB`, the folder of the CUDA
+//! runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +20,10 @@ fn main() {
     println!("cargo::rerun-if-changed=shim");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false);
-    build.define("NDEBUG", None); // as libtorch was built: some of its types have other members without it
-    // libtorch's loops over threads are templates: without this they run on one, without a word. Its own runtime, GNU's, is
-    // linked already; that of another compiler would be a second one.
+    // As libtorch was built: some of its types have other members without it.
+    build.define("NDEBUG", None);
+    // libtorch's loops over threads are templates: without this they run on one, without a word.
+    // Its own runtime, GNU's, is linked already; that of another compiler would be a second one.
     let compiler = build.get_compiler();
     if compiler.is_like_gnu() && !compiler.is_like_clang() {
         build.flag("-fopenmp");
@@ -60,7 +63,8 @@ fn main() {
 
 /// The headers and libraries of the CUDA runtime, which the wheels put beside torch's folder.
 fn link_cuda(lib: &Path, build: &mut cc::Build) {
-    // Nothing need refer to a symbol of it, so the linker would drop it, and CUDA would be missing without a word.
+    // Nothing need refer to a symbol of it, so the linker would drop it, and CUDA would be missing
+    // without a word.
     println!("cargo::rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
     let runtime = lib.join("../../nvidia/cu13");
     let runtime = runtime.canonicalize().unwrap_or_else(|err| {
@@ -95,7 +99,8 @@ fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     }
 }
 
-/// Objects of `shim/kernels.cpp`, one a level; each in a folder of its own, since they have one name.
+/// Objects of `shim/kernels.cpp`, one a level; each in a folder of its own, since they have one
+/// name.
 fn kernels() -> Vec<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let compile = |&(level, flags): &(&str, &[&str])| {
@@ -104,7 +109,8 @@ fn kernels() -> Vec<PathBuf> {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).debug(false).define("PATCHMILL_LEVEL", level);
         build.flag("-fopenmp-simd").flag("-fno-math-errno").flag("-fno-trapping-math");
-        // Else GCC makes a branch of each bound of `exponential`, and vectors of SwiGLU that compute both sides.
+        // Else GCC makes a branch of each bound of `exponential`, and vectors of SwiGLU that
+        // compute both sides.
         build.flag_if_supported("-fno-thread-jumps");
         for flag in flags {
             build.flag(flag);

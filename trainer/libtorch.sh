@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes libtorch 2.13.0 ready for `cargo build -p trainer`: target/libtorch becomes a link to a folder in the cache,
-# and .cargo/config.toml points LIBTORCH at target/libtorch/torch. A LIBTORCH that the caller has set wins.
-# PATCHMILL_LIBTORCH=cpu|cuda chooses the flavour; without it the one that is linked now stays, at first cpu.
+# Makes libtorch 2.13.0 ready for `cargo build -p trainer`: target/libtorch becomes a link to a
+# folder in the cache, and .cargo/config.toml points LIBTORCH at target/libtorch/torch. A LIBTORCH
+# that the caller has set wins. PATCHMILL_LIBTORCH=cpu|cuda chooses the flavour; without it the one
+# that is linked now stays, at first cpu.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -48,7 +49,8 @@ mv -fT "$link.$$" "$link"
 case $before in
 '' | *-"$flavour") ;;
 *)
-    # torch-sys looks at the value of LIBTORCH, which stays the same: what was linked for the other flavour has to go.
+    # torch-sys looks at the value of LIBTORCH, which stays the same: what was linked for the other
+    # flavour has to go.
     cd "$root"
     for profile in dev release; do
         cargo clean --quiet --profile "$profile" -p torch-sys -p trainer -p tests -p benches

@@ -1,7 +1,8 @@
 //! Logits of a model directory, for `hf_logits.sh` to compare with those of `transformers`.
 //!
-//! `hf_logits DIR OUT` loads the model in DIR and writes `input_ids` and `logits` to OUT. `hf_logits --new KIND DIR` makes
-//! a small random model in DIR first; KIND is `plain` or `grouped-tied`.
+//! `hf_logits DIR OUT` loads the model in DIR and writes `input_ids` and `logits` to OUT.
+//! `hf_logits --new KIND DIR` makes a small random model in DIR first; KIND is `plain` or
+//! `grouped-tied`.
 //!
 //! **Invariant:** ids depend on the vocabulary alone, so both sides read the same text.
 

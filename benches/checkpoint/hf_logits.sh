@@ -3,9 +3,9 @@
 #
 #   benches/checkpoint/hf_logits.sh [CHECKPOINT_DIR...]
 #
-# Without arguments: two small random models, one plain, one with grouped-query attention and a tied head. Makes a
-# throw-away virtual environment (about 4 GB: the torch wheel does not import without its CUDA libraries); set HF_VENV to
-# a folder to keep it and use it again.
+# Without arguments: two small random models, one plain, one with grouped-query attention and a tied
+# head. Makes a throw-away virtual environment (about 4 GB: the torch wheel does not import without
+# its CUDA libraries); set HF_VENV to a folder to keep it and use it again.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)

@@ -1,11 +1,13 @@
 //! The encoders on real documents, one core: `just bench tokenize`.
 //!
-//! Estimate: the `tokenizers` crate takes a whole document as one word where a tokenizer has no pre-tokenizer, and makes
-//! 3 to 4 MB of text a second of it on one core of a Zen 4 server. Our own encoder looks up a piece every 4 bytes or so;
-//! at 100 cycles for a piece and 3.7 GHz that is some 150 MB. Decompression and JSON, at some 400 MB/s, do not show.
+//! Estimate: the `tokenizers` crate takes a whole document as one word where a tokenizer has no
+//! pre-tokenizer, and makes 3 to 4 MB of text a second of it on one core of a Zen 4 server. Our own
+//! encoder looks up a piece every 4 bytes or so; at 100 cycles for a piece and 3.7 GHz that is some
+//! 150 MB. Decompression and JSON, at some 400 MB/s, do not show.
 //!
-//! With `PATCHMILL_BENCH_TOKENIZER` and `PATCHMILL_BENCH_CORPUS`, a tokenizer's folder and an input, their documents are
-//! encoded as well, and every one is compared first with what the `tokenizers` crate makes of it.
+//! With `PATCHMILL_BENCH_TOKENIZER` and `PATCHMILL_BENCH_CORPUS`, a tokenizer's folder and an
+//! input, their documents are encoded as well, and every one is compared first with what the
+//! `tokenizers` crate makes of it.
 //!
 //! **Invariant:** every iteration yields the ids whose count and checksum are written down here.
 
@@ -18,8 +20,8 @@ use pipeline::read::documents::{self, Columns, DocsError};
 use pipeline::read::inputs;
 use schemas::manifest::SpecialTokens;
 
-/// Of `fixtures/text/valid` by `fixtures/tokenizer`, BOS included: the number of ids, and the sum of id × (position + 1)
-/// modulo 2^64.
+/// Of `fixtures/text/valid` by `fixtures/tokenizer`, BOS included: the number of ids, and the sum
+/// of id × (position + 1) modulo 2^64.
 const FIXTURE_SUMS: (usize, u64) = (131_460, 8_766_705_837_228);
 
 fn fixtures() -> PathBuf {

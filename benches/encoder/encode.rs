@@ -2,7 +2,8 @@
 //!
 //!     encode --tokenizer llama2/ --threads 2 corpus.jsonl
 //!
-//! Prints one JSON object: seconds, text bytes, ids and their checksum. `--expect COUNT:SUM` makes a wrong answer an error.
+//! Prints one JSON object: seconds, text bytes, ids and their checksum. `--expect COUNT:SUM` makes
+//! a wrong answer an error.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

@@ -1,7 +1,8 @@
-//! Compares our encoder with the `tokenizers` crate on real tokenizers and a corpus, in both modes of special tokens,
-//! and measures it: `families SHARE TEXTS.jsonl.zst TOKENIZER...`.
+//! Compares our encoder with the `tokenizers` crate on real tokenizers and a corpus, in both modes
+//! of special tokens, and measures it: `families SHARE TEXTS.jsonl.zst TOKENIZER...`.
 //!
-//! Of the texts one of `SHARE` is compared, all are timed. A tokenizer is a tokenizer.json or a folder with one.
+//! Of the texts one of `SHARE` is compared, all are timed. A tokenizer is a tokenizer.json or a
+//! folder with one.
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 

@@ -2,8 +2,9 @@
 //!
 //!     cargo run --release -p benches --example fuzz_encoder -- --tokenizer llama2/ --seed 1 pile/00.jsonl.zst
 //!
-//! `--short` inputs of up to 128 bytes, then `--long` ones of up to 64 KiB. An input is named by seed, length and number;
-//! `--only short:N` or `--only long:N` makes it again. Exits with 1 if an input differs.
+//! `--short` inputs of up to 128 bytes, then `--long` ones of up to 64 KiB. An input is named by
+//! seed, length and number; `--only short:N` or `--only long:N` makes it again. Exits with 1 if an
+//! input differs.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

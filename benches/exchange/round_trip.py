@@ -49,7 +49,9 @@ class Checks:
         print(f"{'same' if same else 'DIFFERENT'}: {what} ({size} compared)", flush=True)
         if not same:
             self.failed += 1
-            print(f"  found    {numpy.asarray(found)[:8]}\n  expected {numpy.asarray(expected)[:8]}")
+            print(
+                f"  found    {numpy.asarray(found)[:8]}\n  expected {numpy.asarray(expected)[:8]}"
+            )
 
 
 def load_peers():
@@ -60,7 +62,9 @@ def load_peers():
             found[name] = __import__(module, fromlist=["_"])
             print(f"peer {name}: {package} {importlib.metadata.version(package)}")
         except Exception as err:  # whatever a package does when a part of it is missing
-            print(f"peer {name}: left out, {package} cannot be imported ({type(err).__name__}: {err})")
+            print(
+                f"peer {name}: left out, {package} cannot be imported ({type(err).__name__}: {err})"
+            )
     return found
 
 
@@ -71,10 +75,16 @@ def read_corpus(corpus):
     ids, ends, first = [], [], 0
     for series in manifest["series"]:
         for shard in series["shards"]:
-            path, tokens, documents = corpus / shard["path"], shard["token_count"], shard["document_count"]
+            path, tokens, documents = (
+                corpus / shard["path"],
+                shard["token_count"],
+                shard["document_count"],
+            )
             ids.append(numpy.fromfile(path, f"<u{width}", tokens, offset=4096).astype(numpy.int64))
             footer = 4096 + -(-tokens * width // 8) * 8
-            ends.append(first + numpy.fromfile(path, "<u8", documents, offset=footer).astype(numpy.int64))
+            ends.append(
+                first + numpy.fromfile(path, "<u8", documents, offset=footer).astype(numpy.int64)
+            )
             first += tokens
     return manifest, numpy.concatenate(ids), numpy.concatenate(ends)
 
@@ -108,13 +118,21 @@ class Bench:
         manifest, ids, ends = read_corpus(corpus)
         self.vocab_size = manifest["tokenizer"]["vocab_size"]
         shards = sum(len(series["shards"]) for series in manifest["series"])
-        print(f"\n{name}: {len(ids)} ids of {manifest['token_bytes']} bytes, {len(ends)} documents, {shards} shards")
+        print(
+            f"\n{name}: {len(ids)} ids of {manifest['token_bytes']} bytes, {len(ends)} documents, {shards} shards"
+        )
         expected = self.digest(corpus)
         tokenizer = corpus / "tokenizer"
-        around = [("--bos" if manifest["tokenizer"]["bos"] else "--no-bos"),
-                  ("--eos" if manifest["tokenizer"]["eos"] else "--no-eos")]
-        for target, check in [("megatron", self.megatron), ("olmo", self.olmo), ("datatrove", self.datatrove),
-                              ("nanogpt", self.nanogpt)]:
+        around = [
+            ("--bos" if manifest["tokenizer"]["bos"] else "--no-bos"),
+            ("--eos" if manifest["tokenizer"]["eos"] else "--no-eos"),
+        ]
+        for target, check in [
+            ("megatron", self.megatron),
+            ("olmo", self.olmo),
+            ("datatrove", self.datatrove),
+            ("nanogpt", self.nanogpt),
+        ]:
             if target == "nanogpt" and manifest["token_bytes"] == 4 and ids.max() >= 1 << 16:
                 self.refused(corpus, int(ids.max()))
                 continue
@@ -130,45 +148,77 @@ class Bench:
                 source = out / "train.bin" if target == "nanogpt" else out
                 back = self.work / f"{name}-{target}{''.join(files)}-back"
                 width = ["--token-bytes", manifest["token_bytes"]] if target == "olmo" else []
-                self.run("import", source, "--from", target, "--tokenizer", tokenizer, "--out", back, *around, *width)
+                self.run(
+                    "import",
+                    source,
+                    "--from",
+                    target,
+                    "--tokenizer",
+                    tokenizer,
+                    "--out",
+                    back,
+                    *around,
+                    *width,
+                )
                 self.run("verify", back)
                 _, back_ids, back_ends = read_corpus(back)
                 self.checks.equal(f"{label} and back, ids", back_ids, ids)
                 self.checks.equal(f"{label} and back, documents", back_ends, ends)
-                self.checks.equal(f"{label} and back, digest of stream", self.digest(back), expected)
+                self.checks.equal(
+                    f"{label} and back, digest of stream", self.digest(back), expected
+                )
         return manifest, ids, ends, tokenizer, around
 
     def refused(self, corpus, id_max):
         out = self.work / "refused"
         command = [self.patchmill, "export", corpus, "--to", "nanogpt", "--out", out]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        self.checks.equal(f"ids up to {id_max} are refused for nanogpt, and nothing written",
-                          [done.returncode, out.exists()], [2, False])
+        self.checks.equal(
+            f"ids up to {id_max} are refused for nanogpt, and nothing written",
+            [done.returncode, out.exists()],
+            [2, False],
+        )
 
     def megatron(self, label, out, report, manifest, ids, ends):
         dataset = self.peers["megatron"].IndexedDataset(str(out))
-        self.checks.equal(f"{label}, ids by IndexedDataset", numpy.concatenate(dataset[0:len(dataset)]), ids)
-        self.checks.equal(f"{label}, sequence lengths", dataset.sequence_lengths, numpy.diff(ends, prepend=0))
-        self.checks.equal(f"{label}, document indices", dataset.document_indices, numpy.arange(len(ends) + 1))
+        self.checks.equal(
+            f"{label}, ids by IndexedDataset", numpy.concatenate(dataset[0 : len(dataset)]), ids
+        )
+        self.checks.equal(
+            f"{label}, sequence lengths", dataset.sequence_lengths, numpy.diff(ends, prepend=0)
+        )
+        self.checks.equal(
+            f"{label}, document indices", dataset.document_indices, numpy.arange(len(ends) + 1)
+        )
 
     def olmo(self, label, out, report, manifest, ids, ends):
         dtype = numpy.uint16 if report["dtype"] == "uint16" else numpy.uint32
         paths = sorted(out.glob("*.npy"))
         # The dataset drops what fills no window at the end of a file.
         windows = self.peers["olmo"].NumpyFSLDataset(
-            *paths, sequence_length=WINDOW, pad_token_id=0, eos_token_id=2, vocab_size=manifest["tokenizer"]["vocab_size"],
-            dtype=dtype)
+            *paths,
+            sequence_length=WINDOW,
+            pad_token_id=0,
+            eos_token_id=2,
+            vocab_size=manifest["tokenizer"]["vocab_size"],
+            dtype=dtype,
+        )
         windows.prepare()
         found, expected, borders, first = [], [], [], 0
         for path in paths:
             tokens = path.stat().st_size // dtype().itemsize
-            expected.append(ids[first:first + tokens // WINDOW * WINDOW])
+            expected.append(ids[first : first + tokens // WINDOW * WINDOW])
             from olmo_core.data.utils import iter_document_indices
+
             documents = iter_document_indices(str(path), use_array_if_local=False, dtype=dtype)
             borders.extend(first + end for _, end in documents)
             first += tokens
         found = [windows[at]["input_ids"].numpy() for at in range(len(windows))]
-        self.checks.equal(f"{label}, ids by NumpyFSLDataset", numpy.concatenate(found), numpy.concatenate(expected))
+        self.checks.equal(
+            f"{label}, ids by NumpyFSLDataset",
+            numpy.concatenate(found),
+            numpy.concatenate(expected),
+        )
         whole = numpy.concatenate([numpy.fromfile(path, dtype) for path in paths])
         self.checks.equal(f"{label}, all ids", whole, ids)
         self.checks.equal(f"{label}, documents by iter_document_indices", borders, ends)
@@ -180,11 +230,15 @@ class Bench:
         expected, borders, first = [], [], 0
         for path in paths:
             tokens = path.stat().st_size // width
-            expected.append(ids[first:first + tokens // (WINDOW + 1) * (WINDOW + 1)])
+            expected.append(ids[first : first + tokens // (WINDOW + 1) * (WINDOW + 1)])
             borders.append(first + numpy.fromfile(f"{path}.index", "<u8").astype(numpy.int64))
             first += tokens
         found = [dataset[at]["input_ids"].numpy() for at in range(len(dataset))]
-        self.checks.equal(f"{label}, ids by DatatroveFolderDataset", numpy.concatenate(found), numpy.concatenate(expected))
+        self.checks.equal(
+            f"{label}, ids by DatatroveFolderDataset",
+            numpy.concatenate(found),
+            numpy.concatenate(expected),
+        )
         whole = numpy.concatenate([numpy.fromfile(path, f"<u{width}") for path in paths])
         self.checks.equal(f"{label}, all ids", whole, ids)
         self.checks.equal(f"{label}, documents by .ds.index", numpy.concatenate(borders), ends)
@@ -201,6 +255,7 @@ class Bench:
         made = []
         if "megatron" in self.peers:
             import torch
+
             prefix = self.work / f"{name}-by-megatron"
             kind = numpy.uint16 if dtype is numpy.uint16 else numpy.int32
             builder = self.peers["megatron"].IndexedDatasetBuilder(f"{prefix}.bin", dtype=kind)
@@ -211,24 +266,37 @@ class Bench:
             made.append(("megatron", prefix))
         if "olmo" in self.peers and manifest["tokenizer"]["eos"]:
             from olmo_core.data.utils import write_document_indices
+
             path = self.work / f"{name}-by-olmo" / "part-0.npy"
             path.parent.mkdir()
             ids.astype(dtype).tofile(path)
-            write_document_indices(path, dtype=dtype, eos_token_id=manifest["tokenizer"]["eos"]["id"])
+            write_document_indices(
+                path, dtype=dtype, eos_token_id=manifest["tokenizer"]["eos"]["id"]
+            )
             made.append(("olmo", path))
         for target, source in made:
             back = self.work / f"{name}-from-{target}"
-            self.run("import", source, "--from", target, "--tokenizer", tokenizer, "--out", back, *around)
+            self.run(
+                "import", source, "--from", target, "--tokenizer", tokenizer, "--out", back, *around
+            )
             self.run("verify", back)
             _, back_ids, back_ends = read_corpus(back)
             self.checks.equal(f"{name} as {target} itself writes it, ids", back_ids, ids)
             self.checks.equal(f"{name} as {target} itself writes it, documents", back_ends, ends)
-            self.checks.equal(f"{name} as {target} itself writes it, digest", self.digest(back), expected)
+            self.checks.equal(
+                f"{name} as {target} itself writes it, digest", self.digest(back), expected
+            )
 
 
 # The plan that both sides are read by, laid over the fixtures' run.
-PLAN = ["plan.window_units=64", "plan.step_tokens=4096", "plan.epochs=1", "plan.seed=7",
-        "phases.0.schedule.warmup_steps=1", "phases.1.schedule.warmup_steps=1"]
+PLAN = [
+    "plan.window_units=64",
+    "plan.step_tokens=4096",
+    "plan.epochs=1",
+    "plan.seed=7",
+    "phases.0.schedule.warmup_steps=1",
+    "phases.1.schedule.warmup_steps=1",
+]
 
 
 def large_tokenizer(source, work):
@@ -237,21 +305,43 @@ def large_tokenizer(source, work):
     shutil.copytree(source, out)
     path = out / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    first = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]) + 1
-    # Parts of the texts that the vocabulary does not have, so that their ids, from 65,536 on, are used.
+    first = (
+        max(
+            [
+                *tokenizer["model"]["vocab"].values(),
+                *(token["id"] for token in tokenizer["added_tokens"]),
+            ]
+        )
+        + 1
+    )
+    # Parts of the texts that the vocabulary does not have, so that their ids, from 65,536 on, are
+    # used.
     used = dict(enumerate([" of the ", " in the ", ", and ", " to the "], 1 << 16))
     for id in range(first, (1 << 16) + 5000):
         content = used.get(id, f"<extra {id}>")
-        tokenizer["added_tokens"].append({"id": id, "content": content, "single_word": False, "lstrip": False,
-                                          "rstrip": False, "normalized": False, "special": False})
+        tokenizer["added_tokens"].append(
+            {
+                "id": id,
+                "content": content,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": False,
+            }
+        )
     path.write_text(json.dumps(tokenizer))
     return out
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patchmill", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder to write into, new or empty")
+    parser.add_argument(
+        "--work", type=pathlib.Path, required=True, help="a folder to write into, new or empty"
+    )
     parser.add_argument("--keep", action="store_true", help="leave what was written")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -262,11 +352,20 @@ def main():
     tokenizer, texts = ROOT / "fixtures/tokenizer", ROOT / "fixtures/text/train"
     small = ["--shard-bytes", 100_000]
     bench.corpus("plain", "--tokenizer", tokenizer, *small, texts)
-    bench.foreign("by-set-with-eos", *bench.corpus("by-set-with-eos", "--tokenizer", tokenizer, *small, "--by-set", "--eos",
-                                                   texts))
+    bench.foreign(
+        "by-set-with-eos",
+        *bench.corpus(
+            "by-set-with-eos", "--tokenizer", tokenizer, *small, "--by-set", "--eos", texts
+        ),
+    )
     large = large_tokenizer(tokenizer, work)
-    bench.foreign("of-4-bytes", *bench.corpus("of-4-bytes", "--tokenizer", large, *small, "--no-bos", "--eos", texts))
-    print(f"\n{bench.checks.count - bench.checks.failed} of {bench.checks.count} comparisons are the same")
+    bench.foreign(
+        "of-4-bytes",
+        *bench.corpus("of-4-bytes", "--tokenizer", large, *small, "--no-bos", "--eos", texts),
+    )
+    print(
+        f"\n{bench.checks.count - bench.checks.failed} of {bench.checks.count} comparisons are the same"
+    )
     if not args.keep:
         for entry in work.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -30,10 +30,14 @@ TIMEOUT_SECONDS = 600
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patchmill", required=True)
     parser.add_argument("--tokenizer", default=os.path.join(ROOT, "fixtures", "tokenizer"))
-    parser.add_argument("--work", required=True, help="a folder of our own; out folders in it are removed")
+    parser.add_argument(
+        "--work", required=True, help="a folder of our own; out folders in it are removed"
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--disk-full", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
@@ -68,19 +72,30 @@ class Corpus:
         for copy in range(self.args.copies):
             os.makedirs(os.path.join(folder, f"copy-{copy:02}"))
             for name in sorted(os.listdir(source)):
-                os.symlink(os.path.join(source, name), os.path.join(folder, f"copy-{copy:02}", name))
+                os.symlink(
+                    os.path.join(source, name), os.path.join(folder, f"copy-{copy:02}", name)
+                )
         return folder
 
     def output(self, *command):
-        done = subprocess.run([self.args.patchmill, *command], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            [self.args.patchmill, *command], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
         if done.returncode != 0:
-            raise Failed(f"patchmill {command[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+            raise Failed(
+                f"patchmill {command[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+            )
         return done.stdout
 
     def commands(self, out, threads, tasks):
         """One command a task; they run at the same time."""
         head = [self.args.patchmill, "tokenize", "--tokenizer", self.args.tokenizer, "--out", out]
-        head += ["--shard-bytes", str(self.args.shard_bytes), "--threads", str(threads)] + self.args.on.split()
+        head += [
+            "--shard-bytes",
+            str(self.args.shard_bytes),
+            "--threads",
+            str(threads),
+        ] + self.args.on.split()
         parts = [["--task", f"{index}/{tasks}"] for index in range(tasks)] if tasks > 1 else [[]]
         return [head + part + self.inputs for part in parts]
 
@@ -100,8 +115,9 @@ class Corpus:
         if found != self.expected:
             names = sorted(set(found) | set(self.expected))
             wrong = [name for name in names if found.get(name) != self.expected.get(name)]
-            raise Failed(f"{what}: {len(wrong)} files differ from the undisturbed run: {wrong[:6]} ({out} is kept)")
-
+            raise Failed(
+                f"{what}: {len(wrong)} files differ from the undisturbed run: {wrong[:6]} ({out} is kept)"
+            )
 
     def worker_of(self, shard, tasks):
         """Which of the tasks makes a shard: the largest inputs first, each to the task that has the fewest bytes."""
@@ -174,17 +190,23 @@ class Redone:
         self.unfinished[unfinished] += 1
         self.of_a_worker.update(workers.values())
         if max(workers.values()) > 1 or not set(workers) <= set(stopped):
-            raise Failed(f"complete shards made again, by task: {dict(workers)}; stopped were {sorted(stopped)}")
+            raise Failed(
+                f"complete shards made again, by task: {dict(workers)}; stopped were {sorted(stopped)}"
+            )
         # With sets apart each of them has a shard open.
         if "--by-set" not in self.corpus.args.on.split() and again + unfinished > threads * tasks:
-            raise Failed(f"{again} complete and {unfinished} unfinished shards redone by {tasks} tasks of {threads} threads")
+            raise Failed(
+                f"{again} complete and {unfinished} unfinished shards redone by {tasks} tasks of {threads} threads"
+            )
 
     def summary(self):
         return {
             "resumes": self.resumes,
             "complete_shards_kept": self.kept,
             "complete_shards_made_again": dict(sorted(self.complete_again.items())),
-            "complete_shards_made_again_by_a_stopped_worker": dict(sorted(self.of_a_worker.items())),
+            "complete_shards_made_again_by_a_stopped_worker": dict(
+                sorted(self.of_a_worker.items())
+            ),
             "unfinished_shards": dict(sorted(self.unfinished.items())),
         }
 
@@ -199,7 +221,10 @@ def undisturbed(corpus):
     corpus.input_bytes = input_bytes(os.path.join(out, "manifest.json"))
     corpus.output("verify", out)
     count = sum(name.endswith(".tok") for name in corpus.expected)
-    print(f"undisturbed: {corpus.seconds:.2f} s, {len(corpus.expected)} files, {count} shards", flush=True)
+    print(
+        f"undisturbed: {corpus.seconds:.2f} s, {len(corpus.expected)} files, {count} shards",
+        flush=True,
+    )
     runs = 0
     for threads in THREADS:
         for tasks in SPLITS if corpus.has_tasks else (1,):
@@ -209,7 +234,10 @@ def undisturbed(corpus):
                 corpus.output("merge", out)
             corpus.compare(out, f"{threads} threads, {tasks} tasks")
             runs += 1
-    print(f"undisturbed, threads {THREADS} x tasks {SPLITS if corpus.has_tasks else (1,)}: {runs} runs, equal", flush=True)
+    print(
+        f"undisturbed, threads {THREADS} x tasks {SPLITS if corpus.has_tasks else (1,)}: {runs} runs, equal",
+        flush=True,
+    )
     return {"runs": runs, "shards": count, "seconds": corpus.seconds}
 
 
@@ -266,7 +294,9 @@ def kill_merge(corpus, out, chance, counts):
 def kills(corpus):
     chance = random.Random(corpus.args.seed)
     redone, counts, folders = Redone(corpus), collections.Counter(), 0
-    ways = [(threads, tasks) for threads in THREADS for tasks in (SPLITS if corpus.has_tasks else (1,))]
+    ways = [
+        (threads, tasks) for threads in THREADS for tasks in (SPLITS if corpus.has_tasks else (1,))
+    ]
     while counts.total() < corpus.args.kills:
         threads, tasks = ways[folders % len(ways)]
         out = fresh(corpus, "killed")
@@ -275,7 +305,10 @@ def kills(corpus):
             kill_merge(corpus, out, chance, counts)
         corpus.compare(out, f"folder {folders}, {threads} threads, {tasks} tasks, after kills")
         folders += 1
-        print(f"kills: {counts['tokenize']} of tokenize, {counts['merge']} of merge, {folders} folders equal", flush=True)
+        print(
+            f"kills: {counts['tokenize']} of tokenize, {counts['merge']} of merge, {folders} folders equal",
+            flush=True,
+        )
     return {"kills": dict(counts), "folders": folders, **redone.summary()}
 
 
@@ -288,7 +321,11 @@ class SmallDisk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
 
     def resize(self, size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", self.folder], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["mount", "-o", f"remount,size={size}", self.folder],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
 
     def used(self):
         status = os.statvfs(self.folder)
@@ -325,7 +362,10 @@ def disk_full(corpus):
         print("disk full: skipped, mounting a tmpfs takes root", flush=True)
         return {"skipped": "not root"}
     chance = random.Random(corpus.args.seed + 1)
-    size = sum(os.path.getsize(os.path.join(corpus.args.work, "undisturbed", name)) for name in corpus.expected)
+    size = sum(
+        os.path.getsize(os.path.join(corpus.args.work, "undisturbed", name))
+        for name in corpus.expected
+    )
     folder = os.path.join(corpus.args.work, "small-disk")
     redone, counts, messages, attempts = Redone(corpus), collections.Counter(), set(), 0
     while counts.total() < corpus.args.disk_full:
@@ -375,7 +415,10 @@ def shrink(corpus, disk, chance, size):
 def main():
     args = arguments()
     args.work = os.path.abspath(args.work)
-    args.patchmill, args.tokenizer = os.path.abspath(args.patchmill), os.path.abspath(args.tokenizer)
+    args.patchmill, args.tokenizer = (
+        os.path.abspath(args.patchmill),
+        os.path.abspath(args.tokenizer),
+    )
     os.makedirs(args.work, exist_ok=True)
     summary = {"seed": args.seed}
     try:

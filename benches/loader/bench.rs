@@ -1,7 +1,8 @@
 //! The loader on a corpus in the page cache, by window and number of workers: `just bench loader`.
 //!
-//! Estimate: a token is 2 bytes read at a random window's place and 8 written; at some 10 GB/s of memory that is a billion
-//! tokens a second and core, less what it costs to place a window (a permutation) and to hand a batch over.
+//! Estimate: a token is 2 bytes read at a random window's place and 8 written; at some 10 GB/s of
+//! memory that is a billion tokens a second and core, less what it costs to place a window (a
+//! permutation) and to hand a batch over.
 //!
 //! **Invariant:** every iteration reads each token of the corpus once, as the sum of the ids shows.
 
@@ -23,7 +24,8 @@ const CORPUS_TOKENS: u64 = 1 << 24; // 32 MiB
 const STEP_TOKENS: u64 = 1 << 21;
 const MICRO_BATCH_TOKENS: u64 = 1 << 16;
 
-/// Writes one shard of documents whose token `i` is `i` times a constant, modulo the vocabulary; returns the sum of the ids.
+/// Writes one shard of documents whose token `i` is `i` times a constant, modulo the vocabulary;
+/// returns the sum of the ids.
 fn write_corpus(dir: &Path) -> i64 {
     let tokenizer = [0; 32]; // as the manifest says in hex
     let spec = ShardSpec { vocab_size: VOCAB_SIZE, tokenizer, series_index: 0, shard_index: 0 };

@@ -1,7 +1,8 @@
 //! The inner loops of reading, each beside what it replaces: `just bench kernels`.
 //!
-//! Estimate: 2,048 ids are 4 KiB in and 16 KiB out, all in the first two caches; at 32 bytes a store that is some 500 cycles.
-//! An index of a permutation of 200,000 takes 32 rounds of some 45 cycles one by one, and a sixteenth of a chain together.
+//! Estimate: 2,048 ids are 4 KiB in and 16 KiB out, all in the first two caches; at 32 bytes a
+//! store that is some 500 cycles. An index of a permutation of 200,000 takes 32 rounds of some 45
+//! cycles one by one, and a sixteenth of a chain together.
 //!
 //! **Invariant:** both sides of every pair have the same result.
 

@@ -1,4 +1,5 @@
-//! Makes a corpus to measure with: random ids beside the same ids for the peers, or holes of any size.
+//! Makes a corpus to measure with: random ids beside the same ids for the peers, or holes of any
+//! size.
 //!
 //!     make_corpus random WORK --tokens 400e6      WORK/corpus, WORK/tokens.bin, WORK/ends.bin
 //!     make_corpus sparse DIR                      720 GB in 1,000 shards, 1.9 GB of them on the disk

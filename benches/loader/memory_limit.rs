@@ -1,16 +1,20 @@
-//! What the memory of this machine allows a loader: windows of 16-bit ids copied out of a mapped file, and nothing else.
+//! What the memory of this machine allows a loader: windows of 16-bit ids copied out of a mapped
+//! file, and nothing else.
 //!
 //!     memory_limit tokens.bin [--window-tokens 2048] [--threads 1] [--tokens 200e6]
 //!
-//! Modes: in the file's order; at random places; the same, each id widened to 64 bits, which is what an embedding takes;
-//! the same by `pread` in place of the mapping; and what only a first touch costs: page faults, and CRC32C of each block of
-//! 16 KiB. The random order is drawn before the clock starts; batches of 16 windows go into one buffer a thread, used over
-//! and over. One JSON object with tokens a second of each mode, after a pass that brings the file into the page cache.
+//! Modes: in the file's order; at random places; the same, each id widened to 64 bits, which is
+//! what an embedding takes; the same by `pread` in place of the mapping; and what only a first
+//! touch costs: page faults, and CRC32C of each block of 16 KiB. The random order is drawn before
+//! the clock starts; batches of 16 windows go into one buffer a thread, used over and over. One
+//! JSON object with tokens a second of each mode, after a pass that brings the file into the page
+//! cache.
 //!
-//! Estimate: at 20 GB/s of memory a core copies 10 billion ids of 2 bytes a second in order; at random places each window of
-//! 4 KiB waits for memory once or twice.
+//! Estimate: at 20 GB/s of memory a core copies 10 billion ids of 2 bytes a second in order; at
+//! random places each window of 4 KiB waits for memory once or twice.
 //!
-//! **Invariant:** every mode of a run visits the same windows: the sums of the first and last ids of all of them agree.
+//! **Invariant:** every mode of a run visits the same windows: the sums of the first and last ids
+//! of all of them agree.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

@@ -33,8 +33,17 @@ def make(args):
     corpus = os.path.join(args.work, f"sparse-{args.shards}x{args.shard_tokens}")
     if not os.path.exists(os.path.join(corpus, "manifest.json")):
         os.makedirs(args.work, exist_ok=True)
-        said([os.path.join(args.examples, "make_corpus"), "sparse", corpus, "--shards", str(args.shards),
-              "--shard-tokens", str(args.shard_tokens)])
+        said(
+            [
+                os.path.join(args.examples, "make_corpus"),
+                "sparse",
+                corpus,
+                "--shards",
+                str(args.shards),
+                "--shard-tokens",
+                str(args.shard_tokens),
+            ]
+        )
     return corpus
 
 
@@ -49,16 +58,38 @@ def drop_pages(corpus):
 
 def run_words(args, corpus, io):
     """The fixtures' run file with the paper's windows over the sparse corpus, single tokens from the start."""
-    fixture = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "pretrain.toml")
-    values = [f"data.corpus={json.dumps(os.path.abspath(corpus))}", "plan.window_units=2048", f"plan.step_tokens={STEP_TOKENS}",
-              "plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "model.vocab_size=50257", f"loader.io={io}",
-              f"train.micro_batch_windows={BATCH_WINDOWS}", f"loader.workers={args.workers}",
-              "loader.ring_bytes=67108864"]
+    fixture = os.path.join(
+        os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "pretrain.toml"
+    )
+    values = [
+        f"data.corpus={json.dumps(os.path.abspath(corpus))}",
+        "plan.window_units=2048",
+        f"plan.step_tokens={STEP_TOKENS}",
+        "plan.epochs=1",
+        "phases.0.share=0/1",
+        "phases.1.share=1/1",
+        "model.vocab_size=50257",
+        f"loader.io={io}",
+        f"train.micro_batch_windows={BATCH_WINDOWS}",
+        f"loader.workers={args.workers}",
+        "loader.ring_bytes=67108864",
+    ]
     return [fixture] + [word for value in values for word in ("--set", value)]
 
 
 def stream(args, run, from_step):
-    command = [args.patchmill, "stream", *run, "--from", str(from_step), "--steps", "1", "--sink", "null", "--json"]
+    command = [
+        args.patchmill,
+        "stream",
+        *run,
+        "--from",
+        str(from_step),
+        "--steps",
+        "1",
+        "--sink",
+        "null",
+        "--json",
+    ]
     started = time.perf_counter()
     report = said(command)
     wall_ms = (time.perf_counter() - started) * 1e3
@@ -71,7 +102,9 @@ def spread(values):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     count = lambda text: int(float(text.replace("_", "")))
     parser.add_argument("--patchmill", required=True)
     parser.add_argument("--examples", required=True, help="folder with make_corpus and open_corpus")
@@ -84,11 +117,20 @@ def main():
     args = parser.parse_args()
     corpus = make(args)
     size = args.shards * args.shard_tokens * 2
-    print(f"{args.shards:,} shards, {size / 1e9:,.0f} GB, {args.workers} workers, {args.rounds} rounds: median (range) in ms\n")
+    print(
+        f"{args.shards:,} shards, {size / 1e9:,.0f} GB, {args.workers} workers, {args.rounds} rounds: median (range) in ms\n"
+    )
     for io in ("mmap", "pread"):
         print(f"parts, {io}; the first round is cold:", flush=True)
         drop_pages(corpus)
-        command = [os.path.join(args.examples, "open_corpus"), corpus, "--io", io, "--rounds", str(args.rounds)]
+        command = [
+            os.path.join(args.examples, "open_corpus"),
+            corpus,
+            "--io",
+            io,
+            "--rounds",
+            str(args.rounds),
+        ]
         subprocess.run(command, check=True)
         print()
     cases, times = [], {}
@@ -108,9 +150,15 @@ def main():
         print(f"| {io}, {where}, {'cold' if cold else 'warm'} | {spread(first)} | {spread(wall)} |")
         line = {"io": io, "where": where, "cold": cold, "first_batch_ms": first, "process_ms": wall}
         print(json.dumps(line), file=sys.stderr)
-    medians = [statistics.median([first for first, _ in pairs]) for (_, _, cold), pairs in times.items() if not cold]
+    medians = [
+        statistics.median([first for first, _ in pairs])
+        for (_, _, cold), pairs in times.items()
+        if not cold
+    ]
     if args.limit_ms is not None and max(medians) > args.limit_ms:
-        sys.exit(f"the first batch takes up to {max(medians):.1f} ms in the median; the limit is {args.limit_ms}")
+        sys.exit(
+            f"the first batch takes up to {max(medians):.1f} ms in the median; the limit is {args.limit_ms}"
+        )
 
 
 if __name__ == "__main__":

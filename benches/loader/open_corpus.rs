@@ -1,14 +1,17 @@
-//! Where the time goes between the start of a run and its first batch, part by part, on an open corpus of any size.
+//! Where the time goes between the start of a run and its first batch, part by part, on an open
+//! corpus of any size.
 //!
 //!     open_corpus CORPUS [--io mmap|pread] [--rounds 20] [--window-units 2048]
 //!
-//! Parts: the manifest read and parsed; every shard asked for its length; every shard opened and its header read and
-//! checked, alone and as `Corpus::open` does it all; the plan; the windows of a step; the first footer, and the first
-//! micro-batch of 16 windows, at the start and in the middle of the run. Median and range in milliseconds, warm: all that is
-//! read lies in the page cache after the first round, which is given apart.
+//! Parts: the manifest read and parsed; every shard asked for its length; every shard opened and
+//! its header read and checked, alone and as `Corpus::open` does it all; the plan; the windows of a
+//! step; the first footer, and the first micro-batch of 16 windows, at the start and in the middle
+//! of the run. Median and range in milliseconds, warm: all that is read lies in the page cache
+//! after the first round, which is given apart.
 //!
-//! Estimate: a system call takes some 0.3 µs, and to find, open or close a file some 1 µs; at five calls a shard 1,000 shards take
-//! some 5 ms, and a footer of 1.9 MB some 0.3 ms more at the first touch of each.
+//! Estimate: a system call takes some 0.3 µs, and to find, open or close a file some 1 µs; at five
+//! calls a shard 1,000 shards take some 5 ms, and a footer of 1.9 MB some 0.3 ms more at the first
+//! touch of each.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

@@ -1,12 +1,15 @@
 //! What a plan costs at 360 billion and at 15 trillion tokens: `just bench plan`.
 //!
-//! Estimate: a plan is a few hundred bytes and some keys; to place a window takes one or two cycle walks of 12 rounds of
-//! SipHash each, about a microsecond. Nothing depends on the number of tokens.
+//! Estimate: a plan is a few hundred bytes and some keys; to place a window takes one or two cycle
+//! walks of 12 rounds of SipHash each, about a microsecond. Nothing depends on the number of
+//! tokens.
 //!
-//! A seek is timed on the wall. Another process may take the core in the middle of one, and on a busy machine that is the
-//! maximum; so the maximum is given again over the seeks in which the system took the core from nobody.
+//! A seek is timed on the wall. Another process may take the core in the middle of one, and on a
+//! busy machine that is the maximum; so the maximum is given again over the seeks in which the
+//! system took the core from nobody.
 //!
-//! **Invariant:** every window that is sought is looked up back, and both plans have the sizes worked out by hand.
+//! **Invariant:** every window that is sought is looked up back, and both plans have the sizes
+//! worked out by hand.
 
 use std::hint::black_box;
 use std::io::Write as _;
@@ -49,7 +52,8 @@ fn plan_file(plan: &Plan) -> String {
     serde_json::Value::from(identity).to_string()
 }
 
-/// A number behind `name:` in a file about this thread or process; 0 where the system does not tell.
+/// A number behind `name:` in a file about this thread or process; 0 where the system does not
+/// tell.
 fn status(file: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -69,7 +73,8 @@ struct Seeks {
 
 impl Seeks {
     fn new() -> Seeks {
-        let mut times = vec![(Duration::MAX, true); SEEKS]; // touched now, so that the peak of memory is the plan's
+        // Touched now, so that the peak of memory is the plan's.
+        let mut times = vec![(Duration::MAX, true); SEEKS];
         times.clear();
         Seeks { times }
     }
@@ -87,7 +92,8 @@ impl Seeks {
         sought
     }
 
-    /// Median, 99th and 99.9th percentile, maximum, and the maximum and number of those with the core all through.
+    /// Median, 99th and 99.9th percentile, maximum, and the maximum and number of those with the
+    /// core all through.
     fn sorted(&mut self) -> Percentiles {
         self.times.sort();
         let at =

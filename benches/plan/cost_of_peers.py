@@ -44,7 +44,9 @@ def megatron(tokens):
 
     def build(folder):
         order = _build_document_index(documents, 1, random, False)
-        samples = helpers.build_sample_idx(lengths, order, WINDOW, 1, int(lengths.sum(dtype=np.int64)), True, True)
+        samples = helpers.build_sample_idx(
+            lengths, order, WINDOW, 1, int(lengths.sum(dtype=np.int64)), True, True
+        )
         shuffle = _build_shuffle_index(len(samples) - 1, len(samples) - 1, random)
         for name, index in (("documents", order), ("samples", samples), ("shuffle", shuffle)):
             np.save(os.path.join(folder, name), index)
@@ -88,7 +90,10 @@ def torch_permutation(tokens):
     torch.set_num_threads(1)
 
     def build(_folder):
-        assert len(torch.randperm(tokens // WINDOW, generator=torch.Generator().manual_seed(0))) == tokens // WINDOW
+        assert (
+            len(torch.randperm(tokens // WINDOW, generator=torch.Generator().manual_seed(0)))
+            == tokens // WINDOW
+        )
 
     return build
 
@@ -109,13 +114,23 @@ def measure(name, tokens):
         build(folder)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         disk = sum(entry.stat().st_size for entry in os.scandir(folder))
-    return {"name": name, "tokens": tokens, "cpu_seconds": cpu, "wall_seconds": wall, "memory_bytes": peak_bytes() - before,
-            "disk_bytes": disk}
+    return {
+        "name": name,
+        "tokens": tokens,
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "memory_bytes": peak_bytes() - before,
+        "disk_bytes": disk,
+    }
 
 
 def in_a_process(name, tokens):
-    done = subprocess.run([sys.executable, os.path.abspath(__file__), "--one", name, "--tokens", str(tokens)],
-                          capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    done = subprocess.run(
+        [sys.executable, os.path.abspath(__file__), "--one", name, "--tokens", str(tokens)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+    )
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()[-1:] or ["no message"]
         return {"name": name, "tokens": tokens, "error": words[0]}
@@ -128,21 +143,36 @@ def projected(small, large, tokens):
         return large[key] + slope * (tokens - large["tokens"])
 
     keys = ("cpu_seconds", "memory_bytes", "disk_bytes")
-    return {"name": large["name"], "tokens": tokens, "projected": True, **{key: line(key) for key in keys}}
+    return {
+        "name": large["name"],
+        "tokens": tokens,
+        "projected": True,
+        **{key: line(key) for key in keys},
+    }
 
 
 def row(cost):
     size = f"{cost['tokens'] / 1e9:,.0f}B" + (" (projected)" if cost.get("projected") else "")
-    numbers = [f"{cost['cpu_seconds']:.1f}", f"{cost['memory_bytes'] / 1e9:.2f}", f"{cost['disk_bytes'] / 1e9:.2f}"]
+    numbers = [
+        f"{cost['cpu_seconds']:.1f}",
+        f"{cost['memory_bytes'] / 1e9:.2f}",
+        f"{cost['disk_bytes'] / 1e9:.2f}",
+    ]
     return f"| {cost['name']} | {size} | " + " | ".join(numbers) + " |"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     sizes = lambda text: [int(float(part)) for part in text.split(",")]
-    parser.add_argument("--tokens", type=sizes, default=sizes("10e9,20e9"), help="sizes to measure, at least two")
+    parser.add_argument(
+        "--tokens", type=sizes, default=sizes("10e9,20e9"), help="sizes to measure, at least two"
+    )
     parser.add_argument("--project", type=sizes, default=sizes("360e9,15e12"))
-    parser.add_argument("--one", choices=PLANS, help="measure this in this process; the rest is for people")
+    parser.add_argument(
+        "--one", choices=PLANS, help="measure this in this process; the rest is for people"
+    )
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.one, args.tokens[0])))

@@ -32,28 +32,44 @@ FIXTURES_RUN = os.path.join(BENCHES, "..", "fixtures", "pretrain.toml")
 
 def patchmill(program, shuffle):
     """The windows of `patchmill plan --step`, by phase, as pieces of 2,048 tokens."""
+
     def pieces(tokens, seed):
-        values = [f"plan.window_units={SHORT}", f"plan.step_tokens={LONG * 16}", "plan.epochs=1",
-                  f"plan.seed={seed}", f"plan.shuffle={shuffle}",
-                  "phases.0.schedule.warmup_steps=0", "phases.1.schedule.warmup_steps=0"]
+        values = [
+            f"plan.window_units={SHORT}",
+            f"plan.step_tokens={LONG * 16}",
+            "plan.epochs=1",
+            f"plan.seed={seed}",
+            f"plan.shuffle={shuffle}",
+            "phases.0.schedule.warmup_steps=0",
+            "phases.1.schedule.warmup_steps=0",
+        ]
         run = [FIXTURES_RUN, *(word for value in values for word in ("--set", value))]
         command = [program, "plan", *run, "--assume-tokens", str(tokens), "--json"]
-        steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["steps_total"]
-        said = subprocess.run([*command, "--step", f"0..{steps}"], check=True, capture_output=True).stdout
+        steps = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)[
+            "steps_total"
+        ]
+        said = subprocess.run(
+            [*command, "--step", f"0..{steps}"], check=True, capture_output=True
+        ).stdout
         read = {4: [], 1: []}
         for entry in json.loads(said)["steps"]:
             for window in entry["windows"]:
                 first = window["first_token"] // SHORT
-                read[entry["patch_size"]].extend(range(first, first + window["token_count"] // SHORT))
+                read[entry["patch_size"]].extend(
+                    range(first, first + window["token_count"] // SHORT)
+                )
         return np.array(read[4]), np.array(read[1])
+
     return pieces
 
 
 def cut(long_order, short_order):
     """Two thirds of the long windows, then the short ones from the same number of tokens on."""
     switch = len(long_order) * 2 // 3
-    first = (np.asarray(long_order[:switch])[:, None].astype(np.int64) * PARTS + np.arange(PARTS)).reshape(-1)
-    return first, np.asarray(short_order[switch * PARTS:], dtype=np.int64)
+    first = (
+        np.asarray(long_order[:switch])[:, None].astype(np.int64) * PARTS + np.arange(PARTS)
+    ).reshape(-1)
+    return first, np.asarray(short_order[switch * PARTS :], dtype=np.int64)
 
 
 def numpy_permutation(tokens, seed):
@@ -63,21 +79,31 @@ def numpy_permutation(tokens, seed):
 
 def torch_sampler(tokens, seed):
     import torch
-    order = lambda count: torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+
+    order = lambda count: torch.randperm(
+        count, generator=torch.Generator().manual_seed(seed)
+    ).numpy()
     return cut(order(tokens // LONG), order(tokens // SHORT))
 
 
 def grain_shuffle(tokens, seed):
     import grain
-    order = lambda count: np.fromiter(grain.MapDataset.range(count).shuffle(seed=seed), dtype=np.int64, count=count)
+
+    order = lambda count: np.fromiter(
+        grain.MapDataset.range(count).shuffle(seed=seed), dtype=np.int64, count=count
+    )
     return cut(order(tokens // LONG), order(tokens // SHORT))
 
 
 def mosaicml(tokens, seed):
     from streaming.base.shuffle import get_shuffle
+
     def order(count, per_shard):
-        shards = [per_shard] * (count // per_shard) + ([count % per_shard] if count % per_shard else [])
+        shards = [per_shard] * (count // per_shard) + (
+            [count % per_shard] if count % per_shard else []
+        )
         return get_shuffle("py1e", np.array(shards), 1, seed, 0, 4_000_000)
+
     return cut(order(tokens // LONG, 4096), order(tokens // SHORT, 4096 * PARTS))
 
 
@@ -89,15 +115,31 @@ def token_file(folder, tokens):
 
 def olmo(tokens, seed):
     from olmo_core.data import DataCollator, NumpyFSLDataLoader, NumpyFSLDataset
+
     with tempfile.TemporaryDirectory() as folder:
         path = token_file(folder, tokens)
+
         def order(length):
-            data = NumpyFSLDataset(path, sequence_length=length, pad_token_id=1, eos_token_id=0, vocab_size=50257,
-                                   dtype=np.uint16, max_target_sequence_length=LONG)
-            loader = NumpyFSLDataLoader(data, global_batch_size=16 * LONG, collator=DataCollator(pad_token_id=1),
-                                        work_dir=folder, seed=seed, chunk_size=LONG // length)
+            data = NumpyFSLDataset(
+                path,
+                sequence_length=length,
+                pad_token_id=1,
+                eos_token_id=0,
+                vocab_size=50257,
+                dtype=np.uint16,
+                max_target_sequence_length=LONG,
+            )
+            loader = NumpyFSLDataLoader(
+                data,
+                global_batch_size=16 * LONG,
+                collator=DataCollator(pad_token_id=1),
+                work_dir=folder,
+                seed=seed,
+                chunk_size=LONG // length,
+            )
             loader.reshuffle(epoch=1)
             return np.asarray(loader.get_global_indices())
+
         return cut(order(LONG), order(SHORT))
 
 
@@ -112,11 +154,18 @@ def megatron(tokens, seed):
             ids = np.arange(first, min(first + (1 << 20), tokens), dtype=np.int64) % 50_000
             builder.add_document(torch.from_numpy(ids), [len(ids)])
         builder.finalize(f"{folder}/d.idx")
+
         def order(length, count):
-            built = megatron_dataset(f"{folder}/d", length, count, tempfile.mkdtemp(dir=folder), seed)
+            built = megatron_dataset(
+                f"{folder}/d", length, count, tempfile.mkdtemp(dir=folder), seed
+            )
             return built.document_index, np.asarray(built.shuffle_index)
+
         blocks = tokens // LONG
-        (documents, long_order), (same, short_order) = order(LONG, blocks - 1), order(SHORT, blocks * PARTS - PARTS)
+        (documents, long_order), (same, short_order) = (
+            order(LONG, blocks - 1),
+            order(SHORT, blocks * PARTS - PARTS),
+        )
         assert np.array_equal(documents, same), "one stream of documents, so that places compare"
         return cut(long_order, short_order)
 
@@ -137,9 +186,13 @@ def measure(pieces, tokens, seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patchmill", required=True, help="the program")
-    parser.add_argument("--tokens", type=lambda text: int(text.replace("_", "")), default=50_331_648)
+    parser.add_argument(
+        "--tokens", type=lambda text: int(text.replace("_", "")), default=50_331_648
+    )
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     peers = {
@@ -160,9 +213,17 @@ def main():
             left_out.append(f"{name}: not measured, {type(err).__name__}: {err}")
             continue
         rows.append(f"| {name} | {100 * again:.1f} % | {100 * never:.1f} % |")
-        line = {"name": name, "seen_twice": again, "never_read": never, "tokens": args.tokens, "seeds": args.seeds}
+        line = {
+            "name": name,
+            "seen_twice": again,
+            "never_read": never,
+            "tokens": args.tokens,
+            "seeds": args.seeds,
+        }
         print(json.dumps(line), flush=True)
-    print(f"\n| {args.tokens:,} tokens, worst of {args.seeds} seeds | phase B had been read | never read |\n|---|---|---|")
+    print(
+        f"\n| {args.tokens:,} tokens, worst of {args.seeds} seeds | phase B had been read | never read |\n|---|---|---|"
+    )
     print("\n".join(rows + [""] * bool(left_out) + left_out))
     if not all(row.endswith("| 0.0 % | 0.0 % |") for row in rows if row.startswith("| patchmill")):
         sys.exit("Patchmill reads a token twice or never")

@@ -1,6 +1,7 @@
 //! A fixed set of awkward documents: borders, runs, special tokens, foreign scripts, giants.
 //!
-//! **Invariant:** the set is a function of the material; it holds no duplicates on purpose, but may hold some.
+//! **Invariant:** the set is a function of the material; it holds no duplicates on purpose, but may
+//! hold some.
 
 use crate::generate::Material;
 use crate::random::Random;

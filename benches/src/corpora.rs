@@ -1,7 +1,7 @@
 //! Corpora that no text was tokenized for: what is measured is how they are opened and read.
 //!
-//! **Invariant:** every corpus is one that `Corpus::open` accepts and whose blocks pass their checksums; only the hashes of
-//! whole shards, which opening does not read, may be left out.
+//! **Invariant:** every corpus is one that `Corpus::open` accepts and whose blocks pass their
+//! checksums; only the hashes of whole shards, which opening does not read, may be left out.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -18,7 +18,8 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenB
 
 use crate::random::Random;
 
-/// Ids are below it where no other number is given: GPT-2's, so that peers with a fixed idea of a vocabulary agree.
+/// Ids are below it where no other number is given: GPT-2's, so that peers with a fixed idea of a
+/// vocabulary agree.
 pub const VOCAB_SIZE: u64 = 50_257;
 /// As the manifest says in hex.
 const TOKENIZER: [u8; 32] = [0; 32];
@@ -38,8 +39,9 @@ pub struct SparseSpec {
     pub series_shards: u64,
 }
 
-/// Writes a corpus of sparse files: header, footer and manifest are right, and the ids, all 0, are holes. The shards'
-/// BLAKE3 are not computed (they would be of all the bytes); nothing but `patchmill verify` reads them.
+/// Writes a corpus of sparse files: header, footer and manifest are right, and the ids, all 0, are
+/// holes. The shards' BLAKE3 are not computed (they would be of all the bytes); nothing but
+/// `patchmill verify` reads them.
 pub fn write_sparse(dir: &Path, spec: &SparseSpec) -> anyhow::Result<()> {
     std::fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))?;
     let document_count = spec.shard_tokens.div_ceil(spec.document_tokens);
@@ -104,8 +106,9 @@ pub struct RandomCorpus {
     pub document_count: u64,
 }
 
-/// Writes random ids below `vocab_size`, at most 2^16, twice: as a corpus into `dir/corpus`, with shards of `shard_tokens` at
-/// most, and for the peers as `dir/tokens.bin` (flat, `u16`) with the token after each document in `dir/ends.bin` (`u64`).
+/// Writes random ids below `vocab_size`, at most 2^16, twice: as a corpus into `dir/corpus`, with
+/// shards of `shard_tokens` at most, and for the peers as `dir/tokens.bin` (flat, `u16`) with the
+/// token after each document in `dir/ends.bin` (`u64`).
 pub fn write_random(
     dir: &Path,
     token_count: u64,

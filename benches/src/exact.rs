@@ -1,6 +1,8 @@
-//! An encoder's ids against those of the `tokenizers` crate, document by document, on any number of threads.
+//! An encoder's ids against those of the `tokenizers` crate, document by document, on any number of
+//! threads.
 //!
-//! Each document is encoded whole and, cut by [`Encoder::parts`], in parts. A panic counts as a difference.
+//! Each document is encoded whole and, cut by [`Encoder::parts`], in parts. A panic counts as a
+//! difference.
 //!
 //! **Invariant:** the reference is loaded and set up here, by nothing that the encoder uses.
 
@@ -21,7 +23,8 @@ use tokenizers::tokenizer::Decoder;
 use crate::generate::Material;
 use crate::texts::Text;
 
-/// Both readings of special tokens in a text; first the one that finds more of them, whose answer may be that of the other.
+/// Both readings of special tokens in a text; first the one that finds more of them, whose answer
+/// may be that of the other.
 pub const MODES: [SpecialTokens; 2] = [SpecialTokens::Hf, SpecialTokens::Text];
 /// Differences that are kept to be shown.
 const SHOWN_MAX: usize = 20;
@@ -179,8 +182,9 @@ struct Side<'a> {
     reference: Tokenizer,
     /// Ids of added tokens.
     added_ids: HashSet<u32>,
-    /// Whether each place where an added token stands gives its id, so that an answer without such ids shows that there
-    /// is none. Only those that must be words can stand in a text and be passed over.
+    /// Whether each place where an added token stands gives its id, so that an answer without such
+    /// ids shows that there is none. Only those that must be words can stand in a text and be
+    /// passed over.
     shares: bool,
 }
 
@@ -230,7 +234,8 @@ fn encode_into<I: TokenId>(
 
 fn compare(sides: &mut [Side<'_>], document: Text, found: &mut Outcome) -> anyhow::Result<()> {
     let mut report = String::new();
-    // A text in which the crate finds none of the added tokens has none of fewer: the answer is that of all readings.
+    // A text in which the crate finds none of the added tokens has none of fewer: the answer is
+    // that of all readings.
     let mut of_all: Option<Vec<u32>> = None;
     for side in sides {
         let expected = match &of_all {
@@ -358,7 +363,8 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Prints what was found, and the offending documents as JSON lines into `failures`; an error if any differ.
+/// Prints what was found, and the offending documents as JSON lines into `failures`; an error if
+/// any differ.
 pub fn conclude(outcome: &Outcome, failures: Option<&Path>, what: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     for difference in &outcome.shown {

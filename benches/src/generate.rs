@@ -1,6 +1,7 @@
 //! Random inputs for encoders: what no corpus holds, in any number, each from its own seed.
 //!
-//! **Invariant:** an input is a function of (material, seed, index, limit), so that any of them can be made again alone.
+//! **Invariant:** an input is a function of (material, seed, index, limit), so that any of them can
+//! be made again alone.
 
 use crate::random::Random;
 

@@ -1,5 +1,5 @@
-//! What the measurements share: documents in memory, inputs made to break encoders, and the comparison with the
-//! `tokenizers` crate.
+//! What the measurements share: documents in memory, inputs made to break encoders, and the
+//! comparison with the `tokenizers` crate.
 //!
 //! - [`texts`]: documents of inputs in memory, ids and their checksum.
 //! - [`clock`]: CPU time.

@@ -1,4 +1,5 @@
-//! Numbers from a seed: SplitMix64, which needs no warm-up, so that every input can have a stream of its own.
+//! Numbers from a seed: SplitMix64, which needs no warm-up, so that every input can have a stream
+//! of its own.
 //!
 //! **Invariant:** the numbers are a function of seed and stream alone, on every machine.
 

@@ -1,6 +1,7 @@
 //! Documents of inputs in memory, and the checksum of their ids.
 //!
-//! **Invariant:** documents are in the order of the corpus: inputs by name, lines and rows as they stand.
+//! **Invariant:** documents are in the order of the corpus: inputs by name, lines and rows as they
+//! stand.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ pub struct Text {
     pub text: String,
 }
 
-/// Calls `each` with the documents of `arguments` (files, folders, globs), about `batch_bytes` of text at a time.
+/// Calls `each` with the documents of `arguments` (files, folders, globs), about `batch_bytes` of
+/// text at a time.
 pub fn for_each_batch(
     arguments: &[PathBuf],
     batch_bytes: usize,
@@ -56,8 +58,8 @@ pub fn text_bytes(texts: &[String]) -> u64 {
     texts.iter().map(|text| text.len() as u64).sum()
 }
 
-/// Sum of id × (position + 1) modulo 2^64, positions counted over all documents: ids and order, in a form that a
-/// vectorised script can compute too.
+/// Sum of id × (position + 1) modulo 2^64, positions counted over all documents: ids and order, in
+/// a form that a vectorised script can compute too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checksum {
     /// Ids so far.

@@ -1,10 +1,12 @@
 //! The training step, token level and patch level, by compute kind: `just bench step`.
 //!
-//! Estimate for 2 cores of a Zen 4 server at 142 GFLOP/s fp32 and 353 bf16 (2048³ products): a step of 2,048 units costs
-//! 6 · 5.79 M parameters that are multiplied · 2,048 + attention ≈ 75 GFLOP, so at least 0.53 s in fp32 and 0.21 s in bf16,
-//! and as much for K = 4, which reads four times the tokens.
+//! Estimate for 2 cores of a Zen 4 server at 142 GFLOP/s fp32 and 353 bf16 (2048³ products): a step
+//! of 2,048 units costs 6 · 5.79 M parameters that are multiplied · 2,048 + attention ≈ 75 GFLOP,
+//! so at least 0.53 s in fp32 and 0.21 s in bf16, and as much for K = 4, which reads four times the
+//! tokens.
 //!
-//! **Invariant:** one fixed batch, learned by heart: the loss after the timed steps is below the one before.
+//! **Invariant:** one fixed batch, learned by heart: the loss after the timed steps is below the
+//! one before.
 
 use std::hint::black_box;
 use std::path::Path;

@@ -37,7 +37,9 @@ SETTINGS = [
 def pretrain(arguments, output, settings):
     """Runs to the end; its report is not printed, its progress is."""
     command = [arguments.train, "pretrain", arguments.run]
-    command += [part for setting in (*settings, f"train.output={output}") for part in ("--set", setting)]
+    command += [
+        part for setting in (*settings, f"train.output={output}") for part in ("--set", setting)
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -47,7 +49,9 @@ def losses(arguments, name, setting):
     pretrain(arguments, output, [*SETTINGS, *setting])
     points = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     shutil.rmtree(output)
-    train = [(point["patch/size"], point["train/loss"]) for point in points if "train/loss" in point]
+    train = [
+        (point["patch/size"], point["train/loss"]) for point in points if "train/loss" in point
+    ]
     return train, [point["eval/loss"] for point in points if "eval/loss" in point]
 
 
@@ -55,7 +59,12 @@ def peer_losses(arguments, run_settings, patch_sizes):
     """The same of PyTorch in fp32 and in bf16; `patch_sizes` is K of each step."""
     work = pathlib.Path(tempfile.mkdtemp(prefix="peer-", dir=arguments.work)).resolve()
     # Two steps at a rate that changes no weight leave those that every run begins with.
-    still = ["plan.epochs=1", "phases.0.share=0/1", "phases.1.share=1/1", "phases.1.schedule.peak=1e-14"]
+    still = [
+        "plan.epochs=1",
+        "phases.0.share=0/1",
+        "phases.1.share=1/1",
+        "phases.1.schedule.peak=1e-14",
+    ]
     still += ["phases.1.schedule.warmup_steps=0", "data.subset_tokens=16384"]
     pretrain(arguments, work / "initial", [*SETTINGS, *run_settings, *still])
     windows = work / "windows.bin"
@@ -64,14 +73,25 @@ def peer_losses(arguments, run_settings, patch_sizes):
     subprocess.run(stream, check=True, stdout=subprocess.DEVNULL)
     resolved = work / "resolved.toml"
     with open(resolved, "wb") as file:
-        subprocess.run([arguments.patchmill, "config", "show", arguments.run, *settings], check=True, stdout=file)
+        subprocess.run(
+            [arguments.patchmill, "config", "show", arguments.run, *settings],
+            check=True,
+            stdout=file,
+        )
     phase_steps = [patch_sizes.count(k) for k in dict.fromkeys(patch_sizes)]
-    command = [arguments.peer, pathlib.Path(__file__).with_name("bf16_peer.py"), "--weights", work / "initial" / "checkpoint-2"]
+    command = [
+        arguments.peer,
+        pathlib.Path(__file__).with_name("bf16_peer.py"),
+        "--weights",
+        work / "initial" / "checkpoint-2",
+    ]
     command += ["--windows", windows, "--run", resolved, "--threads", str(os.cpu_count())]
     command += ["--phase-steps", ",".join(map(str, phase_steps))]
     found = []
     for dtype in ("fp32", "bf16"):
-        done = subprocess.run([*command, "--dtype", dtype], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*command, "--dtype", dtype], check=True, stdout=subprocess.PIPE, text=True
+        )
         found.append(list(zip(patch_sizes, map(float, done.stdout.split()))))
     shutil.rmtree(work)
     return found
@@ -93,15 +113,25 @@ def compare(arguments, one, other):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", required=True, help="the program patchmill-train")
     parser.add_argument("--work", required=True, help="existing folder for the runs")
     parser.add_argument("--run", default="fixtures/pretrain.toml")
     parser.add_argument("--limit", type=float, default=1e-2)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all runs, such as train.init_seed=2")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for all runs, such as train.init_seed=2",
+    )
     parser.add_argument("--windows", type=int, default=8, help="of a smaller micro-batch")
     parser.add_argument("--peer", metavar="PYTHON", help="trains in both kinds on PyTorch as well")
-    parser.add_argument("--patchmill", help="the program patchmill, which --peer takes the windows from")
+    parser.add_argument(
+        "--patchmill", help="the program patchmill, which --peer takes the windows from"
+    )
     arguments = parser.parse_args()
     if arguments.peer and not arguments.patchmill:
         parser.error("--peer takes --patchmill")
@@ -122,7 +152,10 @@ def compare_kinds(arguments, title, settings):
     print(f"== {title}")
     smaller = f"train.micro_batch_windows={arguments.windows}"
     fp32, fp32_eval = losses(arguments, "fp32", settings)
-    print(f"{len(fp32)} steps; fp32 loss {fp32[0][1]:.4f} at first, {fp32[-1][1]:.4f} at last", flush=True)
+    print(
+        f"{len(fp32)} steps; fp32 loss {fp32[0][1]:.4f} at first, {fp32[-1][1]:.4f} at last",
+        flush=True,
+    )
     largest = {}
     for name, setting in [
         ("fp32, other order", [smaller]),
@@ -131,7 +164,9 @@ def compare_kinds(arguments, title, settings):
     ]:
         other, other_eval = losses(arguments, "other", [*settings, *setting])
         if len(fp32) != len(other) or not fp32:
-            sys.exit(f"{len(fp32)} steps in fp32, {len(other)} in {name}; expected as many, and some")
+            sys.exit(
+                f"{len(fp32)} steps in fp32, {len(other)} in {name}; expected as many, and some"
+            )
         print(f"fp32 against {name}:")
         largest[name] = compare(arguments, fp32, other)
         pairs = [f"{a:.4f} against {b:.4f}" for a, b in zip(fp32_eval, other_eval)]

@@ -52,7 +52,9 @@ def loss_of(model, head, ids, is_bf16):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--windows", required=True)
@@ -64,7 +66,9 @@ def main():
     with open(arguments.run, "rb") as file:
         run = tomllib.load(file)
     units, step_tokens = run["plan"]["window_units"], run["plan"]["step_tokens"]
-    steps = torch.from_numpy(numpy.fromfile(arguments.windows, "<u4").astype(numpy.int64)).view(-1, step_tokens)
+    steps = torch.from_numpy(numpy.fromfile(arguments.windows, "<u4").astype(numpy.int64)).view(
+        -1, step_tokens
+    )
     model, head = model_of(run["model"], arguments.weights)
     parameters = [*model.parameters(), *head.parameters()]
     first = 0
@@ -74,7 +78,12 @@ def main():
             for group in optimizer.param_groups:
                 group["lr"] = cosine(phase["schedule"], step, count)
             optimizer.zero_grad()
-            loss = loss_of(model, head, steps[first + step].view(-1, units, phase["patch_size"]), arguments.dtype == "bf16")
+            loss = loss_of(
+                model,
+                head,
+                steps[first + step].view(-1, units, phase["patch_size"]),
+                arguments.dtype == "bf16",
+            )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, run["optimizer"]["clip_norm"])
             optimizer.step()

@@ -31,7 +31,11 @@ def peak_mib(command, out):
 def files(paths):
     found = []
     for path in paths:
-        below = glob.glob(os.path.join(glob.escape(path), "**"), recursive=True) if os.path.isdir(path) else [path]
+        below = (
+            glob.glob(os.path.join(glob.escape(path), "**"), recursive=True)
+            if os.path.isdir(path)
+            else [path]
+        )
         found += [name for name in below if name.endswith((".jsonl", ".zst", ".gz", ".parquet"))]
     return sorted(found)
 
@@ -50,14 +54,22 @@ def main():
         for copy in range(times):
             os.makedirs(os.path.join(folder, f"{copy:03}"))
             for path in files(args.inputs):
-                os.symlink(os.path.abspath(path), os.path.join(folder, f"{copy:03}", os.path.basename(path)))
+                os.symlink(
+                    os.path.abspath(path),
+                    os.path.join(folder, f"{copy:03}", os.path.basename(path)),
+                )
         out = os.path.join(args.work, "memory-out")
         peak, report = peak_mib(tokenize_run.command(args, out, args.on.split() + [folder]), out)
         peaks.append(peak)
-        print(f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak {peak:.0f} MiB", flush=True)
+        print(
+            f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak {peak:.0f} MiB",
+            flush=True,
+        )
     shutil.rmtree(folder)
     is_flat = peaks[1] <= max(peaks[0] * 1.1, peaks[0] + 32)
-    print(f"{args.times} times the input takes {peaks[1] / peaks[0]:.2f} times the memory; limit {args.limit_mib:.0f} MiB")
+    print(
+        f"{args.times} times the input takes {peaks[1] / peaks[0]:.2f} times the memory; limit {args.limit_mib:.0f} MiB"
+    )
     sys.exit(not (is_flat and max(peaks) <= args.limit_mib))
 
 

@@ -24,7 +24,10 @@ PARTS = [
     ("encoding", r"encode|tokenize|bpe|merge|Session|tokenizers|scan|onig"),
     ("series, shards, files", r"shard|series|publish|build::"),
     ("channels and threads", r"crossbeam|futex|park|sched|Thread"),
-    ("memory: copies, allocation", r"mem(cpy|move|set|cmp)|malloc|free|realloc|calloc|RawVec|__rust_|_int_"),
+    (
+        "memory: copies, allocation",
+        r"mem(cpy|move|set|cmp)|malloc|free|realloc|calloc|RawVec|__rust_|_int_",
+    ),
 ]
 
 
@@ -64,7 +67,9 @@ def main():
     if total == 0:
         sys.exit("perf recorded no samples")
     rate = report["text_bytes"] / 1e6 / report["seconds"]
-    print(f"{report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads, {rate:.1f} MB/s, {total} samples\n")
+    print(
+        f"{report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads, {rate:.1f} MB/s, {total} samples\n"
+    )
     print("| part | share | MB/s if it were all |\n|---|---|---|")
     for name, count in parts.most_common():
         print(f"| {name} | {100 * count / total:.1f} % | {rate * total / count:.0f} |")

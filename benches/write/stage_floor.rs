@@ -2,11 +2,13 @@
 //!
 //!     cargo run --release -p benches --example stage_floor -- --tokenizer llama2/ pile/
 //!
-//! Time is CPU time of the one thread, so that a busy machine does not count; fsync waits, and is timed on the wall.
+//! Time is CPU time of the one thread, so that a busy machine does not count; fsync waits, and is
+//! timed on the wall.
 //!
-//! Parts: decompression, lines, JSON, encoding, BLAKE3 of the texts, CRC32C and BLAKE3 of the ids, writing and fsync. Rates
-//! are MB (10^6 bytes) of text a second, so that their inverses add up; the sum is what one core can reach when nothing
-//! else costs anything. Channels, the document index and copies between the parts are not in it.
+//! Parts: decompression, lines, JSON, encoding, BLAKE3 of the texts, CRC32C and BLAKE3 of the ids,
+//! writing and fsync. Rates are MB (10^6 bytes) of text a second, so that their inverses add up;
+//! the sum is what one core can reach when nothing else costs anything. Channels, the document
+//! index and copies between the parts are not in it.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

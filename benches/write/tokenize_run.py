@@ -6,7 +6,9 @@ import json
 
 def parser(description, threads):
     """What every such script is told; `threads` is how many there are unless it is told otherwise."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     found.add_argument("--patchmill", required=True)
     found.add_argument("--tokenizer", required=True)
     found.add_argument("--work", required=True)
@@ -17,7 +19,15 @@ def parser(description, threads):
 
 def command(args, out, inputs):
     """The command that tokenizes `inputs` into `out`."""
-    options = ["--tokenizer", args.tokenizer, "--out", out, "--threads", str(args.threads), "--json"]
+    options = [
+        "--tokenizer",
+        args.tokenizer,
+        "--out",
+        out,
+        "--threads",
+        str(args.threads),
+        "--json",
+    ]
     return [args.patchmill, "tokenize"] + options + inputs
 
 

@@ -1,5 +1,5 @@
-//! The reader of JSON lines against serde_json: what one accepts the other does, with the same text and set name, but for
-//! the differences that `json_law` lists. Nothing panics.
+//! The reader of JSON lines against serde_json: what one accepts the other does, with the same text
+//! and set name, but for the differences that `json_law` lists. Nothing panics.
 #![no_main]
 
 // Included, not linked: the crate around it takes long to build and has nothing to do with this.

@@ -6,7 +6,8 @@ use schemas::manifest::Manifest;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // As it is; and, as no mutation finds the right hash, with the fingerprint that the parser asks for.
+    // As it is; and, as no mutation finds the right hash, with the fingerprint that the parser asks
+    // for.
     let mut text = text.to_owned();
     if let Err(err) = Manifest::parse(&text) {
         let said = err.to_string();

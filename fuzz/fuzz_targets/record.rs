@@ -1,4 +1,5 @@
-//! The records of a run that is not finished, and the list of what was skipped: parse(encode(x)) = x, and nothing panics.
+//! The records of a run that is not finished, and the list of what was skipped: parse(encode(x)) =
+//! x, and nothing panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +19,8 @@ fuzz_target!(|data: &[u8]| {
         let again = serde_json::to_string(&record).expect("a record is plain data");
         assert_eq!(serde_json::from_str::<BuildRecord>(&again).expect("it was written"), record);
     }
-    // A series' record as it is; and, as no mutation finds the right hash, with the one that the parser asks for.
+    // A series' record as it is; and, as no mutation finds the right hash, with the one that the
+    // parser asks for.
     let mut text = text.to_owned();
     if let Err(err) = SeriesRecord::parse(text.as_bytes()) {
         let said = err.to_string();

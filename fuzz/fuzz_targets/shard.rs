@@ -8,7 +8,8 @@ use schemas::shard::{HEADER_BYTES, ShardFooter, ShardHeader};
 /// Footers larger than this are left to the tests: most of the input would be one.
 const FOOTER_BYTES_MAX: u64 = 1 << 12;
 
-/// Length of the file that a header promises, computed another way than the reader does; `None` beyond 2^64.
+/// Length of the file that a header promises, computed another way than the reader does; `None`
+/// beyond 2^64.
 fn promised_bytes(header: &[u8]) -> Option<u64> {
     let field = |at: usize, bytes: usize| {
         header[at..at + bytes]
@@ -24,8 +25,8 @@ fn promised_bytes(header: &[u8]) -> Option<u64> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    // The input as it is, and the input as the fields of a header whose checksum and length are right: else nearly all
-    // would be refused at the checksum.
+    // The input as it is, and the input as the fields of a header whose checksum and length are
+    // right: else nearly all would be refused at the checksum.
     let _ = ShardHeader::decode(data, data.len() as u64);
     let fields = HEADER_BYTES as usize - 4;
     let used = data.len().min(96);

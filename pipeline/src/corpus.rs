@@ -1,12 +1,13 @@
-//! A corpus folder as one stream of tokens: the shards of its manifest, one after the other; for a mixture, the
-//! shards of each set, one set after the other. Documents keep the numbers that the manifest's order gives them.
+//! A corpus folder as one stream of tokens: the shards of its manifest, one after the other; for a
+//! mixture, the shards of each set, one set after the other. Documents keep the numbers that the
+//! manifest's order gives them.
 //!
-//! What is cheap is checked when a corpus is opened: the manifest, each shard's existence, length and
-//! header. The checksum of a block of ids is checked the first time that the block is read, and that its ids are below
-//! the vocabulary's size.
+//! What is cheap is checked when a corpus is opened: the manifest, each shard's existence, length
+//! and header. The checksum of a block of ids is checked the first time that the block is read, and
+//! that its ids are below the vocabulary's size.
 //!
-//! **Invariant:** a read gives exactly the ids that the manifest's tokenizer wrote, or an error that
-//! names the file and the place.
+//! **Invariant:** a read gives exactly the ids that the manifest's tokenizer wrote, or an error
+//! that names the file and the place.
 
 pub(crate) mod error;
 pub mod index;
@@ -52,8 +53,9 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the corpus in `dir`. Every shard must be there, with the manifest's length and a header
-    /// that agrees with the manifest; all shards that are missing or of another length are named at once.
+    /// Opens the corpus in `dir`. Every shard must be there, with the manifest's length and a
+    /// header that agrees with the manifest; all shards that are missing or of another length are
+    /// named at once.
     pub fn open(dir: &Path, backend: ReadBackend) -> Result<Corpus, CorpusError> {
         let manifest = read_manifest(dir)?;
         let series = 0..manifest.series.len();
@@ -160,7 +162,8 @@ impl Corpus {
         self.shards[shard_index].tokens()
     }
 
-    /// The footer of shard `shard_index` of the stream, read and checked anew unless it was the last one.
+    /// The footer of shard `shard_index` of the stream, read and checked anew unless it was the
+    /// last one.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -176,8 +179,8 @@ impl Corpus {
         Ok(footer)
     }
 
-    /// The sets whose shards stand together, in the order of the stream; none when the shards stand in the
-    /// manifest's order.
+    /// The sets whose shards stand together, in the order of the stream; none when the shards stand
+    /// in the manifest's order.
     pub fn sets(&self) -> &[SetStream] {
         &self.sets
     }
@@ -204,7 +207,8 @@ impl Corpus {
         Ok(parts)
     }
 
-    /// Fills `out` with the ids from `first_token` on, across the borders of shards. Many are faster through a [`Reader`].
+    /// Fills `out` with the ids from `first_token` on, across the borders of shards. Many are
+    /// faster through a [`Reader`].
     ///
     /// # Panics
     /// If `out` cannot hold every id of the vocabulary.
@@ -270,7 +274,8 @@ impl Corpus {
         }
     }
 
-    /// What the processor can be asked for before these tokens are read; of those in a second shard nothing.
+    /// What the processor can be asked for before these tokens are read; of those in a second shard
+    /// nothing.
     fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
         if tokens.is_empty() || tokens.end > self.token_count() {
             return None;
@@ -336,9 +341,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether the files that were read from since this was last asked are still those that were opened: their length,
-    /// their time of modification, and that they have a name. A question to the system for each of them. The blocks of one
-    /// whose inode alone has changed are checked anew when they are touched.
+    /// Whether the files that were read from since this was last asked are still those that were
+    /// opened: their length, their time of modification, and that they have a name. A question to
+    /// the system for each of them. The blocks of one whose inode alone has changed are checked
+    /// anew when they are touched.
     pub fn check_unchanged(&mut self) -> Result<(), CorpusError> {
         for (index, word) in self.touched.iter_mut().enumerate() {
             while *word != 0 {

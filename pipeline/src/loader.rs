@@ -1,14 +1,15 @@
 //! Delivers the plan's windows as batches, in plan order, read ahead by worker threads.
 //!
-//! A step's windows are cut into micro-batches. Micro-batch `i` of the loader is read by worker `i mod N`
-//! into its own bounded ring (the crate `lane`), and the rings are read in turn, so that order holds by construction and no
-//! result depends on the timing of threads. Buffers go back to their worker when they are used up, so that once every
-//! ring has been full nothing is allocated.
+//! A step's windows are cut into micro-batches. Micro-batch `i` of the loader is read by worker `i
+//! mod N` into its own bounded ring (the crate `lane`), and the rings are read in turn, so that
+//! order holds by construction and no result depends on the timing of threads. Buffers go back to
+//! their worker when they are used up, so that once every ring has been full nothing is allocated.
 //!
-//! Workers read ahead of what was delivered; where a run goes on is what was *delivered* ([`Loader::next_place`]).
+//! Workers read ahead of what was delivered; where a run goes on is what was *delivered*
+//! ([`Loader::next_place`]).
 //!
-//! **Invariant:** the same batches in the same order for any number of workers and either read back end;
-//! the ranks of any world size read each window of a step exactly once between them.
+//! **Invariant:** the same batches in the same order for any number of workers and either read back
+//! end; the ranks of any world size read each window of a step exactly once between them.
 
 mod digest;
 mod error;
@@ -31,7 +32,8 @@ use worker::Schedule;
 
 /// A ring has no more slots than this, however much memory it may take.
 const SLOTS_MAX: u64 = 1024;
-/// More threads than this are a slip: each takes an address space of its own, and none of them makes a run faster.
+/// More threads than this are a slip: each takes an address space of its own, and none of them
+/// makes a run faster.
 const WORKERS_MAX: usize = 1024;
 /// What a run file that does not say it asks the system to read ahead, for all workers together.
 pub const READ_AHEAD_BYTES: u64 = 16 << 20;
@@ -57,7 +59,8 @@ pub struct LoaderSpec {
     pub workers: usize,
     /// Memory of all rings together, in bytes.
     pub ring_bytes: u64,
-    /// What the system is asked to read ahead of all workers while reading is slow, in bytes of the files; 0 for nothing.
+    /// What the system is asked to read ahead of all workers while reading is slow, in bytes of the
+    /// files; 0 for nothing.
     pub read_ahead_bytes: u64,
     /// Makes each buffer fit for a device.
     pub pin: Option<Pin>,
@@ -184,8 +187,8 @@ impl<T: OutId> Loader<T> {
         item.map(Some)
     }
 
-    /// Step and micro-batch that [`Loader::next_batch`] delivers next: what a run goes on with, however far workers
-    /// have read. `None` after the last one, and after an error.
+    /// Step and micro-batch that [`Loader::next_batch`] delivers next: what a run goes on with,
+    /// however far workers have read. `None` after the last one, and after an error.
     pub fn next_place(&self) -> Option<(u64, u64)> {
         let next = (self.delivered < self.end).then(|| self.schedule.get(self.delivered))??;
         Some((next.step, next.micro_index))

@@ -1,7 +1,7 @@
 //! Run files from disk: read, with overrides laid over, paths resolved, and turned into specs.
 //!
-//! **Invariant:** a loaded [`Run`] holds only values that make sense on their own, and the spec that it
-//! gives holds exactly what the file says.
+//! **Invariant:** a loaded [`Run`] holds only values that make sense on their own, and the spec
+//! that it gives holds exactly what the file says.
 
 use std::path::{Path, PathBuf};
 
@@ -199,8 +199,8 @@ impl Run {
         }
     }
 
-    /// The plan of the run over the corpus that `manifest` describes. What depends on file and plan at once is
-    /// checked here.
+    /// The plan of the run over the corpus that `manifest` describes. What depends on file and plan
+    /// at once is checked here.
     pub fn plan_of(&self, manifest: &Manifest) -> Result<Plan, RunError> {
         let fingerprint = Some(manifest.fingerprint.clone());
         let mut spec = plan_spec(&self.file, manifest.totals.tokens, fingerprint);
@@ -208,8 +208,8 @@ impl Run {
         self.plan_of_spec(&spec)
     }
 
-    /// The same over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None` for a corpus that
-    /// is only assumed.
+    /// The same over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None`
+    /// for a corpus that is only assumed.
     pub fn plan(
         &self,
         corpus_tokens: u64,
@@ -276,8 +276,8 @@ pub fn check_same_tokenizer(train: &Manifest, validation: &Manifest) -> Result<(
     Err(RunError::Tokenizers { train: train.clone(), validation: validation.clone() })
 }
 
-/// Values that are legal for their type and still make no sense. The plan's and the model's are checked
-/// where those are built.
+/// Values that are legal for their type and still make no sense. The plan's and the model's are
+/// checked where those are built.
 fn check_values(file: &RunFile) -> Result<(), RunError> {
     let RunFile { optimizer, train, loader, .. } = file;
     let counts = [

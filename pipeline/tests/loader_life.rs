@@ -1,5 +1,6 @@
-//! What a loader leaves behind and what it allocates: nothing, and nothing per batch. A program of its own, since it counts
-//! all of its process' allocations; its tests take turns for the same reason.
+//! What a loader leaves behind and what it allocates: nothing, and nothing per batch. A program of
+//! its own, since it counts all of its process' allocations; its tests take turns for the same
+//! reason.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::alloc::System;
@@ -101,7 +102,8 @@ fn starting_and_stopping_leaves_nothing_behind() {
     }
     assert!(errors > 0 && errors < cycles, "{errors} errors");
     let after = left_behind();
-    // The allocator and the kernel join and split mappings of their own; a loader's would be hundreds.
+    // The allocator and the kernel join and split mappings of their own; a loader's would be
+    // hundreds.
     assert!(after[..2] == before[..2] && after[2] <= before[2] + 20, "{before:?} {after:?}");
 }
 

@@ -1,9 +1,11 @@
-//! What a corpus folder says while it is being written, so that an interrupted run goes on, and the list of what
-//! was skipped, which stays.
+//! What a corpus folder says while it is being written, so that an interrupted run goes on, and the
+//! list of what was skipped, which stays.
 //!
-//! All but that list is removed when the manifest is in place: a finished corpus has no trace of how it came about.
+//! All but that list is removed when the manifest is in place: a finished corpus has no trace of
+//! how it came about.
 //!
-//! **Invariant:** a [`PartRecord`] or a [`SeriesRecord`] exists only beside the complete files that it names.
+//! **Invariant:** a [`PartRecord`] or a [`SeriesRecord`] exists only beside the complete files that
+//! it names.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,7 +66,8 @@ pub struct BuildOptions {
     pub set_column: Option<String>,
     /// What a document that cannot be read does: "stop" or "skip".
     pub on_error: String,
-    /// Bytes of the longest document; null where a longer one stops the run, so that it decides no byte.
+    /// Bytes of the longest document; null where a longer one stops the run, so that it decides no
+    /// byte.
     pub max_document_bytes: Option<u64>,
     /// A series for each set of an input.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -118,7 +121,8 @@ pub struct PartRecord {
     pub totals: Totals,
     /// The shard's sums by set name.
     pub sets: Vec<SetTotals>,
-    /// The 1-based line or row up to which all documents of the series are in this part and those before.
+    /// The 1-based line or row up to which all documents of the series are in this part and those
+    /// before.
     pub last_row: u64,
 }
 
@@ -134,7 +138,8 @@ pub struct SeriesRecord {
     pub input: String,
     /// Length of the input.
     pub input_bytes: u64,
-    /// Time of the input's last change in nanoseconds since 1970; with its length, what tells that it is the same.
+    /// Time of the input's last change in nanoseconds since 1970; with its length, what tells that
+    /// it is the same.
     pub modified_nanoseconds: u64,
     /// The input's list of skipped documents, when there are any.
     pub skipped: Option<FileRecord>,

@@ -1,7 +1,7 @@
 //! What a run writes: the metadata of a checkpoint, and lines of metrics.
 //!
-//! **Invariant:** a checkpoint folder is complete exactly if its `MANIFEST.json` parses and every file
-//! that it lists has the length and hash that it says.
+//! **Invariant:** a checkpoint folder is complete exactly if its `MANIFEST.json` parses and every
+//! file that it lists has the length and hash that it says.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,11 @@
-//! The list of exact duplicates that `patchmill duplicates` writes and `patchmill tokenize --drop-list` leaves out.
+//! The list of exact duplicates that `patchmill duplicates` writes and `patchmill tokenize
+//! --drop-list` leaves out.
 //!
-//! It names documents by input and row, so that the first of equal ones stays, whatever the threads, tasks or restarts.
+//! It names documents by input and row, so that the first of equal ones stays, whatever the
+//! threads, tasks or restarts.
 //!
-//! **Invariant:** [`DropList::decode`] accepts only a list that is as long as it says, has its hash, and whose rows rise.
+//! **Invariant:** [`DropList::decode`] accepts only a list that is as long as it says, has its
+//! hash, and whose rows rise.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -11,7 +11,8 @@ pub const CONTENT_HASH_BYTES: usize = 16;
 
 /// Shard within the series.
 pub const SHARD: &str = "shard";
-/// Document within the series; the number within the corpus adds the documents of the series before.
+/// Document within the series; the number within the corpus adds the documents of the series
+/// before.
 pub const DOCUMENT: &str = "document";
 /// First token, within the shard.
 pub const FIRST_TOKEN: &str = "first_token";
@@ -33,7 +34,8 @@ pub fn schema() -> Arc<Schema> {
     columns(false)
 }
 
-/// The same of imported ids: [`TEXT_BYTES`] and [`CONTENT_HASH`] may be null, and are, because the texts are not known.
+/// The same of imported ids: [`TEXT_BYTES`] and [`CONTENT_HASH`] may be null, and are, because the
+/// texts are not known.
 pub fn imported_schema() -> Arc<Schema> {
     columns(true)
 }

@@ -1,6 +1,8 @@
-//! `manifest.json`: what a corpus holds, written last, so that a folder with a manifest is complete.
+//! `manifest.json`: what a corpus holds, written last, so that a folder with a manifest is
+//! complete.
 //!
-//! It has no times, hosts or absolute paths: equal inputs and options give equal bytes on every machine.
+//! It has no times, hosts or absolute paths: equal inputs and options give equal bytes on every
+//! machine.
 //!
 //! **Invariant:** [`Manifest::parse`] accepts only a manifest whose totals add up, whose paths stay
 //! inside the corpus folder and whose fingerprint is that of the rest.
@@ -18,11 +20,12 @@ pub const FILE_NAME: &str = "manifest.json";
 pub const FORMAT: &str = "patchmill-corpus";
 /// The version that this build writes of corpora that it made of texts.
 ///
-/// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a series' `by_set`, and of
-/// the totals `documents_held_out`, `dropped`, `parts_added` and
+/// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a
+/// series' `by_set`, and of the totals `documents_held_out`, `dropped`, `parts_added` and
 /// `surrogates_replaced`.
 pub const VERSION: u32 = 2;
-/// The version that this build writes of corpora that it made of another project's ids: it has `imported`.
+/// The version that this build writes of corpora that it made of another project's ids: it has
+/// `imported`.
 pub const VERSION_IMPORTED: u32 = 3;
 /// The oldest version that this build reads.
 pub const VERSION_MIN: u32 = 1;
@@ -35,7 +38,8 @@ pub struct Manifest {
     pub format: String,
     /// [`VERSION`].
     pub version: u32,
-    /// BLAKE3 in hex of this manifest as compact JSON with this field empty: the identity of the data.
+    /// BLAKE3 in hex of this manifest as compact JSON with this field empty: the identity of the
+    /// data.
     pub fingerprint: String,
     /// What made the ids.
     pub tokenizer: TokenizerRecord,
@@ -52,7 +56,8 @@ pub struct Manifest {
     /// Which documents of the inputs were written; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
-    /// Where the ids come from, if not from texts: then no text is known, and `text_bytes` is 0 everywhere.
+    /// Where the ids come from, if not from texts: then no text is known, and `text_bytes` is 0
+    /// everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
 }
@@ -189,7 +194,8 @@ pub struct Totals {
     /// Documents that were not selected; absent when there are none.
     #[serde(default, skip_serializing_if = "Dropped::is_none")]
     pub dropped: Dropped,
-    /// Documents in shards beyond one for each written one, where long ones were cut into several; absent when 0.
+    /// Documents in shards beyond one for each written one, where long ones were cut into several;
+    /// absent when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parts_added: u64,
     /// Lone surrogates in the written documents' JSON, each of which became U+FFFD; absent when 0.
@@ -265,7 +271,8 @@ pub struct Series {
 pub struct BySet {
     /// That set; null for documents without one, and then also for what was skipped.
     pub set_name: Option<String>,
-    /// What the series' shards say as their series index: with sets it is not the position in the manifest.
+    /// What the series' shards say as their series index: with sets it is not the position in the
+    /// manifest.
     pub series_index: u64,
 }
 
@@ -426,7 +433,8 @@ impl Manifest {
         }
     }
 
-    /// A field that a later version brought may not stand in an earlier one, whose readers do not know it.
+    /// A field that a later version brought may not stand in an earlier one, whose readers do not
+    /// know it.
     fn check_version(&self) -> Result<(), ManifestError> {
         let version = self.version;
         let totals =
@@ -449,7 +457,8 @@ impl Manifest {
 }
 
 impl Series {
-    /// What the series' shards say as their series index; `position` is the series' place in the manifest.
+    /// What the series' shards say as their series index; `position` is the series' place in the
+    /// manifest.
     pub fn series_index(&self, position: u64) -> u64 {
         self.by_set.as_ref().map_or(position, |by_set| by_set.series_index)
     }

@@ -52,8 +52,9 @@ pub struct DataConfig {
     /// Tokens of the random subset that an epoch reads; the whole corpus when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset_tokens: Option<u64>,
-    /// How much of each set an epoch reads, for a corpus that keeps its sets apart (`tokenize --by-set`). Every set
-    /// of the corpus is named; `""` is that of the documents without a set's name. One stream when absent.
+    /// How much of each set an epoch reads, for a corpus that keeps its sets apart (`tokenize
+    /// --by-set`). Every set of the corpus is named; `""` is that of the documents without a set's
+    /// name. One stream when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sets: Option<BTreeMap<String, SetAmount>>,
 }
@@ -89,12 +90,13 @@ pub struct PhaseConfig {
     pub schedule: Schedule,
     /// What is taken over from the phase before.
     pub carry: Carry,
-    /// A linear map of a patch's K token embeddings, one after the other, makes its input in place of their mean (paper
-    /// §3.7). Trained in this phase, discarded at its end. False when absent.
+    /// A linear map of a patch's K token embeddings, one after the other, makes its input in place
+    /// of their mean (paper §3.7). Trained in this phase, discarded at its end. False when absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input_map: bool,
-    /// A linear map of the last hidden state makes K states, each of which predicts one token of the next patch through the
-    /// one head (paper §3.7). Trained in this phase, discarded at its end. False when absent.
+    /// A linear map of the last hidden state makes K states, each of which predicts one token of
+    /// the next patch through the one head (paper §3.7). Trained in this phase, discarded at its
+    /// end. False when absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_map: bool,
 }
@@ -113,7 +115,8 @@ pub struct ModelConfig {
     pub num_hidden_layers: u64,
     /// Query heads; divides `hidden_size`.
     pub num_attention_heads: u64,
-    /// Key and value heads; divides `num_attention_heads` (fewer than those is grouped-query attention).
+    /// Key and value heads; divides `num_attention_heads` (fewer than those is grouped-query
+    /// attention).
     pub num_key_value_heads: u64,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: f64,
@@ -150,7 +153,8 @@ pub struct OptimizerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Spike {
-    /// Last losses of the phase that a loss is compared with; none is a spike before there are as many. 2 to 65,536.
+    /// Last losses of the phase that a loss is compared with; none is a spike before there are as
+    /// many. 2 to 65,536.
     pub window_steps: u64,
     /// A spike lies more than so many standard deviations above their mean.
     pub sigma: f64,
@@ -197,11 +201,13 @@ pub struct TrainConfig {
     pub init_from: Option<String>,
     /// Where tensors live.
     pub device: Device,
-    /// What is recomputed in the backward pass instead of kept: less memory for more time, and the same result.
+    /// What is recomputed in the backward pass instead of kept: less memory for more time, and the
+    /// same result.
     pub activation_checkpointing: ActivationCheckpointing,
     /// Kind of the compute; masters and moments stay fp32.
     pub dtype: Dtype,
-    /// Whether a GPU replays each phase's passes from a CUDA graph; not when absent. Without effect on the CPU.
+    /// Whether a GPU replays each phase's passes from a CUDA graph; not when absent. Without effect
+    /// on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cuda_graphs: Option<bool>,
     /// Windows (T units each) per rank and micro-step; a step must split evenly.
@@ -304,7 +310,8 @@ pub struct LoaderConfig {
     pub io: ReadBackend,
     /// Memory of all rings together, in bytes.
     pub ring_bytes: u64,
-    /// What the system is asked to read ahead while reading is slow, in bytes of the shards; 16 MiB when absent.
+    /// What the system is asked to read ahead while reading is slow, in bytes of the shards; 16 MiB
+    /// when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_ahead_bytes: Option<u64>,
 }
@@ -344,7 +351,8 @@ pub enum RunFileError {
     },
 }
 
-/// Reads a run file's text, with `--set` overrides (`"train.dtype=fp32"`, `"phases.0.share=1/2"`) laid over it.
+/// Reads a run file's text, with `--set` overrides (`"train.dtype=fp32"`, `"phases.0.share=1/2"`)
+/// laid over it.
 pub fn parse(text: &str, overrides: &[String]) -> Result<RunFile, RunFileError> {
     let form =
         |err: toml::de::Error| RunFileError::Form { message: err.to_string().trim().to_owned() };

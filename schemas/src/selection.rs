@@ -1,6 +1,7 @@
 //! Which documents of the inputs a corpus holds, when that is not all of them.
 //!
-//! **Invariant:** a corpus of all documents has no trace of a selection: what is off is absent from every record.
+//! **Invariant:** a corpus of all documents has no trace of a selection: what is off is absent from
+//! every record.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

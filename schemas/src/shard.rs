@@ -1,6 +1,7 @@
 //! The shard: token ids of whole documents, in a form that any tool can memory-map.
 //!
-//! **Invariant:** what [`ShardHeader::decode`] and [`ShardFooter::decode`] accept re-encodes to the same bytes.
+//! **Invariant:** what [`ShardHeader::decode`] and [`ShardFooter::decode`] accept re-encodes to the
+//! same bytes.
 
 use std::ops::Range;
 
@@ -293,7 +294,8 @@ impl ShardHeader {
     }
 }
 
-/// What follows the ids, little-endian. The ids are padded with zeros to a multiple of 8 bytes first.
+/// What follows the ids, little-endian. The ids are padded with zeros to a multiple of 8 bytes
+/// first.
 ///
 /// | part            | encoding                                                                        |
 /// |-----------------|---------------------------------------------------------------------------------|
@@ -309,8 +311,8 @@ pub struct ShardFooter {
 }
 
 impl ShardFooter {
-    /// Where in the file the checksums of the blocks lie, 4 bytes each and little-endian, for those who need nothing
-    /// else of the footer; `None` if the header's sizes do not fit `u64`.
+    /// Where in the file the checksums of the blocks lie, 4 bytes each and little-endian, for those
+    /// who need nothing else of the footer; `None` if the header's sizes do not fit `u64`.
     pub fn block_crcs_range(header: &ShardHeader) -> Option<Range<u64>> {
         let end = header.file_bytes()?.checked_sub(4)?; // the footer's own checksum is the last
         Some(end.checked_sub(4 * header.block_count()?)?..end)
@@ -338,7 +340,8 @@ impl ShardFooter {
     /// Reads the footer from the bytes after the ids, padding included.
     ///
     /// # Panics
-    /// If `bytes` is not as long as `header` says; [`ShardHeader::decode`] checked the file's length.
+    /// If `bytes` is not as long as `header` says; [`ShardHeader::decode`] checked the file's
+    /// length.
     pub fn decode(bytes: &[u8], header: &ShardHeader) -> Result<ShardFooter, ShardError> {
         let block_count = header.block_count().expect("the header's sizes were checked");
         let ends_at = padding_bytes(header);
@@ -428,7 +431,8 @@ mod tests {
         assert_eq!(bytes[40..72], [7; 32]);
         assert_eq!(bytes[72..88], *b"\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0");
         assert!(bytes[88..4092].iter().all(|&byte| byte == 0));
-        // 20,002 bytes of ids, padded to 20,008; 24 bytes of ends, 8 of checksums, 4 of the footer's own.
+        // 20,002 bytes of ids, padded to 20,008; 24 bytes of ends, 8 of checksums, 4 of the
+        // footer's own.
         assert_eq!(header().file_bytes(), Some(4096 + 20_008 + 24 + 8 + 4));
     }
 

@@ -1,11 +1,13 @@
-//! Where code may live and what it may import: the order of the rooms, without circles, in folders of a size that a
-//! reader takes in at a glance. The tables below are the order that ARCHITECTURE.md draws.
+//! Where code may live and what it may import: the order of the rooms, without circles, in folders
+//! of a size that a reader takes in at a glance. The tables below are the order that
+//! ARCHITECTURE.md draws.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tidy::{files, read, sources};
 
-/// Rooms of `pipeline/src` from the ground up. A file imports from its own row or from rows above it.
+/// Rooms of `pipeline/src` from the ground up. A file imports from its own row or from rows above
+/// it.
 const PIPELINE: &[&[&str]] = &[
     &["console", "disk"],
     &["read"],
@@ -71,7 +73,8 @@ fn modules(src: &str) -> Vec<Module> {
     found.map(module).collect()
 }
 
-/// Every path that begins with `crate::`, `super::` or `self::`, with the braces of `use` written out.
+/// Every path that begins with `crate::`, `super::` or `self::`, with the braces of `use` written
+/// out.
 fn named_paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for head in ["crate::", "super::", "self::"] {
@@ -177,7 +180,8 @@ fn rooms_import_only_from_the_rooms_below_them() {
     }
 }
 
-/// In each folder, what lies in it (a file with the folder of its name is one thing) imports without a circle.
+/// In each folder, what lies in it (a file with the folder of its name is one thing) imports
+/// without a circle.
 #[test]
 fn nothing_imports_in_circles() {
     for (_, root, _) in CRATES {

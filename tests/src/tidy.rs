@@ -1,5 +1,5 @@
-//! What the compiler does not check about this repository: who may depend on libtorch, where `unsafe` may stand,
-//! that modules have docs, that documents name commands that exist.
+//! What the compiler does not check about this repository: who may depend on libtorch, where
+//! `unsafe` may stand, that modules have docs, that documents name commands that exist.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every file that may hold `unsafe`, and nothing else. A new entry needs the reason that STYLE asks for beside it.
+/// Every file that may hold `unsafe`, and nothing else. A new entry needs the reason that STYLE
+/// asks for beside it.
 const UNSAFE_FILES: [&str; 18] = [
     "pipeline/encoder/src/fast/cache/tables.rs",
     "pipeline/encoder/src/fast/merges/avx512.rs",

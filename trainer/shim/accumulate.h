@@ -1,4 +1,5 @@
-// Weight gradients in fp32 whatever the kind of the factors, added where the leaf keeps its gradient.
+// Weight gradients in fp32 whatever the kind of the factors, added where the leaf keeps its
+// gradient.
 #pragma once
 
 #include "kernels.h"
@@ -9,16 +10,18 @@
 
 namespace patchmill {
 
-// sum += x, without the fp32 copy of x that libtorch would make of it. Both lie densely, on the CPU.
+// sum += x, without the fp32 copy of x that libtorch would make of it. Both lie densely, on the
+// CPU.
 inline void add_to_fp32(at::Tensor& sum, const at::Tensor& x) {
   const auto* from = static_cast<const Bf16*>(x.data_ptr());
   auto* to = sum.data_ptr<float>();
-  at::parallel_for(0, x.numel(), 1 << 14,
-                   [&](int64_t begin, int64_t end) { kernels<Bf16>().add_to_fp32(from, to, begin, end); });
+  at::parallel_for(0, x.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    kernels<Bf16>().add_to_fp32(from, to, begin, end);
+  });
 }
 
-// sum += grad_no^T x_ni, accumulated in fp32. On the CPU each bf16 product is rounded once before it is added: libtorch
-// has no bf16 product with an fp32 result there.
+// sum += grad_no^T x_ni, accumulated in fp32. On the CPU each bf16 product is rounded once before
+// it is added: libtorch has no bf16 product with an fp32 result there.
 inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at::Tensor& x_ni) {
   if (x_ni.scalar_type() == at::kFloat) {
     add_multiplied(sum_oi, grad_no.t(), x_ni);
@@ -31,8 +34,10 @@ inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at:
   }
 }
 
-// Adds grad_no^T x_ni to the gradient of the leaf w and returns nothing, or returns it where none is set.
-inline at::Tensor add_weight_grad(const at::Tensor& w, const at::Tensor& grad_no, const at::Tensor& x_ni) {
+// Adds grad_no^T x_ni to the gradient of the leaf w and returns nothing, or returns it where none
+// is set.
+inline at::Tensor add_weight_grad(const at::Tensor& w, const at::Tensor& grad_no,
+                                  const at::Tensor& x_ni) {
   if (w.grad().defined()) {
     auto grad = w.grad();
     add_product(grad, grad_no, x_ni);

@@ -1,4 +1,5 @@
-// Causal attention on the CPU by the kernels of kernels.h, from merged rows to merged rows: no head is ever copied apart.
+// Causal attention on the CPU by the kernels of kernels.h, from merged rows to merged rows: no head
+// is ever copied apart.
 //
 // Shapes: b windows, t positions, h query heads, g key and value heads, e width of a head.
 #include "error.h"
@@ -32,7 +33,8 @@ T* at_window(const Tensor& rows, int64_t window) {
 }
 
 template <class T>
-AttentionHeads<T> heads_of(const Sizes& sizes, const T* window, int64_t group, const Tensor& cos, const Tensor& sin) {
+AttentionHeads<T> heads_of(const Sizes& sizes, const T* window, int64_t group, const Tensor& cos,
+                           const Tensor& sin) {
   const auto [b, t, h, g, e] = sizes;
   return {window + group * (h / g) * e,
           window + (h + group) * e,
@@ -58,7 +60,8 @@ void over_groups(const Sizes& sizes, Body body) {
 }
 
 template <class T>
-void forward_of(const Sizes& sizes, const Tensor& qkv, const Tensor& cos, const Tensor& sin, Tensor& out, Tensor& log_sum) {
+void forward_of(const Sizes& sizes, const Tensor& qkv, const Tensor& cos, const Tensor& sin,
+                Tensor& out, Tensor& log_sum) {
   const auto [b, t, h, g, e] = sizes;
   over_groups<T>(sizes, [&](int64_t window, int64_t group, float* scratch) {
     const auto heads = heads_of<T>(sizes, at_window<T>(qkv, window), group, cos, sin);
@@ -69,22 +72,25 @@ void forward_of(const Sizes& sizes, const Tensor& qkv, const Tensor& cos, const 
 }
 
 template <class T>
-void backward_of(const Sizes& sizes, const variable_list& saved, const Tensor& grad_out, Tensor& grad_qkv) {
-  const auto &qkv = saved[0], &cos = saved[1], &sin = saved[2], &out = saved[3], &log_sum = saved[4];
+void backward_of(const Sizes& sizes, const variable_list& saved, const Tensor& grad_out,
+                 Tensor& grad_qkv) {
+  const auto &qkv = saved[0], &cos = saved[1], &sin = saved[2], &out = saved[3],
+             &log_sum = saved[4];
   const auto [b, t, h, g, e] = sizes;
   over_groups<T>(sizes, [&](int64_t window, int64_t group, float* scratch) {
     const auto heads = heads_of<T>(sizes, at_window<T>(qkv, window), group, cos, sin);
     const auto head = group * heads.query_heads;
     auto* grads = at_window<T>(grad_qkv, window);
-    kernels<T>().attention_grad(heads, at_window<T>(out, window) + head * e, at_window<T>(grad_out, window) + head * e, h * e,
-                                log_sum.data_ptr<float>() + (window * h + head) * t, grads + head * e,
-                                grads + (h + group) * e, grads + (h + g + group) * e, scratch);
+    kernels<T>().attention_grad(
+        heads, at_window<T>(out, window) + head * e, at_window<T>(grad_out, window) + head * e,
+        h * e, log_sum.data_ptr<float>() + (window * h + head) * t, grads + head * e,
+        grads + (h + group) * e, grads + (h + g + group) * e, scratch);
   });
 }
 
 struct Attention : torch::autograd::Function<Attention> {
-  static Tensor forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t h,
-                        int64_t g, int64_t e) {
+  static Tensor forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos,
+                        const Tensor& sin, int64_t h, int64_t g, int64_t e) {
     at::NoGradGuard no_grad;
     const Sizes sizes = {qkv.size(0), qkv.size(1), h, g, e};
     auto out = at::empty({sizes.b, sizes.t, h * e}, qkv.options());
@@ -117,25 +123,29 @@ extern "C" {
 
 // What a thread takes besides its result, forward and backward.
 int64_t pm_attention_scratch_bytes(int64_t t, int64_t e, int is_bf16) {
-  const auto floats = is_bf16 ? kernels<Bf16>().attention_scratch(t, e) : kernels<float>().attention_scratch(t, e);
+  const auto floats =
+      is_bf16 ? kernels<Bf16>().attention_scratch(t, e) : kernels<float>().attention_scratch(t, e);
   return int64_t(sizeof(float)) * floats;
 }
 
-// out [b, t, h e] = causal attention of the heads in qkv [b, t, (h + 2 g) e], on the CPU; queries and keys are turned by cos
-// and sin [t, e / 2].
-int pm_attention(const Tensor* qkv, const Tensor* cos, const Tensor* sin, int64_t h, int64_t g, int64_t e, Tensor** out) {
+// out [b, t, h e] = causal attention of the heads in qkv [b, t, (h + 2 g) e], on the CPU; queries
+// and keys are turned by cos and sin [t, e / 2].
+int pm_attention(const Tensor* qkv, const Tensor* cos, const Tensor* sin, int64_t h, int64_t g,
+                 int64_t e, Tensor** out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(qkv->is_cpu() && qkv->dim() == 3 && 0 < g && h % g == 0 && e % 2 == 0 && qkv->size(2) == (h + 2 * g) * e,
-                "qkv is ", qkv->sizes(), " on ", qkv->device(), "; expected [b, t, (h + 2 g) e] on the CPU");
-    TORCH_CHECK(qkv->scalar_type() == at::kFloat || qkv->scalar_type() == at::kBFloat16, "no kernel for ",
-                qkv->scalar_type());
+    TORCH_CHECK(qkv->is_cpu() && qkv->dim() == 3 && 0 < g && h % g == 0 && e % 2 == 0 &&
+                    qkv->size(2) == (h + 2 * g) * e,
+                "qkv is ", qkv->sizes(), " on ", qkv->device(),
+                "; expected [b, t, (h + 2 g) e] on the CPU");
+    TORCH_CHECK(qkv->scalar_type() == at::kFloat || qkv->scalar_type() == at::kBFloat16,
+                "no kernel for ", qkv->scalar_type());
     for (const auto* table : {cos, sin}) {
       TORCH_CHECK(table->dim() == 2 && table->size(0) == qkv->size(1) && table->size(1) == e / 2 &&
                       table->scalar_type() == qkv->scalar_type(),
                   "a rotary table is ", table->sizes(), " of ", table->scalar_type());
     }
-    *out = new Tensor(Attention::apply(qkv->contiguous(), cos->contiguous(), sin->contiguous(), h, g, e));
+    *out = new Tensor(
+        Attention::apply(qkv->contiguous(), cos->contiguous(), sin->contiguous(), h, g, e));
   });
 }
-
 }

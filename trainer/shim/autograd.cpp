@@ -23,7 +23,8 @@ using at::Tensor;
 // Targets that count for nothing, as in torch's cross-entropy.
 constexpr int64_t IGNORED = -100;
 
-// Sum of the negative log-likelihoods of a chunk, and, where asked for, d(mean loss)/d(logits) in the compute kind.
+// Sum of the negative log-likelihoods of a chunk, and, where asked for, d(mean loss)/d(logits) in
+// the compute kind.
 struct ChunkLoss {
   Tensor nll_sum;
   Tensor grad_cv;
@@ -31,20 +32,24 @@ struct ChunkLoss {
 
 // On the CPU: in place of the logits, a row at a time in fp32.
 template <class T>
-ChunkLoss chunk_loss_on_cpu(Tensor logits_cv, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
+ChunkLoss chunk_loss_on_cpu(Tensor logits_cv, const Tensor& y_ck, const Tensor& targets,
+                            bool with_grad) {
   const auto rows = logits_cv.size(0), width = logits_cv.size(1);
   auto nll = at::empty({rows}, logits_cv.options().dtype(at::kFloat));
-  const auto scale = with_grad ? float(1.0 / double(std::max<int64_t>(1, *targets.data_ptr<int64_t>()))) : 0.0f;
+  const auto scale =
+      with_grad ? float(1.0 / double(std::max<int64_t>(1, *targets.data_ptr<int64_t>()))) : 0.0f;
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(width, 0.0f);
-    patchmill::kernels<T>().softmax_nll(static_cast<T*>(logits_cv.data_ptr()), y_ck.data_ptr<int64_t>(), y_ck.size(1),
-                                        IGNORED, scale, nll.data_ptr<float>(), scratch.data(), begin, end, width);
+    patchmill::kernels<T>().softmax_nll(static_cast<T*>(logits_cv.data_ptr()),
+                                        y_ck.data_ptr<int64_t>(), y_ck.size(1), IGNORED, scale,
+                                        nll.data_ptr<float>(), scratch.data(), begin, end, width);
   });
   return {nll.sum(), with_grad ? logits_cv : Tensor()};
 }
 
 // Elsewhere, of libtorch's operations; nothing is read back from the device.
-ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const Tensor& targets, bool with_grad) {
+ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const Tensor& targets,
+                              bool with_grad) {
   const auto counted_ck = y_ck.ne(IGNORED);
   const auto index_ck = y_ck.clamp_min(0);
   auto logp_cv = at::_log_softmax(logits_cv.to(at::kFloat), 1, false);
@@ -59,24 +64,26 @@ ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const
 }
 
 // `logits_cv` is room for them.
-ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck, const Tensor& targets,
-                     bool with_grad) {
+ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck,
+                     const Tensor& targets, bool with_grad) {
   patchmill::multiply(x_cd, w_vd.t(), logits_cv);
   if (!logits_cv.is_cpu()) {
     return composed_chunk_loss(logits_cv, y_ck, targets, with_grad);
   }
   const auto y = y_ck.contiguous();
-  return logits_cv.scalar_type() == at::kFloat ? chunk_loss_on_cpu<float>(logits_cv, y, targets, with_grad)
-                                               : chunk_loss_on_cpu<patchmill::Bf16>(logits_cv, y, targets, with_grad);
+  return logits_cv.scalar_type() == at::kFloat
+             ? chunk_loss_on_cpu<float>(logits_cv, y, targets, with_grad)
+             : chunk_loss_on_cpu<patchmill::Bf16>(logits_cv, y, targets, with_grad);
 }
 
-// Mean of -log softmax(x w^T)[row, target] over all n * k targets that are not ignored, by chunks of rows: no [n, v]
-// tensor ever lives.
-// The gradients are made beside the loss, while a chunk's logits are at hand; backward scales them.
-// x: [n, d] in the compute kind; w: [v, d] in fp32, cast to that kind here; y: [n, k] int64.
+// Mean of -log softmax(x w^T)[row, target] over all n * k targets that are not ignored, by chunks
+// of rows: no [n, v] tensor ever lives. The gradients are made beside the loss, while a chunk's
+// logits are at hand; backward scales them. x: [n, d] in the compute kind; w: [v, d] in fp32, cast
+// to that kind here; y: [n, k] int64.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_nd, const Tensor& w_vd,
-                        const Tensor& y_nk, int64_t chunk_rows, bool with_grad) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_nd,
+                        const Tensor& w_vd, const Tensor& y_nk, int64_t chunk_rows,
+                        bool with_grad) {
     at::NoGradGuard no_grad;
     const auto rows = x_nd.size(0);
     const auto kind_w_vd = w_vd.to(x_nd.scalar_type());
@@ -91,8 +98,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     for (int64_t first = 0; first < rows; first += chunk_rows) {
       const auto end = std::min(rows, first + chunk_rows);
       const auto x_cd = x_nd.slice(0, first, end);
-      const auto chunk = chunk_loss(room_cv.slice(0, 0, end - first), x_cd, kind_w_vd, y_nk.slice(0, first, end), targets,
-                                    with_grad);
+      const auto chunk = chunk_loss(room_cv.slice(0, 0, end - first), x_cd, kind_w_vd,
+                                    y_nk.slice(0, first, end), targets, with_grad);
       loss.add_(chunk.nll_sum);
       if (with_grad) {
         auto dx_cd = dx_nd.slice(0, first, end);
@@ -106,8 +113,9 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     return loss.div_(targets.clamp_min(1));
   }
 
-  // Scales in place, always (asking whether the factor is 1 would wait for the device). The saved tensors' versions
-  // change by it, so a second backward through the same graph is refused by autograd, not silently wrong.
+  // Scales in place, always (asking whether the factor is 1 would wait for the device). The saved
+  // tensors' versions change by it, so a second backward through the same graph is refused by
+  // autograd, not silently wrong.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grad_outputs) {
     at::NoGradGuard no_grad;
@@ -122,11 +130,13 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   }
 };
 
-void check_operands(const Tensor& x_nd, const Tensor& w_vd, const Tensor& y_nk, int64_t chunk_rows) {
-  TORCH_CHECK(x_nd.dim() == 2 && w_vd.dim() == 2 && x_nd.size(1) == w_vd.size(1), "x is ", x_nd.sizes(), ", w is ",
-              w_vd.sizes(), "; expected [n, d] and [v, d]");
-  TORCH_CHECK(y_nk.dim() == 2 && y_nk.size(0) == x_nd.size(0) && y_nk.scalar_type() == at::kLong, "y is ",
-              y_nk.sizes(), " of ", y_nk.scalar_type(), "; expected [n, k] of Long with n = ", x_nd.size(0));
+void check_operands(const Tensor& x_nd, const Tensor& w_vd, const Tensor& y_nk,
+                    int64_t chunk_rows) {
+  TORCH_CHECK(x_nd.dim() == 2 && w_vd.dim() == 2 && x_nd.size(1) == w_vd.size(1), "x is ",
+              x_nd.sizes(), ", w is ", w_vd.sizes(), "; expected [n, d] and [v, d]");
+  TORCH_CHECK(y_nk.dim() == 2 && y_nk.size(0) == x_nd.size(0) && y_nk.scalar_type() == at::kLong,
+              "y is ", y_nk.sizes(), " of ", y_nk.scalar_type(),
+              "; expected [n, k] of Long with n = ", x_nd.size(0));
   TORCH_CHECK(0 < x_nd.size(0) && 0 < chunk_rows, "no rows to take the mean of");
 }
 
@@ -135,19 +145,22 @@ void check_operands(const Tensor& x_nd, const Tensor& w_vd, const Tensor& y_nk, 
 extern "C" {
 
 // loss_out = mean over n and k of the cross-entropy of x w^T against y, differentiable in x and w.
-int pm_linear_cross_entropy(const Tensor* x_nd, const Tensor* w_vd, const Tensor* y_nk, int64_t chunk_rows,
-                            Tensor** loss_out) {
+int pm_linear_cross_entropy(const Tensor* x_nd, const Tensor* w_vd, const Tensor* y_nk,
+                            int64_t chunk_rows, Tensor** loss_out) {
   return patchmill::guard([&] {
     check_operands(*x_nd, *w_vd, *y_nk, chunk_rows);
-    const bool with_grad = at::GradMode::is_enabled() && (x_nd->requires_grad() || w_vd->requires_grad());
+    const bool with_grad =
+        at::GradMode::is_enabled() && (x_nd->requires_grad() || w_vd->requires_grad());
     *loss_out = new Tensor(LinearCrossEntropy::apply(*x_nd, *w_vd, *y_nk, chunk_rows, with_grad));
   });
 }
 
-// Makes `grad` the gradient of `leaf`. Backward adds to it in place, so it may be a view of a larger tensor.
+// Makes `grad` the gradient of `leaf`. Backward adds to it in place, so it may be a view of a
+// larger tensor.
 int pm_set_grad(const Tensor* leaf, const Tensor* grad) {
   return patchmill::guard([&] {
-    TORCH_CHECK(leaf->is_leaf() && leaf->requires_grad(), "a gradient can only be set on a leaf that requires one");
+    TORCH_CHECK(leaf->is_leaf() && leaf->requires_grad(),
+                "a gradient can only be set on a leaf that requires one");
     TORCH_CHECK(leaf->sizes() == grad->sizes() && leaf->scalar_type() == grad->scalar_type() &&
                     leaf->device() == grad->device(),
                 "the gradient is not of the leaf's shape, kind and device");

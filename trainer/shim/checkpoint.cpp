@@ -1,5 +1,5 @@
-// Activation checkpointing: a part of the forward pass of which only the inputs are kept, and which is made again in the
-// backward pass.
+// Activation checkpointing: a part of the forward pass of which only the inputs are kept, and which
+// is made again in the backward pass.
 #include "error.h"
 
 #include <ATen/core/grad_mode.h>
@@ -15,10 +15,10 @@
 
 extern "C" {
 
-// Makes as many tensors as it was registered with, owned by the caller, of inputs that stay the caller's. Not 0 is a
-// failure, of which it has told pm_set_last_error.
-typedef int (*pm_body)(const void* context, const at::Tensor* const* inputs, size_t input_count, at::Tensor** outputs);
-
+// Makes as many tensors as it was registered with, owned by the caller, of inputs that stay the
+// caller's. Not 0 is a failure, of which it has told pm_set_last_error.
+typedef int (*pm_body)(const void* context, const at::Tensor* const* inputs, size_t input_count,
+                       at::Tensor** outputs);
 }
 
 namespace {
@@ -46,7 +46,8 @@ struct Body : torch::CustomClassHolder {
     std::vector<Tensor*> made(output_count, nullptr);
     variable_list outputs;
     outputs.reserve(output_count);
-    TORCH_CHECK(call(context, pointers.data(), pointers.size(), made.data()) == 0, patchmill::last_error());
+    TORCH_CHECK(call(context, pointers.data(), pointers.size(), made.data()) == 0,
+                patchmill::last_error());
     for (auto* tensor : made) {
       outputs.push_back(*std::unique_ptr<Tensor>(tensor));
     }
@@ -55,7 +56,8 @@ struct Body : torch::CustomClassHolder {
 };
 
 struct Checkpoint : torch::autograd::Function<Checkpoint> {
-  static variable_list forward(AutogradContext* context, const c10::intrusive_ptr<Body>& body, at::TensorList inputs) {
+  static variable_list forward(AutogradContext* context, const c10::intrusive_ptr<Body>& body,
+                               at::TensorList inputs) {
     at::NoGradGuard no_grad;
     context->save_for_backward(inputs.vec());
     context->saved_data["body"] = at::IValue::make_capsule(body);
@@ -63,8 +65,8 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
     return (*body)(inputs);
   }
 
-  // The gradients of parameters, which the body holds, are added where they lie by the inner pass. An output that nothing
-  // needs has no gradient, and is no root of that pass.
+  // The gradients of parameters, which the body holds, are added where they lie by the inner pass.
+  // An output that nothing needs has no gradient, and is no root of that pass.
   static variable_list backward(AutogradContext* context, variable_list grads) {
     variable_list inputs;
     for (const auto& saved : context->get_saved_variables()) {
@@ -97,11 +99,11 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 
 extern "C" {
 
-// outputs_out = what `call` makes of the inputs, of which at least one requires a gradient; it is called once more in each
-// backward pass, on a thread of libtorch's perhaps, never on two at a time. `drop` ends `context` when nothing can call
-// it any more, also if this fails.
-int pm_checkpoint(pm_body call, void (*drop)(void*), void* context, const Tensor* const* inputs, size_t input_count,
-                  Tensor** outputs_out, size_t output_count) {
+// outputs_out = what `call` makes of the inputs, of which at least one requires a gradient; it is
+// called once more in each backward pass, on a thread of libtorch's perhaps, never on two at a
+// time. `drop` ends `context` when nothing can call it any more, also if this fails.
+int pm_checkpoint(pm_body call, void (*drop)(void*), void* context, const Tensor* const* inputs,
+                  size_t input_count, Tensor** outputs_out, size_t output_count) {
   return patchmill::guard([&] {
     const auto body = c10::make_intrusive<Body>(call, drop, context, output_count);
     variable_list list;
@@ -114,5 +116,4 @@ int pm_checkpoint(pm_body call, void (*drop)(void*), void* context, const Tensor
     }
   });
 }
-
 }

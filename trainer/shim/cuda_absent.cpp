@@ -5,7 +5,8 @@
 
 namespace {
 
-constexpr const char* ABSENT = "this program was built against the CPU libtorch; build it with `./bootstrap.sh --cuda build`";
+constexpr const char* ABSENT =
+    "this program was built against the CPU libtorch; build it with `./bootstrap.sh --cuda build`";
 
 int absent() {
   return patchmill::guard([] { TORCH_CHECK(false, ABSENT); });
@@ -15,7 +16,8 @@ int absent() {
 
 namespace patchmill {
 
-c10::intrusive_ptr<c10d::Backend> device_backend(const c10::intrusive_ptr<c10d::Store>&, int, int, std::chrono::milliseconds) {
+c10::intrusive_ptr<c10d::Backend> device_backend(const c10::intrusive_ptr<c10d::Store>&, int, int,
+                                                 std::chrono::milliseconds) {
   TORCH_CHECK(false, ABSENT);
 }
 

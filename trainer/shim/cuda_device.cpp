@@ -14,7 +14,8 @@ namespace {
 // Throws libtorch's own text where there is no driver, and ours where there are fewer devices.
 void check_device(int device) {
   const int count = c10::cuda::device_count_ensure_non_zero();
-  TORCH_CHECK(0 <= device && device < count, "cuda:", device, " does not exist; libtorch sees ", count, " devices");
+  TORCH_CHECK(0 <= device && device < count, "cuda:", device, " does not exist; libtorch sees ",
+              count, " devices");
 }
 
 constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -66,8 +67,8 @@ int pm_cuda_synchronize(int device) {
 
 int pm_cuda_forbid_waits(int forbid) {
   return patchmill::guard([&] {
-    c10::cuda::warning_state().set_sync_debug_mode(forbid != 0 ? c10::cuda::SyncDebugMode::L_ERROR
-                                                               : c10::cuda::SyncDebugMode::L_DISABLED);
+    c10::cuda::warning_state().set_sync_debug_mode(
+        forbid != 0 ? c10::cuda::SyncDebugMode::L_ERROR : c10::cuda::SyncDebugMode::L_DISABLED);
   });
 }
 

@@ -12,8 +12,10 @@ void pm_cuda_graph_free(PmGraph* graph) { delete graph; }
 
 int pm_cuda_graph_begin(PmGraph* graph, PmGraph* shares_pool_of) {
   return patchmill::guard([&] {
-    const auto pool = shares_pool_of != nullptr ? shares_pool_of->graph.pool() : c10::MempoolId_t{0, 0};
-    // Thread-local: the loader's threads may pin memory meanwhile, which a capture of the global mode would forbid.
+    const auto pool =
+        shares_pool_of != nullptr ? shares_pool_of->graph.pool() : c10::MempoolId_t{0, 0};
+    // Thread-local: the loader's threads may pin memory meanwhile, which a capture of the global
+    // mode would forbid.
     graph->graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
   });
 }

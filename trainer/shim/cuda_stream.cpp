@@ -5,14 +5,17 @@
 extern "C" {
 
 int pm_cuda_stream(int device, int is_high_priority, PmStream** stream) {
-  return patchmill::guard(
-      [&] { *stream = new PmStream{c10::cuda::getStreamFromPool(is_high_priority != 0, c10::DeviceIndex(device))}; });
+  return patchmill::guard([&] {
+    *stream =
+        new PmStream{c10::cuda::getStreamFromPool(is_high_priority != 0, c10::DeviceIndex(device))};
+  });
 }
 
 void pm_cuda_stream_free(PmStream* stream) { delete stream; }
 
 int pm_cuda_current_stream(int device, PmStream** stream) {
-  return patchmill::guard([&] { *stream = new PmStream{c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device))}; });
+  return patchmill::guard(
+      [&] { *stream = new PmStream{c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device))}; });
 }
 
 int pm_cuda_set_current_stream(const PmStream* stream) {
@@ -27,7 +30,8 @@ int pm_cuda_record_stream(const at::Tensor* tensor, const PmStream* stream) {
 }
 
 int pm_cuda_event(int is_timed, PmEvent** event) {
-  return patchmill::guard([&] { *event = new PmEvent(is_timed != 0 ? cudaEventDefault : cudaEventDisableTiming); });
+  return patchmill::guard(
+      [&] { *event = new PmEvent(is_timed != 0 ? cudaEventDefault : cudaEventDisableTiming); });
 }
 
 void pm_cuda_event_free(PmEvent* event) { delete event; }

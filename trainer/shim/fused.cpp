@@ -1,9 +1,9 @@
-// The parts of a LLaMA block that memory traffic bounds, each as one differentiable function: on the CPU by the kernels
-// of kernels.h, elsewhere composed of libtorch's own. And the products, whose weight gradients go straight to where the
-// leaf keeps its gradient.
+// The parts of a LLaMA block that memory traffic bounds, each as one differentiable function: on
+// the CPU by the kernels of kernels.h, elsewhere composed of libtorch's own. And the products,
+// whose weight gradients go straight to where the leaf keeps its gradient.
 //
-// Shapes: b windows, t positions, k tokens per patch, d width, f width of the MLP, h query heads, g key and value heads,
-// e width of a head, n = b * t.
+// Shapes: b windows, t positions, k tokens per patch, d width, f width of the MLP, h query heads, g
+// key and value heads, e width of a head, n = b * t.
 #include "accumulate.h"
 #include "error.h"
 #include "kernels.h"
@@ -29,7 +29,8 @@ using patchmill::kernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Parts of the rows over which the gradient of a gain is summed: a fixed number, so that threads take no part in it.
+// Parts of the rows over which the gradient of a gain is summed: a fixed number, so that threads
+// take no part in it.
 constexpr int64_t GAIN_PARTS = 32;
 
 template <class T>
@@ -85,7 +86,8 @@ struct Linear : torch::autograd::Function<Linear> {
 
 // [b, t, d] means of the embeddings of k ids each.
 struct EmbedMean : torch::autograd::Function<EmbedMean> {
-  static Tensor forward(AutogradContext* context, const Tensor& w, const Tensor& ids, at::ScalarType kind) {
+  static Tensor forward(AutogradContext* context, const Tensor& w, const Tensor& ids,
+                        at::ScalarType kind) {
     at::NoGradGuard no_grad;
     const auto b = ids.size(0), t = ids.size(1), k = ids.size(2), d = w.size(1);
     auto out = at::empty({b, t, d}, w.options().dtype(kind));
@@ -110,8 +112,8 @@ struct EmbedMean : torch::autograd::Function<EmbedMean> {
     with_type(grad, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       at::parallel_for(0, d, 16, [&](int64_t begin, int64_t end) {
-        kernels<T>().embed_mean_grad(data<T>(grad), data<int64_t>(ids), ids.size(2), data<float>(dw),
-                                     ids.size(0) * ids.size(1), d, begin, end);
+        kernels<T>().embed_mean_grad(data<T>(grad), data<int64_t>(ids), ids.size(2),
+                                     data<float>(dw), ids.size(0) * ids.size(1), d, begin, end);
       });
     });
     return {in_place ? Tensor() : dw, Tensor(), Tensor()};
@@ -120,8 +122,8 @@ struct EmbedMean : torch::autograd::Function<EmbedMean> {
 
 // sum = x + delta and y = the normalized sum; without delta, sum is x.
 struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
-  static variable_list forward(AutogradContext* context, const Tensor& x, const std::optional<Tensor>& delta,
-                               const Tensor& gain, double eps) {
+  static variable_list forward(AutogradContext* context, const Tensor& x,
+                               const std::optional<Tensor>& delta, const Tensor& gain, double eps) {
     at::NoGradGuard no_grad;
     const auto d = gain.size(0), rows = x.numel() / d;
     auto sum = delta.has_value() ? at::empty_like(x) : x;
@@ -130,8 +132,9 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     with_type(x, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       over_rows(rows, d, [&](int64_t begin, int64_t end) {
-        kernels<T>().add_rms_norm(data<T>(x), delta ? data<T>(*delta) : nullptr, data<float>(gain), data<T>(sum), data<T>(y),
-                                  data<float>(rstd), begin, end, d, float(eps));
+        kernels<T>().add_rms_norm(data<T>(x), delta ? data<T>(*delta) : nullptr, data<float>(gain),
+                                  data<T>(sum), data<T>(y), data<float>(rstd), begin, end, d,
+                                  float(eps));
       });
     });
     context->save_for_backward({sum, gain, rstd});
@@ -158,9 +161,10 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
       using T = std::remove_pointer_t<decltype(type)>;
       at::parallel_for(0, GAIN_PARTS, 1, [&](int64_t first, int64_t last) {
         for (int64_t part = first; part < last; ++part) {
-          kernels<T>().add_rms_norm_grad(data<T>(sum), data<float>(gain), data<float>(rstd), data<T>(grad_sum),
-                                         data<T>(grad_y), data<T>(dx), data<float>(parts) + part * d,
-                                         part * rows / GAIN_PARTS, (part + 1) * rows / GAIN_PARTS, d);
+          kernels<T>().add_rms_norm_grad(data<T>(sum), data<float>(gain), data<float>(rstd),
+                                         data<T>(grad_sum), data<T>(grad_y), data<T>(dx),
+                                         data<float>(parts) + part * d, part * rows / GAIN_PARTS,
+                                         (part + 1) * rows / GAIN_PARTS, d);
         }
       });
     });
@@ -202,9 +206,11 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   }
 };
 
-// Rows [b, t, (h + 2 g) e] that hold the heads of queries, keys and values side by side, and each of these three apart,
-// [b, heads, t, e]: copied from one to the other, queries and keys turned, values not.
-void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te, const Tensor& sin_te, bool is_forward) {
+// Rows [b, t, (h + 2 g) e] that hold the heads of queries, keys and values side by side, and each
+// of these three apart, [b, heads, t, e]: copied from one to the other, queries and keys turned,
+// values not.
+void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te,
+          const Tensor& sin_te, bool is_forward) {
   const auto b = rows.size(0), t = rows.size(1), width = rows.size(2), e = apart[0].size(3);
   with_type(rows, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -216,11 +222,11 @@ void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te, 
         const auto heads = apart[i].size(1);
         const auto* cos = i < 2 ? data<T>(cos_te) : nullptr;
         if (is_forward) {
-          kernels<T>().turn_heads(beside, rows_strides, data<T>(apart[i]), strides, cos, data<T>(sin_te), 1, begin, end,
-                                  t, heads, e);
+          kernels<T>().turn_heads(beside, rows_strides, data<T>(apart[i]), strides, cos,
+                                  data<T>(sin_te), 1, begin, end, t, heads, e);
         } else {
-          kernels<T>().turn_heads(data<T>(apart[i]), strides, beside, rows_strides, cos, data<T>(sin_te), -1, begin,
-                                  end, t, heads, e);
+          kernels<T>().turn_heads(data<T>(apart[i]), strides, beside, rows_strides, cos,
+                                  data<T>(sin_te), -1, begin, end, t, heads, e);
         }
         beside += heads * e;
       }
@@ -229,8 +235,8 @@ void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te, 
 }
 
 struct SplitRotate : torch::autograd::Function<SplitRotate> {
-  static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos_te, const Tensor& sin_te,
-                               int64_t h, int64_t g, int64_t e) {
+  static variable_list forward(AutogradContext* context, const Tensor& qkv, const Tensor& cos_te,
+                               const Tensor& sin_te, int64_t h, int64_t g, int64_t e) {
     at::NoGradGuard no_grad;
     const auto b = qkv.size(0), t = qkv.size(1);
     variable_list out;
@@ -250,7 +256,8 @@ struct SplitRotate : torch::autograd::Function<SplitRotate> {
       grad = grad.stride(3) == 1 ? grad : grad.contiguous();
       heads += grad.size(1);
     }
-    auto dx = at::empty({grads[0].size(0), grads[0].size(2), heads * grads[0].size(3)}, grads[0].options());
+    auto dx = at::empty({grads[0].size(0), grads[0].size(2), heads * grads[0].size(3)},
+                        grads[0].options());
     turn(dx, grads, saved[0], saved[1], /*is_forward=*/false);
     return {dx, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
@@ -264,12 +271,13 @@ Tensor composed_embed_mean(const Tensor& w, const Tensor& ids, at::ScalarType ki
     return at::embedding(w, ids.squeeze(2)).to(kind);
   }
   const auto offsets = at::arange(0, b * t * k, k, ids.options());
-  const auto bags = at::embedding_bag(w, ids.flatten(), offsets, false, /*mode: mean*/ 1, false, {}, false);
+  const auto bags =
+      at::embedding_bag(w, ids.flatten(), offsets, false, /*mode: mean*/ 1, false, {}, false);
   return std::get<0>(bags).view({b, t, -1}).to(kind);
 }
 
-variable_list composed_add_rms_norm(const Tensor& x, const std::optional<Tensor>& delta, const Tensor& gain,
-                                    double eps) {
+variable_list composed_add_rms_norm(const Tensor& x, const std::optional<Tensor>& delta,
+                                    const Tensor& gain, double eps) {
   const auto sum = delta ? x + *delta : x;
   const auto y = at::rms_norm(sum.to(at::kFloat), gain.sizes(), gain, eps).to(x.scalar_type());
   return delta ? variable_list{sum, y} : variable_list{y};
@@ -277,47 +285,53 @@ variable_list composed_add_rms_norm(const Tensor& x, const std::optional<Tensor>
 
 Tensor composed_rotate(const Tensor& x_bhte, const Tensor& cos_te, const Tensor& sin_te) {
   const auto halves = x_bhte.chunk(2, 3);
-  return at::cat({halves[0] * cos_te - halves[1] * sin_te, halves[1] * cos_te + halves[0] * sin_te}, 3);
+  return at::cat({halves[0] * cos_te - halves[1] * sin_te, halves[1] * cos_te + halves[0] * sin_te},
+                 3);
 }
 
-variable_list composed_split_rotate(const Tensor& qkv, const Tensor& cos_te, const Tensor& sin_te, int64_t h,
-                                    int64_t g, int64_t e) {
+variable_list composed_split_rotate(const Tensor& qkv, const Tensor& cos_te, const Tensor& sin_te,
+                                    int64_t h, int64_t g, int64_t e) {
   const auto parts = qkv.split_with_sizes({h * e, g * e, g * e}, 2);
   const auto heads = [&](int i) { return parts[i].unflatten(2, {-1, e}).transpose(1, 2); };
-  return {composed_rotate(heads(0), cos_te, sin_te), composed_rotate(heads(1), cos_te, sin_te), heads(2)};
+  return {composed_rotate(heads(0), cos_te, sin_te), composed_rotate(heads(1), cos_te, sin_te),
+          heads(2)};
 }
 
 }  // namespace
 
 extern "C" {
 
-// out = x w^T, x [.., i] in the compute kind, w [o, i] an fp32 leaf whose gradient, if it is set, is added to in place.
+// out = x w^T, x [.., i] in the compute kind, w [o, i] an fp32 leaf whose gradient, if it is set,
+// is added to in place.
 int pm_linear(const Tensor* x, const Tensor* w, Tensor** out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(w->dim() == 2 && x->size(-1) == w->size(1) && 0 < w->size(1), "x is ", x->sizes(), ", w is ", w->sizes(),
-                "; expected [.., i] and [o, i], i at least 1");
+    TORCH_CHECK(w->dim() == 2 && x->size(-1) == w->size(1) && 0 < w->size(1), "x is ", x->sizes(),
+                ", w is ", w->sizes(), "; expected [.., i] and [o, i], i at least 1");
     *out = new Tensor(Linear::apply(*x, *w));
   });
 }
 
-// out [b, t, d] in fp32, or in bf16 where `is_bf16`: means of the embeddings w [v, d] of ids [b, t, k] (int64, each
-// below v: they are not checked here).
+// out [b, t, d] in fp32, or in bf16 where `is_bf16`: means of the embeddings w [v, d] of ids [b, t,
+// k] (int64, each below v: they are not checked here).
 int pm_embed_mean(const Tensor* w, const Tensor* ids, int is_bf16, Tensor** out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(w->dim() == 2 && w->scalar_type() == at::kFloat && w->is_contiguous(), "w is no fp32 matrix");
-    TORCH_CHECK(ids->dim() == 3 && ids->scalar_type() == at::kLong, "ids are ", ids->sizes(), " of ",
-                ids->scalar_type(), "; expected [b, t, k] of Long");
+    TORCH_CHECK(w->dim() == 2 && w->scalar_type() == at::kFloat && w->is_contiguous(),
+                "w is no fp32 matrix");
+    TORCH_CHECK(ids->dim() == 3 && ids->scalar_type() == at::kLong, "ids are ", ids->sizes(),
+                " of ", ids->scalar_type(), "; expected [b, t, k] of Long");
     const auto kind = is_bf16 ? at::kBFloat16 : at::kFloat;
     *out = new Tensor(ids->is_cpu() ? EmbedMean::apply(*w, ids->contiguous(), kind)
                                     : composed_embed_mean(*w, *ids, kind));
   });
 }
 
-// sum_out = x + delta, y_out = RMSNorm of it times gain (fp32 [d]). Without delta (null), sum_out is not written.
-int pm_add_rms_norm(const Tensor* x, const Tensor* delta, const Tensor* gain, double eps, Tensor** sum_out,
-                    Tensor** y_out) {
+// sum_out = x + delta, y_out = RMSNorm of it times gain (fp32 [d]). Without delta (null), sum_out
+// is not written.
+int pm_add_rms_norm(const Tensor* x, const Tensor* delta, const Tensor* gain, double eps,
+                    Tensor** sum_out, Tensor** y_out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(gain->dim() == 1 && x->size(-1) == gain->size(0), "x is ", x->sizes(), ", gain is ", gain->sizes());
+    TORCH_CHECK(gain->dim() == 1 && x->size(-1) == gain->size(0), "x is ", x->sizes(), ", gain is ",
+                gain->sizes());
     const auto more = delta ? std::optional<Tensor>(delta->contiguous()) : std::nullopt;
     const auto out = x->is_cpu() ? AddRmsNorm::apply(x->contiguous(), more, *gain, eps)
                                  : composed_add_rms_norm(*x, more, *gain, eps);
@@ -340,19 +354,20 @@ int pm_swiglu(const Tensor* gate_up, Tensor** out) {
   });
 }
 
-// q_out [b, h, t, e], k_out and v_out [b, g, t, e] of qkv [b, t, (h + 2 g) e]; q and k turned by cos and sin [t, e / 2].
-int pm_split_rotate(const Tensor* qkv, const Tensor* cos_te, const Tensor* sin_te, int64_t h, int64_t g, int64_t e,
-                    Tensor** q_out, Tensor** k_out, Tensor** v_out) {
+// q_out [b, h, t, e], k_out and v_out [b, g, t, e] of qkv [b, t, (h + 2 g) e]; q and k turned by
+// cos and sin [t, e / 2].
+int pm_split_rotate(const Tensor* qkv, const Tensor* cos_te, const Tensor* sin_te, int64_t h,
+                    int64_t g, int64_t e, Tensor** q_out, Tensor** k_out, Tensor** v_out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(qkv->dim() == 3 && qkv->size(2) == (h + 2 * g) * e && cos_te->size(0) == qkv->size(1) &&
-                    cos_te->scalar_type() == qkv->scalar_type(),
+    TORCH_CHECK(qkv->dim() == 3 && qkv->size(2) == (h + 2 * g) * e &&
+                    cos_te->size(0) == qkv->size(1) && cos_te->scalar_type() == qkv->scalar_type(),
                 "qkv is ", qkv->sizes(), ", cos is ", cos_te->sizes());
-    const auto out = qkv->is_cpu() ? SplitRotate::apply(qkv->contiguous(), cos_te->contiguous(), sin_te->contiguous(), h, g, e)
+    const auto out = qkv->is_cpu() ? SplitRotate::apply(qkv->contiguous(), cos_te->contiguous(),
+                                                        sin_te->contiguous(), h, g, e)
                                    : composed_split_rotate(*qkv, *cos_te, *sin_te, h, g, e);
     *q_out = new Tensor(out[0]);
     *k_out = new Tensor(out[1]);
     *v_out = new Tensor(out[2]);
   });
 }
-
 }

@@ -25,7 +25,8 @@ struct PmGroup {
       return *host;
     }
     if (!device) {
-      device = patchmill::device_backend(c10::make_intrusive<c10d::PrefixStore>("device", store), rank, world_size, device_timeout);
+      device = patchmill::device_backend(c10::make_intrusive<c10d::PrefixStore>("device", store),
+                                         rank, world_size, device_timeout);
     }
     return *device;
   }
@@ -33,13 +34,14 @@ struct PmGroup {
 
 extern "C" {
 
-// Meets the other ranks at `host`:`port`. Who `listens` there does so on the socket `listen_fd`, which it takes over, or on one that
-// it opens (-1). Ranks of another `attempt` are others. `address` is this machine's, under which the other ranks reach it;
-// `interfaces` names network interfaces instead, with commas between, where it is not null. Waits `meet_ms` for the others at the
-// beginning, and in each collective `timeout_ms`, or `device_timeout_ms` for tensors of a GPU.
-int pm_group(const char* host, int port, int listens, int listen_fd, const char* attempt, const char* address,
-             const char* interfaces, int rank, int world_size, int64_t meet_ms, int64_t timeout_ms, int64_t device_timeout_ms,
-             PmGroup** group) {
+// Meets the other ranks at `host`:`port`. Who `listens` there does so on the socket `listen_fd`,
+// which it takes over, or on one that it opens (-1). Ranks of another `attempt` are others.
+// `address` is this machine's, under which the other ranks reach it; `interfaces` names network
+// interfaces instead, with commas between, where it is not null. Waits `meet_ms` for the others at
+// the beginning, and in each collective `timeout_ms`, or `device_timeout_ms` for tensors of a GPU.
+int pm_group(const char* host, int port, int listens, int listen_fd, const char* attempt,
+             const char* address, const char* interfaces, int rank, int world_size, int64_t meet_ms,
+             int64_t timeout_ms, int64_t device_timeout_ms, PmGroup** group) {
   return patchmill::guard([&] {
     c10d::TCPStoreOptions options;
     options.port = uint16_t(port);
@@ -54,9 +56,11 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
     made->world_size = world_size;
     made->device_timeout = std::chrono::milliseconds(device_timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
-    made->store = c10::make_intrusive<c10d::PrefixStore>("patchmill/" + std::string(attempt), store);
+    made->store =
+        c10::make_intrusive<c10d::PrefixStore>("patchmill/" + std::string(attempt), store);
     const auto name = "rank " + std::to_string(rank);
-    TORCH_CHECK(made->store->add(name, 1) == 1, "there is another ", name, ": each process needs a number of its own");
+    TORCH_CHECK(made->store->add(name, 1) == 1, "there is another ", name,
+                ": each process needs a number of its own");
     auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
     if (interfaces == nullptr) {
       gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
@@ -66,14 +70,15 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
         gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
       }
     }
-    made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("host", made->store),
-                                                             rank, world_size, gloo);
+    made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>("host", made->store), rank, world_size, gloo);
     made->host->setTimeout(std::chrono::milliseconds(timeout_ms));
     *group = made.release();
   });
 }
 
-// Gives up what a GPU still waits for, so that its streams come to an end. Nothing can be asked of the group after that.
+// Gives up what a GPU still waits for, so that its streams come to an end. Nothing can be asked of
+// the group after that.
 int pm_group_abort(PmGroup* group) {
   return patchmill::guard([&] {
     if (group->device) {
@@ -84,8 +89,9 @@ int pm_group_abort(PmGroup* group) {
 
 void pm_group_free(PmGroup* group) { delete group; }
 
-// Makes `tensor` the sum over the ranks of all their tensors, or the largest; bit for bit the same on every rank. On the host it is
-// so when this returns; on a GPU the current stream waits for it, and the host does not.
+// Makes `tensor` the sum over the ranks of all their tensors, or the largest; bit for bit the same
+// on every rank. On the host it is so when this returns; on a GPU the current stream waits for it,
+// and the host does not.
 int pm_group_all_reduce(PmGroup* group, Tensor* tensor, int is_max) {
   return patchmill::guard([&] {
     std::vector<Tensor> tensors{*tensor};

@@ -1,9 +1,11 @@
-// Causal attention of kernels.h. Included within the anonymous namespace of a level of the instruction set, behind kernel_math.h.
+// Causal attention of kernels.h. Included within the anonymous namespace of a level of the
+// instruction set, behind kernel_math.h.
 //
-// Queries are taken in blocks of rows: a block is multiplied with the keys that any of its rows may see, so that little more
-// than half of the products is made. Sums are in fp32. The factors of products are floats, and pairs of bf16 where T is bf16
-// and the processor multiplies them: there queries, keys, values, weights and their gradients are rounded once each.
-// Shapes: t positions, e width of a head, which scratch pads with zeros to whole vectors.
+// Queries are taken in blocks of rows: a block is multiplied with the keys that any of its rows may
+// see, so that little more than half of the products is made. Sums are in fp32. The factors of
+// products are floats, and pairs of bf16 where T is bf16 and the processor multiplies them: there
+// queries, keys, values, weights and their gradients are rounded once each. Shapes: t positions, e
+// width of a head, which scratch pads with zeros to whole vectors.
 
 constexpr int64_t LANES = 16;
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -48,14 +50,16 @@ constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
 #endif
 // Queries of a block: whole tiles.
 constexpr int64_t BLOCK_ROWS = 48;
-// Columns of a panel, in which what is multiplied from the right by its columns lies one after the other.
+// Columns of a panel, in which what is multiplied from the right by its columns lies one after the
+// other.
 constexpr int64_t PANEL = 64;
 // Rows of the right factor that are multiplied at a time: they stay in the first cache.
 constexpr int64_t DEPTH = 96;
 
 constexpr int64_t padded(int64_t length, int64_t unit) { return (length + unit - 1) / unit * unit; }
 
-// A left factor: element (m, k) lies at m * row + k * column. Depth, row and column are counted in factors.
+// A left factor: element (m, k) lies at m * row + k * column. Depth, row and column are counted in
+// factors.
 template <class F>
 struct Left {
   const F* data;
@@ -67,13 +71,15 @@ inline void multiply_add(Vector& sum, float left, const Vector& right) { sum += 
 #if defined(__AVX512BF16__)
 inline const Bits& vector_at(const Pair* from) { return *reinterpret_cast<const Bits*>(from); }
 inline void multiply_add(Vector& sum, Pair left, const Bits& right) {
-  sum = Vector(_mm512_dpbf16_ps(__m512(sum), __m512bh(_mm512_set1_epi32(int(left.bits))), __m512bh(right)));
+  sum = Vector(
+      _mm512_dpbf16_ps(__m512(sum), __m512bh(_mm512_set1_epi32(int(left.bits))), __m512bh(right)));
 }
 #endif
 
 // c [ROWS, VECTORS * LANES] = a b, or += where `add`.
 template <int ROWS, int VECTORS, class F>
-inline void tile(int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+inline void tile(int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row,
+                 bool add) {
   Vector sum[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
@@ -107,7 +113,8 @@ inline void tile(int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, 
 }
 
 template <int ROWS, class F>
-void tile_row(int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+void tile_row(int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c,
+              int64_t c_row, bool add) {
   constexpr int64_t WIDTH = TILE_VECTORS * LANES;
   int64_t j = 0;
   for (; j + WIDTH <= columns; j += WIDTH) {
@@ -120,8 +127,8 @@ void tile_row(int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_r
 
 // c [rows, columns] = a b, or += where `add`; columns are whole vectors.
 template <class F>
-void multiply(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row, float* c, int64_t c_row,
-              bool add) {
+void multiply(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* b, int64_t b_row,
+              float* c, int64_t c_row, bool add) {
   for (int64_t k = 0; k < depth; k += DEPTH) {
     const int64_t part = depth - k < DEPTH ? depth - k : DEPTH;
     const F* right = b + k * b_row;
@@ -139,18 +146,19 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* 
 
 // The same with b in panels.
 template <class F>
-void multiply_panels(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* panels, int64_t panel_rows, float* c,
-                     int64_t c_row) {
+void multiply_panels(int64_t rows, int64_t columns, int64_t depth, Left<F> a, const F* panels,
+                     int64_t panel_rows, float* c, int64_t c_row) {
   for (int64_t j = 0; j < columns; j += PANEL) {
     const int64_t part = columns - j < PANEL ? columns - j : PANEL;
     multiply(rows, part, depth, a, panels + j * panel_rows, PANEL, c + j, c_row, false);
   }
 }
 
-// Rows of a head, `row` apart, to rows of `width` floats: turned where cos is not null, times `scale`.
+// Rows of a head, `row` apart, to rows of `width` floats: turned where cos is not null, times
+// `scale`.
 template <class T>
-void load_rows(const T* from, int64_t row, const T* cos, const T* sin, float scale, int64_t rows, int64_t e, float* to,
-               int64_t width) {
+void load_rows(const T* from, int64_t row, const T* cos, const T* sin, float scale, int64_t rows,
+               int64_t e, float* to, int64_t width) {
   const int64_t half = e / 2;
   for (int64_t r = 0; r < rows; ++r) {
     const T* x = from + r * row;
@@ -177,8 +185,8 @@ void load_rows(const T* from, int64_t row, const T* cos, const T* sin, float sca
 
 // And back: rows of `width` floats times `scale`, turned back where cos is not null.
 template <class T>
-void store_rows(const float* from, int64_t width, const T* cos, const T* sin, float scale, int64_t rows, int64_t e, T* to,
-                int64_t row) {
+void store_rows(const float* from, int64_t width, const T* cos, const T* sin, float scale,
+                int64_t rows, int64_t e, T* to, int64_t row) {
   const int64_t half = e / 2;
   for (int64_t r = 0; r < rows; ++r) {
     const float* x = from + r * width;
@@ -200,7 +208,8 @@ void store_rows(const float* from, int64_t width, const T* cos, const T* sin, fl
   }
 }
 
-// The transpose of `rows` rows of `width` factors, in panels of PANEL rows; columns beyond the last row are zero.
+// The transpose of `rows` rows of `width` factors, in panels of PANEL rows; columns beyond the last
+// row are zero.
 template <class F>
 void transpose(const F* from, int64_t rows, int64_t width, F* panels) {
   for (int64_t first = 0; first < padded(rows, PANEL); first += PANEL) {
@@ -217,14 +226,20 @@ void transpose(const F* from, int64_t rows, int64_t width, F* panels) {
   }
 }
 
-// Rows of floats as factors with the depth along the rows: a left factor with rows `row` / FOLD apart. `room` takes what is not
-// there yet. `columns` are whole vectors.
-inline const float* along_rows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
-// And with the depth across the rows: [rows / FOLD, row], a right factor, or a left one to be read by columns.
-inline const float* across_rows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
+// Rows of floats as factors with the depth along the rows: a left factor with rows `row` / FOLD
+// apart. `room` takes what is not there yet. `columns` are whole vectors.
+inline const float* along_rows(const float* rows, int64_t, int64_t, int64_t, float*) {
+  return rows;
+}
+// And with the depth across the rows: [rows / FOLD, row], a right factor, or a left one to be read
+// by columns.
+inline const float* across_rows(const float* rows, int64_t, int64_t, int64_t, float*) {
+  return rows;
+}
 
 #if defined(__AVX512BF16__)
-inline const Pair* along_rows(const float* rows, int64_t count, int64_t row, int64_t columns, Pair* room) {
+inline const Pair* along_rows(const float* rows, int64_t count, int64_t row, int64_t columns,
+                              Pair* room) {
   for (int64_t r = 0; r < count; ++r) {
     for (int64_t i = 0; i < columns; i += LANES) {
       const auto halves = _mm512_cvtneps_pbh(__m512(vector_at(rows + r * row + i)));
@@ -234,7 +249,8 @@ inline const Pair* along_rows(const float* rows, int64_t count, int64_t row, int
   return room;
 }
 
-inline const Pair* across_rows(const float* rows, int64_t count, int64_t row, int64_t columns, Pair* room) {
+inline const Pair* across_rows(const float* rows, int64_t count, int64_t row, int64_t columns,
+                               Pair* room) {
   typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
   const auto rounded = [](const float* from) {
     return __builtin_convertvector(Halves(_mm512_cvtneps_pbh(__m512(vector_at(from)))), Bits);
@@ -268,8 +284,11 @@ struct Scratch {
       floats += elements;
       return part;
     };
-    const auto take_factors = [&](int64_t elements) { return reinterpret_cast<F*>(take(elements / FOLD<F>)); };
-    const int64_t all = columns * width, of_block = BLOCK_ROWS * width, of_weights = BLOCK_ROWS * columns;
+    const auto take_factors = [&](int64_t elements) {
+      return reinterpret_cast<F*>(take(elements / FOLD<F>));
+    };
+    const int64_t all = columns * width, of_block = BLOCK_ROWS * width,
+                  of_weights = BLOCK_ROWS * columns;
     keys = take(all);
     values = take(all);
     grad_keys = take(all);
@@ -299,9 +318,10 @@ int64_t attention_scratch(int64_t t, int64_t e) {
   return Scratch<typename FactorOf<T>::Factor>(nullptr, t, e).floats;
 }
 
-// scores of the queries from `first` on become weights that add up to 1, 0 for keys that a query may not see, in `columns`
-// columns.
-void softmax_rows(float* scores, int64_t row, int64_t first, int64_t rows, int64_t columns, float* log_sum) {
+// scores of the queries from `first` on become weights that add up to 1, 0 for keys that a query
+// may not see, in `columns` columns.
+void softmax_rows(float* scores, int64_t row, int64_t first, int64_t rows, int64_t columns,
+                  float* log_sum) {
   for (int64_t r = 0; r < rows; ++r) {
     float* s = scores + r * row;
     const int64_t seen = first + r + 1;
@@ -329,7 +349,8 @@ void softmax_rows(float* scores, int64_t row, int64_t first, int64_t rows, int64
 }
 
 template <class T>
-void attention(const AttentionHeads<T>& heads, T* out, int64_t out_row, float* log_sum, float* scratch) {
+void attention(const AttentionHeads<T>& heads, T* out, int64_t out_row, float* log_sum,
+               float* scratch) {
   using F = typename FactorOf<T>::Factor;
   constexpr int64_t fold = FOLD<F>;
   const int64_t t = heads.positions, e = heads.width;
@@ -338,30 +359,33 @@ void attention(const AttentionHeads<T>& heads, T* out, int64_t out_row, float* l
   const int64_t width = at.width;
   load_rows(heads.k, heads.row, heads.cos, heads.sin, 1.0f, t, e, at.keys, width);
   transpose(along_rows(at.keys, t, width, width, at.key_room), t, width / fold, at.keys_across);
-  load_rows(heads.v, heads.row, static_cast<const T*>(nullptr), heads.sin, 1.0f, t, e, at.values, width);
+  load_rows(heads.v, heads.row, static_cast<const T*>(nullptr), heads.sin, 1.0f, t, e, at.values,
+            width);
   const F* values = across_rows(at.values, t, width, width, at.value_room);
   for (int64_t head = 0; head < heads.query_heads; ++head) {
     for (int64_t first = 0; first < t; first += BLOCK_ROWS) {
       const int64_t rows = t - first < BLOCK_ROWS ? t - first : BLOCK_ROWS;
       const int64_t seen = first + rows, columns = padded(seen, LANES);
       const T *cos = heads.cos + first * (e / 2), *sin = heads.sin + first * (e / 2);
-      load_rows(heads.q + head * e + first * heads.row, heads.row, cos, sin, scale, rows, e, at.queries, width);
+      load_rows(heads.q + head * e + first * heads.row, heads.row, cos, sin, scale, rows, e,
+                at.queries, width);
       const F* queries = along_rows(at.queries, rows, width, width, at.query_room);
-      multiply_panels<F>(rows, columns, padded(e, fold) / fold, {queries, width / fold, 1}, at.keys_across, width / fold,
-                         at.weights, at.columns);
+      multiply_panels<F>(rows, columns, padded(e, fold) / fold, {queries, width / fold, 1},
+                         at.keys_across, width / fold, at.weights, at.columns);
       softmax_rows(at.weights, at.columns, first, rows, columns, log_sum + head * t + first);
       const F* weights = along_rows(at.weights, rows, at.columns, columns, at.weight_room);
-      multiply<F>(rows, width, padded(seen, fold) / fold, {weights, at.columns / fold, 1}, values, width, at.outs, width,
-                  false);
-      store_rows(at.outs, width, static_cast<const T*>(nullptr), sin, 1.0f, rows, e, out + head * e + first * out_row,
-                 out_row);
+      multiply<F>(rows, width, padded(seen, fold) / fold, {weights, at.columns / fold, 1}, values,
+                  width, at.outs, width, false);
+      store_rows(at.outs, width, static_cast<const T*>(nullptr), sin, 1.0f, rows, e,
+                 out + head * e + first * out_row, out_row);
     }
   }
 }
 
-// weights again, from scores and the logarithms of their sums; grad_weights become the gradient of the scores.
-void softmax_rows_grad(float* weights, float* grad_weights, int64_t row, int64_t first, int64_t rows, int64_t columns,
-                       const float* log_sum, const float* dots) {
+// weights again, from scores and the logarithms of their sums; grad_weights become the gradient of
+// the scores.
+void softmax_rows_grad(float* weights, float* grad_weights, int64_t row, int64_t first,
+                       int64_t rows, int64_t columns, const float* log_sum, const float* dots) {
   for (int64_t r = 0; r < rows; ++r) {
     float *w = weights + r * row, *g = grad_weights + r * row;
     const int64_t seen = first + r + 1;
@@ -380,32 +404,37 @@ void softmax_rows_grad(float* weights, float* grad_weights, int64_t row, int64_t
 
 // The gradients of one block of queries; those of keys and values are added to.
 template <class T, class F>
-void block_grad(const AttentionHeads<T>& heads, const Scratch<F>& at, const F* keys, int64_t first, int64_t rows,
-                const float* log_sum, const float* dots) {
+void block_grad(const AttentionHeads<T>& heads, const Scratch<F>& at, const F* keys, int64_t first,
+                int64_t rows, const float* log_sum, const float* dots) {
   constexpr int64_t fold = FOLD<F>;
   const int64_t width = at.width, seen = first + rows, columns = padded(seen, LANES);
-  const int64_t e_factors = padded(heads.width, fold) / fold, row_factors = padded(rows, fold) / fold;
+  const int64_t e_factors = padded(heads.width, fold) / fold,
+                row_factors = padded(rows, fold) / fold;
   const F* queries = along_rows(at.queries, rows, width, width, at.query_room);
   const F* outs = along_rows(at.outs, rows, width, width, at.out_room);
-  multiply_panels<F>(rows, columns, e_factors, {queries, width / fold, 1}, at.keys_across, width / fold, at.weights,
-                     at.columns);
-  multiply_panels<F>(rows, columns, e_factors, {outs, width / fold, 1}, at.values_across, width / fold, at.grad_weights,
-                     at.columns);
+  multiply_panels<F>(rows, columns, e_factors, {queries, width / fold, 1}, at.keys_across,
+                     width / fold, at.weights, at.columns);
+  multiply_panels<F>(rows, columns, e_factors, {outs, width / fold, 1}, at.values_across,
+                     width / fold, at.grad_weights, at.columns);
   softmax_rows_grad(at.weights, at.grad_weights, at.columns, first, rows, columns, log_sum, dots);
   const F* grads = along_rows(at.grad_weights, rows, at.columns, columns, at.grad_weight_room);
-  multiply<F>(rows, width, padded(seen, fold) / fold, {grads, at.columns / fold, 1}, keys, width, at.grad_queries, width,
-              false);
-  const F* grads_across = across_rows(at.grad_weights, rows, at.columns, columns, at.grad_weight_across_room);
+  multiply<F>(rows, width, padded(seen, fold) / fold, {grads, at.columns / fold, 1}, keys, width,
+              at.grad_queries, width, false);
+  const F* grads_across =
+      across_rows(at.grad_weights, rows, at.columns, columns, at.grad_weight_across_room);
   multiply<F>(seen, width, row_factors, {grads_across, 1, at.columns},
-              across_rows(at.queries, rows, width, width, at.query_across_room), width, at.grad_keys, width, true);
+              across_rows(at.queries, rows, width, width, at.query_across_room), width,
+              at.grad_keys, width, true);
   const F* weights_across = across_rows(at.weights, rows, at.columns, columns, at.weight_room);
   multiply<F>(seen, width, row_factors, {weights_across, 1, at.columns},
-              across_rows(at.outs, rows, width, width, at.out_across_room), width, at.grad_values, width, true);
+              across_rows(at.outs, rows, width, width, at.out_across_room), width, at.grad_values,
+              width, true);
 }
 
 template <class T>
-void attention_grad(const AttentionHeads<T>& heads, const T* out, const T* grad_out, int64_t out_row, const float* log_sum,
-                    T* grad_q, T* grad_k, T* grad_v, float* scratch) {
+void attention_grad(const AttentionHeads<T>& heads, const T* out, const T* grad_out,
+                    int64_t out_row, const float* log_sum, T* grad_q, T* grad_k, T* grad_v,
+                    float* scratch) {
   using F = typename FactorOf<T>::Factor;
   constexpr int64_t fold = FOLD<F>;
   const int64_t t = heads.positions, e = heads.width;
@@ -417,7 +446,8 @@ void attention_grad(const AttentionHeads<T>& heads, const T* out, const T* grad_
   transpose(along_rows(at.keys, t, width, width, at.key_room), t, width / fold, at.keys_across);
   const F* keys = across_rows(at.keys, t, width, width, at.key_room);
   load_rows(heads.v, heads.row, as_it_is, as_it_is, 1.0f, t, e, at.values, width);
-  transpose(along_rows(at.values, t, width, width, at.value_room), t, width / fold, at.values_across);
+  transpose(along_rows(at.values, t, width, width, at.value_room), t, width / fold,
+            at.values_across);
   for (int64_t i = 0; i < at.columns * width; ++i) {
     at.grad_keys[i] = 0;
     at.grad_values[i] = 0;

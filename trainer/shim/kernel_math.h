@@ -1,5 +1,5 @@
-// What the loops of kernels.cpp reckon with. Included within the anonymous namespace of a level of the instruction set, so that
-// no copy of it is linked into code that runs on other processors.
+// What the loops of kernels.cpp reckon with. Included within the anonymous namespace of a level of
+// the instruction set, so that no copy of it is linked into code that runs on other processors.
 
 inline float load(float value) { return value; }
 inline float load(Bf16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
@@ -14,7 +14,8 @@ inline void store(Bf16& to, float value) {
 inline float exponential(float x) {
   x = x < -87.3f ? -87.3f : x;
   x = x > 88.3f ? 88.3f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // the nearest integer, in the low bits of the mantissa
+  // The nearest integer, in the low bits of the mantissa.
+  const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;

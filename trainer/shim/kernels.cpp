@@ -1,7 +1,7 @@
 // The loops of kernels.h, for one level of the instruction set: PATCHMILL_LEVEL names it.
 //
-// No header with inline functions is included outside of the anonymous namespace: their copies, compiled for this level, could
-// be linked into code that runs on other processors.
+// No header with inline functions is included outside of the anonymous namespace: their copies,
+// compiled for this level, could be linked into code that runs on other processors.
 #include "kernels.h"
 
 #if defined(__AVX512BF16__)
@@ -20,8 +20,8 @@ namespace {
 #include "kernel_attention.h"
 
 template <class T>
-void add_rms_norm(const T* x, const T* delta, const float* gain, T* sum, T* y, float* rstd, int64_t begin, int64_t end,
-                  int64_t width, float eps) {
+void add_rms_norm(const T* x, const T* delta, const float* gain, T* sum, T* y, float* rstd,
+                  int64_t begin, int64_t end, int64_t width, float eps) {
   for (int64_t row = begin; row < end; ++row) {
     const T* values = x + row * width;
     float squares = 0;
@@ -52,8 +52,9 @@ void add_rms_norm(const T* x, const T* delta, const float* gain, T* sum, T* y, f
 }
 
 template <class T>
-void add_rms_norm_grad(const T* sum, const float* gain, const float* rstd, const T* grad_sum, const T* grad_y,
-                       T* grad_x, float* grad_gain, int64_t begin, int64_t end, int64_t width) {
+void add_rms_norm_grad(const T* sum, const float* gain, const float* rstd, const T* grad_sum,
+                       const T* grad_y, T* grad_x, float* grad_gain, int64_t begin, int64_t end,
+                       int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
     const T* values = sum + row * width;
     const T* grad = grad_y + row * width;
@@ -97,7 +98,8 @@ void swiglu(const T* gate_up, T* out, int64_t begin, int64_t end, int64_t width)
 }
 
 template <class T>
-void swiglu_grad(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin, int64_t end, int64_t width) {
+void swiglu_grad(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin, int64_t end,
+                 int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
     const T* gate = gate_up + row * 2 * width;
     const T* up = gate + width;
@@ -116,8 +118,9 @@ void swiglu_grad(const T* gate_up, const T* grad, T* grad_gate_up, int64_t begin
 }
 
 template <class T>
-void turn_heads(const T* from, HeadStrides from_strides, T* to, HeadStrides to_strides, const T* cos, const T* sin,
-                float direction, int64_t begin, int64_t end, int64_t positions, int64_t heads, int64_t head_width) {
+void turn_heads(const T* from, HeadStrides from_strides, T* to, HeadStrides to_strides,
+                const T* cos, const T* sin, float direction, int64_t begin, int64_t end,
+                int64_t positions, int64_t heads, int64_t head_width) {
   const int64_t half = head_width / 2;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t batch = row / positions, position = row % positions;
@@ -135,7 +138,8 @@ void turn_heads(const T* from, HeadStrides from_strides, T* to, HeadStrides to_s
       const T* s = sin + position * half;
 #pragma omp simd
       for (int64_t i = 0; i < half; ++i) {
-        const float low = load(source[i]), high = load(source[half + i]), turn = direction * load(s[i]);
+        const float low = load(source[i]), high = load(source[half + i]),
+                    turn = direction * load(s[i]);
         store(target[i], low * load(c[i]) - high * turn);
         store(target[half + i], high * load(c[i]) + low * turn);
       }
@@ -144,8 +148,9 @@ void turn_heads(const T* from, HeadStrides from_strides, T* to, HeadStrides to_s
 }
 
 template <class T>
-void softmax_nll(T* logits, const int64_t* targets, int64_t target_count, int64_t ignored, float scale, float* nll,
-                 float* scratch, int64_t begin, int64_t end, int64_t width) {
+void softmax_nll(T* logits, const int64_t* targets, int64_t target_count, int64_t ignored,
+                 float scale, float* nll, float* scratch, int64_t begin, int64_t end,
+                 int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
     T* values = logits + row * width;
     const int64_t* wanted = targets + row * target_count;
@@ -192,8 +197,8 @@ void softmax_nll(T* logits, const int64_t* targets, int64_t target_count, int64_
 }
 
 template <class T>
-void embed_mean(const float* weight, const int64_t* ids, int64_t count, T* out, int64_t begin, int64_t end,
-                int64_t width) {
+void embed_mean(const float* weight, const int64_t* ids, int64_t count, T* out, int64_t begin,
+                int64_t end, int64_t width) {
   const float share = 1.0f / float(count);
   for (int64_t row = begin; row < end; ++row) {
     T* to = out + row * width;
@@ -217,8 +222,8 @@ void embed_mean(const float* weight, const int64_t* ids, int64_t count, T* out, 
 }
 
 template <class T>
-void embed_mean_grad(const T* grad, const int64_t* ids, int64_t count, float* grad_weight, int64_t rows, int64_t width,
-                     int64_t begin, int64_t end) {
+void embed_mean_grad(const T* grad, const int64_t* ids, int64_t count, float* grad_weight,
+                     int64_t rows, int64_t width, int64_t begin, int64_t end) {
   const float share = 1.0f / float(count);
   for (int64_t row = 0; row < rows; ++row) {
     const T* from = grad + row * width;
@@ -240,8 +245,8 @@ void add_to_fp32(const T* x, float* sum, int64_t begin, int64_t end) {
   }
 }
 
-void adamw(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const AdamWFactors& factors, int64_t begin,
-           int64_t end) {
+void adamw(float* param, const float* grad, float* exp_avg, float* exp_avg_sq,
+           const AdamWFactors& factors, int64_t begin, int64_t end) {
   const auto [clip, kept, beta1_rest, beta2, beta2_rest, rate, root, eps] = factors;
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
@@ -256,9 +261,10 @@ void adamw(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, c
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {add_rms_norm<T>, add_rms_norm_grad<T>, swiglu<T>,         swiglu_grad<T>, turn_heads<T>,        softmax_nll<T>,
-          embed_mean<T>,   embed_mean_grad<T>,   add_to_fp32<T>,    adamw,          attention_scratch<T>, attention<T>,
-          attention_grad<T>};
+  return {
+      add_rms_norm<T>,      add_rms_norm_grad<T>, swiglu<T>,          swiglu_grad<T>, turn_heads<T>,
+      softmax_nll<T>,       embed_mean<T>,        embed_mean_grad<T>, add_to_fp32<T>, adamw,
+      attention_scratch<T>, attention<T>,         attention_grad<T>};
 }
 
 }  // namespace

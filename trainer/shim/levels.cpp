@@ -25,14 +25,16 @@ struct Level {
 const Level& level() {
   static const Level found = [] {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512cd")) {
       if (__builtin_cpu_supports("avx512bf16")) {
         return Level{x86_64_v4_bf16::fp32, x86_64_v4_bf16::bf16};
       }
       return Level{x86_64_v4::fp32, x86_64_v4::bf16};
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2")) {
       return Level{x86_64_v3::fp32, x86_64_v3::bf16};
     }
 #endif

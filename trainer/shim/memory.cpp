@@ -28,9 +28,10 @@ struct LiveBytes : c10::MemoryReportingInfoBase {
 
 thread_local std::shared_ptr<LiveBytes> counting;
 
-// Blocks by malloc, aligned within. libtorch's own allocator asks glibc for aligned blocks, and for those glibc (2.36) looks for
-// a free block that is longer than what it then takes: what one tensor gave back does not fit the next one of the same size, and
-// between tensors of a few megabytes holes are left.
+// Blocks by malloc, aligned within. libtorch's own allocator asks glibc for aligned blocks, and for
+// those glibc (2.36) looks for a free block that is longer than what it then takes: what one tensor
+// gave back does not fit the next one of the same size, and between tensors of a few megabytes
+// holes are left.
 struct ExactFit : c10::Allocator {
   static constexpr size_t ALIGNMENT = 64;
 
@@ -44,14 +45,18 @@ struct ExactFit : c10::Allocator {
       c10::profiledCPUMemoryReporter().OutOfMemory(byte_count);
     }
     TORCH_CHECK(block, "not enough memory: ", byte_count, " bytes were asked for");
-    // malloc aligns to 16, so that at least 16 bytes lie before the start: the block's address goes there.
-    void* start = static_cast<char*>(block) + (ALIGNMENT - reinterpret_cast<uintptr_t>(block) % ALIGNMENT);
+    // malloc aligns to 16, so that at least 16 bytes lie before the start: the block's address goes
+    // there.
+    void* start =
+        static_cast<char*>(block) + (ALIGNMENT - reinterpret_cast<uintptr_t>(block) % ALIGNMENT);
     static_cast<void**>(start)[-1] = block;
     c10::profiledCPUMemoryReporter().New(start, byte_count);
     return {start, start, &give_back, cpu};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
-  void copy_data(void* to, const void* from, size_t byte_count) const override { default_copy_data(to, from, byte_count); }
+  void copy_data(void* to, const void* from, size_t byte_count) const override {
+    default_copy_data(to, from, byte_count);
+  }
 
   static void give_back(void* start) {
     if (start) {
@@ -65,14 +70,15 @@ struct ExactFit : c10::Allocator {
 
 extern "C" {
 
-// Keeps what tensors gave back for the tensors to come. By default glibc maps each large block anew and unmaps it when it
-// is freed, so that every step takes page faults over all its activations: 27 % of a small model's step. All threads share
-// one arena, or what each one once gave back would be kept for it alone.
+// Keeps what tensors gave back for the tensors to come. By default glibc maps each large block anew
+// and unmaps it when it is freed, so that every step takes page faults over all its activations: 27
+// % of a small model's step. All threads share one arena, or what each one once gave back would be
+// kept for it alone.
 int pm_keep_freed_memory() {
   return patchmill::guard([] {
 #if defined(__GLIBC__)
-    TORCH_CHECK(mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 && mallopt(M_TOP_PAD, 64 << 20) == 1 &&
-                    mallopt(M_ARENA_MAX, 1) == 1,
+    TORCH_CHECK(mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1 &&
+                    mallopt(M_TOP_PAD, 64 << 20) == 1 && mallopt(M_ARENA_MAX, 1) == 1,
                 "mallopt refused");
     static ExactFit exact_fit;
     c10::SetCPUAllocator(&exact_fit);
@@ -80,7 +86,8 @@ int pm_keep_freed_memory() {
   });
 }
 
-// Counts from now on the bytes of this thread's tensors on the CPU, those of its backward passes included.
+// Counts from now on the bytes of this thread's tensors on the CPU, those of its backward passes
+// included.
 int pm_live_bytes_begin() {
   return patchmill::guard([] {
     TORCH_CHECK(!counting, "this thread counts already");

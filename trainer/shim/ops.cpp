@@ -1,4 +1,5 @@
-// Counts the operations that a piece of code calls, so that a test can say which ones it does not call.
+// Counts the operations that a piece of code calls, so that a test can say which ones it does not
+// call.
 #include "error.h"
 
 #include <ATen/record_function.h>
@@ -26,7 +27,8 @@ bool is_copy_to_host(const at::RecordFunction& call) {
   }
   const auto& to = call.inputs()[0];
   const auto& from = call.inputs()[1];
-  const bool are_tensors = to.isTensor() && from.isTensor() && to.toTensor().defined() && from.toTensor().defined();
+  const bool are_tensors =
+      to.isTensor() && from.isTensor() && to.toTensor().defined() && from.toTensor().defined();
   return are_tensors && to.toTensor().is_cpu() && !from.toTensor().is_cpu();
 }
 
@@ -48,7 +50,8 @@ void leave(const at::RecordFunction&, at::ObserverContext*) { --depth; }
 
 extern "C" {
 
-// Counts from now on every operation of this thread, and of the backward passes that it starts. One thread at a time.
+// Counts from now on every operation of this thread, and of the backward passes that it starts. One
+// thread at a time.
 int pm_count_begin() {
   return patchmill::guard([&] {
     TORCH_CHECK(counting == at::INVALID_CALLBACK_HANDLE, "this thread counts already");
@@ -56,13 +59,15 @@ int pm_count_begin() {
       std::lock_guard<std::mutex> lock(counts_mutex);
       counts.clear();
     }
-    counting = at::addThreadLocalCallback(
-        at::RecordFunctionCallback(&enter, &leave).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    counting = at::addThreadLocalCallback(at::RecordFunctionCallback(&enter, &leave)
+                                              .needsInputs(true)
+                                              .scopes({at::RecordScope::FUNCTION}));
   });
 }
 
-// Stops counting. `listing_out` has a line for each operation within each outermost one: the outermost one's name, a tab,
-// its own, a tab, how often; beside the operations "copy to host". It is valid until the next call on this thread.
+// Stops counting. `listing_out` has a line for each operation within each outermost one: the
+// outermost one's name, a tab, its own, a tab, how often; beside the operations "copy to host". It
+// is valid until the next call on this thread.
 int pm_count_end(const char** listing_out) {
   return patchmill::guard([&] {
     TORCH_CHECK(counting != at::INVALID_CALLBACK_HANDLE, "this thread does not count");

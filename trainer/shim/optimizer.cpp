@@ -18,14 +18,17 @@ using at::Tensor;
 constexpr int64_t GRAIN = 1 << 14;
 
 float number(const Tensor& tensor) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.numel() == 1, "a number is ", tensor.sizes(), " of ",
-              tensor.scalar_type(), " on ", tensor.device(), "; expected one fp32 beside the parameters");
+  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.numel() == 1,
+              "a number is ", tensor.sizes(), " of ", tensor.scalar_type(), " on ", tensor.device(),
+              "; expected one fp32 beside the parameters");
   return *tensor.data_ptr<float>();
 }
 
 float* elements(const Tensor& tensor, int64_t count) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous() && tensor.numel() == count,
-              "expected ", count, " fp32 in a row, found ", tensor.sizes(), " of ", tensor.scalar_type());
+  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous() &&
+                  tensor.numel() == count,
+              "expected ", count, " fp32 in a row, found ", tensor.sizes(), " of ",
+              tensor.scalar_type());
   return tensor.data_ptr<float>();
 }
 
@@ -33,16 +36,19 @@ float* elements(const Tensor& tensor, int64_t count) {
 
 extern "C" {
 
-// One AdamW update of `param` in place: param *= 1 - rate * weight_decay, then param -= rate * m_hat / (sqrt(v_hat) + eps), of
-// the gradient times `clip` (fp32, []). `step` (fp32, []) counts this update already. All of it is left as it is where
-// `found_inf` (fp32, []) is 1. On the CPU by one kernel, which leaves `grad` as it is; elsewhere `grad` is clipped in place.
-int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, Tensor* step, const Tensor* clip,
-             const Tensor* found_inf, double rate, double beta1, double beta2, double weight_decay, double eps) {
+// One AdamW update of `param` in place: param *= 1 - rate * weight_decay, then param -= rate *
+// m_hat / (sqrt(v_hat) + eps), of the gradient times `clip` (fp32, []). `step` (fp32, []) counts
+// this update already. All of it is left as it is where `found_inf` (fp32, []) is 1. On the CPU by
+// one kernel, which leaves `grad` as it is; elsewhere `grad` is clipped in place.
+int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, Tensor* step,
+             const Tensor* clip, const Tensor* found_inf, double rate, double beta1, double beta2,
+             double weight_decay, double eps) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;
     if (!param->is_cpu()) {
       grad->mul_(*clip);
-      at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, rate, beta1, beta2, weight_decay, eps,
+      at::_fused_adamw_({*param}, {*grad}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, rate, beta1,
+                        beta2, weight_decay, eps,
                         /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, *found_inf);
       return;
     }
@@ -58,7 +64,8 @@ int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, T
         float(eps),
     };
     const auto size = param->numel();
-    float *p = elements(*param, size), *m = elements(*exp_avg, size), *v = elements(*exp_avg_sq, size);
+    float *p = elements(*param, size), *m = elements(*exp_avg, size),
+          *v = elements(*exp_avg_sq, size);
     const float* g = elements(*grad, size);
     if (number(*found_inf) != 0) {
       return;
@@ -69,8 +76,8 @@ int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, T
   });
 }
 
-// norm_out = L2 norm of the flat tensor, as the norm of the norms of its parts: an fp32 sum over a billion squares
-// would lose digits.
+// norm_out = L2 norm of the flat tensor, as the norm of the norms of its parts: an fp32 sum over a
+// billion squares would lose digits.
 int pm_norm(const Tensor* flat, int64_t part_elements, Tensor** norm_out) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;

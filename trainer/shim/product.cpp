@@ -1,6 +1,7 @@
-// MKL, which libtorch takes for fp32, gives processors that are not Intel's no more than AVX2. oneDNN, which it takes for
-// bf16, has AVX-512 for all of them: twice the speed on Zen 5. Which one is taken follows from the processor and the
-// shapes alone, so that a run that is resumed takes the same. oneDNN's sums may have another order on another number of threads.
+// MKL, which libtorch takes for fp32, gives processors that are not Intel's no more than AVX2.
+// oneDNN, which it takes for bf16, has AVX-512 for all of them: twice the speed on Zen 5. Which one
+// is taken follows from the processor and the shapes alone, so that a run that is resumed takes the
+// same. oneDNN's sums may have another order on another number of threads.
 #include "product.h"
 
 #include "error.h"
@@ -12,7 +13,8 @@
 namespace at::native {
 
 // out = alpha a b + beta out. libtorch exports it and leaves out its header.
-TORCH_API void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& out, float beta, float alpha);
+TORCH_API void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& out, float beta,
+                             float alpha);
 
 }  // namespace at::native
 
@@ -25,9 +27,10 @@ constexpr int64_t ONEDNN_MULTIPLICATIONS_MIN = 1 << 22;
 
 bool is_faster_by_onednn() {
 #if defined(__x86_64__)
-  static const bool found = at::hasMKLDNN() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512f") &&
-                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl");
+  static const bool found =
+      at::hasMKLDNN() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl");
   return found;
 #else
   return false;
@@ -35,8 +38,8 @@ bool is_faster_by_onednn() {
 }
 
 bool takes_onednn(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out) {
-  return out.scalar_type() == at::kFloat && out.is_cpu() && out.is_contiguous() && is_faster_by_onednn() &&
-         a.numel() * b.size(-1) >= ONEDNN_MULTIPLICATIONS_MIN;
+  return out.scalar_type() == at::kFloat && out.is_cpu() && out.is_contiguous() &&
+         is_faster_by_onednn() && a.numel() * b.size(-1) >= ONEDNN_MULTIPLICATIONS_MIN;
 }
 
 }  // namespace
@@ -67,9 +70,10 @@ extern "C" {
 // out = a b, both of two or of three dimensions and of one kind.
 int pm_product(const at::Tensor* a, const at::Tensor* b, at::Tensor** out) {
   return patchmill::guard([&] {
-    TORCH_CHECK(a->dim() == b->dim() && (a->dim() == 2 || a->dim() == 3) && a->size(-1) == b->size(-2) &&
-                    (a->dim() == 2 || a->size(0) == b->size(0)),
-                "a is ", a->sizes(), ", b is ", b->sizes(), "; expected [n, i] and [i, o], or as many of each");
+    TORCH_CHECK(a->dim() == b->dim() && (a->dim() == 2 || a->dim() == 3) &&
+                    a->size(-1) == b->size(-2) && (a->dim() == 2 || a->size(0) == b->size(0)),
+                "a is ", a->sizes(), ", b is ", b->sizes(),
+                "; expected [n, i] and [i, o], or as many of each");
     at::NoGradGuard no_grad;
     auto sizes = a->sizes().vec();
     sizes.back() = b->size(-1);

@@ -5,8 +5,8 @@
 
 namespace patchmill {
 
-// out = a b: [n, i] and [i, o] to [n, o], or of as many as the first of three dimensions says. `out` lies densely and is neither
-// of them; nothing is recorded for a backward pass.
+// out = a b: [n, i] and [i, o] to [n, o], or of as many as the first of three dimensions says.
+// `out` lies densely and is neither of them; nothing is recorded for a backward pass.
 void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor& out);
 
 // sum += a b, of two dimensions; the rest as above.

@@ -19,13 +19,14 @@ constexpr int64_t PART_ELEMENTS = 1 << 20;
 
 extern "C" {
 
-// Fills `out` (a dense fp32 tensor) from N(0, std) by a generator seeded with `seed`. Serial, so that the thread count
-// takes no part; drawn in fp64, because the fp32 fill takes another path on machines with AVX2, and a part at a time, so that
-// not all of a large matrix lies there twice.
+// Fills `out` (a dense fp32 tensor) from N(0, std) by a generator seeded with `seed`. Serial, so
+// that the thread count takes no part; drawn in fp64, because the fp32 fill takes another path on
+// machines with AVX2, and a part at a time, so that not all of a large matrix lies there twice.
 int pm_fill_normal(Tensor* out, double std, uint64_t seed) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;
-    TORCH_CHECK(out->is_contiguous() && out->scalar_type() == at::kFloat, "expected a dense fp32 tensor");
+    TORCH_CHECK(out->is_contiguous() && out->scalar_type() == at::kFloat,
+                "expected a dense fp32 tensor");
     auto generator = at::detail::createCPUGenerator(seed);
     auto flat = out->view({-1});
     for (int64_t first = 0; first < flat.numel(); first += PART_ELEMENTS) {

@@ -1,6 +1,7 @@
 //! Checkpoints: their files, how they are stored, and which run may resume from them.
 //!
-//! **Invariant:** a checkpoint is complete or absent, and its model opens in Hugging Face's tools unconverted.
+//! **Invariant:** a checkpoint is complete or absent, and its model opens in Hugging Face's tools
+//! unconverted.
 
 pub mod store;
 

@@ -29,15 +29,18 @@ pub struct Args {
 enum Command {
     /// Train by a run file; goes on where a run was stopped.
     Pretrain(PretrainArgs),
-    /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves nothing behind.
+    /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves nothing
+    /// behind.
     Bench(BenchArgs),
-    /// Say what memory each phase of a run file takes, part by part, without data and without a device.
+    /// Say what memory each phase of a run file takes, part by part, without data and without a
+    /// device.
     PlanMemory(PlanMemoryArgs),
     /// Print loss and perplexity of a model on a text or a corpus.
     Eval(EvalArgs),
     /// Let a model continue a text.
     Generate(GenerateArgs),
-    /// Say what libtorch, devices, dtypes, shared memory and limits this machine has, and what is wrong with them.
+    /// Say what libtorch, devices, dtypes, shared memory and limits this machine has, and what is
+    /// wrong with them.
     Doctor,
     /// Print a shell's completion script.
     Completions {
@@ -51,15 +54,17 @@ enum Command {
     },
 }
 
-/// How often libtorch's threads look for work before they sleep, in turns of a loop: some tens of microseconds. By itself libgomp
-/// lets them look for milliseconds, and where others want the cores too, each of a step's hundreds of meetings of threads waits for
-/// the scheduler: beside two busy programs on two cores a step took 428 ms by itself and 263 ms with this, and alone as long either way.
+/// How often libtorch's threads look for work before they sleep, in turns of a loop: some tens of
+/// microseconds. By itself libgomp lets them look for milliseconds, and where others want the cores
+/// too, each of a step's hundreds of meetings of threads waits for the scheduler: beside two busy
+/// programs on two cores a step took 428 ms by itself and 263 ms with this, and alone as long
+/// either way.
 const SPIN_COUNT: &str = "10000";
 /// What the caller may have said about it.
 const SPIN_SETTINGS: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
 
-/// Starts this program anew in its place, with [`SPIN_COUNT`]: libgomp reads it when it is loaded, which is before `main`. Where that
-/// fails, all goes on as it is.
+/// Starts this program anew in its place, with [`SPIN_COUNT`]: libgomp reads it when it is loaded,
+/// which is before `main`. Where that fails, all goes on as it is.
 fn spin_briefly() {
     let is_set = SPIN_SETTINGS.iter().any(|name| std::env::var_os(name).is_some());
     if let (false, Ok(program)) = (is_set, std::env::current_exe()) {

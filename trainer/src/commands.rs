@@ -1,6 +1,8 @@
-//! The commands of `patchmill-train`, one file each: arguments become the library's plain values here.
+//! The commands of `patchmill-train`, one file each: arguments become the library's plain values
+//! here.
 //!
-//! **Invariant:** only this folder and `cli` know clap; with `--json` the last line of stdout is one JSON object.
+//! **Invariant:** only this folder and `cli` know clap; with `--json` the last line of stdout is
+//! one JSON object.
 
 pub mod pretrain;
 

@@ -43,7 +43,8 @@ pub enum DeviceError {
     },
 }
 
-/// As [`resolve`], for a rank of a group: `auto` is the CUDA device of its number on the machine, or the only one that it sees.
+/// As [`resolve`], for a rank of a group: `auto` is the CUDA device of its number on the machine,
+/// or the only one that it sees.
 pub fn resolve_for(group: &ProcessGroup, device: run::Device) -> Result<Device, DeviceError> {
     let Some(local_rank) = group.local_rank() else { return resolve(device) };
     match device {
@@ -58,7 +59,8 @@ pub fn resolve_for(group: &ProcessGroup, device: run::Device) -> Result<Device, 
     }
 }
 
-/// The device of the run file, `auto` resolved: the first CUDA device if there is one, else the CPU.
+/// The device of the run file, `auto` resolved: the first CUDA device if there is one, else the
+/// CPU.
 pub fn resolve(device: run::Device) -> Result<Device, DeviceError> {
     match device {
         run::Device::Auto => Ok(Device::cuda_if_available()),

@@ -1,7 +1,7 @@
 //! The run: phases of the plan, one after the other, from wherever the run stands.
 //!
-//! **Invariant:** the state after step s is a function of run file, data and s alone (for one device and number of
-//! threads), however often the run was stopped in between.
+//! **Invariant:** the state after step s is a function of run file, data and s alone (for one
+//! device and number of threads), however often the run was stopped in between.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -112,8 +112,9 @@ struct Limits {
 }
 
 impl Run {
-    /// Loads, checks and prepares everything up to the first step: what is wrong with run file, data or checkpoint is
-    /// reported here, before any training. Every rank of the group calls it; no rank goes on where one cannot.
+    /// Loads, checks and prepares everything up to the first step: what is wrong with run file,
+    /// data or checkpoint is reported here, before any training. Every rank of the group calls it;
+    /// no rank goes on where one cannot.
     pub fn prepare(file: &run_file::Run, resume: &Resume, group: ProcessGroup) -> Result<Run> {
         let inputs = group.all_ranks_ok(Inputs::open(file, &group))?;
         let output = file.output_dir();
@@ -209,8 +210,8 @@ impl Run {
         Ok(Outcome::Done(Box::new(self.summarize()?)))
     }
 
-    /// Trains on the steps of `range`, which begin a phase and lie in it, with the weights as they are, to measure: nothing
-    /// is saved. False if somebody asked to stop before.
+    /// Trains on the steps of `range`, which begin a phase and lie in it, with the weights as they
+    /// are, to measure: nothing is saved. False if somebody asked to stop before.
     pub fn train_part(&mut self, range: Range<u64>, stop: &StopFlag) -> Result<bool> {
         self.state.next_step = range.start;
         self.limits = Limits { end_step: range.end, saves: false };
@@ -242,14 +243,16 @@ impl Run {
             self.optimizer.reset();
         }
         self.optimizer.loss_guard().reset_window();
-        // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's count.
+        // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's
+        // count.
         self.group.broadcast(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;
         self.state.phase_steps_done = 0;
         Ok(())
     }
 
-    /// Trains to the end of the phase in which the next step lies; false if somebody asked to stop before.
+    /// Trains to the end of the phase in which the next step lies; false if somebody asked to stop
+    /// before.
     fn run_phase(&mut self, stop: &StopFlag) -> Result<bool> {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
         let phase = self.plan.phases()[phase_index];
@@ -356,8 +359,9 @@ impl Run {
         stepper.train_step(model, optimizer, batches, micro_batch_count, learning_rate, &self.group)
     }
 
-    /// Waits for the device (host-device synchronisation) and looks at the steps since the last time: an error if one of
-    /// them stops the run. The last one's report; `None` if there was none.
+    /// Waits for the device (host-device synchronisation) and looks at the steps since the last
+    /// time: an error if one of them stops the run. The last one's report; `None` if there was
+    /// none.
     fn read(&mut self, phase_index: usize, interval: &mut Interval) -> Result<Option<StepReport>> {
         let started = Instant::now();
         let Some((report, skipped_steps)) = interval.unread.read() else { return Ok(None) };
@@ -443,8 +447,8 @@ impl Run {
         self.writer.as_mut().map_or(Ok(()), |writer| writer.metrics.write(point))
     }
 
-    /// Before the first step (the fresh model, which the patch phase's weights are compared with), at the end of each
-    /// phase, and every so many steps.
+    /// Before the first step (the fresh model, which the patch phase's weights are compared with),
+    /// at the end of each phase, and every so many steps.
     fn is_evaluation_due(&self, step: u64) -> bool {
         let every = self.config.train.eval_every_steps;
         let is_end = |phase: &Phase| phase.steps > 0 && phase.step_range().end == step;
@@ -453,7 +457,8 @@ impl Run {
             || self.plan.phases().iter().any(is_end)
     }
 
-    /// Makes the evaluation that is due before the next step, if it was not made yet or a stop cut it off; says whether.
+    /// Makes the evaluation that is due before the next step, if it was not made yet or a stop cut
+    /// it off; says whether.
     fn catch_up_evaluation(&mut self, stop: &StopFlag) -> Result<bool> {
         let step = self.state.next_step;
         if !self.is_evaluation_due(step) || self.state.evaluated_step == Some(step) {
@@ -467,8 +472,8 @@ impl Run {
         Ok(self.state.evaluated_step == Some(step))
     }
 
-    /// Token-level validation, and the patch loss beside it in a patch phase. A request to stop cuts it off: nothing is
-    /// logged, and the resumed run makes it again.
+    /// Token-level validation, and the patch loss beside it in a patch phase. A request to stop
+    /// cuts it off: nothing is logged, and the resumed run makes it again.
     fn evaluate(&mut self, patch_size: u64, stop: &StopFlag) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
         let (model, group) = (&self.model, &self.group);
@@ -532,7 +537,8 @@ impl Run {
         })
     }
 
-    /// The final weights' continuation of the beginning of a validation document; on the first rank.
+    /// The final weights' continuation of the beginning of a validation document; on the first
+    /// rank.
     fn sample(&self) -> Result<Option<Sample>> {
         let validation = self.validation.as_ref().filter(|_| self.group.is_rank_zero());
         validation.map(|validation| validation.sample(&self.model)).transpose()

@@ -1,6 +1,7 @@
 //! The C++ shim: what tch does not bind of libtorch. The crate's only FFI.
 //!
-//! **Invariant:** every call either succeeds or returns the text of the C++ exception; none unwinds into Rust.
+//! **Invariant:** every call either succeeds or returns the text of the C++ exception; none unwinds
+//! into Rust.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -39,8 +40,9 @@ impl ShimError {
 }
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a `const Tensor*` is
-// never written through, and tensors are interior-mutable handles on the C++ side in any case.
+// SAFETY: the signatures are those of shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a
+// `const Tensor*` is never written through, and tensors are interior-mutable handles on the C++
+// side in any case.
 unsafe extern "C" {
     fn pm_last_error() -> *const c_char;
     fn pm_torch_version() -> *const c_char;
@@ -140,7 +142,8 @@ pub struct AdamWNumbers {
     pub eps: f64,
 }
 
-/// Updates `operands.param` and the moments in place. What `operands.grad` holds then depends on the device.
+/// Updates `operands.param` and the moments in place. What `operands.grad` holds then depends on
+/// the device.
 pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), ShimError> {
     let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, clip, found_inf } = operands;
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -164,8 +167,9 @@ pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), S
     check(status, "fused AdamW")
 }
 
-/// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, made `chunk_rows` rows at a time;
-/// fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the compute dtype, `w_vd` in fp32, `y_nk` int64.
+/// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, made
+/// `chunk_rows` rows at a time; fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the
+/// compute dtype, `w_vd` in fp32, `y_nk` int64.
 pub fn linear_cross_entropy(
     x_nd: &Tensor,
     w_vd: &Tensor,
@@ -188,8 +192,8 @@ pub fn linear_cross_entropy(
     Ok(adopt(loss))
 }
 
-/// `a · b`, `[n, i]` and `[i, o]` to `[n, o]`, or of as many as the first of three dimensions says, by the library that
-/// [`linear`] multiplies with.
+/// `a · b`, `[n, i]` and `[i, o]` to `[n, o]`, or of as many as the first of three dimensions says,
+/// by the library that [`linear`] multiplies with.
 pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -199,8 +203,8 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// `x · wᵀ` in the dtype of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of a leaf that has one
-/// set is added to in place, in fp32.
+/// `x · wᵀ` in the dtype of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of
+/// a leaf that has one set is added to in place, in fp32.
 pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -210,7 +214,8 @@ pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// Mean of the embeddings (an fp32 leaf `w_vd`) of the k ids of each unit, `[b, t, d]` in `kind` (fp32 or bf16).
+/// Mean of the embeddings (an fp32 leaf `w_vd`) of the k ids of each unit, `[b, t, d]` in `kind`
+/// (fp32 or bf16).
 pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor, ShimError> {
     assert!(matches!(kind, Kind::Float | Kind::BFloat16), "no compute dtype: {kind:?}");
     let mut out = std::ptr::null_mut();
@@ -226,7 +231,8 @@ pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor,
 pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
     let (mut sum, mut y) = (std::ptr::null_mut(), std::ptr::null_mut());
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: the handles are alive for the call; `y` is written on success, `sum` never without a delta.
+    // SAFETY: the handles are alive for the call; `y` is written on success, `sum` never without a
+    // delta.
     let status = unsafe {
         pm_add_rms_norm(
             x.as_ptr(),
@@ -279,8 +285,8 @@ pub struct Heads {
     pub width: i64,
 }
 
-/// Queries, keys and values, `[b, heads, t, e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by
-/// the rotary tables `[t, e / 2]`.
+/// Queries, keys and values, `[b, heads, t, e]`, from merged rows `[b, t, (h + 2 g) e]`; queries
+/// and keys are turned by the rotary tables `[t, e / 2]`.
 pub fn split_rotate(
     qkv: &Tensor,
     cos_te: &Tensor,
@@ -307,7 +313,8 @@ pub fn split_rotate(
     Ok([adopt(q), adopt(k), adopt(v)])
 }
 
-/// Bytes of scratch that each thread takes in [`attention`] of `kind` with `units` units and heads of `head_width`.
+/// Bytes of scratch that each thread takes in [`attention`] of `kind` with `units` units and heads
+/// of `head_width`.
 pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
     let is_bf16 = c_int::from(kind == Kind::BFloat16);
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -316,9 +323,9 @@ pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
     u64::try_from(bytes).expect("sizes are not negative")
 }
 
-/// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and keys are turned by the
-/// rotary tables `[t, e / 2]`. Sums are in fp32; factors are so too, but for bf16 where
-/// the processor multiplies that.
+/// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and
+/// keys are turned by the rotary tables `[t, e / 2]`. Sums are in fp32; factors are so too, but for
+/// bf16 where the processor multiplies that.
 pub fn attention(
     qkv: &Tensor,
     cos_te: &Tensor,
@@ -343,7 +350,8 @@ pub fn attention(
     Ok(adopt(out))
 }
 
-/// Keeps the memory that tensors on the CPU gave back for those to come, instead of mapping it anew in each step.
+/// Keeps the memory that tensors on the CPU gave back for those to come, instead of mapping it anew
+/// in each step.
 pub fn keep_freed_memory() -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: takes nothing; glibc's settings are its own to guard.
@@ -354,12 +362,14 @@ pub fn keep_freed_memory() -> Result<(), ShimError> {
 /// Makes `grad` the gradient of `leaf`; backward passes add to it in place.
 pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: both handles are alive for the call; the leaf keeps its own reference to the gradient.
+    // SAFETY: both handles are alive for the call; the leaf keeps its own reference to the
+    // gradient.
     let status = unsafe { pm_set_grad(leaf.as_ptr(), grad.as_ptr()) };
     check(status, "set gradient")
 }
 
-/// L2 norm of a flat tensor, as the norm of the norms of parts of `part_elements`; `[]`, on the tensor's device.
+/// L2 norm of a flat tensor, as the norm of the norms of parts of `part_elements`; `[]`, on the
+/// tensor's device.
 pub fn norm(flat: &Tensor, part_elements: i64) -> Result<Tensor, ShimError> {
     let mut norm = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -390,7 +400,8 @@ fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {
         return Ok(());
     }
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: a failed call has just set this thread's text, which lives until the next failure on it.
+    // SAFETY: a failed call has just set this thread's text, which lives until the next failure on
+    // it.
     let message = unsafe { CStr::from_ptr(pm_last_error()) }.to_string_lossy().into_owned();
     Err(ShimError { operation, message })
 }

@@ -1,7 +1,8 @@
-//! One training step: rate, zero, micro-batches, clip, update. The run loop and the parity test call this one.
+//! One training step: rate, zero, micro-batches, clip, update. The run loop and the parity test
+//! call this one.
 //!
-//! **Invariant:** no host-device synchronisation inside a step; what the host wants to know it reads from
-//! [`StepOutput`], as late as it can.
+//! **Invariant:** no host-device synchronisation inside a step; what the host wants to know it
+//! reads from [`StepOutput`], as late as it can.
 
 use tch::{Kind, Tensor};
 
@@ -75,7 +76,8 @@ impl StepOutput {
     }
 }
 
-/// The outputs of the steps that the host has not looked at: all that it keeps of them is on the device.
+/// The outputs of the steps that the host has not looked at: all that it keeps of them is on the
+/// device.
 #[derive(Debug, Default)]
 pub struct UnreadSteps {
     last: Option<StepOutput>,
@@ -94,8 +96,8 @@ impl UnreadSteps {
         self.last = Some(output);
     }
 
-    /// Waits for the device: the last step's report, and how many of the steps since the last reading made no update.
-    /// `None` if there was no step.
+    /// Waits for the device: the last step's report, and how many of the steps since the last
+    /// reading made no update. `None` if there was no step.
     pub fn read(&mut self) -> Option<(StepReport, u64)> {
         let UnreadSteps { last, steps, updates } = std::mem::take(self);
         let report = last?.read();
@@ -103,11 +105,13 @@ impl UnreadSteps {
     }
 }
 
-/// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of one size.
+/// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of
+/// one size.
 ///
-/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A step that the optimizer's
-/// guard refuses leaves weights, moments and step count as they were, decided on the device; a stop is the caller's
-/// to read, before anything is saved. An error of the iterator ends the step before its update.
+/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A step
+/// that the optimizer's guard refuses leaves weights, moments and step count as they were, decided
+/// on the device; a stop is the caller's to read, before anything is saved. An error of the
+/// iterator ends the step before its update.
 pub fn train_step<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
@@ -127,7 +131,8 @@ pub fn train_step<E: From<ShimError>>(
     )
 }
 
-/// [`train_step`] of one of a process group's ranks, its parts timed; `micro_batches` are the rank's own.
+/// [`train_step`] of one of a process group's ranks, its parts timed; `micro_batches` are the
+/// rank's own.
 pub(crate) fn train_step_timed<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
@@ -152,7 +157,8 @@ pub(crate) fn train_step_timed<E: From<ShimError>>(
     Ok(reduce_and_update(model, optimizer, loss_sum, learning_rate, group, timer)?)
 }
 
-/// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to `loss_sum`.
+/// Forward and backward pass of one of a step's `step_micro_batches`: adds to the gradients and to
+/// `loss_sum`.
 pub(crate) fn accumulate_gradients(
     model: &Llama,
     tokens_btk: &Tensor,

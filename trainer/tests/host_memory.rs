@@ -1,4 +1,5 @@
-//! The allocator of a trainer's process, in a process of its own: it is chosen before the first tensor is made.
+//! The allocator of a trainer's process, in a process of its own: it is chosen before the first
+//! tensor is made.
 
 use tch::{Device, Kind, Tensor};
 use trainer::shim::keep_freed_memory;

@@ -19,27 +19,51 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WINDOWS = (2048, 8192)
-# Of one window in all forms: whole batches of both lengths, so that every loader can read every token.
+# Of one window in all forms: whole batches of both lengths, so that every loader can read every
+# token.
 BATCH_TOKENS = 16 * max(WINDOWS)
 CHECK_TOKENS = 32 * BATCH_TOKENS
 PEERS = [
-    "torch DataLoader", "torchdata StatefulDataLoader", "datatrove FolderDataset", "litdata TokensLoader", "grain MapDataset",
-    "nanoGPT get_batch", "OLMo-core NumpyFSL", "megatron-core GPTDataset", "MosaicML streaming py1e",
+    "torch DataLoader",
+    "torchdata StatefulDataLoader",
+    "datatrove FolderDataset",
+    "litdata TokensLoader",
+    "grain MapDataset",
+    "nanoGPT get_batch",
+    "OLMo-core NumpyFSL",
+    "megatron-core GPTDataset",
+    "MosaicML streaming py1e",
 ]
 BASE = "patchmill i64 mmap, 1 worker"  # "ours / it" is to it
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", required=True)
-    parser.add_argument("--release", required=True, help="folder with examples/read_corpus and the like")
+    parser.add_argument(
+        "--release", required=True, help="folder with examples/read_corpus and the like"
+    )
     parser.add_argument("--python", required=True, help="one that has the peers")
     parser.add_argument("--report", required=True, help="receives .md and .json")
-    parser.add_argument("--tokens", type=float, default=400e6, help="of the corpus, rounded down to whole batches")
+    parser.add_argument(
+        "--tokens", type=float, default=400e6, help="of the corpus, rounded down to whole batches"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for which a peer reads, at most one pass")
-    parser.add_argument("--peer-workers", default="0", help="worker processes of the peers, a list; 0 is in the process itself")
-    parser.add_argument("--peers", default=",".join(PEERS), help="which, by their names or parts of them; none for ours alone")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for which a peer reads, at most one pass"
+    )
+    parser.add_argument(
+        "--peer-workers",
+        default="0",
+        help="worker processes of the peers, a list; 0 is in the process itself",
+    )
+    parser.add_argument(
+        "--peers",
+        default=",".join(PEERS),
+        help="which, by their names or parts of them; none for ours alone",
+    )
     parser.add_argument("--resumes", type=int, default=3, help="how often each peer is resumed")
     return parser.parse_args()
 
@@ -61,7 +85,13 @@ def make_corpus(args, folder, tokens):
         if found["tokens"] == tokens:
             return found
     shutil.rmtree(folder, ignore_errors=True)
-    command = [os.path.join(args.release, "examples", "make_corpus"), "random", folder, "--tokens", str(tokens)]
+    command = [
+        os.path.join(args.release, "examples", "make_corpus"),
+        "random",
+        folder,
+        "--tokens",
+        str(tokens),
+    ]
     # Four shards, and not at a batch's border, so that windows cross from one into the next.
     made = run(command + ["--shard-tokens", str(tokens // 4 + 1001)])
     with open(record, "w") as file:
@@ -86,7 +116,8 @@ class Server:
         self.log = tempfile.TemporaryFile(mode="w+")
         command = [args.python, os.path.join(HERE, "serve.py"), name]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
 
     def hello(self):
         line = self.process.stdout.readline()
@@ -94,7 +125,9 @@ class Server:
         return self.about
 
     def ask(self, action, folder, window_tokens, workers, **more):
-        request = dict(action=action, folder=folder, window_tokens=window_tokens, workers=workers, **more)
+        request = dict(
+            action=action, folder=folder, window_tokens=window_tokens, workers=workers, **more
+        )
         print(json.dumps(request), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"error": "it died: " + self.last_words()}
@@ -124,7 +157,9 @@ class Results:
 
 
 def start_peers(args):
-    wanted = [part.strip() for part in args.peers.split(",") if part.strip() and args.peers != "none"]
+    wanted = [
+        part.strip() for part in args.peers.split(",") if part.strip() and args.peers != "none"
+    ]
     names = [name for name in PEERS if any(part in name for part in wanted)]
     servers, left_out = [Server(args, name) for name in names], {}
     for server in list(servers):
@@ -164,10 +199,16 @@ def check_peer(args, server, folder):
             said = asked(server, "check", folder, window_tokens, workers)
             left = said["corpus_tokens"] - said["tokens"]
             if said["sum"] == said["expected_sum"]:
-                rest = f", {left:,} of {said['corpus_tokens']:,} tokens left out at T = {window_tokens}" if left else ""
+                rest = (
+                    f", {left:,} of {said['corpus_tokens']:,} tokens left out at T = {window_tokens}"
+                    if left
+                    else ""
+                )
                 found.append("each token once" + rest)
             elif server.about["reads"] == "once":
-                raise RuntimeError(f"ids add up to {said['sum']}; expected {said['expected_sum']}: {said['tokens']:,} tokens")
+                raise RuntimeError(
+                    f"ids add up to {said['sum']}; expected {said['expected_sum']}: {said['tokens']:,} tokens"
+                )
             else:
                 found.append(server.about["reads"])
             if server.about["can_resume"]:
@@ -189,7 +230,11 @@ def prepare_peers(args, servers, folder, left_out, results):
                 asked(server, "state", folder, window_tokens, workers)
                 for _ in range(args.resumes):
                     said = asked(server, "resume", folder, window_tokens, workers)
-                    results.add(peer_name(server.name, workers), window_tokens, {"resume_ms": said["resume_ms"]})
+                    results.add(
+                        peer_name(server.name, workers),
+                        window_tokens,
+                        {"resume_ms": said["resume_ms"]},
+                    )
         except RuntimeError as err:
             left_out[server.name] = str(err)
             servers.remove(server)
@@ -204,26 +249,50 @@ def peer_name(name, workers):
 def limits(args, folder, results):
     for window_tokens in WINDOWS:
         for threads in (1, 2):
-            command = [os.path.join(args.release, "examples", "memory_limit"), os.path.join(folder, "tokens.bin")]
+            command = [
+                os.path.join(args.release, "examples", "memory_limit"),
+                os.path.join(folder, "tokens.bin"),
+            ]
             command += ["--window-tokens", str(window_tokens), "--threads", str(threads)]
             said = run(command)
             for mode, rate in said["tokens_per_sec"].items():
-                measured = {"tokens_per_sec": rate, "tokens_per_cpu_sec": said["tokens_per_cpu_sec"][mode]}
-                results.add(f"{mode}, {threads} thread" + "s" * (threads > 1), window_tokens, measured)
+                measured = {
+                    "tokens_per_sec": rate,
+                    "tokens_per_cpu_sec": said["tokens_per_cpu_sec"][mode],
+                }
+                results.add(
+                    f"{mode}, {threads} thread" + "s" * (threads > 1), window_tokens, measured
+                )
 
 
 def ours(args, folder, id_sum, results):
-    for window_tokens, output, io, workers in itertools.product(WINDOWS, ("i64", "u16"), ("mmap", "pread"), (1, 2)):
-        command = [os.path.join(args.release, "examples", "read_corpus"), os.path.join(folder, "corpus")]
-        command += ["--id-sum", str(id_sum), "--window-tokens", str(window_tokens), "--output", output]
+    for window_tokens, output, io, workers in itertools.product(
+        WINDOWS, ("i64", "u16"), ("mmap", "pread"), (1, 2)
+    ):
+        command = [
+            os.path.join(args.release, "examples", "read_corpus"),
+            os.path.join(folder, "corpus"),
+        ]
+        command += [
+            "--id-sum",
+            str(id_sum),
+            "--window-tokens",
+            str(window_tokens),
+            "--output",
+            output,
+        ]
         said = run(command + ["--workers", str(workers), "--io", io])
-        results.add(f"patchmill {output} {io}, {workers} worker" + "s" * (workers > 1), window_tokens, said)
+        results.add(
+            f"patchmill {output} {io}, {workers} worker" + "s" * (workers > 1), window_tokens, said
+        )
 
 
 def spread(values, scale=1e-6, digits=0):
     if not values:
         return "–"
-    low, mid, high = (f"{scale * x:.{digits}f}" for x in (min(values), statistics.median(values), max(values)))
+    low, mid, high = (
+        f"{scale * x:.{digits}f}" for x in (min(values), statistics.median(values), max(values))
+    )
     return f"{mid} ({low}–{high})"
 
 
@@ -253,42 +322,81 @@ def report(args, made, results, checks, left_out, versions):
     windows = [f"T = {window}" for window in WINDOWS]
     loaders = names_with(results, "first_batch_ms")
     rate = lambda name, key: [spread(results.values(name, window, key)) for window in WINDOWS]
-    text = [f"{made['tokens']:,} tokens in the page cache, batches [16, T], {args.rounds} interleaved rounds on "
-            f"{os.cpu_count()} cores: median (range)."]
-    rows = [[name, *rate(name, "tokens_per_sec"), *rate(name, "tokens_per_cpu_sec")]
-            for name in names_with(results, "tokens_per_sec") if name not in loaders]
-    per_cpu = [f"per CPU s, {window}" for window in windows]
-    text.append("**What memory allows**, M tokens/s\n\n" + table(["mode", *windows, *per_cpu], rows))
+    text = [
+        f"{made['tokens']:,} tokens in the page cache, batches [16, T], {args.rounds} interleaved rounds on "
+        f"{os.cpu_count()} cores: median (range)."
+    ]
     rows = [
-        [name, *rate(name, "tokens_per_sec"), *rate(name, "tokens_per_cpu_sec"),
-         *(ratio(results, name, limit_of(name), window) for window in WINDOWS),
-         *(ratio(results, BASE, name, window) for window in WINDOWS),
-         spread(results.values(name, WINDOWS[0], "first_batch_ms"), 1, 1),
-         spread(results.values(name, WINDOWS[0], "resume_ms"), 1, 1)]
+        [name, *rate(name, "tokens_per_sec"), *rate(name, "tokens_per_cpu_sec")]
+        for name in names_with(results, "tokens_per_sec")
+        if name not in loaders
+    ]
+    per_cpu = [f"per CPU s, {window}" for window in windows]
+    text.append(
+        "**What memory allows**, M tokens/s\n\n" + table(["mode", *windows, *per_cpu], rows)
+    )
+    rows = [
+        [
+            name,
+            *rate(name, "tokens_per_sec"),
+            *rate(name, "tokens_per_cpu_sec"),
+            *(ratio(results, name, limit_of(name), window) for window in WINDOWS),
+            *(ratio(results, BASE, name, window) for window in WINDOWS),
+            spread(results.values(name, WINDOWS[0], "first_batch_ms"), 1, 1),
+            spread(results.values(name, WINDOWS[0], "resume_ms"), 1, 1),
+        ]
         for name in loaders
     ]
-    head = ["loader", *windows, *per_cpu, *(f"of the limit, {window}" for window in windows),
-            *(f"ours / it, {window}" for window in windows)]
-    text.append(f"**Loaders**, M tokens/s, peers as 64-bit ids; *ours* is {BASE}, *the limit* the random copy from a populated "
-                f"mapping, widened for 64-bit ids; first batch and resume at 50 % in ms, T = {WINDOWS[0]}\n\n"
-                + table([*head, "first batch", "resume"], rows))
+    head = [
+        "loader",
+        *windows,
+        *per_cpu,
+        *(f"of the limit, {window}" for window in windows),
+        *(f"ours / it, {window}" for window in windows),
+    ]
+    text.append(
+        f"**Loaders**, M tokens/s, peers as 64-bit ids; *ours* is {BASE}, *the limit* the random copy from a populated "
+        f"mapping, widened for 64-bit ids; first batch and resume at 50 % in ms, T = {WINDOWS[0]}\n\n"
+        + table([*head, "first batch", "resume"], rows)
+    )
     first = names_with(results, "first_touch_tokens_per_sec")
-    text.append("**Ours at the first touch**, checksums included, M tokens/s\n\n"
-                + table(["loader", *windows], [[name, *rate(name, "first_touch_tokens_per_sec")] for name in first]))
-    text.append("**What one pass reads** (small corpus)\n\n" + table(
-        ["loader", "version", "found"],
-        [["patchmill", "", "each token once, checked in every run above"]]
-        + [[name, versions[name], found] for name, found in checks.items()]))
+    text.append(
+        "**Ours at the first touch**, checksums included, M tokens/s\n\n"
+        + table(
+            ["loader", *windows],
+            [[name, *rate(name, "first_touch_tokens_per_sec")] for name in first],
+        )
+    )
+    text.append(
+        "**What one pass reads** (small corpus)\n\n"
+        + table(
+            ["loader", "version", "found"],
+            [["patchmill", "", "each token once, checked in every run above"]]
+            + [[name, versions[name], found] for name, found in checks.items()],
+        )
+    )
     text += [f"Left out: {name}: {why}" for name, why in left_out.items()]
     text = "\n\n".join(text) + "\n"
     print(text)
     with open(args.report + ".md", "w") as file:
         file.write(text)
-    runs = [{"name": name, "window_tokens": window, "measured": key, "runs": values}
-            for (name, window, key), values in results.runs.items()]
+    runs = [
+        {"name": name, "window_tokens": window, "measured": key, "runs": values}
+        for (name, window, key), values in results.runs.items()
+    ]
     with open(args.report + ".json", "w") as file:
-        json.dump({"rounds": args.rounds, "corpus": made, "checks": checks, "left_out": left_out, "versions": versions,
-                   "runs": runs}, file, indent=1)
+        json.dump(
+            {
+                "rounds": args.rounds,
+                "corpus": made,
+                "checks": checks,
+                "left_out": left_out,
+                "versions": versions,
+                "runs": runs,
+            },
+            file,
+            indent=1,
+        )
 
 
 def main():
@@ -316,7 +424,9 @@ def main():
                         servers.remove(server)
                     else:
                         results.add(peer_name(server.name, workers), window_tokens, said)
-        print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        print(
+            f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr
+        )
     for server in servers:
         server.end()
     report(args, made, results, checks, left_out, versions)

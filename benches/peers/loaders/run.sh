@@ -3,11 +3,11 @@
 #
 #   run.sh WORK [OPTION...]
 #
-# WORK keeps what is installed and made (7 GB of packages, and 12 bytes a token of files, all of which should fit into
-# the page cache) and receives report.md and report.json. Options are those of rounds.py: --tokens 400e6, --rounds 5,
-# --seconds 1, --peers NAME,NAME (or none), --peer-workers 0,2. Environment:
-#   RELEASE       a folder with the examples below it; else they are built here
-#   PEERS_VENV    where the peers are installed; inside WORK when absent
+# WORK keeps what is installed and made (7 GB of packages, and 12 bytes a token of files, all of
+# which should fit into the page cache) and receives report.md and report.json. Options are those of
+# rounds.py: --tokens 400e6, --rounds 5, --seconds 1, --peers NAME,NAME (or none), --peer-workers
+# 0,2. Environment: RELEASE       a folder with the examples below it; else they are built here
+# PEERS_VENV    where the peers are installed; inside WORK when absent
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -22,7 +22,8 @@ venv=${PEERS_VENV:-$work/venv}
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
 fi
-# All at once, else one by one, so that a package that cannot be had leaves out only the peer that needs it.
+# All at once, else one by one, so that a package that cannot be had leaves out only the peer that
+# needs it.
 if [ ! -e "$venv/installed" ]; then
     pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$@"; }
     if ! pip -r "$here/requirements.txt"; then

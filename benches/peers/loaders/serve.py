@@ -53,7 +53,9 @@ def made(path, make):
 
 
 def convert(kind, job, name):
-    mark = os.path.join(job.folder, f"{name.split()[0]}-{job.window_tokens if 'Mosaic' in name else 'all'}.done")
+    mark = os.path.join(
+        job.folder, f"{name.split()[0]}-{job.window_tokens if 'Mosaic' in name else 'all'}.done"
+    )
     started = time.perf_counter()
     made(mark, lambda: kind.convert(job))
     return {"seconds": time.perf_counter() - started}
@@ -64,9 +66,14 @@ def check(kind, job):
     count, total = 0, 0
     # nanoGPT's batches never end
     for batch in itertools.islice(peer.batches(), job.windows // 16 + 1):
-        assert batch.shape[1] == job.window_tokens and str(batch.dtype) == "torch.int64", (batch.shape, batch.dtype)
+        assert batch.shape[1] == job.window_tokens and str(batch.dtype) == "torch.int64", (
+            batch.shape,
+            batch.dtype,
+        )
         count, total = count + batch.numel(), total + int(batch.sum())
-    expected = peer.expected_sum() if hasattr(peer, "expected_sum") else int(job.ids().sum(dtype="int64"))
+    expected = (
+        peer.expected_sum() if hasattr(peer, "expected_sum") else int(job.ids().sum(dtype="int64"))
+    )
     return {"tokens": count, "sum": total, "expected_sum": expected, "corpus_tokens": job.tokens}
 
 
@@ -103,16 +110,25 @@ def read(kind, job, seconds):
         if time.perf_counter() - started > seconds and number >= BATCHES_MIN:
             break
     elapsed, cpu = time.perf_counter() - started, cpu_seconds() - cpu_before
-    return {"first_batch_ms": first_ms, "tokens_per_sec": count / elapsed, "tokens_per_cpu_sec": count / max(cpu, 1e-9)}
+    return {
+        "first_batch_ms": first_ms,
+        "tokens_per_sec": count / elapsed,
+        "tokens_per_cpu_sec": count / max(cpu, 1e-9),
+    }
 
 
 def answer(kind, name, request):
     from peers import Job
 
-    cache = tempfile.mkdtemp(prefix="peer-", dir=request["folder"])  # no index of an earlier measurement is found
+    cache = tempfile.mkdtemp(
+        prefix="peer-", dir=request["folder"]
+    )  # no index of an earlier measurement is found
     try:
         job = Job(request["folder"], request["window_tokens"], request["workers"], cache)
-        path = os.path.join(request["folder"], f"{name.split()[0]}-{request['window_tokens']}-{request['workers']}.state")
+        path = os.path.join(
+            request["folder"],
+            f"{name.split()[0]}-{request['window_tokens']}-{request['workers']}.state",
+        )
         action = request["action"]
         if action == "convert":
             return convert(kind, job, name)
@@ -154,7 +170,11 @@ def forked(kind, name, request):
         os.killpg(child, signal.SIGKILL)  # worker processes of the child that outlived it
     except ProcessLookupError:
         pass
-    return json.loads(said) if said else {"error": f"no answer within {TIMEOUT_SECONDS} s, or the process died"}
+    return (
+        json.loads(said)
+        if said
+        else {"error": f"no answer within {TIMEOUT_SECONDS} s, or the process died"}
+    )
 
 
 def main():
@@ -172,8 +192,12 @@ def main():
         kind, package, modules = PEERS[name]
         for module in modules:
             importlib.import_module(module)
-        said = {"import_seconds": time.perf_counter() - started, "version": importlib.metadata.version(package),
-                "reads": kind.reads, "can_resume": name != "nanoGPT get_batch"}
+        said = {
+            "import_seconds": time.perf_counter() - started,
+            "version": importlib.metadata.version(package),
+            "reads": kind.reads,
+            "can_resume": name != "nanoGPT get_batch",
+        }
     except ImportError as err:
         said = {"error": f"cannot be imported: {err}"}
     print(json.dumps(said), file=out, flush=True)

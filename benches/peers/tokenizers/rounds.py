@@ -81,7 +81,8 @@ def run(command, cores):
     started = time.monotonic()
     pinned = ["taskset", "-c", ",".join(cores)] + command
     process = subprocess.Popen(pinned, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    # A thread for each pipe, and wait4 here: subprocess does not hand out the resources that a child used.
+    # A thread for each pipe, and wait4 here: subprocess does not hand out the resources that a
+    # child used.
     pipes = {}
     readers = []
     for name in ("stdout", "stderr"):
@@ -147,7 +148,10 @@ def encoder_entries(args, tokenizer, full, sub):
         head = [args.python, os.path.join(HERE, "gigatoken_peer.py"), "encode", tokenizer]
         command = lambda threads: head + [str(threads), full]
         entries.append(Entry("gigatoken 0.10.0", "full", command, "encoder"))
-    for program, name in [("peer_hf_1_rc", "tokenizers 1.0.0-rc.3"), ("peer_hf_0_23", "tokenizers 0.23.2")]:
+    for program, name in [
+        ("peer_hf_1_rc", "tokenizers 1.0.0-rc.3"),
+        ("peer_hf_0_23", "tokenizers 0.23.2"),
+    ]:
         if os.path.exists(os.path.join(args.peers, program)):
             entries.append(Entry(name, "subset", peer(program, sub), "encoder"))
     return entries
@@ -157,7 +161,14 @@ def stage_command(args, tokenizer, files, threads, extra):
     out = os.path.join(args.work, "stage-out")
     shutil.rmtree(out, ignore_errors=True)
     more = ["--cache-bytes", args.cache_bytes] if args.cache_bytes else []
-    head = [os.path.join(args.release, "patchmill"), "tokenize", "--tokenizer", tokenizer, "--out", out]
+    head = [
+        os.path.join(args.release, "patchmill"),
+        "tokenize",
+        "--tokenizer",
+        tokenizer,
+        "--out",
+        out,
+    ]
     return head + ["--threads", str(threads), "--json"] + extra + more + files
 
 
@@ -172,12 +183,19 @@ def stage_entries(args, tokenizer, files):
 
 
 def seconds(entry, result):
-    # Our stage is timed as a process, from its start to its end; everything else by its own clock around the work.
-    return result["wall_seconds"] if entry.name == "patchmill tokenize" else result.get("seconds", result.get("secs"))
+    # Our stage is timed as a process, from its start to its end; everything else by its own clock
+    # around the work.
+    return (
+        result["wall_seconds"]
+        if entry.name == "patchmill tokenize"
+        else result.get("seconds", result.get("secs"))
+    )
 
 
 def rates(entry, threads, text_bytes):
-    return [text_bytes[entry.corpus] / 1e6 / seconds(entry, result) for result in entry.runs[threads]]
+    return [
+        text_bytes[entry.corpus] / 1e6 / seconds(entry, result) for result in entry.runs[threads]
+    ]
 
 
 def cpu_rates(entry, threads, text_bytes):
@@ -225,8 +243,15 @@ def table(entries, section, text_bytes, references):
         against = [a / b for a, b in zip(ours, one)]
         cpu = cpu_rates(entry, 1, text_bytes)
         against_cpu = [a / b for a, b in zip(ours_cpu, cpu)]
-        peaks = [max((r["process_peak_rss_bytes"] for r in entry.runs[t]), default=0) / 1e6 for t in (1, 2)]
-        name = entry.name if entry.corpus == "full" else f"{entry.name} (each {SUBSET_STRIDE}th document)"
+        peaks = [
+            max((r["process_peak_rss_bytes"] for r in entry.runs[t]), default=0) / 1e6
+            for t in (1, 2)
+        ]
+        name = (
+            entry.name
+            if entry.corpus == "full"
+            else f"{entry.name} (each {SUBSET_STRIDE}th document)"
+        )
         rows.append(
             f"| {name} | {spread(one)} | {spread(two)} | {statistics.median(ratio):.2f} |"
             f" {statistics.median(against):.2f} | {spread(cpu)} | {middle(against_cpu)} | {peaks[0]:.0f}, {peaks[1]:.0f} | {same_ids(entry, entries, references)} |"
@@ -265,7 +290,9 @@ def main():
         for threads in (1, 2):
             for entry in entries:
                 entry.measure(threads, cores[:threads])
-        print(f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        print(
+            f"round {number + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr
+        )
     shutil.rmtree(os.path.join(args.work, "stage-out"), ignore_errors=True)
     report(args, entries, text_bytes, references)
 
@@ -281,10 +308,13 @@ def report(args, entries, text_bytes, references):
     with open(args.report + ".md", "w", encoding="utf-8") as file:
         file.write(text)
     runs = [
-        {"name": e.name, "section": e.section, "corpus": e.corpus, "error": e.error, "runs": e.runs} for e in entries
+        {"name": e.name, "section": e.section, "corpus": e.corpus, "error": e.error, "runs": e.runs}
+        for e in entries
     ]
     with open(args.report + ".json", "w", encoding="utf-8") as file:
-        json.dump({"rounds": args.rounds, "text_bytes": text_bytes, "entries": runs}, file, indent=1)
+        json.dump(
+            {"rounds": args.rounds, "text_bytes": text_bytes, "entries": runs}, file, indent=1
+        )
 
 
 if __name__ == "__main__":

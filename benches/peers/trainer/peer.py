@@ -15,8 +15,14 @@ import time
 
 WINDOWS, UNITS = 8, 256
 MODEL = {
-    "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4,
-    "max_position_embeddings": UNITS, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": UNITS,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
 }
 
 
@@ -25,7 +31,9 @@ def peak_bytes():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
     parser.add_argument("--patch-size", type=int, required=True)
@@ -38,6 +46,7 @@ def main():
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     import torch
     import transformers
+
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     start_bytes = peak_bytes()
@@ -62,7 +71,9 @@ def main():
         logits = model.lm_head(model.model(inputs_embeds=patches).last_hidden_state).float()
         log_probabilities = torch.log_softmax(logits[:, :-1].flatten(0, 1), 1)
         targets = tokens[:, k:].reshape(-1, k)
-        losses = [torch.nn.functional.nll_loss(log_probabilities, targets[:, slot]) for slot in range(k)]
+        losses = [
+            torch.nn.functional.nll_loss(log_probabilities, targets[:, slot]) for slot in range(k)
+        ]
         return sum(losses) / k
 
     forward = torch.compile(loss_of) if args.compile else loss_of
@@ -78,11 +89,19 @@ def main():
         losses.append(loss.item())
         seconds.append(time.perf_counter() - started)
     assert losses[-1] < losses[0] + 0.1, losses
-    step_seconds = statistics.median(seconds[args.warm_up_steps:])
-    print(json.dumps({
-        "tokens_per_sec": WINDOWS * UNITS * k / step_seconds, "step_ms": 1e3 * step_seconds, "start_bytes": start_bytes,
-        "peak_bytes": peak_bytes(), "torch": torch.__version__, "transformers": transformers.__version__,
-    }))
+    step_seconds = statistics.median(seconds[args.warm_up_steps :])
+    print(
+        json.dumps(
+            {
+                "tokens_per_sec": WINDOWS * UNITS * k / step_seconds,
+                "step_ms": 1e3 * step_seconds,
+                "start_bytes": start_bytes,
+                "peak_bytes": peak_bytes(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            }
+        )
+    )
 
 
 main()

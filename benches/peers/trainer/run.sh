@@ -3,10 +3,11 @@
 #
 #   run.sh WORK [OPTION...]
 #
-# WORK keeps what is installed and made (4 GB of packages, 16 MB of random ids) and receives report.md and report.json.
-# Options are those of rounds.py: --rounds 3, --steps 10, --threads 2, --without-peer. Environment:
-#   RELEASE       a folder with patchmill-train and examples/make_corpus; else they are built here
-#   HF_VENV       where torch and transformers are installed; inside WORK when absent
+# WORK keeps what is installed and made (4 GB of packages, 16 MB of random ids) and receives
+# report.md and report.json. Options are those of rounds.py: --rounds 3, --steps 10, --threads 2,
+# --without-peer. Environment: RELEASE       a folder with patchmill-train and examples/make_corpus;
+# else they are built here HF_VENV       where torch and transformers are installed; inside WORK
+# when absent
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

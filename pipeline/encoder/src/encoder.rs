@@ -1,7 +1,8 @@
 //! Text to token ids: the boundary behind which the encoder may change and the ids may not.
 //!
-//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS as the [`Policy`] says.
-//! Where it can be shown that our own, fast encoder makes the same, it makes them; else the crate does.
+//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS as
+//! the [`Policy`] says. Where it can be shown that our own, fast encoder makes the same, it makes
+//! them; else the crate does.
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
@@ -27,7 +28,8 @@ use crate::token_id::TokenId;
 
 /// What a [`Session`]'s cache takes unless more or less is asked for.
 ///
-/// Of the 13.4 million pieces of 46 MB of mixed text 2.9 % are not found in it; in one of 9 MB 3.4 %, of 2 MB 7.1 %.
+/// Of the 13.4 million pieces of 46 MB of mixed text 2.9 % are not found in it; in one of 9 MB 3.4
+/// %, of 2 MB 7.1 %.
 pub const CACHE_BYTES: usize = 18 << 20;
 
 /// Bytes of an obstacle that are shown.
@@ -75,14 +77,16 @@ impl Encoder {
         let fast = Later::make({
             let bytes = Arc::clone(&bytes);
             move || {
-                // Received last, when all else is made. Without a tokenizer nobody looks at the result.
+                // Received last, when all else is made. Without a tokenizer nobody looks at the
+                // result.
                 let tokenizer = std::cell::LazyCell::new(|| rx.recv().ok());
                 make_fast(&bytes, specials, &|token| tokenizer.as_ref()?.token_to_id(token))
             }
         });
         let tokenizer = crate::reference::parse(&bytes, specials).map(Arc::new);
         if let Ok(tokenizer) = &tokenizer {
-            // An error means that the other thread is done and needs no tokenizer: it found an obstacle before.
+            // An error means that the other thread is done and needs no tokenizer: it found an
+            // obstacle before.
             let _ = tx.send(Arc::clone(tokenizer));
         }
         drop(tx); // before an error can end this: the thread would be waited for, and wait
@@ -132,7 +136,8 @@ impl Encoder {
 
     /// Loads the tokenizer that lies in the corpus folder `dir`, with the corpus' policy.
     ///
-    /// A file, a vocabulary or a special token that is not the one of `record` is [`TokenizeError::Differs`].
+    /// A file, a vocabulary or a special token that is not the one of `record` is
+    /// [`TokenizeError::Differs`].
     pub fn of_corpus(dir: &Path, record: &TokenizerRecord) -> Result<Encoder, TokenizeError> {
         let folder = dir.join(TOKENIZER_FOLDER);
         for file in &record.files {
@@ -157,7 +162,8 @@ impl Encoder {
         Encoder { cache_bytes, ..self }
     }
 
-    /// An encoder for one thread, with what it remembers from text to text; its ids are as wide as `I`.
+    /// An encoder for one thread, with what it remembers from text to text; its ids are as wide as
+    /// `I`.
     ///
     /// # Panics
     /// If `I` cannot hold every id of the vocabulary.
@@ -171,8 +177,9 @@ impl Encoder {
         Session { encoder: self, fast, ids: Vec::new() }
     }
 
-    /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart, on any threads:
-    /// their ids one after the other are those of the whole. One part where no cut is known to be exact.
+    /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart,
+    /// on any threads: their ids one after the other are those of the whole. One part where no cut
+    /// is known to be exact.
     pub fn parts(&self, text: &str, part_bytes: usize) -> Vec<Range<usize>> {
         let cuts = match self.fast.get() {
             Ok(fast) if fast.takes(text) => fast.cuts(text, part_bytes),
@@ -190,13 +197,15 @@ impl Encoder {
         self.session_with(0).encode(text, ids)
     }
 
-    /// Appends what [`Encoder::encode`] does, by the `tokenizers` crate: the definition of what is right.
+    /// Appends what [`Encoder::encode`] does, by the `tokenizers` crate: the definition of what is
+    /// right.
     pub fn encode_by_definition(
         &self,
         text: &str,
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
-        // A crafted tokenizer.json can make the crate panic; that must not take the run down without a word.
+        // A crafted tokenizer.json can make the crate panic; that must not take the run down
+        // without a word.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, false)))
             .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
             .map_err(|err| TokenizeError::Encode { reason: err.to_string() })?;
@@ -245,7 +254,8 @@ impl Encoder {
         self.fast.get().as_ref().err().map_or(&[], Vec::as_slice)
     }
 
-    /// The pairs of characters that some merge joins, between all others of which our own encoder may cut.
+    /// The pairs of characters that some merge joins, between all others of which our own encoder
+    /// may cut.
     pub fn pair_count(&self) -> Option<usize> {
         self.fast.get().as_ref().ok().and_then(Fast::pair_count)
     }
@@ -280,13 +290,14 @@ impl Encoder {
         &self.path
     }
 
-    /// What the tokenizer's own configuration put around documents, where that is not the usual BOS alone: a
-    /// sentence each.
+    /// What the tokenizer's own configuration put around documents, where that is not the usual BOS
+    /// alone: a sentence each.
     pub fn followed(&self) -> &[String] {
         &self.followed
     }
 
-    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where there is none.
+    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where there is
+    /// none.
     pub fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
         let config = Config::read(&self.path, &self.tokenizer).ok()?;
         config.token(if flag == "bos" { Role::Bos } else { Role::Eos }).ok()
@@ -320,7 +331,8 @@ impl<I: TokenId> Session<'_, I> {
         self.encode_part(text, PartPosition::WHOLE, ids)
     }
 
-    /// Appends the ids of one of the [`Encoder::parts`] of a text. After an error `ids` is as before.
+    /// Appends the ids of one of the [`Encoder::parts`] of a text. After an error `ids` is as
+    /// before.
     ///
     /// # Panics
     /// If the text is but a part, and was to be cut nowhere.

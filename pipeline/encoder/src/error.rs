@@ -70,7 +70,8 @@ pub enum TokenizeError {
 }
 
 impl TokenizeError {
-    /// Whether data differ from what describes them; else the tokenizer itself or the system is at fault.
+    /// Whether data differ from what describes them; else the tokenizer itself or the system is at
+    /// fault.
     pub fn is_mismatch(&self) -> bool {
         matches!(self, TokenizeError::Differs { .. })
     }

@@ -1,16 +1,18 @@
-//! Our own encoder: a tokenizer.json is taken apart, and where the exactness of a fast way follows from what it holds,
-//! texts go that way; else the reasons are named and the `tokenizers` crate does the work.
+//! Our own encoder: a tokenizer.json is taken apart, and where the exactness of a fast way follows
+//! from what it holds, texts go that way; else the reasons are named and the `tokenizers` crate
+//! does the work.
 //!
 //! In the order of a text's way:
 //! - `definition`: tokenizer.json as types; `classify`: whether we can, and why not.
 //! - `added`: where added tokens stand in a text; `find` looks for them.
-//! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for byte-level
-//!   tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`] says what a character is to it,
-//!   `joins` where long pieces may be cut once more.
+//! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for
+//!   byte-level tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`]
+//!   says what a character is to it, `joins` where long pieces may be cut once more.
 //! - `pieces` and `table`: each `piece` that was seen before is looked up.
 //! - `merges`: the others are merged.
 //!
-//! **Invariant:** the ids are those of the `tokenizers` crate reading the same tokenizer.json, whatever is in the cache.
+//! **Invariant:** the ids are those of the `tokenizers` crate reading the same tokenizer.json,
+//! whatever is in the cache.
 
 mod added_tokens;
 mod byte_level;
@@ -35,7 +37,8 @@ use classify::{Form, Model, Parts};
 use definition::{Definition, PrependScheme};
 use piece::Padded;
 
-/// Texts from this size on are left to the `tokenizers` crate: places in a text are numbers of 32 bits here.
+/// Texts from this size on are left to the `tokenizers` crate: places in a text are numbers of 32
+/// bits here.
 const TEXT_BYTES_MAX: usize = (1 << 31) - 1;
 /// Room that huge texts leave behind for the next ones.
 const KEPT_TEXT_BYTES_MAX: usize = 4 << 20;
@@ -49,7 +52,8 @@ pub(crate) struct Fast {
 }
 
 impl Fast {
-    /// The encoder of a tokenizer.json that the `tokenizers` crate takes as well, or why there is none, in words.
+    /// The encoder of a tokenizer.json that the `tokenizers` crate takes as well, or why there is
+    /// none, in words.
     ///
     /// `added_id` is the id that the crate gave to an added token.
     pub(crate) fn new(
@@ -64,8 +68,8 @@ impl Fast {
         Ok(Fast { form, model, raw, normalized })
     }
 
-    /// The pairs of characters that some merge joins: a text may be cut between all others. Byte-level tokenizers are
-    /// cut by their pre-tokenizer instead.
+    /// The pairs of characters that some merge joins: a text may be cut between all others.
+    /// Byte-level tokenizers are cut by their pre-tokenizer instead.
     pub(crate) fn pair_count(&self) -> Option<usize> {
         match &self.model {
             Model::Chars(model) => Some(model.pair_count()),
@@ -96,9 +100,10 @@ impl Fast {
 
     /// The first place behind `from` where a cut changes nothing.
     ///
-    /// Between x and y it does not if the model allows a cut there and x is in no added token, is no white space that
-    /// one could take, and no letter that one must not stand beside. Then no match holds x, so that the search for
-    /// tokens begins anew behind it, and none looks at what is before y.
+    /// Between x and y it does not if the model allows a cut there and x is in no added token, is
+    /// no white space that one could take, and no letter that one must not stand beside. Then no
+    /// match holds x, so that the search for tokens begins anew behind it, and none looks at what
+    /// is before y.
     fn first_cut(&self, text: &str, from: usize) -> Option<usize> {
         let from = (from..=text.len()).find(|&at| text.is_char_boundary(at))?;
         let space_is_marker = self.form.space_is_marker();

@@ -1,12 +1,14 @@
 //! BOS and EOS: whether they stand around a document, and which tokens they are.
 //!
-//! Sources, the first that speaks wins: an option; `add_bos_token` and `add_eos_token` of tokenizer_config.json; the
-//! tokens that the post-processor of tokenizer.json puts around a text; the default of the named `tokenizer_class`.
-//! This is what `transformers` goes by. Only where there is no tokenizer_config.json at all and no post-processor adds
-//! anything, Patchmill's own default holds: a BOS and no EOS.
+//! Sources, the first that speaks wins: an option; `add_bos_token` and `add_eos_token` of
+//! tokenizer_config.json; the tokens that the post-processor of tokenizer.json puts around a text;
+//! the default of the named `tokenizer_class`. This is what `transformers` goes by. Only where
+//! there is no tokenizer_config.json at all and no post-processor adds anything, Patchmill's own
+//! default holds: a BOS and no EOS.
 //!
-//! **Invariant:** no token stands around a document unless an option, the tokenizer's configuration, or, where it has
-//! none, the default asked for it; and none that is an ordinary piece of the vocabulary.
+//! **Invariant:** no token stands around a document unless an option, the tokenizer's
+//! configuration, or, where it has none, the default asked for it; and none that is an ordinary
+//! piece of the vocabulary.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -124,8 +126,8 @@ impl<'a> Config<'a> {
         Ok(Config { tokenizer, path: path.to_owned(), config, template })
     }
 
-    /// The token of `role` if one stands there, and a sentence when the tokenizer's configuration made another choice
-    /// than Patchmill's default.
+    /// The token of `role` if one stands there, and a sentence when the tokenizer's configuration
+    /// made another choice than Patchmill's default.
     pub(crate) fn resolve(
         &self,
         role: Role,
@@ -234,7 +236,8 @@ impl<'a> Config<'a> {
             let token = token.expect("the post-processor took it from the vocabulary");
             return Ok(SpecialToken { token, id });
         }
-        // Nothing names one: the usual name, if it is a control token and no ordinary piece of text.
+        // Nothing names one: the usual name, if it is a control token and no ordinary piece of
+        // text.
         let token = role.default_token();
         match self.tokenizer.token_to_id(token) {
             Some(id) if self.is_special(id) => Ok(SpecialToken { token: token.to_owned(), id }),
@@ -295,7 +298,8 @@ fn template(tokenizer: &Tokenizer) -> [Vec<u32>; 2] {
     if tokenizer.get_post_processor().is_none() {
         return [Vec::new(), Vec::new()];
     }
-    // A text that any tokenizer makes something of; where it makes nothing, what stands around it is told apart no more.
+    // A text that any tokenizer makes something of; where it makes nothing, what stands around it
+    // is told apart no more.
     let ids = |specials| {
         let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast("a", specials)));
         encoding.ok()?.ok().map(|encoding| encoding.get_ids().to_vec())

@@ -1,6 +1,8 @@
-//! The `tokenizers` crate's own reading of a tokenizer.json, made fit to be the definition of what is right.
+//! The `tokenizers` crate's own reading of a tokenizer.json, made fit to be the definition of what
+//! is right.
 //!
-//! **Invariant:** equal texts get equal ids, and none is lost: a tokenizer of which that cannot be said is refused.
+//! **Invariant:** equal texts get equal ids, and none is lost: a tokenizer of which that cannot be
+//! said is refused.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;

@@ -1,6 +1,7 @@
 //! Token ids in the two widths that shards store them in.
 //!
-//! **Invariant:** an id below [`TokenId::VOCAB_SIZE_MAX`] survives [`TokenId::narrow`] and [`TokenId::widen`].
+//! **Invariant:** an id below [`TokenId::VOCAB_SIZE_MAX`] survives [`TokenId::narrow`] and
+//! [`TokenId::widen`].
 
 use schemas::shard::TokenBytes;
 
@@ -26,7 +27,8 @@ pub trait TokenId: Copy + Default + Send + 'static {
     /// Packs the ids of a piece; `None` where they do not fit.
     fn pack(ids: &[u32]) -> Option<Self::Packed>;
 
-    /// Puts the ids to the front of `room` and returns their number; what is behind them means nothing.
+    /// Puts the ids to the front of `room` and returns their number; what is behind them means
+    /// nothing.
     fn unpack(packed: &Self::Packed, room: &mut [Self; 8]) -> usize;
 
     /// The id in this width; the caller knows that it is below [`TokenId::VOCAB_SIZE_MAX`].
@@ -69,7 +71,8 @@ impl TokenId for u16 {
 impl TokenId for u32 {
     const BYTES: TokenBytes = TokenBytes::Four;
     const VOCAB_SIZE_MAX: u64 = 1 << 32;
-    /// Five ids of 24 bits, the first in the lowest ones, and the number above them: a piece takes half a cache line.
+    /// Five ids of 24 bits, the first in the lowest ones, and the number above them: a piece takes
+    /// half a cache line.
     type Packed = u128;
 
     fn pack(ids: &[u32]) -> Option<u128> {

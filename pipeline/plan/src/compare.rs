@@ -1,7 +1,7 @@
 //! What differs between two plans, and how far they read the same.
 //!
-//! **Invariant:** the steps that are called the same read the same windows in the same slots, in phases of the
-//! same K and T.
+//! **Invariant:** the steps that are called the same read the same windows in the same slots, in
+//! phases of the same K and T.
 
 use serde_json::Value;
 
@@ -28,8 +28,8 @@ pub struct Comparison {
     pub same_steps: u64,
 }
 
-/// Compares two plans. The order up to a step depends on how long the phases before it are, but not on what comes
-/// after; all else changes it from the first step on.
+/// Compares two plans. The order up to a step depends on how long the phases before it are, but not
+/// on what comes after; all else changes it from the first step on.
 pub fn compare(first: &Plan, second: &Plan) -> Comparison {
     let (a, b) = (first.identity(), second.identity());
     let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();

@@ -1,11 +1,11 @@
 //! The order in which one pass over a stream visits its subset.
 //!
-//! Each phase that reads any of the pass is a *level*. Level 0 is a permutation of the subset's windows. A phase
-//! that begins inside the pass takes what the level below has not read, cuts it into its own windows and
-//! permutes those; `r` windows of level k lie in one of level k - 1.
+//! Each phase that reads any of the pass is a *level*. Level 0 is a permutation of the subset's
+//! windows. A phase that begins inside the pass takes what the level below has not read, cuts it
+//! into its own windows and permutes those; `r` windows of level k lie in one of level k - 1.
 //!
-//! **Invariant:** each place of the subset is read once, by one level, but for what the last level leaves;
-//! `find` is the inverse of `subset_offsets`.
+//! **Invariant:** each place of the subset is read once, by one level, but for what the last level
+//! leaves; `find` is the inverse of `subset_offsets`.
 
 use std::ops::Range;
 
@@ -42,8 +42,9 @@ struct Level {
 }
 
 impl EpochOrder {
-    /// The order of pass `epoch`, of `epoch_tokens`, over a stream. `phases` are those that read any of the
-    /// stream, in order, and `permutation` gives that of a level over so many windows of so many tokens.
+    /// The order of pass `epoch`, of `epoch_tokens`, over a stream. `phases` are those that read
+    /// any of the stream, in order, and `permutation` gives that of a level over so many windows of
+    /// so many tokens.
     pub(crate) fn new(
         epoch: u64,
         epoch_tokens: u64,
@@ -71,8 +72,8 @@ impl EpochOrder {
         EpochOrder { epoch, levels }
     }
 
-    /// Where in the subset the phase's windows lie that stand at these offsets in reading order; takes the offsets'
-    /// place.
+    /// Where in the subset the phase's windows lie that stand at these offsets in reading order;
+    /// takes the offsets' place.
     pub(crate) fn subset_offsets(&self, phase_index: usize, offsets: &mut [u64]) {
         let top = self.levels.iter().position(|level| level.phase_index == phase_index);
         let top = top.expect("the phase reads at these places of the epoch");
@@ -104,13 +105,14 @@ impl EpochOrder {
         }
     }
 
-    /// The phase that reads a place of the subset, and where its window stands in reading order; `None`
-    /// for the unread rest.
+    /// The phase that reads a place of the subset, and where its window stands in reading order;
+    /// `None` for the unread rest.
     pub(crate) fn find(&self, subset_offset: u64) -> Option<(usize, u64)> {
         let (mut place, mut offset_in_window) = (0, subset_offset);
         let mut below: Option<&Level> = None;
         for level in &self.levels {
-            // `place` is a window of the level below, counted from the first one that it left unread.
+            // `place` is a window of the level below, counted from the first one that it left
+            // unread.
             let parts = below.map_or(0, |below| below.window_tokens / level.window_tokens);
             place = place * parts + offset_in_window / level.window_tokens;
             offset_in_window %= level.window_tokens;

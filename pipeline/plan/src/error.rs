@@ -1,6 +1,7 @@
 //! Why there is no plan for a spec.
 //!
-//! **Invariant:** [`PlanError`] names the field of the run file, what was found there and what would do.
+//! **Invariant:** [`PlanError`] names the field of the run file, what was found there and what
+//! would do.
 
 use schemas::run::Share;
 

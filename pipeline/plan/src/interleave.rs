@@ -1,13 +1,13 @@
 //! Several streams as one, in an exact proportion: which stream each slot of a sequence takes from.
 //!
-//! Streams are split in two halves, each half again, and so on. Among the first `n` slots that fall to a
-//! part of the streams with weight `t`, `floor(n * a / t)` go to its first half, of weight `a`. So each
-//! stream gets exactly its weight in every `W` slots, `W` the sum of the weights, and is never further
-//! from its share than the number of splits above it. A slot is found from a stream and back without
-//! looking at any other slot.
+//! Streams are split in two halves, each half again, and so on. Among the first `n` slots that fall
+//! to a part of the streams with weight `t`, `floor(n * a / t)` go to its first half, of weight
+//! `a`. So each stream gets exactly its weight in every `W` slots, `W` the sum of the weights, and
+//! is never further from its share than the number of splits above it. A slot is found from a
+//! stream and back without looking at any other slot.
 //!
-//! **Invariant:** the slots from `m * W` to `(m + 1) * W` hold `weight` slots of each stream, for every `m`;
-//! [`Interleave::slot_of`] is the inverse of [`Interleave::locate`].
+//! **Invariant:** the slots from `m * W` to `(m + 1) * W` hold `weight` slots of each stream, for
+//! every `m`; [`Interleave::slot_of`] is the inverse of [`Interleave::locate`].
 
 /// The proportion, as sums of the weights up to each stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,8 @@ impl Split {
     fn new(of: &Interleave, first: usize, end: usize) -> Split {
         let middle = first + (end - first) / 2;
         let weight = of.sums[middle] - of.sums[first];
-        let total = (of.sums[end] - of.sums[first]).max(1); // a part without weight is never reached
+        // A part without weight is never reached.
+        let total = (of.sums[end] - of.sums[first]).max(1);
         Split { middle, weight: weight.into(), total: total.into() }
     }
 

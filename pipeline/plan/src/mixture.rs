@@ -1,8 +1,10 @@
-//! How many blocks of each stream an epoch reads: the subset of a corpus, or the parts of a mixture.
+//! How many blocks of each stream an epoch reads: the subset of a corpus, or the parts of a
+//! mixture.
 //!
-//! A mixture's epoch has P blocks. A set with `epochs = e` gives `e` times its subset of M blocks; the sets with a
-//! share get that part of P. P is what `subset_tokens` allows; without it, what makes the sets with epochs
-//! the part that the shares leave over, all of each; if all sets have shares, the most that reads no set twice.
+//! A mixture's epoch has P blocks. A set with `epochs = e` gives `e` times its subset of M blocks;
+//! the sets with a share get that part of P. P is what `subset_tokens` allows; without it, what
+//! makes the sets with epochs the part that the shares leave over, all of each; if all sets have
+//! shares, the most that reads no set twice.
 //!
 //! **Invariant:** a stream's blocks of an epoch are the whole blocks inside its part, rounded down.
 

@@ -1,15 +1,15 @@
 //! Keyed permutations of `0..count` that are computed and never stored.
 //!
-//! A Feistel network permutes the smallest power of two that holds `count`; indexes that fall outside
-//! are walked on along their cycle until they fall inside (Black and Rogaway, "Ciphers with Arbitrary
-//! Finite Domains", 2002). Time and memory do not depend on `count`.
+//! A Feistel network permutes the smallest power of two that holds `count`; indexes that fall
+//! outside are walked on along their cycle until they fall inside (Black and Rogaway, "Ciphers with
+//! Arbitrary Finite Domains", 2002). Time and memory do not depend on `count`.
 //!
-//! A *blocked* permutation keeps neighbours together, for media that read best in sequence: it permutes
-//! groups of `group` indexes, and the indexes inside each group. The last group may be smaller; it takes
-//! its place in the order as any other, and what comes after it moves up.
+//! A *blocked* permutation keeps neighbours together, for media that read best in sequence: it
+//! permutes groups of `group` indexes, and the indexes inside each group. The last group may be
+//! smaller; it takes its place in the order as any other, and what comes after it moves up.
 //!
-//! **Invariant:** for every key, `apply` is a bijection of `0..count`, `apply_all` does the same to many at once, and
-//! `invert` is their inverse.
+//! **Invariant:** for every key, `apply` is a bijection of `0..count`, `apply_all` does the same to
+//! many at once, and `invert` is their inverse.
 
 mod simd;
 
@@ -63,7 +63,8 @@ impl PermutationKey {
         PermutationKey::of_material(&PermutationKey::material(seed, purpose))
     }
 
-    /// The key for a purpose within the stream of one set: a set's order does not depend on the others.
+    /// The key for a purpose within the stream of one set: a set's order does not depend on the
+    /// others.
     pub fn derive_for_set(seed: u64, set_name: &str, purpose: Purpose) -> PermutationKey {
         let material = PermutationKey::material(seed, purpose);
         PermutationKey::of_material(&format!("{material};set={set_name}"))
@@ -114,8 +115,8 @@ struct Network {
     /// The halves need not be of equal width: rounds change the left and the right half in turn.
     left_bits: u32,
     right_bits: u32,
-    /// Every round's hashes of all values of a half, as far as its bits matter, for a network of few bits that is asked
-    /// often: 64 KiB at most.
+    /// Every round's hashes of all values of a half, as far as its bits matter, for a network of
+    /// few bits that is asked often: 64 KiB at most.
     table: OnceLock<Vec<u16>>,
 }
 
@@ -140,7 +141,8 @@ impl Permutation {
         Permutation::with_rounds(key, count, rounds)
     }
 
-    /// The same with a number of rounds of the caller's, for the tests that show how many are needed.
+    /// The same with a number of rounds of the caller's, for the tests that show how many are
+    /// needed.
     ///
     /// # Panics
     /// If `count` exceeds [`COUNT_MAX`].
@@ -161,7 +163,8 @@ impl Permutation {
         Permutation { count, kind: Kind::Network(network) }
     }
 
-    /// The permutation that `key` selects among those of `0..count` that keep groups of `group` together.
+    /// The permutation that `key` selects among those of `0..count` that keep groups of `group`
+    /// together.
     ///
     /// # Panics
     /// If `group` is 0 or `count` exceeds [`COUNT_MAX`].
@@ -216,7 +219,8 @@ impl Permutation {
         }
     }
 
-    /// Replaces each of `indexes` by where it goes: the same as [`Permutation::apply`], several times as fast.
+    /// Replaces each of `indexes` by where it goes: the same as [`Permutation::apply`], several
+    /// times as fast.
     ///
     /// # Panics
     /// Unless all are below `count`.
@@ -337,12 +341,13 @@ impl Network {
                 false => self.hash(round, half) & mask(self.right_bits),
             };
             let all = (0..self.rounds).flat_map(|round| (0..values).map(move |half| (round, half)));
-            all.map(|(round, half)| hash(round, half) as u16).collect() // a half has 10 bits at most
+            // A half has 10 bits at most.
+            all.map(|(round, half)| hash(round, half) as u16).collect()
         }))
     }
 
-    /// [`Network::encrypt`] of each place, some next to each other: a round waits for a look into the table, and their halves fit the
-    /// registers.
+    /// [`Network::encrypt`] of each place, some next to each other: a round waits for a look into
+    /// the table, and their halves fit the registers.
     fn encrypt_by_table(&self, table: &[u16], places: &mut [u64]) {
         let (together, rest) = places.as_chunks_mut::<TOGETHER>();
         together.iter_mut().for_each(|places| self.encrypt_together(table, places));

@@ -1,21 +1,23 @@
 //! The plan: which window of the corpus each slot of each optimizer step reads.
 //!
-//! The corpus is one stream of N tokens, cut into aligned *blocks* of the largest window of all phases.
-//! M blocks of it are the subset, and E passes over the subset, one after the other, are the *run*: a
-//! stream of `E * M * block` tokens. Step `s` reads the run's tokens from `s * step_tokens` on, in windows
-//! of its phase; inside an epoch each phase takes what the one before left (`epoch_order`).
+//! The corpus is one stream of N tokens, cut into aligned *blocks* of the largest window of all
+//! phases. M blocks of it are the subset, and E passes over the subset, one after the other, are
+//! the *run*: a stream of `E * M * block` tokens. Step `s` reads the run's tokens from `s *
+//! step_tokens` on, in windows of its phase; inside an epoch each phase takes what the one before
+//! left (`epoch_order`).
 //!
-//! A *mixture* has a stream for each set, with blocks, a subset and passes of its own, as if it were a corpus.
-//! An epoch of the run is a number of blocks of each stream (`mixture`); the streams are
-//! interleaved block by block in exactly that proportion ([`crate::interleave`]). A stream that gives its
-//! subset twice an epoch makes two passes, one that gives half of it makes half a pass, and goes on in the next
-//! epoch where it stopped. Phases cut every stream at the place that it has reached. The places of a
-//! mixture's corpus are counted over its streams, one after the other, in byte order of their names.
+//! A *mixture* has a stream for each set, with blocks, a subset and passes of its own, as if it
+//! were a corpus. An epoch of the run is a number of blocks of each stream (`mixture`); the streams
+//! are interleaved block by block in exactly that proportion ([`crate::interleave`]). A stream that
+//! gives its subset twice an epoch makes two passes, one that gives half of it makes half a pass,
+//! and goes on in the next epoch where it stopped. Phases cut every stream at the place that it has
+//! reached. The places of a mixture's corpus are counted over its streams, one after the other, in
+//! byte order of their names.
 //!
 //! Everything here is pure: numbers in, numbers out, on every machine the same.
 //!
-//! **Invariant:** every pass over a stream reads each token of its subset exactly once, in one phase, but for
-//! the unread rest of the last ones, which is less than a step in all.
+//! **Invariant:** every pass over a stream reads each token of its subset exactly once, in one
+//! phase, but for the unread rest of the last ones, which is less than a step in all.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -84,8 +86,8 @@ impl Plan {
         &self.spec
     }
 
-    /// Tokens of the longest unit that every window of every phase is a row of. A window's units stand at multiples of it in
-    /// its stream.
+    /// Tokens of the longest unit that every window of every phase is a row of. A window's units
+    /// stand at multiples of it in its stream.
     pub fn unit_tokens(&self) -> u64 {
         let windows = self.phases.iter().map(|phase| u128::from(phase.window_tokens));
         windows.fold(0, sizes::gcd) as u64 // divides each of them
@@ -96,7 +98,8 @@ impl Plan {
         &self.phases
     }
 
-    /// The streams, one for each set of a mixture, those that are not read too; else one for the whole corpus.
+    /// The streams, one for each set of a mixture, those that are not read too; else one for the
+    /// whole corpus.
     pub fn streams(&self) -> &[Stream] {
         &self.streams
     }
@@ -222,8 +225,8 @@ impl Plan {
         phase.first_window + (step - phase.first_step) * phase.windows_per_step + slot
     }
 
-    /// When pass `epoch` over its stream reads `token` of the corpus; `None` if it does not: the token lies
-    /// outside the subset, in the tail, or in the unread rest.
+    /// When pass `epoch` over its stream reads `token` of the corpus; `None` if it does not: the
+    /// token lies outside the subset, in the tail, or in the unread rest.
     pub fn find(&self, epoch: u64, token: u64) -> Option<Reading> {
         self.cursor().find(epoch, token)
     }
@@ -233,8 +236,8 @@ impl Plan {
         Cursor { plan: self, orders: self.streams.iter().map(|_| None).collect() }
     }
 
-    /// Everything that the order depends on, by name: those of the run file where it has one. Sizes are
-    /// the ones in use, so that specs with the same order have the same identity.
+    /// Everything that the order depends on, by name: those of the run file where it has one. Sizes
+    /// are the ones in use, so that specs with the same order have the same identity.
     pub fn identity(&self) -> BTreeMap<String, Value> {
         let spec = &self.spec;
         let mut identity = BTreeMap::from([
@@ -287,13 +290,14 @@ impl Plan {
         self.interleave.count_before(stream_index, step * self.step_blocks())
     }
 
-    /// Which stream and pass the window in `slot` of `step` is of, and where in the pass' reading order it stands; its place
-    /// in the corpus is left open.
+    /// Which stream and pass the window in `slot` of `step` is of, and where in the pass' reading
+    /// order it stands; its place in the corpus is left open.
     fn place(&self, phase_index: usize, step: u64, slot: u64) -> (Window, u64) {
         let Phase { window_tokens, windows_per_step, .. } = self.phases[phase_index];
         assert!(slot < windows_per_step, "slot {slot} of {windows_per_step}");
-        // The step's blocks stand in the order of the interleave. Their windows are taken round by round, one
-        // of each block; in that order each stream's windows of the step are numbered, and so go on in its order.
+        // The step's blocks stand in the order of the interleave. Their windows are taken round by
+        // round, one of each block; in that order each stream's windows of the step are numbered,
+        // and so go on in its order.
         let step_blocks = self.step_blocks();
         let (round, in_round) = (slot / step_blocks, slot % step_blocks);
         let (stream_index, rank) = self.interleave.locate(step * step_blocks + in_round);
@@ -355,7 +359,8 @@ impl Plan {
 /// Windows that a [`Cursor`] looks up together.
 const CHUNK: usize = 64;
 
-/// Looks windows and tokens of a plan up; remembers each stream's order of the pass that it was last asked for.
+/// Looks windows and tokens of a plan up; remembers each stream's order of the pass that it was
+/// last asked for.
 pub struct Cursor<'a> {
     plan: &'a Plan,
     orders: Vec<Option<EpochOrder>>,
@@ -374,8 +379,8 @@ impl Cursor<'_> {
         windows[0]
     }
 
-    /// The windows in the `slots` of `step`, in order, take the place of what `windows` held: as [`Plan::windows`],
-    /// several times as fast.
+    /// The windows in the `slots` of `step`, in order, take the place of what `windows` held: as
+    /// [`Plan::windows`], several times as fast.
     ///
     /// # Panics
     /// Unless `step < step_count` and the slots are below the step's number of windows.
@@ -412,8 +417,8 @@ impl Cursor<'_> {
         }
     }
 
-    /// Fills in where windows lie whose places in their pass' reading order are these. Those of one phase and one pass over
-    /// one stream are looked up together.
+    /// Fills in where windows lie whose places in their pass' reading order are these. Those of one
+    /// phase and one pass over one stream are looked up together.
     fn find_places(&mut self, windows: &mut [Window], offsets: &[u64; CHUNK]) {
         let plan = self.plan;
         let key = |window: &Window| (window.phase_index, window.epoch, window.stream_index);
@@ -459,7 +464,8 @@ impl Cursor<'_> {
         let offset = subset_block * plan.block_tokens + in_stream % plan.block_tokens;
         let (phase_index, epoch_offset) = self.order(stream_index, epoch).find(offset)?;
         let position = epoch * stream.subset_tokens() + epoch_offset;
-        // Back from the stream's place to the step that reads the block at that place, and to the slot.
+        // Back from the stream's place to the step that reads the block at that place, and to the
+        // slot.
         let rank = position / plan.block_tokens;
         let step_blocks = plan.step_blocks();
         let step = plan.interleave.slot_of(stream_index, rank) / step_blocks;

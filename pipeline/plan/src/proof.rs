@@ -1,9 +1,11 @@
-//! Walks a whole plan, in parallel, and proves that every pass reads each token of its subset exactly once.
+//! Walks a whole plan, in parallel, and proves that every pass reads each token of its subset
+//! exactly once.
 //!
-//! Each window is looked up back: every part of it must be found at exactly the step and slot that read it. A
-//! look-up is a function of pass and token, so two windows of a pass that shared a token would have to be
-//! the same one. The tokens of each pass are counted; as they are distinct and lie in the subset, a pass whose
-//! count is that of the subset has read all of it. No window is remembered, so memory doesn't grow with the plan.
+//! Each window is looked up back: every part of it must be found at exactly the step and slot that
+//! read it. A look-up is a function of pass and token, so two windows of a pass that shared a token
+//! would have to be the same one. The tokens of each pass are counted; as they are distinct and lie
+//! in the subset, a pass whose count is that of the subset has read all of it. No window is
+//! remembered, so memory doesn't grow with the plan.
 //!
 //! **Invariant:** a [`Proof`] comes from a walk over every window of every step.
 
@@ -88,7 +90,8 @@ pub fn walk(
     let (next_chunk, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let work = || {
         let mut counts = Counts::new();
-        // Relaxed: the counter hands out numbers and the flag saves work; neither publishes other memory.
+        // Relaxed: the counter hands out numbers and the flag saves work; neither publishes other
+        // memory.
         while !failed.load(Ordering::Relaxed) {
             let first = next_chunk.fetch_add(1, Ordering::Relaxed) * CHUNK_STEPS;
             if first >= plan.step_count() {

@@ -86,7 +86,8 @@ impl Fraction {
 
     pub(crate) fn plus(self, share: Share) -> Result<Fraction, PlanError> {
         let (numer, denom) = (u128::from(share.numer()), u128::from(share.denom()));
-        let added = (self.numer * denom).checked_add(numer * self.denom); // each factor is below 2^64
+        // Each factor is below 2^64.
+        let added = (self.numer * denom).checked_add(numer * self.denom);
         let numer = added.ok_or(PlanError::ShareDenominator)?;
         let denom = self.denom * denom;
         let divisor = gcd(numer, denom);
@@ -130,7 +131,8 @@ pub(crate) fn run_tokens(spec: &PlanSpec, subset_tokens: u64) -> Result<u64, Pla
     Ok(run_tokens)
 }
 
-/// Whole steps for each phase: phase i ends at step `floor(cumulative_i * run_tokens / step_tokens)`.
+/// Whole steps for each phase: phase i ends at step `floor(cumulative_i * run_tokens /
+/// step_tokens)`.
 pub(crate) fn phases(
     spec: &PlanSpec,
     cumulative: &[Fraction],

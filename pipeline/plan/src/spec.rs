@@ -11,7 +11,8 @@ pub struct PlanSpec {
     pub corpus_tokens: u64,
     /// The manifest's fingerprint; `None` when the corpus is only assumed.
     pub corpus_fingerprint: Option<String>,
-    /// Tokens of the subset at most; the whole corpus when `None`. With sets, the most that an epoch reads.
+    /// Tokens of the subset at most; the whole corpus when `None`. With sets, the most that an
+    /// epoch reads.
     pub subset_tokens: Option<u64>,
     /// Tokens read per optimizer step, in every phase.
     pub step_tokens: u64,
@@ -21,7 +22,8 @@ pub struct PlanSpec {
     pub seed: u64,
     /// How the order is mixed.
     pub shuffle: Shuffle,
-    /// The streams of a mixture, by name in byte order, all of the corpus; none when the corpus is one stream.
+    /// The streams of a mixture, by name in byte order, all of the corpus; none when the corpus is
+    /// one stream.
     pub sets: Vec<SetSpec>,
     /// In order; the shares add up to 1.
     pub phases: Vec<PhaseSpec>,

@@ -1,4 +1,5 @@
-//! The streams of a plan: which tokens of the corpus each takes, and in which order its blocks are chosen.
+//! The streams of a plan: which tokens of the corpus each takes, and in which order its blocks are
+//! chosen.
 //!
 //! **Invariant:** streams follow each other without a gap, in the order of the spec's sets.
 
@@ -52,7 +53,8 @@ impl Stream {
 /// The streams of a spec, with their blocks.
 pub(crate) fn streams(spec: &PlanSpec, block_tokens: u64, blocks: &[StreamBlocks]) -> Vec<Stream> {
     let stream = |name: Option<&str>, first_token, token_count, blocks: StreamBlocks| {
-        // Where all blocks are taken there is nothing to choose, and groups of the order are those of the corpus.
+        // Where all blocks are taken there is nothing to choose, and groups of the order are those
+        // of the corpus.
         let is_chosen =
             blocks.subset < blocks.stream || !matches!(spec.shuffle, Shuffle::Blocked { .. });
         let subset = if is_chosen {

@@ -1,29 +1,34 @@
-//! The way of results from a worker thread to the one reader of all workers, and of used-up buffers back.
+//! The way of results from a worker thread to the one reader of all workers, and of used-up buffers
+//! back.
 //!
-//! A lane has one producer, the [`Outlet`], and one consumer, the [`Lane`]. The ring between them is bounded; a producer
-//! that finds it full sleeps, and so does a reader that finds it empty. The reader has one [`Parker`] for all its lanes.
+//! A lane has one producer, the [`Outlet`], and one consumer, the [`Lane`]. The ring between them
+//! is bounded; a producer that finds it full sleeps, and so does a reader that finds it empty. The
+//! reader has one [`Parker`] for all its lanes.
 //!
 //! The protocol, on top of a queue and a parker that are crossbeam's:
-//! - The producer drops its outlet when it ends, for whatever reason. That sets `closed` and wakes the reader, who takes
-//!   what is left and then learns that nothing more will come.
-//! - The reader drops its lane when it wants no more. That sets `stopped` and wakes the producer, whose next push is refused.
+//! - The producer drops its outlet when it ends, for whatever reason. That sets `closed` and wakes
+//!   the reader, who takes what is left and then learns that nothing more will come.
+//! - The reader drops its lane when it wants no more. That sets `stopped` and wakes the producer,
+//!   whose next push is refused.
 //! - A wake-up that comes before its sleep is remembered by the parker, so none is lost.
 //!
-//! Built with `--cfg loom` or `--cfg shuttle`, queue and parker are models that promise no more than crossbeam does, and
-//! `tests/model.rs` runs all schedules of small cases, or many of larger ones. `tools/lane_mutants.py` takes each part of the
-//! protocol away in turn and expects a test to fail.
+//! Built with `--cfg loom` or `--cfg shuttle`, queue and parker are models that promise no more
+//! than crossbeam does, and `tests/model.rs` runs all schedules of small cases, or many of larger
+//! ones. `tools/lane_mutants.py` takes each part of the protocol away in turn and expects a test to
+//! fail.
 //!
-//! **Invariant:** the reader gets all that the producer pushed, in its order, and then the end; neither sleeps for ever
-//! while the other one lives or has ended.
+//! **Invariant:** the reader gets all that the producer pushed, in its order, and then the end;
+//! neither sleeps for ever while the other one lives or has ended.
 
 mod sync;
 
 use sync::{Arc, AtomicBool, Ordering, Queue};
 pub use sync::{Parker, Unparker};
 
-/// Looks at a ring before its reader goes to sleep, first in a row and then between offers of its core to others, who may
-/// be the very workers that it waits for. A worker that has to wake its reader reads less: with 64 offers in place of 512 a worker
-/// made 3,081 M tokens/s of windows of 8,192 where it makes 3,533 (medians of 3 interleaved rounds, 2 cores).
+/// Looks at a ring before its reader goes to sleep, first in a row and then between offers of its
+/// core to others, who may be the very workers that it waits for. A worker that has to wake its
+/// reader reads less: with 64 offers in place of 512 a worker made 3,081 M tokens/s of windows of
+/// 8,192 where it makes 3,533 (medians of 3 interleaved rounds, 2 cores).
 const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
 const YIELDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 512 };
 
@@ -32,15 +37,16 @@ struct Shared<T, B> {
     full: Queue<T>,
     /// Buffers on their way back.
     empty: Queue<B>,
-    /// Set once by the lane's end. Relaxed: it publishes no other memory, and a producer that sleeps is woken after it
-    /// was set, which orders the two.
+    /// Set once by the lane's end. Relaxed: it publishes no other memory, and a producer that
+    /// sleeps is woken after it was set, which orders the two.
     stopped: AtomicBool,
-    /// Set once by the outlet's end, with Release, after its last push: a reader that loads it with Acquire sees all that was
-    /// pushed, and takes it before it believes that nothing will come.
+    /// Set once by the outlet's end, with Release, after its last push: a reader that loads it with
+    /// Acquire sees all that was pushed, and takes it before it believes that nothing will come.
     closed: AtomicBool,
 }
 
-/// A new ring of `slots` results with `buffers` places on the way back, whose producer wakes `reader`.
+/// A new ring of `slots` results with `buffers` places on the way back, whose producer wakes
+/// `reader`.
 ///
 /// # Panics
 /// If either number is 0.
@@ -104,8 +110,8 @@ impl<T, B> Lane<T, B> {
     /// The next item, if it is ready.
     pub fn take(&self) -> Option<T> {
         let item = self.shared.full.pop()?;
-        // A producer that sleeps found the ring full, so that the reader passes the half of it later on: a wake-up there
-        // is enough, and one for each item would cost both of them.
+        // A producer that sleeps found the ring full, so that the reader passes the half of it
+        // later on: a wake-up there is enough, and one for each item would cost both of them.
         if self.shared.full.len() <= self.shared.full.capacity() / 2 {
             self.worker.unpark();
         }
@@ -127,7 +133,8 @@ impl<T, B> Lane<T, B> {
             }
         }
         loop {
-            let closed = self.shared.closed.load(Ordering::Acquire); // before the look into the ring
+            // Before the look into the ring.
+            let closed = self.shared.closed.load(Ordering::Acquire);
             if let Some(item) = self.take() {
                 return Some(item);
             }

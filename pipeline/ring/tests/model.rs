@@ -1,4 +1,5 @@
-//! The protocol under a checker: every schedule of small cases with loom, many of larger ones with shuttle.
+//! The protocol under a checker: every schedule of small cases with loom, many of larger ones with
+//! shuttle.
 //!
 //!     just loom
 //!     just shuttle
@@ -21,7 +22,8 @@ fn check(case: impl Fn() + Sync + Send + 'static) {
     model.check(case);
 }
 
-/// As many schedules as the variable SCHEDULES says; each is random, and a failure prints how to run it again.
+/// As many schedules as the variable SCHEDULES says; each is random, and a failure prints how to
+/// run it again.
 #[cfg(shuttle)]
 fn check(case: impl Fn() + Sync + Send + 'static) {
     let schedules = std::env::var("SCHEDULES").map_or(1000, |text| text.parse().expect("a number"));

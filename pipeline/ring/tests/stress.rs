@@ -1,4 +1,5 @@
-//! Real threads on the real queue, many starts and stops: a program of its own, so that ThreadSanitizer sees it alone.
+//! Real threads on the real queue, many starts and stops: a program of its own, so that
+//! ThreadSanitizer sees it alone.
 //!
 //!     cargo test -p ring            # some
 //!     just tsan                     # under ThreadSanitizer
@@ -25,7 +26,8 @@ mod real {
 
     use ring::{Parker, lane};
 
-    /// Lanes of `1 + round % 4` slots, read in turn up to a place that changes from round to round, then dropped.
+    /// Lanes of `1 + round % 4` slots, read in turn up to a place that changes from round to round,
+    /// then dropped.
     pub(super) fn round(round: u64) {
         let (lane_count, slots) = (1 + round % 3, 1 + (round % 4) as usize);
         let (pushed, taken) = (round * 7 % 40, round * 11 % 50);

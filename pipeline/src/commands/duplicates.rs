@@ -1,11 +1,14 @@
-//! `patchmill duplicates`: which documents of a corpus have the text of an earlier one, from the document indexes alone.
+//! `patchmill duplicates`: which documents of a corpus have the text of an earlier one, from the
+//! document indexes alone.
 //!
-//! Hashes of a text's first 128 bits of BLAKE3 are compared, in passes over ranges of them: a pass holds its share of
-//! the documents as pairs of hash and number, 24 bytes each, and sorts them; a bit a document says what was found.
-//! 200 million documents take 25 MB and five passes of 1 GB, each of which reads 16 bytes a document. That two different
-//! texts of so many agree in 128 bits has a chance of 1 in 10^22.
+//! Hashes of a text's first 128 bits of BLAKE3 are compared, in passes over ranges of them: a pass
+//! holds its share of the documents as pairs of hash and number, 24 bytes each, and sorts them; a
+//! bit a document says what was found. 200 million documents take 25 MB and five passes of 1 GB,
+//! each of which reads 16 bytes a document. That two different texts of so many agree in 128 bits
+//! has a chance of 1 in 10^22.
 //!
-//! **Invariant:** of documents with equal hashes the first in corpus order is not listed, and all others are.
+//! **Invariant:** of documents with equal hashes the first in corpus order is not listed, and all
+//! others are.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -214,7 +217,8 @@ struct ListedInput<'a> {
     parts: Vec<(u64, &'a Series)>,
 }
 
-/// Writes the list: counts by input first, which the bits tell, then the rows of one input after the other.
+/// Writes the list: counts by input first, which the bits tell, then the rows of one input after
+/// the other.
 fn write(args: &DuplicatesArgs, manifest: &Manifest, found: &Bits) -> anyhow::Result<Report> {
     let mut inputs: BTreeMap<&str, ListedInput> = BTreeMap::new();
     let mut first_document = 0;

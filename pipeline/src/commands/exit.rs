@@ -78,7 +78,8 @@ pub fn is_closed_pipe(err: &anyhow::Error) -> bool {
     })
 }
 
-/// The error with its causes, each said once: a message that already quotes its cause is not followed by it again.
+/// The error with its causes, each said once: a message that already quotes its cause is not
+/// followed by it again.
 pub fn describe(err: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in err.chain() {

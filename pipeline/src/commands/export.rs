@@ -31,7 +31,8 @@ pub struct ExportArgs {
     /// For nanogpt: the corpus of val.bin; when absent the hold-out of CORPUS, if it has one.
     #[arg(long, value_name = "CORPUS")]
     pub val: Option<PathBuf>,
-    /// Replace files of an export that are there; for nanogpt, remove a val.bin that gets no successor.
+    /// Replace files of an export that are there; for nanogpt, remove a val.bin that gets no
+    /// successor.
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object as the last line of stdout.

@@ -22,7 +22,8 @@ use encoder::Policy;
 #[command(group = clap::ArgGroup::new("said_bos").required(true).args(["bos", "no_bos"]))]
 #[command(group = clap::ArgGroup::new("said_eos").required(true).args(["eos", "no_eos"]))]
 pub struct ImportArgs {
-    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a folder of them; nanogpt: a .bin.
+    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a
+    /// folder of them; nanogpt: a .bin.
     pub source: PathBuf,
     /// Whose files they are.
     #[arg(long, value_enum)]
@@ -30,33 +31,38 @@ pub struct ImportArgs {
     /// The tokenizer.json that made the ids, or the folder that holds it.
     #[arg(long)]
     pub tokenizer: PathBuf,
-    /// The folder to write the corpus into: new, empty, or with an interrupted import of the same options.
+    /// The folder to write the corpus into: new, empty, or with an interrupted import of the same
+    /// options.
     #[arg(long)]
     pub out: PathBuf,
-    /// Each document begins with the beginning-of-sequence token, which is checked. Where nothing else says it, documents
-    /// begin there.
+    /// Each document begins with the beginning-of-sequence token, which is checked. Where nothing
+    /// else says it, documents begin there.
     #[arg(long)]
     pub bos: bool,
     /// Nothing stands before the documents' texts.
     #[arg(long)]
     pub no_bos: bool,
-    /// Each document ends with the end-of-sequence token, which is checked. Where nothing else says it, documents end there.
+    /// Each document ends with the end-of-sequence token, which is checked. Where nothing else says
+    /// it, documents end there.
     #[arg(long)]
     pub eos: bool,
-    /// Nothing stands behind the documents' texts. With --no-bos, and no index, each file is one document.
+    /// Nothing stands behind the documents' texts. With --no-bos, and no index, each file is one
+    /// document.
     #[arg(long)]
     pub no_eos: bool,
-    /// For olmo: bytes of an id, which the files do not say; by the size of the vocabulary when absent.
+    /// For olmo: bytes of an id, which the files do not say; by the size of the vocabulary when
+    /// absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=4), value_name = "2|4")]
     pub token_bytes: Option<u32>,
-    /// What special tokens written out in a text were for whoever made the ids; recorded, and changes no id.
+    /// What special tokens written out in a text were for whoever made the ids; recorded, and
+    /// changes no id.
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
     /// Bytes of ids at which a shard closes, at the next document boundary.
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_bytes: u64,
-    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
-    /// never removed.
+    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files
+    /// of others; those are never removed.
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object as the last line of stdout.
@@ -69,7 +75,8 @@ pub struct ImportArgs {
 pub enum Source {
     /// Megatron-core: NAME.bin, and NAME.idx with the documents.
     Megatron,
-    /// OLMo-core, dolma: raw ids named .npy; the documents from .csv.gz beside them, if all have one.
+    /// OLMo-core, dolma: raw ids named .npy; the documents from .csv.gz beside them, if all have
+    /// one.
     Olmo,
     /// nanoGPT: a file of uint16.
     Nanogpt,

@@ -1,6 +1,7 @@
 //! `patchmill init` and `patchmill config`: run files to start from, and what they may hold.
 //!
-//! **Invariant:** a run file that `init` writes passes `patchmill plan` on the corpus it was written for.
+//! **Invariant:** a run file that `init` writes passes `patchmill plan` on the corpus it was
+//! written for.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -170,7 +171,8 @@ struct Shape {
 const PATCH_SIZE: u64 = 4;
 /// The first unit of a window is no target, so that a window of one would teach nothing.
 const WINDOW_UNITS_MIN: u64 = 2;
-/// Two of the three thirds of the corpus are read as patches, one as tokens, each in a step at least.
+/// Two of the three thirds of the corpus are read as patches, one as tokens, each in a step at
+/// least.
 const STEPS_MIN: u64 = 3;
 const CORPUS_TOKENS_MIN: u64 = STEPS_MIN * PATCH_SIZE * WINDOW_UNITS_MIN;
 
@@ -219,8 +221,9 @@ impl Sizes {
     }
 }
 
-/// A tenth of a phase's steps, at most the paper's 2,000. A short phase needs more: on the fixtures, of 208 and 104 steps, validation
-/// perplexity fell from 154 to 133 when 10 became 100 and 52.
+/// A tenth of a phase's steps, at most the paper's 2,000. A short phase needs more: on the
+/// fixtures, of 208 and 104 steps, validation perplexity fell from 154 to 133 when 10 became 100
+/// and 52.
 fn warmup_steps(phase_steps: u64) -> u64 {
     (phase_steps / 10).max((phase_steps / 2).min(100)).min(2000)
 }

@@ -32,14 +32,16 @@ pub struct PlanArgs {
     /// The other run file of --diff.
     #[arg(requires = "diff")]
     other: Option<PathBuf>,
-    /// Plan for a corpus of this many tokens, whether there is one or not; 60e9 and 60_000 are numbers too.
+    /// Plan for a corpus of this many tokens, whether there is one or not; 60e9 and 60_000 are
+    /// numbers too.
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count)]
     assume_tokens: Option<u64>,
-    /// Say at which steps a document of the corpus is read (may be repeated): its number, INPUT:ROW as the manifest
-    /// names the input, or its content hash in hex.
+    /// Say at which steps a document of the corpus is read (may be repeated): its number, INPUT:ROW
+    /// as the manifest names the input, or its content hash in hex.
     #[arg(long, value_name = "DOCUMENT", value_parser = parse_document, conflicts_with = "assume_tokens")]
     find: Vec<DocumentName>,
-    /// Say which windows, shards, documents and sets a step or the steps S..E read (may be repeated).
+    /// Say which windows, shards, documents and sets a step or the steps S..E read (may be
+    /// repeated).
     #[arg(long, value_name = "STEP", value_parser = parse_steps)]
     step: Vec<(u64, u64)>,
     /// Only the part of each step that rank r of W reads.
@@ -51,7 +53,8 @@ pub struct PlanArgs {
     /// Threads of --verify; one a core when not given.
     #[arg(long, value_name = "COUNT", requires = "verify", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Say what differs between the plans of two run files, and up to which step they read the same.
+    /// Say what differs between the plans of two run files, and up to which step they read the
+    /// same.
     #[arg(long, requires = "other", conflicts_with_all = ["find", "step", "verify"])]
     diff: bool,
     /// Print one JSON object instead.

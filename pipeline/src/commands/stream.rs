@@ -1,6 +1,8 @@
-//! `patchmill stream`: reads a run's windows as a trainer would, at full speed, with nothing behind it.
+//! `patchmill stream`: reads a run's windows as a trainer would, at full speed, with nothing behind
+//! it.
 //!
-//! **Invariant:** what is counted, hashed or written are the batches of the [`Loader`], in plan order.
+//! **Invariant:** what is counted, hashed or written are the batches of the [`Loader`], in plan
+//! order.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -136,7 +138,8 @@ fn check_sink(args: &StreamArgs, corpus: &Path) -> anyhow::Result<()> {
     // A file that is not there yet is where its folder is.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let in_folder = || Some(real(folder.unwrap_or(Path::new(".")))?.join(path.file_name()?));
-    let Some(found) = real(path).or_else(in_folder) else { return Ok(()) }; // opening it says what is wrong
+    // Opening it says what is wrong.
+    let Some(found) = real(path).or_else(in_folder) else { return Ok(()) };
     let what = if real(corpus).is_some_and(|corpus| found.starts_with(corpus)) {
         "lies inside the corpus"
     } else if real(&args.run.run).is_some_and(|run| run == found) {
@@ -203,7 +206,8 @@ fn read<T: OutId>(spec: &LoaderSpec, sink: &[String], open: Duration) -> anyhow:
     let digest = sink.finish()?;
     let elapsed = started.elapsed();
     Ok(Summary {
-        steps: spec.end_step - spec.from_step, // in this order, or the loader would not have started
+        // In this order, or the loader would not have started.
+        steps: spec.end_step - spec.from_step,
         tokens,
         bytes: tokens * u64::from(spec.corpus.manifest().token_bytes),
         open,

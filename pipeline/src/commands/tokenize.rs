@@ -21,7 +21,8 @@ pub struct TokenizeArgs {
     /// A tokenizer.json, or the folder that holds it.
     #[arg(long)]
     pub tokenizer: PathBuf,
-    /// The folder to write the corpus into: new, empty, or with an interrupted run of the same options.
+    /// The folder to write the corpus into: new, empty, or with an interrupted run of the same
+    /// options.
     #[arg(long)]
     pub out: PathBuf,
     /// Files, folders or globs: .jsonl, .json or .ndjson (plain, .zst or .gz), .parquet.
@@ -47,7 +48,8 @@ pub struct TokenizeArgs {
     /// Put nothing after each document.
     #[arg(long, overrides_with = "eos")]
     pub no_eos: bool,
-    /// What special tokens written out in a text are: text, or control ids as Hugging Face's default makes them.
+    /// What special tokens written out in a text are: text, or control ids as Hugging Face's
+    /// default makes them.
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
     /// Bytes of each thread's cache of words. The output is the same for any number.
@@ -62,22 +64,23 @@ pub struct TokenizeArgs {
     /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
     #[arg(long)]
     pub set_column: Option<String>,
-    /// Bytes of the longest document's text; a longer one is refused. The `tokenizers` crate, where it
-    /// makes the ids, may need 160 times as much memory in each thread.
+    /// Bytes of the longest document's text; a longer one is refused. The `tokenizers` crate, where
+    /// it makes the ids, may need 160 times as much memory in each thread.
     #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_document_bytes: u64,
     /// Write a series for each set of an input, so that sets lie apart.
     #[arg(long)]
     pub by_set: bool,
-    /// Write one share of the inputs, beside other tasks, for `patchmill merge`: "i/n" from 0, or "auto" in an array job of
-    /// Slurm (SLURM_ARRAY_TASK_ID) or an indexed job of Kubernetes (JOB_COMPLETION_INDEX, with --tasks).
+    /// Write one share of the inputs, beside other tasks, for `patchmill merge`: "i/n" from 0, or
+    /// "auto" in an array job of Slurm (SLURM_ARRAY_TASK_ID) or an indexed job of Kubernetes
+    /// (JOB_COMPLETION_INDEX, with --tasks).
     #[arg(long, value_name = "I/N", conflicts_with = "force")]
     pub task: Option<String>,
     /// How many tasks there are, where the environment does not say so.
     #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(1..))]
     pub tasks: Option<u64>,
-    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files of others; those are
-    /// never removed.
+    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files
+    /// of others; those are never removed.
     #[arg(long)]
     pub force: bool,
     /// Estimate sizes from a sample of the inputs and write nothing.
@@ -91,7 +94,8 @@ pub struct TokenizeArgs {
     pub select: SelectArgs,
 }
 
-/// Threads at most: more than that is a slip of the keyboard, for which a system may have no memory.
+/// Threads at most: more than that is a slip of the keyboard, for which a system may have no
+/// memory.
 const THREADS_MAX: i64 = 1024;
 /// Bytes of a cache at most; one of this size hits no more often than a much smaller one.
 const CACHE_BYTES_MAX: usize = 1 << 34;

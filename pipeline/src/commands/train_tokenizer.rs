@@ -1,13 +1,15 @@
-//! `patchmill train-tokenizer`: a small tokenizer in the form of LLaMA-2's, for corpora that bring none.
+//! `patchmill train-tokenizer`: a small tokenizer in the form of LLaMA-2's, for corpora that bring
+//! none.
 //!
-//! Byte-pair encoding as SentencePiece does it: a space is "▁" and belongs to the word after it, characters outside the alphabet
-//! are spelled in bytes, digits stand alone, letters and signs don't mix. No token has "▁" after another character, so that a text may be cut
-//! before each "▁".
+//! Byte-pair encoding as SentencePiece does it: a space is "▁" and belongs to the word after it,
+//! characters outside the alphabet are spelled in bytes, digits stand alone, letters and signs
+//! don't mix. No token has "▁" after another character, so that a text may be cut before each "▁".
 //!
 //! `fixtures/tokenizer` is made by
 //! `patchmill train-tokenizer --out fixtures/tokenizer --vocab-size 4096 fixtures/text/train`.
 //!
-//! **Invariant:** equal inputs and options give equal bytes, in every process and for any number of threads.
+//! **Invariant:** equal inputs and options give equal bytes, in every process and for any number of
+//! threads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
@@ -56,7 +58,8 @@ pub struct TrainTokenizerArgs {
     /// Entries of the vocabulary, 512 to 4,194,304.
     #[arg(long, value_parser = clap::value_parser!(u32).range(512..=1 << 22))]
     pub vocab_size: u32,
-    /// Share of the vocabulary that single characters may take; the rest of them is spelled in bytes.
+    /// Share of the vocabulary that single characters may take; the rest of them is spelled in
+    /// bytes.
     #[arg(long, default_value_t = 0.1, value_parser = parse_share)]
     pub alphabet_share: f64,
     /// Key or column of the text.
@@ -71,7 +74,8 @@ pub struct TrainTokenizerArgs {
     /// By chance.
     #[command(flatten)]
     pub sample: SampleArgs,
-    /// Bytes of text to learn from at most, in the order of the inputs; reading stops there. A sample spreads them.
+    /// Bytes of text to learn from at most, in the order of the inputs; reading stops there. A
+    /// sample spreads them.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_text_bytes: Option<u64>,
     /// Bytes of the longest document's text; a longer one stops the command.
@@ -199,7 +203,8 @@ impl Words {
         }
     }
 
-    /// The most frequent characters, by count, then by code point. Control characters are spelled in bytes, as in LLaMA-2.
+    /// The most frequent characters, by count, then by code point. Control characters are spelled
+    /// in bytes, as in LLaMA-2.
     fn alphabet(&self, count_max: usize) -> HashSet<char> {
         let printable = self.characters.iter().filter(|(character, _)| !character.is_control());
         let mut by_count: Vec<(char, u64)> = printable.map(|(&c, &count)| (c, count)).collect();
@@ -207,7 +212,8 @@ impl Words {
         by_count.into_iter().take(count_max).map(|(character, _)| character).collect()
     }
 
-    /// Words of the alphabet's characters alone, and how often they stand: a character outside cuts a word.
+    /// Words of the alphabet's characters alone, and how often they stand: a character outside cuts
+    /// a word.
     fn within(&self, alphabet: &HashSet<char>) -> BTreeMap<&str, u64> {
         let mut words: BTreeMap<&str, u64> = BTreeMap::new();
         for (word, &count) in &self.words {
@@ -240,8 +246,8 @@ impl Kind {
     }
 }
 
-/// Cuts a normalized text: before a "▁", but for runs of them, of which the last belongs to what follows; between
-/// letters, signs and digits; and between digits.
+/// Cuts a normalized text: before a "▁", but for runs of them, of which the last belongs to what
+/// follows; between letters, signs and digits; and between digits.
 fn split_words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

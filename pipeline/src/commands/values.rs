@@ -1,6 +1,7 @@
 //! Arguments and values that several commands share.
 //!
-//! **Invariant:** a value that is accepted needs no further check, but for files that are read later.
+//! **Invariant:** a value that is accepted needs no further check, but for files that are read
+//! later.
 
 use std::path::PathBuf;
 
@@ -92,8 +93,8 @@ pub struct SetArgs {
 /// Options that choose a sample.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SampleArgs {
-    /// Share of the documents to take, such as 0.17, by a hash of their texts: the same ones on every machine, and a
-    /// part of what a higher rate takes.
+    /// Share of the documents to take, such as 0.17, by a hash of their texts: the same ones on
+    /// every machine, and a part of what a higher rate takes.
     #[arg(long, value_name = "RATE")]
     pub sample_rate: Option<Rate>,
     /// Another number takes another sample and another hold-out.
@@ -120,11 +121,12 @@ pub struct SelectArgs {
     /// By chance.
     #[command(flatten)]
     pub sample: SampleArgs,
-    /// Share of the documents to write into a corpus of their own, OUT/holdout, and not into OUT: a validation split
-    /// that is the same at every --sample-rate.
+    /// Share of the documents to write into a corpus of their own, OUT/holdout, and not into OUT: a
+    /// validation split that is the same at every --sample-rate.
     #[arg(long, value_name = "RATE")]
     pub holdout_rate: Option<Rate>,
-    /// Cut texts of more words into documents of so many, at single spaces, as the authors' process.py does with 10000.
+    /// Cut texts of more words into documents of so many, at single spaces, as the authors'
+    /// process.py does with 10000.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub split_words: Option<u64>,
 }

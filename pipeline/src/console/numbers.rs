@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a number is read exactly or refused; nothing is rounded.
 
-/// Reads a count such as `60000000000`, `60_000_000_000`, `60e9`, `60B` or `1.5e6`; K, M, B and T are powers of 1000.
+/// Reads a count such as `60000000000`, `60_000_000_000`, `60e9`, `60B` or `1.5e6`; K, M, B and T
+/// are powers of 1000.
 pub fn parse_count(text: &str) -> Result<u64, String> {
     let refused = || {
         format!(

@@ -1,8 +1,10 @@
 //! Text that comes from data, as people may see it.
 //!
-//! Set names, names of files and what others say about a file go to a terminal, which obeys control characters.
+//! Set names, names of files and what others say about a file go to a terminal, which obeys control
+//! characters.
 //!
-//! **Invariant:** what comes out gives a terminal no command and does not turn the direction of writing.
+//! **Invariant:** what comes out gives a terminal no command and does not turn the direction of
+//! writing.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,6 +1,7 @@
 //! Stopping on request: the first SIGTERM or SIGINT asks, the second ends the process at once.
 //!
-//! **Invariant:** between the two signals nothing is cut off: what has begun to be published is published.
+//! **Invariant:** between the two signals nothing is cut off: what has begun to be published is
+//! published.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,5 @@
-//! Reads document indexes: rows with all their columns, or some columns as batches where there are many rows.
+//! Reads document indexes: rows with all their columns, or some columns as batches where there are
+//! many rows.
 //!
 //! **Invariant:** a row that comes out has every column of `schemas::index`, with its type.
 

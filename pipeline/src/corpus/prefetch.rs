@@ -1,7 +1,8 @@
 //! Memory that is read next, which the processor is asked for while it works on something else.
 //!
-//! A processor waits for few lines of memory at a time and asks by itself only for what follows on the same page. So lines
-//! of what comes next are asked for between pieces of the work at hand: all at once they would be waited for.
+//! A processor waits for few lines of memory at a time and asks by itself only for what follows on
+//! the same page. So lines of what comes next are asked for between pieces of the work at hand: all
+//! at once they would be waited for.
 //!
 //! **Invariant:** it changes no result.
 
@@ -28,7 +29,8 @@ impl<'a> Upcoming<'a> {
         self.share_lines = self.bytes.len().div_ceil(work_bytes as usize);
     }
 
-    /// Asks for a share of them, while a line is worked on. What is left at the end, less than a line, is not worth a question.
+    /// Asks for a share of them, while a line is worked on. What is left at the end, less than a
+    /// line, is not worth a question.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {
         self.ask_line();

@@ -1,7 +1,7 @@
 //! The series of a corpus by their sets: what a mixture reads as streams.
 //!
-//! **Invariant:** each series that holds tokens belongs to exactly one stream; streams stand in byte order of
-//! their names, the series of a stream in that of the manifest.
+//! **Invariant:** each series that holds tokens belongs to exactly one stream; streams stand in
+//! byte order of their names, the series of a stream in that of the manifest.
 
 use std::collections::BTreeMap;
 

@@ -1,13 +1,14 @@
 //! One shard of an open corpus.
 //!
-//! Files can change while they are open, against all promises. What a file loses reads as zeros up to the end of its
-//! last page, behind which a mapping raises SIGBUS ([`crate::disk::lost_pages`]) and a `pread` comes back short. So if the last
-//! byte that was read of a page is not zero, nothing was lost of that page; if it is, the file is asked about. This costs
-//! nothing but a look at one id a page. What was written over is found when the file is asked about next
+//! Files can change while they are open, against all promises. What a file loses reads as zeros up
+//! to the end of its last page, behind which a mapping raises SIGBUS ([`crate::disk::lost_pages`])
+//! and a `pread` comes back short. So if the last byte that was read of a page is not zero, nothing
+//! was lost of that page; if it is, the file is asked about. This costs nothing but a look at one
+//! id a page. What was written over is found when the file is asked about next
 //! ([`super::Reader::check_unchanged`]), or by the checksum.
 //!
-//! **Invariant:** a read gives the ids of blocks whose checksum was right, and no zero of what a file lost, as long as its length or
-//! its time of modification tells that it changed.
+//! **Invariant:** a read gives the ids of blocks whose checksum was right, and no zero of what a
+//! file lost, as long as its length or its time of modification tells that it changed.
 
 use std::io;
 use std::ops::Range;
@@ -26,7 +27,8 @@ use crate::corpus::prefetch::{CACHE_LINE_BYTES, Upcoming};
 use crate::corpus::widen::{OutId, largest_id, widen, widen_asking};
 use crate::disk::source::{FileState, Source};
 
-/// Bytes of a block that are checked between two looks at what comes next: the checksum is computed in pieces of three times 256.
+/// Bytes of a block that are checked between two looks at what comes next: the checksum is computed
+/// in pieces of three times 256.
 const CHECKED_BYTES: usize = 2 * 3 * 256;
 
 /// A shard whose header agrees with the manifest.
@@ -50,11 +52,12 @@ pub(super) struct OpenShard {
 /// What is known of a shard's blocks.
 #[derive(Debug)]
 struct Checks {
-    /// As the footer has them, which as a whole is not read here: with many documents it is large. One that was damaged
-    /// there does not match its block; then the footer tells which of the two it is.
+    /// As the footer has them, which as a whole is not read here: with many documents it is large.
+    /// One that was damaged there does not match its block; then the footer tells which of the two
+    /// it is.
     block_crcs: Vec<u32>,
-    /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory: the
-    /// ids are those of an immutable file, and to check a block twice is only work.
+    /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory:
+    /// the ids are those of an immutable file, and to check a block twice is only work.
     checked_blocks: Vec<AtomicU64>,
 }
 
@@ -164,9 +167,10 @@ impl OpenShard {
         self.check_zeros(wanted, out)
     }
 
-    /// What the processor can be asked for before these tokens of this shard are read, of which there are some: they, or the
-    /// blocks that will have to be checked. The first and the last page of such blocks may not be in the page table yet, which the
-    /// processor would pass over, and are put there.
+    /// What the processor can be asked for before these tokens of this shard are read, of which
+    /// there are some: they, or the blocks that will have to be checked. The first and the last
+    /// page of such blocks may not be in the page table yet, which the processor would pass over,
+    /// and are put there.
     pub(super) fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
         let token_bytes = u64::from(self.header.token_bytes.get());
         let (mut first, mut end) = (tokens.start * token_bytes, tokens.end * token_bytes);
@@ -269,10 +273,11 @@ impl OpenShard {
         }
     }
 
-    /// Asks the system whether the file is the one that was opened; `first_byte` of it is where it was read.
+    /// Asks the system whether the file is the one that was opened; `first_byte` of it is where it
+    /// was read.
     ///
-    /// Where its inode alone has changed, its blocks are checked anew: the time of modification may have been put back, or
-    /// there is only another link to the file.
+    /// Where its inode alone has changed, its blocks are checked anew: the time of modification may
+    /// have been put back, or there is only another link to the file.
     pub(super) fn check_unchanged(&self, first_byte: u64) -> Result<(), CorpusError> {
         let path = || self.path.clone();
         let state = self.source.state().map_err(|source| CorpusError::Io {

@@ -1,6 +1,7 @@
 //! Every byte of a corpus against what the corpus says about itself.
 //!
-//! **Invariant:** a corpus that passes has no byte that a reader could trip over, and all faults of one that fails are named at once.
+//! **Invariant:** a corpus that passes has no byte that a reader could trip over, and all faults of
+//! one that fails are named at once.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -55,7 +56,8 @@ pub fn check(dir: &Path) -> anyhow::Result<Checked> {
             first_token += shard.token_count;
             first_document += shard.document_count;
         }
-        // Without all footers there is nothing to compare the rows with, and a fault has been named.
+        // Without all footers there is nothing to compare the rows with, and a fault has been
+        // named.
         let footers: Option<Vec<ShardFooter>> = footers.into_iter().collect();
         check.index(series, footers.as_deref());
     }
@@ -210,7 +212,8 @@ impl Check<'_> {
         Ok(Some(footer))
     }
 
-    /// Compares a series' index with its shards and sums. The first row that is wrong ends it: the rest would be too.
+    /// Compares a series' index with its shards and sums. The first row that is wrong ends it: the
+    /// rest would be too.
     fn index(&mut self, series: &Series, footers: Option<&[ShardFooter]>) {
         let Some(record) = &series.index else {
             if !series.shards.is_empty() {
@@ -298,7 +301,8 @@ fn check_ids(block: &[u8], first_token: u64, header: &ShardHeader) -> Result<(),
     found.map_or(Ok(()), |found| Err(error(found)))
 }
 
-/// Compares each row with the shards' documents (shard, first token, tokens), and the rows' sums with the manifest's.
+/// Compares each row with the shards' documents (shard, first token, tokens), and the rows' sums
+/// with the manifest's.
 fn check_rows(
     path: &Path,
     series: &Series,

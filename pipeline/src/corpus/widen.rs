@@ -6,7 +6,8 @@ use schemas::shard::TokenBytes;
 
 use crate::corpus::prefetch::CACHE_LINE_BYTES;
 
-/// An id as the reader wants it: `u16` and `u32` for tools and devices that widen themselves, `i32` and `i64` for tensors.
+/// An id as the reader wants it: `u16` and `u32` for tools and devices that widen themselves, `i32`
+/// and `i64` for tensors.
 pub trait OutId: bytemuck::Pod + Send + Sync {
     /// A vocabulary of more entries has ids that do not fit.
     const VOCAB_SIZE_MAX: u64;

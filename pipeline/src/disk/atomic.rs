@@ -1,9 +1,10 @@
-//! Files that are complete or absent: a temporary file in the same folder, fsync, rename, fsync of the folder.
+//! Files that are complete or absent: a temporary file in the same folder, fsync, rename, fsync of
+//! the folder.
 //!
 //! A crash can leave a temporary file (`.NAME.tmp`), never half a file under its final name.
 //!
-//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back; after [`AtomicFile::place`] it can
-//! take back its name, and leaves what had it before.
+//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back; after
+//! [`AtomicFile::place`] it can take back its name, and leaves what had it before.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -28,7 +29,8 @@ impl PublishError {
     }
 }
 
-/// Who makes files durable: waiting for a disk is no work, but a thread does nothing else meanwhile.
+/// Who makes files durable: waiting for a disk is no work, but a thread does nothing else
+/// meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hands {
     /// The calling thread, one thing after the other.
@@ -55,7 +57,8 @@ impl Hands {
     }
 }
 
-/// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves nothing.
+/// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves
+/// nothing.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,
@@ -151,12 +154,14 @@ impl AtomicFile {
         self.seal()?.publish()
     }
 
-    /// Makes the file's bytes durable and puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    /// Makes the file's bytes durable and puts it under its name, which is durable with the next
+    /// [`sync_dir`] of the folder.
     pub fn place(self) -> Result<(), PublishError> {
         self.seal()?.place()
     }
 
-    /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to appear together.
+    /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to
+    /// appear together.
     pub fn seal(mut self) -> Result<SealedFile, PublishError> {
         self.flush_to_file()?;
         self.sync()?;
@@ -164,7 +169,8 @@ impl AtomicFile {
     }
 }
 
-/// A complete file that has not got its name. Dropped before [`SealedFile::publish`], it leaves nothing.
+/// A complete file that has not got its name. Dropped before [`SealedFile::publish`], it leaves
+/// nothing.
 #[derive(Debug)]
 pub struct SealedFile {
     path: PathBuf,

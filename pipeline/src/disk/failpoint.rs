@@ -1,9 +1,12 @@
-//! Places at which tests kill the process, or ask it to stop. Builds without debug assertions have none.
+//! Places at which tests kill the process, or ask it to stop. Builds without debug assertions have
+//! none.
 //!
-//! **Invariant:** nothing happens unless `PATCHMILL_ABORT_AT` or `PATCHMILL_TERM_AT` names the place.
+//! **Invariant:** nothing happens unless `PATCHMILL_ABORT_AT` or `PATCHMILL_TERM_AT` names the
+//! place.
 
-/// Kills the process, as a power cut would, when this is the place that `PATCHMILL_ABORT_AT` names: `name`, or `name#n` for
-/// the n-th time (from 0) that it is passed. `PATCHMILL_TERM_AT` sends SIGTERM instead.
+/// Kills the process, as a power cut would, when this is the place that `PATCHMILL_ABORT_AT` names:
+/// `name`, or `name#n` for the n-th time (from 0) that it is passed. `PATCHMILL_TERM_AT` sends
+/// SIGTERM instead.
 pub(crate) fn failpoint(name: &str) {
     #[cfg(debug_assertions)]
     {

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a limit is only ever raised, and as far as the system lets us.
 
-/// Each series in the making holds two files open, and with `--by-set` there may be thousands of them.
+/// Each series in the making holds two files open, and with `--by-set` there may be thousands of
+/// them.
 pub(crate) fn raise_open_files_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,9 +1,10 @@
 //! What becomes of a mapping whose file was cut: zeros instead of the end of the process.
 //!
-//! The system answers a look at a page that a mapped file lost with SIGBUS, which ends the process with no word of which file
-//! it was. Here a handler puts a page of zeros there instead, only in mappings that asked for it, and the look goes on. Who
-//! reads such a mapping has to ask the file when it finds zeros, as [`crate::corpus`] does; then the loss is an error like
-//! any other. Faults anywhere else go to the handler that was there before.
+//! The system answers a look at a page that a mapped file lost with SIGBUS, which ends the process
+//! with no word of which file it was. Here a handler puts a page of zeros there instead, only in
+//! mappings that asked for it, and the look goes on. Who reads such a mapping has to ask the file
+//! when it finds zeros, as [`crate::corpus`] does; then the loss is an error like any other. Faults
+//! anywhere else go to the handler that was there before.
 //!
 //! **Invariant:** no page outside a watched mapping is ever replaced.
 
@@ -18,8 +19,9 @@ use memmap2::Mmap;
 /// Regions that are kept together.
 const CHUNK_REGIONS: usize = 256;
 
-/// Addresses of a mapping; from 0 to 0 while nobody uses it. The end is written last and with Release when a mapping comes,
-/// and first when it goes, so that the handler, which loads it with Acquire, sees no mixture of two mappings.
+/// Addresses of a mapping; from 0 to 0 while nobody uses it. The end is written last and with
+/// Release when a mapping comes, and first when it goes, so that the handler, which loads it with
+/// Acquire, sees no mixture of two mappings.
 struct Region {
     start: AtomicUsize,
     end: AtomicUsize,
@@ -39,7 +41,8 @@ impl Chunk {
     }
 }
 
-/// The list's newest chunk; set with Release, so that a handler that loads it with Acquire sees all of it.
+/// The list's newest chunk; set with Release, so that a handler that loads it with Acquire sees all
+/// of it.
 static FIRST: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
 /// Regions that nobody uses; held by those who change regions, never by the handler.
 static FREE: Mutex<Vec<&'static Region>> = Mutex::new(Vec::new());
@@ -117,8 +120,8 @@ fn install() -> io::Result<()> {
         unsafe_code,
         reason = "no crate hands SIGBUS to a handler that can repair what it is about"
     )]
-    // SAFETY: `action` is whole: zeroed, then with a handler of the form that SA_SIGINFO asks for. `before` is filled in
-    // where the call succeeds.
+    // SAFETY: `action` is whole: zeroed, then with a handler of the form that SA_SIGINFO asks for.
+    // `before` is filled in where the call succeeds.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handle as *const () as usize;
@@ -136,13 +139,13 @@ fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces the page that a watched mapping lost; else puts the handler back that was there before, which the fault, as it
-/// comes again, will find.
+/// Replaces the page that a watched mapping lost; else puts the handler back that was there before,
+/// which the fault, as it comes again, will find.
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     #[expect(unsafe_code, reason = "a signal handler")]
-    // SAFETY: `info` is what the system gives a handler with SA_SIGINFO. Loads of atomics and the calls below are safe in a
-    // handler. The page lies in a mapping of ours that is read only and still there, as a thread is reading it; whoever reads
-    // it knows that its bytes may change.
+    // SAFETY: `info` is what the system gives a handler with SA_SIGINFO. Loads of atomics and the
+    // calls below are safe in a handler. The page lies in a mapping of ours that is read only and
+    // still there, as a thread is reading it; whoever reads it knows that its bytes may change.
     unsafe {
         let address = (*info).si_addr() as usize;
         let page_bytes = libc::sysconf(libc::_SC_PAGESIZE) as usize;

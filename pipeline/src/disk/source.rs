@@ -1,11 +1,13 @@
 //! Bytes of one file by offset, memory-mapped or by `pread`: the two ways in which shards are read.
 //!
-//! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files that may shrink while
-//! they are read: what a mapped file lost reads as zeros ([`crate::disk::lost_pages`]), and a read of it is an error. Windows of a
-//! shuffled plan lie anywhere, so the system is told not to read around what is read; what comes next it hears from
+//! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files
+//! that may shrink while they are read: what a mapped file lost reads as zeros
+//! ([`crate::disk::lost_pages`]), and a read of it is an error. Windows of a shuffled plan lie
+//! anywhere, so the system is told not to read around what is read; what comes next it hears from
 //! [`Source::will_need`].
 //!
-//! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was when it was opened.
+//! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was
+//! when it was opened.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,7 +21,8 @@ use schemas::run::ReadBackend;
 
 use crate::disk::lost_pages::{Watch, watch};
 
-/// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are errors.
+/// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are
+/// errors.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let found = std::fs::metadata(path)?;
     if !found.is_file() && !found.is_dir() {
@@ -62,7 +65,8 @@ pub struct FileState {
     pub modified: (i64, i64),
     /// A folder still names it: it was not removed, and nothing was renamed onto it.
     pub has_name: bool,
-    /// When its inode changed last, which nobody can put back; permissions and links are changes as well.
+    /// When its inode changed last, which nobody can put back; permissions and links are changes as
+    /// well.
     pub inode_changed_nanoseconds: i64,
 }
 
@@ -103,7 +107,8 @@ impl Source {
 
     /// The bytes `offset..offset + byte_count`: a part of the mapping, or of `buffer` after a read.
     ///
-    /// A file that ends before that is an error of kind `UnexpectedEof`; of a mapping only if it did so when it was opened.
+    /// A file that ends before that is an error of kind `UnexpectedEof`; of a mapping only if it
+    /// did so when it was opened.
     pub fn bytes<'a>(
         &'a self,
         offset: u64,
@@ -138,8 +143,8 @@ impl Source {
         map.get(first..usize::try_from(offset.checked_add(byte_count)?).ok()?)
     }
 
-    /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes of
-    /// it changes no result, so its failure is none.
+    /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes
+    /// of it changes no result, so its failure is none.
     pub fn will_need(&self, offset: u64, byte_count: u64) {
         let Some(Watched { map, .. }) = self.map.get() else {
             return advise_file(&self.file, offset, byte_count, libc::POSIX_FADV_WILLNEED);
@@ -156,8 +161,9 @@ impl Source {
 fn map(file: &File) -> io::Result<Mmap> {
     #[expect(unsafe_code, reason = "zero-copy read path: no copy into a buffer of ours")]
     // SAFETY: sound while nobody writes or truncates the file. Shards are immutable: their writer
-    // renames a complete temporary file into place and never reopens it. A file that changes all the same is found by
-    // asking about it, and the `pread` back end, which needs no such promise, passes the same tests.
+    // renames a complete temporary file into place and never reopens it. A file that changes all
+    // the same is found by asking about it, and the `pread` back end, which needs no such promise,
+    // passes the same tests.
     unsafe {
         Mmap::map(file)
     }
@@ -173,11 +179,12 @@ fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     let _hint = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, advice) };
 }
 
-/// How often this thread has waited so far for a disk or a network. What others took of its time does not count. 0 where the
-/// system does not tell.
+/// How often this thread has waited so far for a disk or a network. What others took of its time
+/// does not count. 0 where the system does not tell.
 ///
-/// In a mapping that is a fault that a device answers. A read may sleep without the device's being counted, as on network
-/// file systems, so by `pread` each sleep counts: a few are for locks of the process.
+/// In a mapping that is a fault that a device answers. A read may sleep without the device's being
+/// counted, as on network file systems, so by `pread` each sleep counts: a few are for locks of the
+/// process.
 pub(crate) fn waits_of_thread(backend: ReadBackend) -> u64 {
     #[expect(unsafe_code, reason = "the system's count, for which std has no call")]
     // SAFETY: zeroes are a value of the structure, which the call fills in.

@@ -1,9 +1,11 @@
 //! A corpus in the files that another project reads.
 //!
-//! Ids are read through [`Corpus`], which checks each block, and written as they are; side files come from the footers of
-//! the shards, of which one is in memory. All files are complete under temporary names before the first gets its own.
+//! Ids are read through [`Corpus`], which checks each block, and written as they are; side files
+//! come from the footers of the shards, of which one is in memory. All files are complete under
+//! temporary names before the first gets its own.
 //!
-//! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them has its name.
+//! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them
+//! has its name.
 
 pub(crate) mod files;
 pub(crate) mod spec;
@@ -219,7 +221,8 @@ fn check_sequences(to: Target, corpus: &Corpus) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses ids that the target's files have no place for; looks for them only where the vocabulary has such.
+/// Refuses ids that the target's files have no place for; looks for them only where the vocabulary
+/// has such.
 fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()> {
     let id_end = to.id_end();
     if corpus.vocab_size() <= id_end {
@@ -248,7 +251,8 @@ fn stale(spec: &ExportSpec, parts: &[Part]) -> Option<PathBuf> {
     (spec.to == Target::Nanogpt && parts.iter().all(|part| part.ids != val)).then_some(val)
 }
 
-/// Refuses files that are there, unless they may be replaced; and others that a reader would take for a part of these.
+/// Refuses files that are there, unless they may be replaced; and others that a reader would take
+/// for a part of these.
 fn check_existing(
     spec: &ExportSpec,
     parts: &[Part],
@@ -306,8 +310,8 @@ fn check_space(
     Ok(())
 }
 
-/// Gives all files their names. Where old ones are replaced they go first, and of them what is beside the ids: at no time
-/// do files of two corpora stand side by side.
+/// Gives all files their names. Where old ones are replaced they go first, and of them what is
+/// beside the ids: at no time do files of two corpora stand side by side.
 fn publish(
     dir: &Path,
     parts: &[Part],

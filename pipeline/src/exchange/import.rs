@@ -1,7 +1,7 @@
 //! A corpus of token ids that another project wrote.
 //!
-//! The texts are not known, so that the document index has no lengths and hashes of them; all else is as `patchmill
-//! tokenize` writes it, and goes on in the same way where it was cut off.
+//! The texts are not known, so that the document index has no lengths and hashes of them; all else
+//! is as `patchmill tokenize` writes it, and goes on in the same way where it was cut off.
 //!
 //! **Invariant:** the corpus has every id of the files in their order, or there is no manifest.
 
@@ -151,7 +151,8 @@ impl Job<'_> {
             let mut closed = Parts::new(Hands::One);
             let ignore = |_, _| ();
             let read = self.read(file, writer, &mut closed, &bar);
-            // Of a file that changed, neither what was read nor what is wrong with it is worth anything.
+            // Of a file that changed, neither what was read nor what is wrong with it is worth
+            // anything.
             if !read.as_ref().is_err_and(|err| err.is::<Stopped>()) {
                 file.check_unchanged()?;
             }

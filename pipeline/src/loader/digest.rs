@@ -1,14 +1,15 @@
 //! A number that says whether two readers read the same.
 //!
-//! **Invariant:** it depends on the windows that were read and on nothing else: not on their order, nor on how they were cut
-//! into batches, ranks and runs.
+//! **Invariant:** it depends on the windows that were read and on nothing else: not on their order,
+//! nor on how they were cut into batches, ranks and runs.
 
 use super::Batch;
 use crate::corpus::OutId;
 use plan::Plan;
 
-/// What a reader has read, as one number: the sum, modulo 2^64, of a hash of each window's number in the
-/// run ([`Plan::window_number`]) and its ids. So the parts that several ranks or restarts read add up.
+/// What a reader has read, as one number: the sum, modulo 2^64, of a hash of each window's number
+/// in the run ([`Plan::window_number`]) and its ids. So the parts that several ranks or restarts
+/// read add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest(pub u64);
 
@@ -23,8 +24,8 @@ impl Digest {
     }
 }
 
-/// First 8 bytes, little-endian, of the BLAKE3 of the window's number as `u64` and its ids as `u32`, all
-/// little-endian.
+/// First 8 bytes, little-endian, of the BLAKE3 of the window's number as `u64` and its ids as
+/// `u32`, all little-endian.
 pub fn window_hash<T: OutId>(number: u64, ids: &[T]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes());

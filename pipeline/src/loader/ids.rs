@@ -1,7 +1,8 @@
 //! Memory for the ids of a batch.
 //!
-//! A buffer is a mapping of its own: it begins with a page, and one of 2 MiB or more is of large pages where the system
-//! has them (32 windows of 8,192 ids of 8 bytes take 512 small pages, or one).
+//! A buffer is a mapping of its own: it begins with a page, and one of 2 MiB or more is of large
+//! pages where the system has them (32 windows of 8,192 ids of 8 bytes take 512 small pages, or
+//! one).
 //!
 //! **Invariant:** a buffer's pin ends before its memory does.
 
@@ -22,8 +23,9 @@ const LARGE_PAGE_BYTES: usize = 2 << 20;
 /// What keeps memory pinned as long as it lives.
 pub type Pinned = Box<dyn Any + Send>;
 
-/// Makes memory fit for a device, such as by registering it with a driver, so that it can be copied from without the
-/// processor. It is called once for each new buffer; what it returns is dropped before the memory goes.
+/// Makes memory fit for a device, such as by registering it with a driver, so that it can be copied
+/// from without the processor. It is called once for each new buffer; what it returns is dropped
+/// before the memory goes.
 #[derive(Clone)]
 pub struct Pin(Arc<PinFn>);
 

@@ -1,9 +1,10 @@
 //! What a reading thread does: its share of the micro-batches, one after the other.
 //!
-//! It asks the system to read ahead only where reading is slow: on data that are in memory each question costs as much as a
-//! good part of the copy that it is about.
+//! It asks the system to read ahead only where reading is slow: on data that are in memory each
+//! question costs as much as a good part of the copy that it is about.
 //!
-//! **Invariant:** a worker ends after its last micro-batch, an error that it handed over, or a stop.
+//! **Invariant:** a worker ends after its last micro-batch, an error that it handed over, or a
+//! stop.
 
 use std::any::Any;
 use std::ops::Range;
@@ -97,7 +98,8 @@ impl Schedule {
     }
 }
 
-/// Does the work of one thread, of which at most so many buffers are under way; whatever ends it arrives at the reader.
+/// Does the work of one thread, of which at most so many buffers are under way; whatever ends it
+/// arrives at the reader.
 pub(super) fn run<T: OutId>(
     spec: &LoaderSpec,
     schedule: &Schedule,
@@ -135,7 +137,8 @@ struct Worker<'a, T> {
     reader: Reader<'a>,
     upcoming: Upcoming<'a>,
     ahead: Ahead<'a>,
-    /// Buffers that came back. The last one is used first: its memory is the likeliest to be in a cache.
+    /// Buffers that came back. The last one is used first: its memory is the likeliest to be in a
+    /// cache.
     buffers: Vec<Ids<T>>,
 }
 
@@ -184,7 +187,8 @@ impl<'a, T: OutId> Worker<'a, T> {
         let MicroBatch { step, micro_index, ref slots } = *micro_batch;
         let mut ids = self.buffer()?;
         let (windows, following) = self.upcoming.next();
-        let Window { token_count: window_tokens, phase_index, .. } = windows[0]; // a step is of one phase
+        // A step is of one phase.
+        let Window { token_count: window_tokens, phase_index, .. } = windows[0];
         ids.set_len(windows.len() * window_tokens as usize);
         let parts = ids.chunks_exact_mut(window_tokens as usize);
         for ((slot, index), part) in slots.clone().zip(0..).zip(parts) {
@@ -220,7 +224,8 @@ struct Upcoming<'a> {
     windows: Vec<Window>,
     /// Of `windows`, how many were handed out.
     used: usize,
-    /// The next micro-batch to look up, and how many there are from one of the worker's to its next.
+    /// The next micro-batch to look up, and how many there are from one of the worker's to its
+    /// next.
     next: u64,
     stride: u64,
     /// Micro-batches that are looked up together.
@@ -276,8 +281,9 @@ struct Ahead<'a> {
     /// How long it goes on after the next slow batch.
     lasts: Duration,
     started: Instant,
-    /// The batch before was slow, so of this one it is counted how often the thread waited: a thread that others kept from its
-    /// core was slow as well, and so is each one's first batch, for which memory is fetched.
+    /// The batch before was slow, so of this one it is counted how often the thread waited: a
+    /// thread that others kept from its core was slow as well, and so is each one's first batch,
+    /// for which memory is fetched.
     suspects: bool,
     waits_before: u64,
 }

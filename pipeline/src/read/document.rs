@@ -6,7 +6,8 @@ use std::borrow::Cow;
 
 /// Bytes of text after which a chunk is complete; one document can exceed it.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes of the longest document, unless something else is asked for: encoding takes some 160 bytes of memory a byte.
+/// Bytes of the longest document, unless something else is asked for: encoding takes some 160 bytes
+/// of memory a byte.
 pub const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of JSON that a byte of text takes at most: `\u0001`.
 const ESCAPED_BYTES: u64 = 6;
@@ -22,7 +23,8 @@ pub struct Doc<'a> {
     pub set_name: Option<Cow<'a, str>>,
     /// 1-based line of JSON lines, 1-based row of Parquet.
     pub row: u64,
-    /// Escaped surrogates without their other half, each of which became U+FFFD, in the text and in the set name.
+    /// Escaped surrogates without their other half, each of which became U+FFFD, in the text and in
+    /// the set name.
     pub surrogates_replaced: u64,
 }
 
@@ -53,8 +55,8 @@ impl std::fmt::Display for Refusal {
 pub struct Columns {
     /// Key or column of the text.
     pub text: String,
-    /// Key, column or dotted path of the set name, which then must be a string wherever it is present;
-    /// `None` is [`DEFAULT_SET_COLUMN`], taken where it is a string.
+    /// Key, column or dotted path of the set name, which then must be a string wherever it is
+    /// present; `None` is [`DEFAULT_SET_COLUMN`], taken where it is a string.
     pub set: Option<String>,
     /// Bytes of the longest text in UTF-8; a longer one is refused.
     pub document_bytes_max: u64,

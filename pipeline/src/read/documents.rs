@@ -1,10 +1,10 @@
 //! Inputs to documents: JSON lines (plain, zstd, gzip) and Parquet, as a stream in bounded memory.
 //!
-//! [`Docs`] reads *chunks*, which is all that has to happen in order; taking a [`Chunk`] apart into documents
-//! (parsing JSON) needs no state, so that any thread can do it.
+//! [`Docs`] reads *chunks*, which is all that has to happen in order; taking a [`Chunk`] apart into
+//! documents (parsing JSON) needs no state, so that any thread can do it.
 //!
-//! **Invariant:** every line that is not blank and every row comes out once, as a [`Doc`] or as a [`Refusal`] that says
-//! where it stands and why.
+//! **Invariant:** every line that is not blank and every row comes out once, as a [`Doc`] or as a
+//! [`Refusal`] that says where it stands and why.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -76,7 +76,8 @@ impl Docs {
         Ok(Docs(reader))
     }
 
-    /// Passes over all before line or row `row` (1-based) without parsing it; only before the first chunk.
+    /// Passes over all before line or row `row` (1-based) without parsing it; only before the first
+    /// chunk.
     ///
     /// It is an error if the file has fewer: it was read further before, so it changed.
     pub fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {

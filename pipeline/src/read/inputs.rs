@@ -13,11 +13,13 @@ use walkdir::WalkDir;
 pub struct Input {
     /// Where it lies.
     pub path: PathBuf,
-    /// Relative to the folder it was found in (the file's name if it was given itself), with `/` between the parts.
+    /// Relative to the folder it was found in (the file's name if it was given itself), with `/`
+    /// between the parts.
     pub name: String,
     /// Length on disk.
     pub bytes: u64,
-    /// Time of the last change in nanoseconds since 1970; of ids with a file beside them, the sum of both files' times.
+    /// Time of the last change in nanoseconds since 1970; of ids with a file beside them, the sum
+    /// of both files' times.
     pub modified_nanoseconds: u64,
     /// By its name.
     pub format: Format,
@@ -149,10 +151,11 @@ pub enum InputsError {
     },
 }
 
-/// The inputs that `arguments` name: files, folders (with all that is below) and globs (`*`, `?`, `[ab]`, `{a,b}`, `**`).
+/// The inputs that `arguments` name: files, folders (with all that is below) and globs (`*`, `?`,
+/// `[ab]`, `{a,b}`, `**`).
 ///
-/// A name that exists is taken as it is, even with glob characters in it. Hidden files and files of other kinds in
-/// folders are no inputs; a file that is given itself must be one.
+/// A name that exists is taken as it is, even with glob characters in it. Hidden files and files of
+/// other kinds in folders are no inputs; a file that is given itself must be one.
 pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
     Ok(find_counted(arguments)?.inputs)
 }
@@ -210,8 +213,8 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     Ok(Found { inputs, ignored_files: ignored_files.get() })
 }
 
-/// Files of another project's ids: `path` itself, or those in the folder `path` and below whose names end in `extension`,
-/// in the byte order of their relative paths.
+/// Files of another project's ids: `path` itself, or those in the folder `path` and below whose
+/// names end in `extension`, in the byte order of their relative paths.
 pub fn foreign(path: &Path, extension: &'static str) -> Result<Vec<Input>, InputsError> {
     let format_of = |_: &str| Some(Format::Ids);
     if !path.is_dir() {

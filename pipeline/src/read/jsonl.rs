@@ -1,6 +1,7 @@
 //! Lines of a plain or compressed file, in chunks that any thread can take apart.
 //!
-//! **Invariant:** every line that is not blank stands in one chunk, in order, with its number and its place in the text.
+//! **Invariant:** every line that is not blank stands in one chunk, in order, with its number and
+//! its place in the text.
 
 pub mod json;
 #[cfg(test)]
@@ -170,7 +171,8 @@ impl Lines {
         }
     }
 
-    /// Passes over the lines before `row` (1-based) without looking into them; only before the first chunk.
+    /// Passes over the lines before `row` (1-based) without looking into them; only before the
+    /// first chunk.
     ///
     /// It is an error if the file has fewer.
     pub(crate) fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {
@@ -226,7 +228,8 @@ impl Lines {
         self.failed = read.err();
     }
 
-    /// Reads on in the line that is pending without an end, until it ends; gives it out only if it is too long.
+    /// Reads on in the line that is pending without an end, until it ends; gives it out only if it
+    /// is too long.
     fn long_line(&mut self) -> Result<Option<LineChunk>, DocsError> {
         let mut searched = self.pending.len();
         let mut dropped_bytes = 0;
@@ -340,7 +343,8 @@ impl<R: BufRead> BufRead for Counted<R> {
 
 /// The members of a gzip file, one after the other; `None` only within a call.
 ///
-/// Unlike flate2's decoder of several members it tells bytes that are no member from a member that was cut off.
+/// Unlike flate2's decoder of several members it tells bytes that are no member from a member that
+/// was cut off.
 struct GzipMembers<R: BufRead>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for GzipMembers<R> {

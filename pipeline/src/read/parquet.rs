@@ -1,9 +1,10 @@
 //! Rows of Parquet to documents, reading only the columns of text and set name.
 //!
-//! Parquet is decoded by a large library that was not written for hostile files. Where [`isolate`] names a program, a
-//! process of that program decodes them, with limits on memory and on silence, and whatever becomes of it is an error of
-//! that file here ([`crate::read::parquet::process`]). Elsewhere (a library's user, a test) they are decoded in this process: panics
-//! become errors, but an abort or a lack of memory ends the process.
+//! Parquet is decoded by a large library that was not written for hostile files. Where [`isolate`]
+//! names a program, a process of that program decodes them, with limits on memory and on silence,
+//! and whatever becomes of it is an error of that file here ([`crate::read::parquet::process`]).
+//! Elsewhere (a library's user, a test) they are decoded in this process: panics become errors, but
+//! an abort or a lack of memory ends the process.
 //!
 //! **Invariant:** a chunk has one entry a row, and rows come out in the file's order.
 

@@ -1,9 +1,10 @@
 //! `patchmill tokenize`: inputs to a corpus.
 //!
-//! `stage` does the work; here stands what surrounds it: what is checked before anything is written, what of an
-//! interrupted run can stay, and what is said in the end.
+//! `stage` does the work; here stands what surrounds it: what is checked before anything is
+//! written, what of an interrupted run can stay, and what is said in the end.
 //!
-//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of threads, tasks, restarts or time.
+//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of
+//! threads, tasks, restarts or time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -198,7 +199,8 @@ impl Run<'_> {
         Ok((records.into_values().collect(), statistics))
     }
 
-    /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a token 3 bytes of text.
+    /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a
+    /// token 3 bytes of text.
     fn check_space(&self, folder: &Folder, kept: &Kept) -> anyhow::Result<()> {
         if self.record.options.selection.is_some() {
             return Ok(()); // who knows how much of it
@@ -264,7 +266,8 @@ pub(crate) fn find_inputs(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     Ok(found.inputs)
 }
 
-/// Opens every input once, so that a file that cannot be an input is found before anything is written or removed.
+/// Opens every input once, so that a file that cannot be an input is found before anything is
+/// written or removed.
 fn check_readable(inputs: &[Input], columns: &Columns) -> anyhow::Result<()> {
     for input in inputs {
         let path = &input.path;

@@ -1,18 +1,20 @@
 //! The stage's threads: read, encode and write, overlapped, in order.
 //!
-//! All threads of a crew are alike. Each takes the next chunk that was read, encodes it, and leaves it with a number;
-//! whoever leaves the number that is next writes, and goes on until the next number is missing. So N threads keep N cores
-//! busy and one thread does everything by itself; the order is that of the numbers, which were given out in reading. A
-//! document much larger than a chunk is cut and encoded by all of a crew.
+//! All threads of a crew are alike. Each takes the next chunk that was read, encodes it, and leaves
+//! it with a number; whoever leaves the number that is next writes, and goes on until the next
+//! number is missing. So N threads keep N cores busy and one thread does everything by itself; the
+//! order is that of the numbers, which were given out in reading. A document much larger than a
+//! chunk is cut and encoded by all of a crew.
 //!
-//! Whoever read last reads on, a few chunks ahead, as long as it comes by in time: the megabytes that a decompressor looks
-//! back at lie in the caches of its core, and taking turns at it cost 45 % of its time.
+//! Whoever read last reads on, a few chunks ahead, as long as it comes by in time: the megabytes
+//! that a decompressor looks back at lie in the caches of its core, and taking turns at it cost 45
+//! % of its time.
 //!
-//! A reader decompresses as fast as some [`CREW_THREADS`] threads encode; more threads form more crews, each with an
-//! input of its own.
+//! A reader decompresses as fast as some [`CREW_THREADS`] threads encode; more threads form more
+//! crews, each with an input of its own.
 //!
-//! **Invariant:** what is written is in input order; no more than [`FLIGHT_BYTES`] of texts, or one chunk, are between reader
-//! and writer of a crew.
+//! **Invariant:** what is written is in input order; no more than [`FLIGHT_BYTES`] of texts, or one
+//! chunk, are between reader and writer of a crew.
 
 mod encode;
 mod feed;
@@ -185,7 +187,8 @@ impl<'a, I: TokenId> Crew<'a, I> {
         self.turn.notify_all();
     }
 
-    /// The next piece of work with its number; `None` at the end, and when the run is over before it.
+    /// The next piece of work with its number; `None` at the end, and when the run is over before
+    /// it.
     fn next_work(&self, thread: usize) -> Option<(u64, Work)> {
         let mut state = self.state();
         loop {
@@ -209,7 +212,8 @@ impl<'a, I: TokenId> Crew<'a, I> {
         }
     }
 
-    /// Reads ahead, longer while the encoder is in the making, and waits only while there is nothing to do.
+    /// Reads ahead, longer while the encoder is in the making, and waits only while there is
+    /// nothing to do.
     fn read(&self, mut feed: Feed<'a>, thread: usize) -> MutexGuard<'_, State<'a, I>> {
         loop {
             let Some((number, work)) = feed.next(self.job) else {

@@ -1,7 +1,8 @@
-//! The folder that a corpus is written into: who may write, what is in it, and what of an interrupted run can stay.
+//! The folder that a corpus is written into: who may write, what is in it, and what of an
+//! interrupted run can stay.
 //!
-//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of the lock removes. A
-//! finished corpus stays until the one that replaces it is finished.
+//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of
+//! the lock removes. A finished corpus stays until the one that replaces it is finished.
 
 pub(crate) mod lock;
 pub(crate) mod names;
@@ -47,10 +48,12 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Takes the folder for writing a corpus of these options; nothing changes before [`Folder::begin`].
+    /// Takes the folder for writing a corpus of these options; nothing changes before
+    /// [`Folder::begin`].
     ///
-    /// An interrupted run with the same options is gone on with; anything else of a corpus is an error, or replaced by
-    /// `force`: in the end, if it is finished. Files of others are an error, or left alone by `force`.
+    /// An interrupted run with the same options is gone on with; anything else of a corpus is an
+    /// error, or replaced by `force`: in the end, if it is finished. Files of others are an error,
+    /// or left alone by `force`.
     pub(crate) fn take(
         root: &Path,
         record: &BuildRecord,
@@ -67,7 +70,8 @@ impl Folder {
         let has_manifest = folder.has_own_manifest()?;
         let before = folder.build_record()?;
         let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
-        // With both, it was cut off between the manifest and the removal of the records: all series stand.
+        // With both, it was cut off between the manifest and the removal of the records: all series
+        // stand.
         if is_same && (task.is_none() || !has_manifest) {
             return Ok(folder);
         }
@@ -161,8 +165,8 @@ impl Folder {
 
     /// Makes the folder ready: removes what is of no use, and writes down what is being made.
     ///
-    /// `is_kept` says of a file of a series (its name in the folder) whether it stays. A task leaves other tasks' series alone by
-    /// saying so of theirs.
+    /// `is_kept` says of a file of a series (its name in the folder) whether it stays. A task
+    /// leaves other tasks' series alone by saying so of theirs.
     pub(crate) fn begin(
         &self,
         record: &BuildRecord,
@@ -180,7 +184,8 @@ impl Folder {
             }
             check_inputs(&self.path, &before.inputs, &record.inputs)?;
         }
-        remove(&self.path.join(manifest::FILE_NAME))?; // first: without it nobody takes the rest for a corpus
+        // First: without it nobody takes the rest for a corpus.
+        remove(&self.path.join(manifest::FILE_NAME))?;
         atomic::sync_dir(&self.path)?;
         for name in self.own_files()? {
             let goes = match series_of(&name) {
@@ -210,8 +215,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of series that its manifest
-    /// holds: nothing is left to do but the rest of that.
+    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of
+    /// series that its manifest holds: nothing is left to do but the rest of that.
     pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
         if self.replaces.is_some()
             || self.build_record()?.as_ref() != Some(record)
@@ -224,8 +229,8 @@ impl Folder {
         Ok(records.any(|record| !names.contains(&record)))
     }
 
-    /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it replaces, and gives
-    /// the folder back.
+    /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it
+    /// replaces, and gives the folder back.
     pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
         if let Some(root) = &self.replaces {
             return self.replace(root, manifest);
@@ -243,7 +248,8 @@ impl Folder {
         Ok(atomic::sync_dir(&self.path)?)
     }
 
-    /// Every step can be cut off: the same command makes again what was moved, and the rest is still beside.
+    /// Every step can be cut off: the same command makes again what was moved, and the rest is
+    /// still beside.
     fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
         remove(&root.join(manifest::FILE_NAME))?; // first: what follows is a mixture of both
         atomic::sync_dir(root)?;
@@ -413,7 +419,8 @@ fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(list(path)?.into_iter().filter(|name| is_own(name)).collect())
 }
 
-/// Everything in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and those folders themselves.
+/// Everything in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and
+/// those folders themselves.
 fn list(path: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
@@ -441,7 +448,8 @@ fn list(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes what a replacement of the corpus at `root` has left, and its folder unless others have put something there.
+/// Removes what a replacement of the corpus at `root` has left, and its folder unless others have
+/// put something there.
 fn remove_next(root: &Path) -> anyhow::Result<()> {
     let next = root.join(NEXT_FOLDER);
     for name in own_files(&next)? {

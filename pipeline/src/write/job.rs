@@ -38,7 +38,8 @@ pub(crate) struct Job<'a> {
     pub(crate) encoder_is_known: Once,
 }
 
-/// Which documents of an input: held out or not, of which set (`None` as well where sets are not told apart).
+/// Which documents of an input: held out or not, of which set (`None` as well where sets are not
+/// told apart).
 pub(crate) type Chain = (bool, Option<String>);
 
 /// The chain that also has what was skipped.
@@ -56,7 +57,8 @@ pub(crate) struct InputPlan {
 }
 
 impl InputPlan {
-    /// Where reading begins, from 1. With several chains at the start: there may be one of which nothing was closed.
+    /// Where reading begins, from 1. With several chains at the start: there may be one of which
+    /// nothing was closed.
     pub(crate) fn first_row(&self) -> u64 {
         if self.is_single { self.closed_row(&BASE) + 1 } else { 1 }
     }

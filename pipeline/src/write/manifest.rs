@@ -18,7 +18,8 @@ use crate::write::folder::HOLDOUT_FOLDER;
 use crate::write::series::close::join_skipped;
 use encoder::{Encoder, TOKENIZER_FILES, TOKENIZER_FOLDER};
 
-/// Joins the lists of skipped documents and writes the manifest last; that of the hold-out, where there is one, before.
+/// Joins the lists of skipped documents and writes the manifest last; that of the hold-out, where
+/// there is one, before.
 pub(crate) fn write_manifest(
     dir: &Path,
     encoder: &Encoder,
@@ -74,7 +75,8 @@ fn no_document(totals: Totals) -> String {
     text + ")"
 }
 
-/// What the manifest of these inputs would say, without the files that it lists beside series, and without a fingerprint.
+/// What the manifest of these inputs would say, without the files that it lists beside series, and
+/// without a fingerprint.
 pub(crate) fn unsealed(
     encoder: &Encoder,
     records: &[SeriesRecord],

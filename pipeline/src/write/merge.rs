@@ -1,7 +1,7 @@
 //! The manifest of a corpus that tasks have written, the same as a single run writes.
 //!
-//! **Invariant:** a manifest is written only over series that are all there, of the same inputs and options, with every
-//! byte as its record says.
+//! **Invariant:** a manifest is written only over series that are all there, of the same inputs and
+//! options, with every byte as its record says.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

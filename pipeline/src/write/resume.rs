@@ -1,7 +1,7 @@
 //! What of an interrupted run, or of tasks, can stay.
 //!
-//! **Invariant:** a record is trusted only when its own hash is right, it is of this input and of these options, and every file
-//! that it names has its hash.
+//! **Invariant:** a record is trusted only when its own hash is right, it is of this input and of
+//! these options, and every file that it names has its hash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

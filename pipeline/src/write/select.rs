@@ -1,9 +1,11 @@
-//! Which documents of the inputs a corpus holds: by length, set, drop list, sample and hold-out; and long texts in parts.
+//! Which documents of the inputs a corpus holds: by length, set, drop list, sample and hold-out;
+//! and long texts in parts.
 //!
-//! What becomes of a document is a function of its text, its set, its row in the drop list and the options. Sample and
-//! hold-out go by keyed hashes of the text, so that equal texts share their fate: what is held out does not stand in
-//! the corpus a second time. The hold-out comes first and is the same at every sample rate; a sample at a lower
-//! rate is a part of the one at a higher rate with the same seed.
+//! What becomes of a document is a function of its text, its set, its row in the drop list and the
+//! options. Sample and hold-out go by keyed hashes of the text, so that equal texts share their
+//! fate: what is held out does not stand in the corpus a second time. The hold-out comes first and
+//! is the same at every sample rate; a sample at a lower rate is a part of the one at a higher rate
+//! with the same seed.
 //!
 //! **Invariant:** a decision depends on no other document, and on no thread, task, machine or time.
 
@@ -209,8 +211,8 @@ pub struct Select {
     sample: Option<Lot>,
     holdout: Option<Lot>,
     drop_list: Option<DropList>,
-    /// For each of `keep_sets` or `drop_sets`, whether a document of it was met. Relaxed: looked at when all threads
-    /// are done.
+    /// For each of `keep_sets` or `drop_sets`, whether a document of it was met. Relaxed: looked at
+    /// when all threads are done.
     met: Vec<AtomicBool>,
 }
 
@@ -276,7 +278,8 @@ impl Select {
         self.asked.split_words
     }
 
-    /// Refuses a drop list that was made of other inputs than these names with their lengths, and says what a list of another selection comes to.
+    /// Refuses a drop list that was made of other inputs than these names with their lengths, and
+    /// says what a list of another selection comes to.
     pub fn check_inputs<'a>(
         &self,
         inputs: impl Iterator<Item = (&'a str, u64)>,
@@ -356,7 +359,8 @@ pub fn content_hash(text: &str) -> [u8; CONTENT_HASH_BYTES] {
     *blake3::hash(text.as_bytes()).as_bytes().first_chunk().expect("a hash has 32 bytes")
 }
 
-/// The parts that a text is cut into: at every `words`-th single space, which is in no part. At least one.
+/// The parts that a text is cut into: at every `words`-th single space, which is in no part. At
+/// least one.
 ///
 /// # Panics
 /// If `words` is 0.
@@ -422,8 +426,8 @@ fn check_drop_list_inputs(
     }
 }
 
-/// What can go wrong when a list of a corpus with selection `of` is used for `now`: equal texts share their fate but for
-/// their sets, so only sets and what the corpus did not hold matter.
+/// What can go wrong when a list of a corpus with selection `of` is used for `now`: equal texts
+/// share their fate but for their sets, so only sets and what the corpus did not hold matter.
 fn unlike(of: Option<&Selection>, now: &Selection) -> Option<&'static str> {
     let everything = Selection::default();
     let of = of.unwrap_or(&everything);

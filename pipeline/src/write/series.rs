@@ -1,10 +1,12 @@
-//! Writes one series: the shards of an input (or of one set of it), its document index and what was skipped of it.
+//! Writes one series: the shards of an input (or of one set of it), its document index and what was
+//! skipped of it.
 //!
-//! A series is written in *parts*: a shard, its rows of the index, and what was skipped since the shard before. A part that is
-//! complete has a record, behind which an interrupted run goes on. [`crate::write::series::close`] makes the series of its parts.
+//! A series is written in *parts*: a shard, its rows of the index, and what was skipped since the
+//! shard before. A part that is complete has a record, behind which an interrupted run goes on.
+//! [`crate::write::series::close`] makes the series of its parts.
 //!
-//! **Invariant:** a shard closes at the first document boundary at or beyond its target size, so that the files of a series
-//! are a function of its documents and the options alone.
+//! **Invariant:** a shard closes at the first document boundary at or beyond its target size, so
+//! that the files of a series are a function of its documents and the options alone.
 
 pub(crate) mod close;
 pub(crate) mod entry;
@@ -94,8 +96,8 @@ impl SeriesWriter {
         self.end_document(entry)
     }
 
-    /// Appends ids of the document of `row`, which [`SeriesWriter::end_document`] will end: for documents that may be
-    /// longer than memory.
+    /// Appends ids of the document of `row`, which [`SeriesWriter::end_document`] will end: for
+    /// documents that may be longer than memory.
     pub(crate) fn append<I: TokenId>(&mut self, row: u64, ids: &[I]) -> anyhow::Result<()> {
         if row <= self.closed_row {
             return Ok(());
@@ -232,7 +234,8 @@ impl ClosedPart {
         &self.spec
     }
 
-    /// Makes the part's files durable, its record last, whose sync of the folder keeps the names of all.
+    /// Makes the part's files durable, its record last, whose sync of the folder keeps the names of
+    /// all.
     pub(crate) fn publish(self, hands: Hands) -> anyhow::Result<PartRecord> {
         let SeriesSpec { series_index, dir, .. } = &*self.spec;
         failpoint("part-begin");

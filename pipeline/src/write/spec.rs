@@ -1,6 +1,7 @@
 //! What a corpus is made of, and how.
 //!
-//! **Invariant:** the options that are recorded are all that the corpus depends on, beside its inputs and its tokenizer.
+//! **Invariant:** the options that are recorded are all that the corpus depends on, beside its
+//! inputs and its tokenizer.
 
 use std::path::PathBuf;
 

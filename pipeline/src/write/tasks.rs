@@ -1,7 +1,7 @@
 //! Which share of the inputs a task writes, where several machines make one corpus.
 //!
-//! **Invariant:** the shares of all tasks are a function of the inputs' sizes and the number of tasks; each input is in
-//! exactly one.
+//! **Invariant:** the shares of all tasks are a function of the inputs' sizes and the number of
+//! tasks; each input is in exactly one.
 
 use std::cmp::Reverse;
 
@@ -36,8 +36,8 @@ impl Task {
 
     /// The inputs of this task by their position, in rising order.
     ///
-    /// The largest inputs are dealt first, each to the task that has the fewest bytes; equal ones in their order, to the
-    /// task with the lowest number.
+    /// The largest inputs are dealt first, each to the task that has the fewest bytes; equal ones
+    /// in their order, to the task with the lowest number.
     pub fn share(self, input_bytes: &[u64]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..input_bytes.len()).collect();
         order.sort_by_key(|&input| (Reverse(input_bytes[input]), input));

@@ -1,4 +1,5 @@
-//! Corpora in other projects' files and back: every id and every border, and an exact error for whatever is no such file.
+//! Corpora in other projects' files and back: every id and every border, and an exact error for
+//! whatever is no such file.
 //!
 //! The readers here are written from the formats' descriptions and share no code with the program.
 
@@ -25,7 +26,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The fixtures' tokenizer with ids up to 65,999, which take 4 bytes; `used` is the text of id 65,536.
+/// The fixtures' tokenizer with ids up to 65,999, which take 4 bytes; `used` is the text of id
+/// 65,536.
 fn large_tokenizer(dir: &Path, used: &str) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {

@@ -1,4 +1,5 @@
-//! `patchmill` as its users run it, one module a command or a subject, in the order of the data's path.
+//! `patchmill` as its users run it, one module a command or a subject, in the order of the data's
+//! path.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;

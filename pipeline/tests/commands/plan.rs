@@ -378,8 +378,8 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(dir.path().join("pages/patchmill.1").exists());
 }
 
-/// The reader of docs/shards.md is the tested one, and reads the ids that `patchmill` reads. Without
-/// NumPy, which not every machine has, only the first is checked.
+/// The reader of docs/shards.md is the tested one, and reads the ids that `patchmill` reads.
+/// Without NumPy, which not every machine has, only the first is checked.
 #[test]
 fn the_documented_reader_reads_shards_as_patchmill_does() {
     let script = "../benches/corpus/check_read_shards.py";

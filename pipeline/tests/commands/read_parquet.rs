@@ -51,7 +51,8 @@ fn a_damaged_file_is_an_error_of_that_file() {
     assert!(!error.contains("the process that decodes it"), "it said why: {error}");
 }
 
-/// Thousands of rows of one value: 4 MB in the file and 4 GB in a batch, twice what the child may have.
+/// Thousands of rows of one value: 4 MB in the file and 4 GB in a batch, twice what the child may
+/// have.
 #[test]
 fn a_file_that_takes_more_memory_than_there_may_be_is_an_error_of_that_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! Tokenizers whose ids the `tokenizers` crate makes: the same ids as the crate's, the same corpus for any number of
-//! threads and tasks, and after a kill. Most of them are refused early by our own encoder, on a thread of its own.
+//! Tokenizers whose ids the `tokenizers` crate makes: the same ids as the crate's, the same corpus
+//! for any number of threads and tasks, and after a kill. Most of them are refused early by our own
+//! encoder, on a thread of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,8 @@ fn learn(model: ModelWrapper, mut trainer: TrainerWrapper, pre_tokenizer: &Value
     serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap()
 }
 
-/// A model of each kind, with every normalizer and pre-tokenizer that real tokenizers have and our own encoder lacks.
+/// A model of each kind, with every normalizer and pre-tokenizer that real tokenizers have and our
+/// own encoder lacks.
 fn families() -> Vec<(String, Value)> {
     let unknown = || vec![AddedToken::from("[UNK]", true)];
     let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always" });
@@ -178,7 +180,8 @@ fn every_family_that_is_not_fast_makes_one_corpus_by_any_threads_tasks_and_resta
     }
 }
 
-/// Files that say something different about BOS and EOS, and what stands around documents then, or the error.
+/// Files that say something different about BOS and EOS, and what stands around documents then, or
+/// the error.
 #[test]
 fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -208,7 +211,8 @@ fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
     let ends = template(json!([text.clone(), piece("<|end|>")]));
     let twice = template(json!([piece("<s>"), piece("</s>"), text]));
     let mut ordinary = plain;
-    ordinary["model"]["vocab"]["<s>"] = json!(first_added); // an ordinary entry, as Qwen3's vocabulary has it
+    // An ordinary entry, as Qwen3's vocabulary has it.
+    ordinary["model"]["vocab"]["<s>"] = json!(first_added);
     let none = Value::Null;
     let (bos, no_bos, eos) = (&["--bos"][..], &["--no-bos"][..], &["--eos"][..]);
     let llama = r#"{"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>"}"#;
@@ -282,7 +286,8 @@ fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
         ),
         (&json, &begins, null, &[], Err("--bos or --no-bos")),
         (&json, &twice, "", &[], Err("--bos or --no-bos")),
-        // A class with a default; and a configuration that leaves it open, where BOS would contradict transformers.
+        // A class with a default; and a configuration that leaves it open, where BOS would
+        // contradict transformers.
         (&json, &none, llama, &[], Ok([1000, 0])),
         (&json, &none, generic, &[], Err("--bos or --no-bos")),
         (&json, &none, generic, bos, Ok([1000, 0])),

@@ -1,4 +1,5 @@
-//! Choosing documents as a user does it: lists of duplicates, samples, hold-outs, sets, parts, and what is said of them.
+//! Choosing documents as a user does it: lists of duplicates, samples, hold-outs, sets, parts, and
+//! what is said of them.
 
 use std::collections::BTreeMap;
 use std::fs;

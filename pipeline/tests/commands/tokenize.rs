@@ -1,4 +1,5 @@
-//! `patchmill tokenize` and `merge` under threads, tasks, kills, full disks and signals: the corpus is the same, byte for byte.
+//! `patchmill tokenize` and `merge` under threads, tasks, kills, full disks and signals: the corpus
+//! is the same, byte for byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,8 @@ fn fail(mut command: Command, status: i32, expected: &[&str]) {
     expected.iter().for_each(|part| assert_fails(&output, status, part));
 }
 
-/// Some 0.4 MB of the fixtures' texts in three inputs, with lines that are no documents among them, and a document that
-/// is encoded in parts.
+/// Some 0.4 MB of the fixtures' texts in three inputs, with lines that are no documents among them,
+/// and a document that is encoded in parts.
 fn inputs(dir: &Path) -> PathBuf {
     let inputs = dir.join("in");
     fs::create_dir(&inputs).unwrap();
@@ -109,7 +110,8 @@ fn tasks_write_at_the_same_time() {
     assert_same_tree(&one, &out);
 }
 
-/// Killed at each step of publishing, for the first time or a later one, and run again: the same tree.
+/// Killed at each step of publishing, for the first time or a later one, and run again: the same
+/// tree.
 #[test]
 fn a_killed_run_goes_on_behind_the_last_closed_shard() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +140,8 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
     }
 }
 
-/// Killed while it removes what only unfinished corpora have: the rest of that is all that is left to do.
+/// Killed while it removes what only unfinished corpora have: the rest of that is all that is left
+/// to do.
 #[test]
 fn a_run_killed_behind_its_manifest_makes_nothing_again() {
     use std::os::unix::fs::MetadataExt;
@@ -364,7 +367,8 @@ fn files_of_others_are_never_removed() {
     }
 }
 
-/// Cut off while the new corpus takes the place of the old one: the same command ends with the new one and nothing else.
+/// Cut off while the new corpus takes the place of the old one: the same command ends with the new
+/// one and nothing else.
 #[test]
 fn a_replacement_that_was_cut_off_is_made_to_the_end() {
     let dir = tempfile::tempdir().unwrap();

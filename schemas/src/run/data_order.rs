@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::share::Share;
 
-/// How the reading order is mixed. Written as `"global"`, `"none"` or `{ kind = "blocked", group_blocks = 4096 }`.
+/// How the reading order is mixed. Written as `"global"`, `"none"` or `{ kind = "blocked",
+/// group_blocks = 4096 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shuffle {
     /// Keyed permutations of the whole subset, another one each epoch.
     Global,
-    /// Keyed permutations of groups of neighbouring blocks, and of the blocks inside each group: what is
-    /// read within a short time lies in few places.
+    /// Keyed permutations of groups of neighbouring blocks, and of the blocks inside each group:
+    /// what is read within a short time lies in few places.
     Blocked {
         /// Blocks of a group; a block is the largest window of all phases.
         group_blocks: u64,
@@ -114,7 +115,8 @@ impl JsonSchema for Shuffle {
     }
 }
 
-/// How much of a set an epoch of the run reads. Written as `{ share = "1/10" }` or `{ epochs = 2 }`.
+/// How much of a set an epoch of the run reads. Written as `{ share = "1/10" }` or `{ epochs = 2
+/// }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SetAmount {

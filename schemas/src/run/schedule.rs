@@ -1,6 +1,8 @@
-//! The part of the run file that says how a phase learns: its learning rate, and what it takes over.
+//! The part of the run file that says how a phase learns: its learning rate, and what it takes
+//! over.
 //!
-//! **Invariant:** every kind of schedule warms up alike; what a kind does not have it does not accept.
+//! **Invariant:** every kind of schedule warms up alike; what a kind does not have it does not
+//! accept.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,14 +49,15 @@ pub enum Schedule {
         /// Steps of linear warm-up; less than the steps of the phase.
         warmup_steps: u64,
     },
-    /// Warm-up, stable, decay: linear warm-up from 0 to `peak`, `peak`, and in the phase's last `decay_steps` down to
-    /// `final`.
+    /// Warm-up, stable, decay: linear warm-up from 0 to `peak`, `peak`, and in the phase's last
+    /// `decay_steps` down to `final`.
     Wsd {
         /// Highest rate, reached at step `warmup_steps` of the phase.
         peak: f64,
         /// Steps of linear warm-up; less than the steps of the phase.
         warmup_steps: u64,
-        /// Last steps of the phase, in which the rate falls; at least 1, and no more than follow the warm-up.
+        /// Last steps of the phase, in which the rate falls; at least 1, and no more than follow
+        /// the warm-up.
         decay_steps: u64,
         /// The form in which it falls.
         decay: Decay,
@@ -64,7 +67,8 @@ pub enum Schedule {
     },
 }
 
-/// How a rate falls from its peak (share 1) to its final value (share 0), x being how much of the decay is done.
+/// How a rate falls from its peak (share 1) to its final value (share 0), x being how much of the
+/// decay is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {

@@ -161,7 +161,8 @@ fn the_foreign_model_stories260k_is_reproduced() {
     assert_eq!(found.token_ids, ids[1..]);
     assert_eq!(found.stop, Stop::TokenLimit);
 
-    let shape = EvalShape { window_units: 65, patch_size: 1, micro_batch_windows: 1 }; // 64 predictions
+    // 64 predictions.
+    let shape = EvalShape { window_units: 65, patch_size: 1, micro_batch_windows: 1 };
     let evaluation = eval::evaluate(&model, &ids[..65], shape, None).unwrap();
     let expected = golden["loss_first_64"].as_f64().unwrap();
     assert!((evaluation.loss - expected).abs() < 1e-5, "{} against {expected}", evaluation.loss);

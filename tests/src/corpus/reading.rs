@@ -1,4 +1,5 @@
-//! Reading a corpus: the same ids by either back end, and an error for anything that is not as written.
+//! Reading a corpus: the same ids by either back end, and an error for anything that is not as
+//! written.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;

@@ -101,7 +101,8 @@ fn each_header_field_that_is_wrong_gives_its_message() {
             bytes[at] ^= flip;
             mend_header(bytes);
         });
-        // A shard whose sizes agree with its footer is checked on; its documents then fit the index.
+        // A shard whose sizes agree with its footer is checked on; its documents then fit the
+        // index.
         assert_eq!(found, [message], "byte {at}");
     }
     let found = fixture.faults_after(SHARD, |bytes| bytes[4000] ^= 1);
@@ -224,7 +225,8 @@ fn an_index_that_does_not_fit_its_shards_is_found() {
     assert!(found.iter().any(|fault| fault.contains("token_count of document 0 is")), "{found:?}");
 }
 
-/// One flipped bit anywhere is found. Not every bit of every file: that takes minutes, and each part of each file is hit.
+/// One flipped bit anywhere is found. Not every bit of every file: that takes minutes, and each
+/// part of each file is hit.
 #[test]
 fn a_flipped_bit_anywhere_is_found() {
     let dir = tempfile::tempdir().unwrap();

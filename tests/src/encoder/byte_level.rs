@@ -1,5 +1,5 @@
-//! Byte-level tokenizers: the ids are those of the `tokenizers` crate for every pre-tokenizer that has a scanner, for
-//! every way of handling added tokens, for whole texts and for parts.
+//! Byte-level tokenizers: the ids are those of the `tokenizers` crate for every pre-tokenizer that
+//! has a scanner, for every way of handling added tokens, for whole texts and for parts.
 //!
 //! The vocabulary is a small one, learnt here: real ones lie in no package of ours.
 
@@ -40,7 +40,8 @@ static LEARNT: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap()
 });
 
-/// The learnt tokenizer with another pre-tokenizer, with or without NFC, `ignore_merges` and added tokens.
+/// The learnt tokenizer with another pre-tokenizer, with or without NFC, `ignore_merges` and added
+/// tokens.
 fn family(pre_tokenizer: &Value, is_nfc: bool, ignore_merges: bool, added: &[Value]) -> Value {
     let mut json = LEARNT.clone();
     json["pre_tokenizer"] = pre_tokenizer.clone();
@@ -64,7 +65,8 @@ fn token(id: u32, content: &str, flags: &str) -> Value {
     })
 }
 
-/// As GPT-NeoX has them: special ones, runs of spaces that are not special; and some with every other flag.
+/// As GPT-NeoX has them: special ones, runs of spaces that are not special; and some with every
+/// other flag.
 fn added_tokens() -> Vec<Value> {
     let mut tokens = vec![
         token(2000, "<s>", "special"),

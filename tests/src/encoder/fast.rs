@@ -1,5 +1,5 @@
-//! Our own encoder makes the ids that the `tokenizers` crate makes, for every tokenizer that it takes, and says of the
-//! others why it does not take them.
+//! Our own encoder makes the ids that the `tokenizers` crate makes, for every tokenizer that it
+//! takes, and says of the others why it does not take them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +28,8 @@ impl TokenizerFile {
     }
 }
 
-/// The ids of `text` from a session that has seen other texts before, in one go and in parts of `part_bytes`.
+/// The ids of `text` from a session that has seen other texts before, in one go and in parts of
+/// `part_bytes`.
 fn fast_ids<I: TokenId>(encoder: &Encoder, text: &str, part_bytes: usize) -> [Vec<u32>; 2] {
     let mut session = encoder.session::<I>();
     let (mut whole, mut parts) = (Vec::new(), Vec::new());
@@ -43,7 +44,8 @@ fn fast_ids<I: TokenId>(encoder: &Encoder, text: &str, part_bytes: usize) -> [Ve
     [whole, parts].map(|ids| ids.into_iter().map(I::widen).collect())
 }
 
-/// Both ways of handling special tokens, ids of both widths, caches of any size: the ids are as defined.
+/// Both ways of handling special tokens, ids of both widths, caches of any size: the ids are as
+/// defined.
 pub(crate) fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
     let file = TokenizerFile::new(json);
     for special_tokens in [SpecialTokens::Text, SpecialTokens::Hf] {
@@ -126,8 +128,8 @@ fn changed(json: &Value, changes: &[(&str, Value)]) -> Value {
     json
 }
 
-/// Changes to a LLaMA tokenizer that our own encoder takes: what stands before and between words, what unknown
-/// characters become, what tokens are added.
+/// Changes to a LLaMA tokenizer that our own encoder takes: what stands before and between words,
+/// what unknown characters become, what tokens are added.
 fn variants(json: &Value) -> Vec<Value> {
     let vary = |changes: &[(&str, Value)]| changed(json, changes);
     let added = |tokens: &[(&str, bool, &str)]| {

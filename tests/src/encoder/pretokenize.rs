@@ -1,5 +1,5 @@
-//! Scanners of byte-level tokenizers cut texts where the regex engine of the `tokenizers` crate does, and the normal
-//! form C is that crate's.
+//! Scanners of byte-level tokenizers cut texts where the regex engine of the `tokenizers` crate
+//! does, and the normal form C is that crate's.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
@@ -125,8 +125,8 @@ impl Pair {
     }
 }
 
-/// Characters on the borders of the patterns: each class in one to four bytes, what contractions are made of, marks,
-/// characters that fold to ASCII, and runs of blanks and newlines.
+/// Characters on the borders of the patterns: each class in one to four bytes, what contractions
+/// are made of, marks, characters that fold to ASCII, and runs of blanks and newlines.
 const EDGES: &[&str] = &[
     " ",
     " ",

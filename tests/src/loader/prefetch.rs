@@ -1,5 +1,5 @@
-//! Micro-batches sent ahead are those of the plain path. On the CPU, where a copy is done at once: what a GPU adds are streams
-//! and events around the same queue.
+//! Micro-batches sent ahead are those of the plain path. On the CPU, where a copy is done at once:
+//! what a GPU adds are streams and events around the same queue.
 
 use std::sync::Arc;
 

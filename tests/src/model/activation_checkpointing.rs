@@ -1,5 +1,5 @@
-//! The laws of activation checkpointing: what is made again is made the same, nothing else is kept, and what goes wrong is
-//! an error.
+//! The laws of activation checkpointing: what is made again is made the same, nothing else is kept,
+//! and what goes wrong is an error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,7 +113,8 @@ fn without_gradients_it_changes_nothing() {
     }
 }
 
-/// What a training pass holds at most, of 8 blocks: with `block` two tensors of the residual stream's size a block.
+/// What a training pass holds at most, of 8 blocks: with `block` two tensors of the residual
+/// stream's size a block.
 #[test]
 fn the_peak_of_memory_falls() {
     let config = ModelConfig { num_hidden_layers: 8, ..golden_config() };
@@ -166,7 +167,8 @@ fn inputs_without_a_gradient_have_none_and_do_not_stop_that_of_others() {
     picked.sum(Kind::Float).backward();
     assert!(x.grad().equal(&Tensor::from_slice(&[2f32, 0.0, 2.0])));
     assert!(held.grad().equal(&Tensor::from_slice(&[1f32, 1.0, 0.0])));
-    // Without such an input the body is called in the ordinary way: what it holds has its gradient all the same.
+    // Without such an input the body is called in the ordinary way: what it holds has its gradient
+    // all the same.
     let parameter = held.shallow_clone();
     let [product] = checkpoint(&[&x.detach()], move |inputs| [&inputs[0] * &parameter]).unwrap();
     product.sum(Kind::Float).backward();

@@ -1,4 +1,5 @@
-//! The laws of mixtures, on random recipes of sets, ladders of phases and shuffles, and answers worked out by hand.
+//! The laws of mixtures, on random recipes of sets, ladders of phases and shuffles, and answers
+//! worked out by hand.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use schemas::run::{Passes, SetAmount, Share, Shuffle};
 
 use crate::plan::windows::{all_windows, specs};
 
-/// Sizes of a set in blocks, tokens of its tail, and what an epoch takes of it: a weight of the shares, or passes.
+/// Sizes of a set in blocks, tokens of its tail, and what an epoch takes of it: a weight of the
+/// shares, or passes.
 type Part = (u64, u64, Result<u64, (u64, u64)>);
 
 fn parts() -> impl Strategy<Value = Vec<Part>> {
@@ -20,8 +22,8 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     prop::collection::vec((0u64..=20, 0u64..24, amount), 1..=7)
 }
 
-/// Random recipes ([`specs`]) with the corpus cut into sets. The weights of the shares add up to 1, or to less
-/// than 1 when there are sets with epochs.
+/// Random recipes ([`specs`]) with the corpus cut into sets. The weights of the shares add up to 1,
+/// or to less than 1 when there are sets with epochs.
 pub(crate) fn mixtures() -> impl Strategy<Value = PlanSpec> {
     (specs(), parts(), 0u64..=3, prop::option::of(1u64..=60)).prop_filter_map(
         "a recipe without a plan",
@@ -107,7 +109,8 @@ proptest! {
                 let position = (step + 1) * spec.step_tokens;
                 let share = position as f64 * stream.epoch_tokens() as f64 / plan.subset_tokens() as f64;
                 let blocks = (*tokens as f64 - share) / plan.block_tokens() as f64;
-                prop_assert!(blocks.abs() <= 3.0, "{blocks} blocks from the share at step {step}"); // 7 streams: 3 splits
+                // 7 streams: 3 splits.
+                prop_assert!(blocks.abs() <= 3.0, "{blocks} blocks from the share at step {step}");
                 if position.is_multiple_of(plan.subset_tokens()) {
                     prop_assert_eq!(*tokens, position / plan.subset_tokens() * stream.epoch_tokens());
                 }
@@ -226,8 +229,9 @@ fn a_small_set_is_read_twice_while_a_large_one_is_read_once() {
     assert_eq!((plan.pass_count(0), plan.pass_count(1)), (2, 1));
 }
 
-/// 9 blocks of "a" with share 1/4 and 6 of "b" with 3/4: the most without repeats is 8 blocks, 2 of "a", 6 of "b".
-/// With 40 blocks an epoch "a" gives 10, its 9 and one of the next pass, and "b" gives 30, five passes.
+/// 9 blocks of "a" with share 1/4 and 6 of "b" with 3/4: the most without repeats is 8 blocks, 2 of
+/// "a", 6 of "b". With 40 blocks an epoch "a" gives 10, its 9 and one of the next pass, and "b"
+/// gives 30, five passes.
 #[test]
 fn shares_are_of_an_epoch() {
     let sets = vec![set("a", 36, share(1, 4)), set("b", 24, share(3, 4))];

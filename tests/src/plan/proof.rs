@@ -1,5 +1,6 @@
-//! What a run reads when it is killed and resumed again and again, on changing numbers of ranks: each token of each
-//! pass once all the same. And what the tools that judge plans say: the walk, the comparison.
+//! What a run reads when it is killed and resumed again and again, on changing numbers of ranks:
+//! each token of each pass once all the same. And what the tools that judge plans say: the walk,
+//! the comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,8 @@ use schemas::run::{Share, Shuffle};
 use crate::plan::mixture::mixtures;
 use crate::plan::windows::{all_windows, specs};
 
-/// One life of a run: how many ranks it has, how many steps it does until it is killed, how often it saves.
+/// One life of a run: how many ranks it has, how many steps it does until it is killed, how often
+/// it saves.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     world_size: u64,
@@ -40,8 +42,8 @@ fn read_step(plan: &Plan, step: u64, world_size: u64) -> Vec<Window> {
     (0..world_size).flat_map(|rank| plan.windows(step, cut(rank)..cut(rank + 1))).collect()
 }
 
-/// What reached the model: of a step that was done twice, because the run was killed after it and before it was
-/// saved, only the second time; and it must have been the same.
+/// What reached the model: of a step that was done twice, because the run was killed after it and
+/// before it was saved, only the second time; and it must have been the same.
 fn consumed(spec: &PlanSpec, lives: &[Life]) -> Vec<Vec<Window>> {
     let fingerprint = Plan::new(spec).unwrap().fingerprint();
     let forever = Life { world_size: 1, steps: u64::MAX, save_every: 1 };
@@ -82,7 +84,8 @@ proptest! {
         let seen_twice = reads.values().filter(|&&times| times > 1).count();
         prop_assert_eq!(seen_twice, 0);
         prop_assert_eq!(reads.len() as u64 + plan.unread_tokens(), plan.run_tokens());
-        // A corpus that is one stream and read whole: nothing but its tail and the rest of the last pass is missing.
+        // A corpus that is one stream and read whole: nothing but its tail and the rest of the last
+        // pass is missing.
         if spec.sets.is_empty() && spec.subset_tokens.is_none() {
             let once: BTreeSet<u64> = reads.keys().map(|(_, _, token)| *token).collect();
             let never = spec.corpus_tokens - once.len() as u64;
@@ -105,8 +108,8 @@ proptest! {
         prop_assert_eq!(of_passes.sum::<u64>() + proof.partial_tokens.iter().sum::<u64>(), proof.tokens);
     }
 
-    /// The steps that a comparison calls the same are the same, for plans that differ in the parts that a run that
-    /// is extended differs in, and in others.
+    /// The steps that a comparison calls the same are the same, for plans that differ in the parts
+    /// that a run that is extended differs in, and in others.
     #[test]
     fn steps_that_are_called_the_same_are(
         spec in any_spec(), epochs in 1u64..=5, weights in prop::collection::vec(0u64..=3, 4), other_seed: bool,
@@ -137,7 +140,8 @@ proptest! {
     }
 }
 
-/// Two epochs of 1003 blocks of 64 tokens in groups of 10: as patches, then from the middle of an epoch as tokens.
+/// Two epochs of 1003 blocks of 64 tokens in groups of 10: as patches, then from the middle of an
+/// epoch as tokens.
 fn blocked(subset_blocks: Option<u64>, patch_share: Share, token_share: Share) -> Plan {
     let phase = |patch_size, share| PhaseSpec { patch_size, window_units: 16, share };
     let spec = PlanSpec {
@@ -174,9 +178,10 @@ fn a_blocked_epoch_of_the_whole_corpus_finishes_each_group_before_the_next() {
     assert_ne!(starts(&windows[..1003]), starts(&windows[1003..]), "each epoch has its own order");
 }
 
-/// A group of the order lies in at most 3 groups below it (two, and the last one if it is smaller), so as many
-/// tokens as a group has, wherever one starts, come from at most 9 groups, 27 behind a switch or in a subset, and from
-/// far fewer as a rule. A global order takes them from nearly as many groups as there are blocks.
+/// A group of the order lies in at most 3 groups below it (two, and the last one if it is smaller),
+/// so as many tokens as a group has, wherever one starts, come from at most 9 groups, 27 behind a
+/// switch or in a subset, and from far fewer as a rule. A global order takes them from nearly as
+/// many groups as there are blocks.
 #[test]
 fn a_blocked_order_stays_in_few_groups_behind_a_switch_and_in_a_subset() {
     let half = || Share::new(1, 2).unwrap();

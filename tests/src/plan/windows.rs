@@ -10,8 +10,8 @@ fn share(numer: u64, denom: u64) -> Share {
     Share::new(numer, denom).unwrap()
 }
 
-/// Recipes of one to four phases, whose windows each divide the one before: ladders such as 8 → 4 → 1,
-/// phases with a T of their own, shares of 0 and 1, steps that span epochs.
+/// Recipes of one to four phases, whose windows each divide the one before: ladders such as 8 → 4 →
+/// 1, phases with a T of their own, shares of 0 and 1, steps that span epochs.
 pub(crate) fn specs() -> impl Strategy<Value = PlanSpec> {
     let ladder = prop::collection::vec((1u64..=4, 0usize..4, 0u64..=3), 1..=4);
     let sizes = (1u64..=4, 1u64..=30, 0u64..24, 1u64..=5, 1u64..=4);
@@ -240,13 +240,14 @@ fn paper_spec(patch_share: Share, token_share: Share) -> PlanSpec {
     }
 }
 
-/// Window of the patch phase and block: 4 * 2048 = 8192 tokens; of the token phase 2048.
-/// Blocks of the subset: 60e9 / 8192 = 7,324,218.75, so 7,324,218 blocks of 8192 = 59,999,993,856 tokens.
-/// Six epochs: 359,999,963,136 tokens = 171,661 steps of 2,097,152 (= 359,999,209,472) and 753,664 left.
-/// Two thirds of the run: 239,999,975,424 tokens = 114,440 steps (= 239,998,074,880) and 1,900,544 more.
-/// So 171,661 - 114,440 = 57,221 token steps. A step has 256 patch windows or 1024 token windows.
-/// Three epochs are 179,999,981,568 tokens; the switch lies 59,998,093,312 tokens into the fourth, 1,900,544
-/// before its end: those last 232 blocks are read as 928 windows of 2048.
+/// Window of the patch phase and block: 4 * 2048 = 8192 tokens; of the token phase 2048. Blocks of
+/// the subset: 60e9 / 8192 = 7,324,218.75, so 7,324,218 blocks of 8192 = 59,999,993,856 tokens. Six
+/// epochs: 359,999,963,136 tokens = 171,661 steps of 2,097,152 (= 359,999,209,472) and 753,664
+/// left. Two thirds of the run: 239,999,975,424 tokens = 114,440 steps (= 239,998,074,880) and
+/// 1,900,544 more. So 171,661 - 114,440 = 57,221 token steps. A step has 256 patch windows or 1024
+/// token windows. Three epochs are 179,999,981,568 tokens; the switch lies 59,998,093,312 tokens
+/// into the fourth, 1,900,544 before its end: those last 232 blocks are read as 928 windows of
+/// 2048.
 #[test]
 fn six_epochs_of_60_billion_with_two_thirds_as_patches() {
     let plan = Plan::new(&paper_spec(share(2, 3), share(1, 3))).unwrap();
@@ -277,8 +278,9 @@ fn six_epochs_of_60_billion_with_two_thirds_as_patches() {
 }
 
 /// Four fifths of 359,999,963,136 are 287,999,970,508.8 tokens = 137,329 steps (= 287,999,787,008).
-/// Four epochs are 239,999,975,424 tokens, so the switch lies 47,999,811,584 tokens (5,859,352 blocks) into the
-/// fifth, and 12,000,182,272 tokens of that epoch (5,859,464 windows of 2048) are read as tokens.
+/// Four epochs are 239,999,975,424 tokens, so the switch lies 47,999,811,584 tokens (5,859,352
+/// blocks) into the fifth, and 12,000,182,272 tokens of that epoch (5,859,464 windows of 2048) are
+/// read as tokens.
 #[test]
 fn six_epochs_of_60_billion_with_the_switch_inside_the_fifth() {
     let plan = Plan::new(&paper_spec(share(4, 5), share(1, 5))).unwrap();
@@ -304,8 +306,9 @@ fn six_epochs_of_60_billion_with_the_switch_inside_the_fifth() {
     }
 }
 
-/// Blocks of 8 tokens: a corpus of 27 has 3 and a tail of 3. Two epochs are 48 tokens, 6 steps of 8. One third
-/// (16 tokens, 2 steps) in windows of 8, one third (2 steps) in windows of 4, one third in windows of 1.
+/// Blocks of 8 tokens: a corpus of 27 has 3 and a tail of 3. Two epochs are 48 tokens, 6 steps of
+/// 8. One third (16 tokens, 2 steps) in windows of 8, one third (2 steps) in windows of 4, one
+/// third in windows of 1.
 #[test]
 fn a_ladder_of_three_composes_in_file_order() {
     let third = share(1, 3);

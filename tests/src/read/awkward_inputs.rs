@@ -1,4 +1,5 @@
-//! What real corpora hold beside plain documents: each awkward input gives its documents or its exact error.
+//! What real corpora hold beside plain documents: each awkward input gives its documents or its
+//! exact error.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -66,7 +66,8 @@ fn a_zstd_window_beyond_the_default_limit_is_read() {
     check_texts(&file(dir.path(), "long.jsonl.zst", bytes));
 }
 
-/// Made by hand, because an encoder that is told of little data takes a smaller window. The largest one that is read.
+/// Made by hand, because an encoder that is told of little data takes a smaller window. The largest
+/// one that is read.
 #[test]
 fn a_zstd_window_of_two_gibibytes_is_read() {
     let text = lines(&TEXTS);

@@ -190,7 +190,8 @@ fn values_that_make_no_sense_are_refused_by_name() {
     }
 }
 
-/// Two epochs of 1953 blocks of 512 tokens are 1,999,872 tokens: 30 steps, of which 20 are of the first phase.
+/// Two epochs of 1953 blocks of 512 tokens are 1,999,872 tokens: 30 steps, of which 20 are of the
+/// first phase.
 #[test]
 fn a_warm_up_as_long_as_its_phase_is_refused() {
     let warmup = |steps: u64| {
@@ -263,7 +264,8 @@ fn a_missing_run_file_is_named() {
     assert!(err.contains("cannot read run file no/such/run.toml"), "{err}");
 }
 
-/// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` writes them anew.
+/// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` writes them
+/// anew.
 #[test]
 fn the_order_of_the_data_is_written_in_one_way() {
     use schemas::run::{Passes, SetAmount, Share, Shuffle};

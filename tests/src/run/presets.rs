@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use pipeline::run_file::Run;
 use schemas::run::{self, ModelConfig, RunFile};
 
-/// File, parameters (reference: the paper's Table 1 and its scripts' configurations), epochs, subset.
+/// File, parameters (reference: the paper's Table 1 and its scripts' configurations), epochs,
+/// subset.
 const PAPER_ROWS: [(&str, u64, u64, u64); 5] = [
     ("370m-360b.toml", 369_148_928, 1, 360_000_000_000),
     ("780m-360b.toml", 781_395_456, 1, 360_000_000_000),
@@ -89,7 +90,8 @@ fn presets_differ_only_in_what_the_papers_rows_vary() {
     }
 }
 
-/// The two ways of writing a run's shape down agree: windows and micro-batches divide a step in every phase.
+/// The two ways of writing a run's shape down agree: windows and micro-batches divide a step in
+/// every phase.
 #[test]
 fn steps_of_shipped_run_files_split_evenly() {
     let names = PAPER_ROWS.iter().map(|row| row.0).chain(RECIPES.iter().map(|recipe| recipe.0));
@@ -107,8 +109,8 @@ fn steps_of_shipped_run_files_split_evenly() {
     }
 }
 
-/// What `patchmill plan PRESET --assume-tokens 360e9` computes: 171,661 whole steps of 360B tokens, two thirds of them
-/// (rounded down) at patch level, for half the cost.
+/// What `patchmill plan PRESET --assume-tokens 360e9` computes: 171,661 whole steps of 360B tokens,
+/// two thirds of them (rounded down) at patch level, for half the cost.
 #[test]
 fn presets_plan_the_papers_budget() {
     for (name, _, epochs, subset_tokens) in PAPER_ROWS {
@@ -142,7 +144,8 @@ fn other_recipes_plan_and_differ_from_the_first_row_in_their_phases_alone() {
     }
 }
 
-/// Three tenths of the units are superposed, the rate does not fall before the second phase, and the optimizer goes on.
+/// Three tenths of the units are superposed, the rate does not fall before the second phase, and
+/// the optimizer goes on.
 #[test]
 fn the_superposition_recipe_is_one_schedule_over_two_phases() {
     let run = read(&root().join("trainer/presets/370m-tst.toml"));

@@ -1,4 +1,5 @@
-//! Whole runs of `patchmill-train pretrain` as a user starts them: killed, stopped, damaged, changed, resumed.
+//! Whole runs of `patchmill-train pretrain` as a user starts them: killed, stopped, damaged,
+//! changed, resumed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -124,7 +125,8 @@ impl TestRun {
         child.wait().unwrap().code()
     }
 
-    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics but times and memory.
+    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics
+    /// but times and memory.
     fn curves(&self) -> Vec<String> {
         let text = fs::read_to_string(self.output().join("metrics.jsonl")).unwrap();
         let timeless = |line: &str| {
@@ -190,7 +192,8 @@ fn the_run_logs_every_step_of_both_phases() {
 
 #[test]
 fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
-    // Early in both phases, beside a save (a multiple of 4), just before, at and after the switch, at the last step.
+    // Early in both phases, beside a save (a multiple of 4), just before, at and after the switch,
+    // at the last step.
     for step in [1, 4, 7, SWITCH_STEP - 1, SWITCH_STEP, SWITCH_STEP + 1, 27, STEP_COUNT] {
         let run = TestRun::new();
         assert_eq!(run.signal_after(step, libc::SIGKILL), None);
@@ -199,7 +202,8 @@ fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
     }
 }
 
-/// What is made again in the backward pass is made the same: neither it nor a change of it in mid-run is seen in the result.
+/// What is made again in the backward pass is made the same: neither it nor a change of it in
+/// mid-run is seen in the result.
 #[test]
 fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
     let run = TestRun::with(&["train.activation_checkpointing=attention"]);
@@ -212,7 +216,8 @@ fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
     assert_same_as_reference(&run, "checkpointing");
 }
 
-/// A run file whose second phase goes on with the optimizer of the first, under a schedule of its own.
+/// A run file whose second phase goes on with the optimizer of the first, under a schedule of its
+/// own.
 fn carrying_run() -> TestRun {
     let schedule =
         "kind = \"wsd\", peak = 2e-3, warmup_steps = 0, decay_steps = 4, decay = \"1-sqrt\"";

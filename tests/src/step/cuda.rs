@@ -1,7 +1,8 @@
-//! What a machine with a GPU should check first: `just test-cuda`, in the order of the tests' names. Without a GPU each of them says
-//! that it was skipped.
+//! What a machine with a GPU should check first: `just test-cuda`, in the order of the tests'
+//! names. Without a GPU each of them says that it was skipped.
 //!
-//! `PATCHMILL_TEST_DEVICE=cpu` runs those that need no GPU's own features on the CPU, which tests the tests.
+//! `PATCHMILL_TEST_DEVICE=cpu` runs those that need no GPU's own features on the CPU, which tests
+//! the tests.
 
 use std::path::Path;
 use std::time::Instant;
@@ -27,7 +28,8 @@ use crate::support::models::{
     Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,
 };
 
-/// The first GPU, or what the environment names in its place; `None`, and a message, without either.
+/// The first GPU, or what the environment names in its place; `None`, and a message, without
+/// either.
 fn test_device() -> Option<Device> {
     if std::env::var("PATCHMILL_TEST_DEVICE").is_ok_and(|name| name == "cpu") {
         return Some(Device::Cpu);
@@ -158,7 +160,8 @@ fn d_embedding_a_patch_is_the_mean_of_its_tokens_forward_and_backward() {
     assert_close("gradient", &found.1, &expected.1, 1e-5);
 }
 
-/// Were the head's gradient summed in bf16, each of 512 chunks would round the sum, and it would be off by per cents.
+/// Were the head's gradient summed in bf16, each of 512 chunks would round the sum, and it would be
+/// off by per cents.
 #[test]
 fn e_the_heads_gradient_is_summed_in_fp32_over_bf16_chunks() {
     let Some(device) = test_device() else { return };
@@ -246,15 +249,18 @@ fn h_a_step_waits_for_nothing() {
     }
 }
 
-/// Operations of a forward and a backward pass for each unit: six for each weight of a product, and attention's two
-/// products over all T positions (as PaLM counts) or over those that a causal mask leaves.
+/// Operations of a forward and a backward pass for each unit: six for each weight of a product, and
+/// attention's two products over all T positions (as PaLM counts) or over those that a causal mask
+/// leaves.
 fn flops_per_unit(config: &ModelConfig, parameter_count: u64, units: u64, causal: bool) -> f64 {
-    let products = parameter_count - config.vocab_size * config.hidden_size; // the embedding is a look-up
+    // The embedding is a look-up.
+    let products = parameter_count - config.vocab_size * config.hidden_size;
     let attention = 12 * config.num_hidden_layers * config.hidden_size * units;
     6.0 * products as f64 + attention as f64 * if causal { 0.5 } else { 1.0 }
 }
 
-/// Of the preset of 370M, with 8 micro-batches of its 64 or 256 a step: prints, and asserts what any GPU reaches.
+/// Of the preset of 370M, with 8 micro-batches of its 64 or 256 a step: prints, and asserts what
+/// any GPU reaches.
 #[test]
 fn i_speed_of_the_370m_preset_in_both_phases() {
     let Some(index) = gpu() else { return };
@@ -317,7 +323,8 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
     }
 }
 
-/// A group of one meets as one of many does; NCCL moves its tensors, in the stream and without a wait of the host.
+/// A group of one meets as one of many does; NCCL moves its tensors, in the stream and without a
+/// wait of the host.
 #[test]
 fn j_a_gpu_takes_part_in_collectives() {
     let Some(device) = test_device() else { return };

@@ -295,7 +295,8 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
     }
 }
 
-/// The update by its definition in fp64, for sizes that no vector divides, clipped and not, and none where it is refused.
+/// The update by its definition in fp64, for sizes that no vector divides, clipped and not, and
+/// none where it is refused.
 #[test]
 fn an_update_is_adamw_of_the_clipped_gradient() {
     let numbers =
@@ -357,7 +358,8 @@ fn an_update_is_the_same_on_any_number_of_threads() {
     assert!(one.equal(&many) && !one.equal(golden_model(Dtype::Fp32).parameters().masters()));
 }
 
-/// On a GPU each of these operations would let the host wait for the device. The numbers of several steps are read at once.
+/// On a GPU each of these operations would let the host wait for the device. The numbers of several
+/// steps are read at once.
 #[test]
 fn a_step_calls_nothing_that_waits_for_the_device() {
     let keeping = |dtype| (dtype, ActivationCheckpointing::None);

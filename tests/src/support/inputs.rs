@@ -14,7 +14,8 @@ pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
 }
 
-/// A file that is too large or not free to lie in the repository; `None`, and a word why, where it is not there.
+/// A file that is too large or not free to lie in the repository; `None`, and a word why, where it
+/// is not there.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let root = std::env::var_os("PATCHMILL_SHARED").map_or(beside, PathBuf::from);
@@ -32,7 +33,8 @@ struct Line {
     args: TokenizeArgs,
 }
 
-/// Arguments of `patchmill tokenize` with the fixtures' tokenizer, unless `options` name another one.
+/// Arguments of `patchmill tokenize` with the fixtures' tokenizer, unless `options` name another
+/// one.
 pub(crate) fn arguments(out: &Path, inputs: &[&Path], options: &[&str]) -> TokenizeArgs {
     let tokenizer = fixtures().join("tokenizer");
     let mut line = vec!["tokenize".to_owned(), "--out".to_owned(), out.display().to_string()];

@@ -1,5 +1,5 @@
-//! The ids in a corpus are those of the `tokenizers` crate, for every document, and the corpus is the same
-//! however it was made.
+//! The ids in a corpus are those of the `tokenizers` crate, for every document, and the corpus is
+//! the same however it was made.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,8 @@ fn index_rows(corpus: &Corpus) -> Vec<IndexRow> {
     indexes.flat_map(|index| read(&index.path)).map(Result::unwrap).collect()
 }
 
-/// A corpus of these inputs holds, document by document, BOS and the reference's ids, and the index says so.
+/// A corpus of these inputs holds, document by document, BOS and the reference's ids, and the index
+/// says so.
 fn check_corpus(tokenizer: &Path, inputs: &[&Path], options: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer_name = tokenizer.display().to_string();

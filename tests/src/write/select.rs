@@ -1,5 +1,5 @@
-//! Laws of choosing documents: rates nest, hold-out and sample do not depend on each other, equal texts share their fate,
-//! parts join to the text that was cut.
+//! Laws of choosing documents: rates nest, hold-out and sample do not depend on each other, equal
+//! texts share their fate, parts join to the text that was cut.
 
 use std::collections::BTreeSet;
 
@@ -59,7 +59,8 @@ fn a_lower_rate_takes_a_part_of_what_a_higher_one_takes() {
     assert_eq!(chosen(&select(&["--sample-rate", "1"]), Decision::Write).len(), 20_000);
 }
 
-/// Five standard deviations of a binomial: chance has a part in no run of this test, because the hashes are fixed.
+/// Five standard deviations of a binomial: chance has a part in no run of this test, because the
+/// hashes are fixed.
 fn assert_about(found: usize, expected: f64) {
     let deviation = (found as f64 - expected).abs();
     assert!(deviation < 5.0 * expected.sqrt(), "{found} of about {expected}");
@@ -90,7 +91,8 @@ fn another_seed_takes_another_sample() {
     assert_eq!(a, chosen(&select(&["--sample-rate", "0.1"]), Decision::Write));
 }
 
-/// What a version of this program took, every later one takes: corpora that were sampled at different times nest.
+/// What a version of this program took, every later one takes: corpora that were sampled at
+/// different times nest.
 #[test]
 fn the_sample_is_the_same_for_ever() {
     let first = |options: &[&str], decision| {
@@ -100,7 +102,8 @@ fn the_sample_is_the_same_for_ever() {
     assert_eq!(first(&["--holdout-rate", "0.001"], Decision::WriteHoldout), HELD_OUT);
 }
 
-// Computed apart from this program, with another implementation of BLAKE3 and the description in schemas/README.md.
+// Computed apart from this program, with another implementation of BLAKE3 and the description in
+// schemas/README.md.
 const SAMPLE: [usize; 6] = [785, 1473, 3810, 4654, 5626, 7008];
 const HELD_OUT: [usize; 6] = [597, 659, 1031, 1143, 2353, 2818];
 

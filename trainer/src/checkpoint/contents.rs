@@ -1,6 +1,7 @@
 //! What lies in a checkpoint beside the model, and what a run starts from where there is none.
 //!
-//! **Invariant:** what is loaded is what was saved: weights, moments, step count and the phase's maps.
+//! **Invariant:** what is loaded is what was saved: weights, moments, step count and the phase's
+//! maps.
 
 use std::fs;
 use std::path::Path;
@@ -18,11 +19,12 @@ use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
 
-/// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are `model.safetensors`.
+/// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are
+/// `model.safetensors`.
 pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
 
-/// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where they are gone, it is
-/// what the checkpoint says.
+/// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where
+/// they are gone, it is what the checkpoint says.
 pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Result<Option<String>> {
     let Some(folder) = init_from else { return Ok(None) };
     let path = folder.join(weights::WEIGHTS_FILE);

@@ -1,7 +1,8 @@
 //! `config.json` and `generation_config.json` of a Hugging Face model directory.
 //!
-//! **Invariant:** a configuration that is read describes exactly the model that `model.rs` builds; what that can't do
-//! (scaled RoPE, biases, other activations) is refused with the reason, never ignored.
+//! **Invariant:** a configuration that is read describes exactly the model that `model.rs` builds;
+//! what that can't do (scaled RoPE, biases, other activations) is refused with the reason, never
+//! ignored.
 
 use schemas::run::ModelConfig;
 use serde_json::{Map, Value, json};
@@ -20,8 +21,8 @@ pub struct ModelNotes {
 }
 
 impl ModelNotes {
-    /// Tokens at which a generated document ends: those that end one, and the one that opens the next, because a
-    /// corpus without EOS has no other sign.
+    /// Tokens at which a generated document ends: those that end one, and the one that opens the
+    /// next, because a corpus without EOS has no other sign.
     pub fn end_ids(&self) -> Vec<u32> {
         self.eos_token_ids.iter().copied().chain(self.bos_token_id).collect()
     }

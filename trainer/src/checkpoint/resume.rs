@@ -1,11 +1,13 @@
 //! What a run must have alike to go on from a checkpoint, and where it goes on.
 //!
-//! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference refuses the resume and
-//! names field and values. Dtype of the compute, device, threads, ranks and micro-batch are *recorded*: they may change, with a notice,
-//! because they change rounding alone, and so is what a step without a finite loss or with a spike does, because a run that stopped at
+//! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference
+//! refuses the resume and names field and values. Dtype of the compute, device, threads, ranks and
+//! micro-batch are *recorded*: they may change, with a notice, because they change rounding alone,
+//! and so is what a step without a finite loss or with a spike does, because a run that stopped at
 //! one could not go on otherwise. Loader, logging and paths are neither.
 //!
-//! **Invariant:** two runs of equal identity read the same windows in every step and apply the same update rule.
+//! **Invariant:** two runs of equal identity read the same windows in every step and apply the same
+//! update rule.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -176,7 +178,8 @@ pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Valu
         .collect()
 }
 
-/// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the beginning.
+/// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the
+/// beginning.
 pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
     match resume {
         Resume::Auto => Ok(store::newest_whole(output)?),
@@ -222,12 +225,14 @@ pub fn broadcast_found(
     Ok(Some((checkpoint, Vec::new())))
 }
 
-/// Settings that each machine of a group may have of its own: paths, by what lies there, and what no result depends on.
+/// Settings that each machine of a group may have of its own: paths, by what lies there, and what
+/// no result depends on.
 const RANK_LOCAL_SETTINGS: [&str; 5] =
     ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
 
-/// Refuses ranks that were given different runs: they would part, or wait for each other in vain. `validation` is the
-/// fingerprint of the validation corpus, `device` the kind of device, which has collectives of its own.
+/// Refuses ranks that were given different runs: they would part, or wait for each other in vain.
+/// `validation` is the fingerprint of the validation corpus, `device` the kind of device, which has
+/// collectives of its own.
 pub fn check_ranks_agree(
     config: &RunFile,
     identity: &Identity,
@@ -281,7 +286,8 @@ mod tests {
     use super::*;
 
     proptest::proptest! {
-        /// A run would not be its own otherwise: a checkpoint and the first rank say what they are in JSON.
+        /// A run would not be its own otherwise: a checkpoint and the first rank say what they are
+        /// in JSON.
         #[test]
         fn a_number_comes_back_from_json_bit_by_bit(number in proptest::num::f64::NORMAL) {
             let mut own = BTreeMap::new();

@@ -1,9 +1,12 @@
-//! Checkpoint folders: `checkpoint-<step>` is complete or absent, and the newest whole one is found again.
+//! Checkpoint folders: `checkpoint-<step>` is complete or absent, and the newest whole one is found
+//! again.
 //!
-//! A folder is written under a temporary name: its files, then `MANIFEST.json` with the hash of each, every one synced,
-//! then the folder is renamed and its parent synced. What is in it beside the progress record is the caller's.
+//! A folder is written under a temporary name: its files, then `MANIFEST.json` with the hash of
+//! each, every one synced, then the folder is renamed and its parent synced. What is in it beside
+//! the progress record is the caller's.
 //!
-//! **Invariant:** a folder named `checkpoint-<step>` that [`verify`] accepts is byte for byte what was saved.
+//! **Invariant:** a folder named `checkpoint-<step>` that [`verify`] accepts is byte for byte what
+//! was saved.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -96,8 +99,9 @@ pub struct Retention {
     pub every_steps: u64,
 }
 
-/// Saves `run_folder/checkpoint-<next_step>`: `write_files` puts the caller's files into the folder it is given, flat or
-/// nested. A whole folder of the same state stays as it is. Then older checkpoints go, by `retention`.
+/// Saves `run_folder/checkpoint-<next_step>`: `write_files` puts the caller's files into the folder
+/// it is given, flat or nested. A whole folder of the same state stays as it is. Then older
+/// checkpoints go, by `retention`.
 pub fn save(
     run_folder: &Path,
     state: &TrainerState,
@@ -121,7 +125,8 @@ pub fn save(
 
     let path = run_folder.join(&name);
     if path.exists() {
-        // Of the same state, or damaged: a run never goes back behind a whole checkpoint of its own.
+        // Of the same state, or damaged: a run never goes back behind a whole checkpoint of its
+        // own.
         if verify(&path).is_ok_and(|before| before.state == *state) {
             remove_folder(&temporary)?;
             return Ok(path);
@@ -138,7 +143,8 @@ pub fn save(
     Ok(path)
 }
 
-/// The newest whole checkpoint of a run, with a line for each newer one that is damaged; `None` if there is none at all.
+/// The newest whole checkpoint of a run, with a line for each newer one that is damaged; `None` if
+/// there is none at all.
 pub fn newest_whole(
     run_folder: &Path,
 ) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
@@ -156,7 +162,8 @@ pub fn newest_whole(
     Err(CheckpointError::NoneWhole { path: run_folder.to_owned(), reasons })
 }
 
-/// Checks every byte of a model folder that is a checkpoint; one from elsewhere has no manifest to check it by.
+/// Checks every byte of a model folder that is a checkpoint; one from elsewhere has no manifest to
+/// check it by.
 pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
     match verify(path) {
         Ok(_) | Err(CheckpointError::NoCheckpoint { .. }) => Ok(()),
@@ -240,8 +247,8 @@ fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(names)
 }
 
-/// Removes what a killed run left under temporary names; a checkpoint that was set aside and not yet replaced gets its
-/// name back. The caller holds the run's lock.
+/// Removes what a killed run left under temporary names; a checkpoint that was set aside and not
+/// yet replaced gets its name back. The caller holds the run's lock.
 pub fn remove_leftovers(run_folder: &Path) -> Result<(), CheckpointError> {
     for name in names(run_folder)? {
         let Some(step) = name.strip_prefix(TEMPORARY) else { continue };
@@ -256,15 +263,17 @@ pub fn remove_leftovers(run_folder: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Removes what `retention` lets go of the checkpoints up to `saved_step`, which was just written and always stays.
-/// Later ones are damaged (the run was resumed from before them): the run will write them again.
+/// Removes what `retention` lets go of the checkpoints up to `saved_step`, which was just written
+/// and always stays. Later ones are damaged (the run was resumed from before them): the run will
+/// write them again.
 fn prune(run_folder: &Path, saved_step: u64, retention: Retention) -> Result<(), CheckpointError> {
     let mut steps = steps(run_folder)?;
     steps.retain(|&step| step <= saved_step);
     let newest_from = steps.len().saturating_sub(retention.newest.max(1) as usize);
     for &step in &steps[..newest_from] {
         if retention.every_steps == 0 || !step.is_multiple_of(retention.every_steps) {
-            // Under a temporary name first, so that a kill leaves no half of a checkpoint under its own.
+            // Under a temporary name first, so that a kill leaves no half of a checkpoint under its
+            // own.
             let path = path(run_folder, step);
             let aside = run_folder.join(format!("{TEMPORARY}{step}-old"));
             fs::rename(&path, &aside).map_err(io_error("set aside", &path))?;

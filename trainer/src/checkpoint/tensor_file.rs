@@ -1,9 +1,10 @@
 //! Safetensors files, read and written a tensor at a time: never the whole file in memory.
 //!
-//! The header is parsed by the `safetensors` crate; the data are read and written here, because the crate wants the
-//! whole file in memory, and writes it with the access rights of a temporary file.
+//! The header is parsed by the `safetensors` crate; the data are read and written here, because the
+//! crate wants the whole file in memory, and writes it with the access rights of a temporary file.
 //!
-//! **Invariant:** a file is read only if it is exactly as long as its header promises; equal tensors give equal bytes.
+//! **Invariant:** a file is read only if it is exactly as long as its header promises; equal
+//! tensors give equal bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -101,7 +102,8 @@ impl TensorFile {
         }
         let mut header = vec![0; usize::try_from(header_bytes).expect("the header is small")];
         file.read_exact(&mut header)?;
-        let metadata: Metadata = serde_json::from_slice(&header)?; // checks offsets and sizes against one another
+        // Checks offsets and sizes against one another.
+        let metadata: Metadata = serde_json::from_slice(&header)?;
         let expected_bytes = first_data_byte + metadata.data_len() as u64;
         if found_bytes != expected_bytes {
             return Err(TensorFileError::Length { found_bytes, expected_bytes });
@@ -148,7 +150,8 @@ impl TensorFile {
     }
 }
 
-/// Writes `tensors` to a new file at `path`, in order of their names, and waits until it is on the disk.
+/// Writes `tensors` to a new file at `path`, in order of their names, and waits until it is on the
+/// disk.
 ///
 /// Kinds are kept. The file is not there under its name alone: publishing it is the caller's.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TensorFileError> {

@@ -1,7 +1,7 @@
 //! Hugging Face model directories: `config.json`, `generation_config.json`, `model.safetensors`.
 //!
-//! **Invariant:** a model that is saved and loaded has the same bits; a load that succeeds has set every parameter and
-//! has left no tensor of the file unread.
+//! **Invariant:** a model that is saved and loaded has the same bits; a load that succeeds has set
+//! every parameter and has left no tensor of the file unread.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -110,7 +110,8 @@ pub fn load_model(
 
 /// Sets the weights of `model` to those in `dir`, which must hold the same architecture.
 ///
-/// `initializer_range` and `max_position_embeddings` may differ: they say nothing about the weights.
+/// `initializer_range` and `max_position_embeddings` may differ: they say nothing about the
+/// weights.
 pub fn load_weights(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
     let (mut found, _) = load_config(dir)?;
     found.initializer_range = model.config().initializer_range;
@@ -129,7 +130,8 @@ pub fn load_config(dir: &Path) -> Result<(ModelConfig, ModelNotes), WeightsError
     hf_config::parse(&text).map_err(|source| WeightsError::Config { path, source })
 }
 
-/// Writes [`MODEL_FILES`] into `dir`, fp32, and waits until each is on the disk. Files that exist are an error.
+/// Writes [`MODEL_FILES`] into `dir`, fp32, and waits until each is on the disk. Files that exist
+/// are an error.
 ///
 /// `dir` itself is neither made nor synced: to publish the folder as a whole is the caller's.
 pub fn save_model(dir: &Path, model: &Llama, notes: &ModelNotes) -> Result<(), WeightsError> {

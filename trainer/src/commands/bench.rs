@@ -1,9 +1,12 @@
-//! `patchmill-train bench`: what each phase of a run file reaches on this machine, from the loop that trains.
+//! `patchmill-train bench`: what each phase of a run file reaches on this machine, from the loop
+//! that trains.
 //!
-//! Each phase is measured in a process of its own, so that the peak of its memory is its own too: fresh weights, the phase's
-//! own windows by the loader, no validation, no checkpoint, nothing left behind.
+//! Each phase is measured in a process of its own, so that the peak of its memory is its own too:
+//! fresh weights, the phase's own windows by the loader, no validation, no checkpoint, nothing left
+//! behind.
 //!
-//! **Invariant:** the figures are those that the run loop logs; nothing is measured by another loop.
+//! **Invariant:** the figures are those that the run loop logs; nothing is measured by another
+//! loop.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -193,8 +196,8 @@ fn measure(
     })
 }
 
-/// Steps of an interval of the log: about a tenth of the measured ones, and a divisor of the step that they begin at, so that
-/// an interval begins there.
+/// Steps of an interval of the log: about a tenth of the measured ones, and a divisor of the step
+/// that they begin at, so that an interval begins there.
 fn interval_steps(steps: u64, measured_from: u64) -> u64 {
     let wanted = steps.div_ceil(INTERVALS);
     (1..=wanted).rev().find(|every| measured_from.is_multiple_of(*every)).expect("1 divides it")

@@ -1,6 +1,7 @@
 //! `patchmill-train doctor`: what this machine offers to a run, and what is wrong with it.
 //!
-//! **Invariant:** it changes nothing and needs no GPU; every problem comes with what to do about it.
+//! **Invariant:** it changes nothing and needs no GPU; every problem comes with what to do about
+//! it.
 
 use std::fmt::Write as _;
 use std::fs;

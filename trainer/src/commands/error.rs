@@ -38,7 +38,8 @@ pub struct NotMeasurable {
     pub wanted: String,
 }
 
-/// Tokens of a micro-batch at most: more than any memory holds, and few enough that no sum overflows.
+/// Tokens of a micro-batch at most: more than any memory holds, and few enough that no sum
+/// overflows.
 pub(crate) const TOKENS_MAX: u64 = 1 << 24;
 
 /// A step that a run could not make either.

@@ -26,7 +26,8 @@ use crate::run::validation::evaluate_corpus;
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// A corpus folder, or a text file (.jsonl, .jsonl.zst, .jsonl.gz, .parquet) to tokenize with the model's tokenizer.
+    /// A corpus folder, or a text file (.jsonl, .jsonl.zst, .jsonl.gz, .parquet) to tokenize with
+    /// the model's tokenizer.
     #[arg(long, value_name = "FILE|CORPUS")]
     data: PathBuf,
     /// Tokens of a window [default: the model's positions].

@@ -24,7 +24,8 @@ use crate::step::schedule::ScheduleError;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
-/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
+/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again
+/// (EX_TEMPFAIL).
 pub const EXIT_STOPPED: u8 = 75;
 
 /// Prints an error, unless another rank does, and returns its exit code.

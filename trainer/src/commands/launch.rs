@@ -1,8 +1,9 @@
 //! `pretrain --ranks`: the ranks of one machine, each a process of this program.
 //!
-//! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by itself, if one did; a signal to the
-//! launcher is one to each rank, once, and a rank that fails has the others asked to stop, and killed if they do not. What the launcher
-//! itself asks never ends a rank that is saving.
+//! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by
+//! itself, if one did; a signal to the launcher is one to each rank, once, and a rank that fails
+//! has the others asked to stop, and killed if they do not. What the launcher itself asks never
+//! ends a rank that is saving.
 
 use std::env;
 use std::ffi::OsString;
@@ -32,8 +33,8 @@ const LISTENER: &str = "PATCHMILL_LISTENER";
 const THREADS: &str = "OMP_NUM_THREADS";
 /// How often the launcher looks after the ranks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On a GPU they may wait for it where no
-/// request reaches them.
+/// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On
+/// a GPU they may wait for it where no request reaches them.
 const GRACE_PERIOD: Duration = Duration::from_secs(300);
 /// The exit code of a rank that fails because another one did, which may be the first to end.
 const PEER_FAILURE: i32 = 1;
@@ -93,7 +94,8 @@ pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(combined_exit_code(&codes)).unwrap_or(1)))
 }
 
-/// The exit code that says most: of the first rank that failed by itself, or else of one that failed or stopped.
+/// The exit code that says most: of the first rank that failed by itself, or else of one that
+/// failed or stopped.
 fn combined_exit_code(codes: &[i32]) -> i32 {
     let stopped = i32::from(EXIT_STOPPED);
     let by_itself = codes.iter().find(|&code| ![0, PEER_FAILURE, stopped].contains(code));
@@ -108,7 +110,8 @@ fn signal_all(running: &[(u64, Child)], signal: i32) {
     }
 }
 
-/// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them by the launcher alone.
+/// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them
+/// by the launcher alone.
 fn spawn_ranks(count: u64, arguments: &[OsString]) -> Result<Vec<(u64, Child)>> {
     let program = env::current_exe().context("find this program")?;
     let listener =

@@ -1,7 +1,7 @@
 //! `patchmill-train plan-memory`: what a run takes of a device's memory, from its run file alone.
 //!
-//! What the process takes besides a step's tensors is found by a step of a model that has next to no tensors: libtorch's code, its own
-//! objects, and what its products keep.
+//! What the process takes besides a step's tensors is found by a step of a model that has next to
+//! no tensors: libtorch's code, its own objects, and what its products keep.
 //!
 //! **Invariant:** no data is read, and of the run's model nothing is made.
 
@@ -87,8 +87,8 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     print(&text(config, &phases, (!is_composed).then_some(program))?)
 }
 
-/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a step of this compute dtype on a
-/// model of a few thousand scalars.
+/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a
+/// step of this compute dtype on a model of a few thousand scalars.
 fn program_bytes(config: &RunFile) -> Result<u64> {
     let width = 64;
     let model = ModelConfig {

@@ -27,11 +27,12 @@ pub struct PretrainArgs {
     /// Replaces a value of the run file, such as train.dtype=fp32 or phases.0.share="1/2".
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a checkpoint's folder.
+    /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a
+    /// checkpoint's folder.
     #[arg(long, default_value = "auto", value_name = "auto|never|PATH")]
     resume: Resume,
-    /// Start this many processes on this machine, which train together: one for each GPU. On several machines torchrun, srun or
-    /// mpirun start them, without this.
+    /// Start this many processes on this machine, which train together: one for each GPU. On
+    /// several machines torchrun, srun or mpirun start them, without this.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1024))]
     ranks: Option<u64>,
     /// Print the report as one JSON object.
@@ -86,7 +87,8 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// Trains as one of a process group. Until here a signal ends the process at once: it may wait for others that do not come.
+/// Trains as one of a process group. Until here a signal ends the process at once: it may wait for
+/// others that do not come.
 fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Result<ExitCode> {
     let stop = StopFlag::install()?;
     let is_first = group.is_rank_zero();

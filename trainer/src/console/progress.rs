@@ -1,6 +1,7 @@
 //! Results on stdout, and lines for a person on stderr.
 //!
-//! **Invariant:** results go to stdout alone, lines to stderr; a closed stderr stops no run, and lines of several ranks do not mix.
+//! **Invariant:** results go to stdout alone, lines to stderr; a closed stderr stops no run, and
+//! lines of several ranks do not mix.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -29,7 +30,8 @@ fn write(line: &str) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// From now on this process is that rank of several: the first one says what all of them have to say.
+/// From now on this process is that rank of several: the first one says what all of them have to
+/// say.
 pub fn set_rank(rank: u64) {
     let _is_set = RANK.set(rank);
 }

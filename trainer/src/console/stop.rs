@@ -1,10 +1,12 @@
-//! Stopping on request: the first SIGTERM or SIGINT asks, one that comes a second later or more ends the process at once. SIGUSR1
-//! asks and never ends: a scheduler's warning, or a launcher that knows of no person's impatience.
+//! Stopping on request: the first SIGTERM or SIGINT asks, one that comes a second later or more
+//! ends the process at once. SIGUSR1 asks and never ends: a scheduler's warning, or a launcher that
+//! knows of no person's impatience.
 //!
-//! What comes within the second is the same request: a signal to a whole group of processes reaches a rank of it twice, the
-//! second time by its launcher.
+//! What comes within the second is the same request: a signal to a whole group of processes reaches
+//! a rank of it twice, the second time by its launcher.
 //!
-//! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between steps.
+//! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between
+//! steps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -61,7 +63,8 @@ impl StopFlag {
     }
 }
 
-/// Says that the process ends, unless nobody reads it: the run may hang in a line that nobody reads, too.
+/// Says that the process ends, unless nobody reads it: the run may hang in a line that nobody
+/// reads, too.
 fn report_forced_exit() {
     let (done, said) = mpsc::channel();
     let say = move || {

@@ -1,7 +1,8 @@
-//! The matrix products of a training step, and what they come to: operations, and the share of a device's peak.
+//! The matrix products of a training step, and what they come to: operations, and the share of a
+//! device's peak.
 //!
-//! **Invariant:** the products are those that the model makes, no more: the embedding is a lookup, and the last position of
-//! a window has nothing to predict.
+//! **Invariant:** the products are those that the model makes, no more: the embedding is a lookup,
+//! and the last position of a window has nothing to predict.
 
 use std::time::Instant;
 
@@ -25,8 +26,8 @@ const SCORES_BYTES_MAX: u64 = 1 << 27;
 /// Seconds after which it is not tried again.
 const PEAK_SECONDS: f64 = 0.5;
 
-/// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. The backward pass makes two
-/// products of as many operations of each.
+/// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. The
+/// backward pass makes two products of as many operations of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixProduct {
     /// Which matrices of the model.
@@ -50,7 +51,8 @@ impl MatrixProduct {
 /// How much of attention counts as work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlopsConvention {
-    /// Every query against every key, as if nothing were masked: the convention of the PaLM paper (appendix B).
+    /// Every query against every key, as if nothing were masked: the convention of the PaLM paper
+    /// (appendix B).
     Palm,
     /// Every query against the keys that it may see: half.
     Causal,
@@ -110,8 +112,8 @@ impl PassFlops {
         PassFlops { products, attention_flops, attention }
     }
 
-    /// Operations of forward and backward pass, an addition counted as one. What checkpointing computes again is not
-    /// counted.
+    /// Operations of forward and backward pass, an addition counted as one. What checkpointing
+    /// computes again is not counted.
     pub fn total(&self, convention: FlopsConvention) -> f64 {
         let linear: f64 = self.products.iter().map(|product| product.flops()).sum();
         let seen = match convention {
@@ -121,9 +123,9 @@ impl PassFlops {
         3.0 * (linear + seen * self.attention_flops)
     }
 
-    /// Seconds that the products with the model's matrices take alone, forward and backward, in `dtype` on `device`: what
-    /// a step can't do without.
-    /// Attention's are apart: [`PassFlops::measure_attention`].
+    /// Seconds that the products with the model's matrices take alone, forward and backward, in
+    /// `dtype` on `device`: what a step can't do without. Attention's are apart:
+    /// [`PassFlops::measure_attention`].
     pub fn measure_products(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let options = (device::kind(dtype), device);
@@ -146,8 +148,9 @@ impl PassFlops {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// Seconds that attention's products take alone, forward and backward: every query with every key, in `dtype` on `device`.
-    /// Of long windows, whose scores no step holds as a whole, as many heads are measured as 128 MiB hold.
+    /// Seconds that attention's products take alone, forward and backward: every query with every
+    /// key, in `dtype` on `device`. Of long windows, whose scores no step holds as a whole, as many
+    /// heads are measured as 128 MiB hold.
     pub fn measure_attention(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let AttentionSize { layers, heads, units, head_width } = self.attention;
@@ -183,8 +186,8 @@ pub struct Peak {
     pub source: String,
 }
 
-/// The peak of `device` in `dtype`: of a GPU what its maker says, `None` for one that is not in the table; of a CPU what a
-/// large product reaches on it.
+/// The peak of `device` in `dtype`: of a GPU what its maker says, `None` for one that is not in the
+/// table; of a CPU what a large product reaches on it.
 pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
     if let Device::Cuda(index) = device {
         let found = cuda::peak(&gpu::properties(index)?.name, dtype);

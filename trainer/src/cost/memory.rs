@@ -1,11 +1,13 @@
 //! The memory of a training step, part by part, before it is made.
 //!
-//! The sums follow the step as it is made: what autograd keeps of each block, what the loss holds beside it, what the backward
-//! pass makes. On a CPU a test compares them with the tensors that live at a time: in fp32 they agree to the percent, in bf16 they
-//! leave out what libtorch's products take for themselves, about 1 MB. On a GPU they are an estimate.
+//! The sums follow the step as it is made: what autograd keeps of each block, what the loss holds
+//! beside it, what the backward pass makes. On a CPU a test compares them with the tensors that
+//! live at a time: in fp32 they agree to the percent, in bf16 they leave out what libtorch's
+//! products take for themselves, about 1 MB. On a GPU they are an estimate.
 //!
-//! Left out are holes between tensors, where memory that was freed does not fit the next one (2 to 8 % in models of 7M to 21M
-//! parameters), and the pages of a mapped corpus, which the system takes back when others need them.
+//! Left out are holes between tensors, where memory that was freed does not fit the next one (2 to
+//! 8 % in models of 7M to 21M parameters), and the pages of a mapped corpus, which the system takes
+//! back when others need them.
 //!
 //! **Invariant:** nothing is made: a configuration goes in, numbers come out.
 
@@ -49,7 +51,8 @@ pub struct MemoryEstimate {
     pub moments: u64,
     /// What the forward pass keeps for the backward pass.
     pub activations: u64,
-    /// What lives beside them at the peak: the loss with a chunk of logits, or the backward pass of a block.
+    /// What lives beside them at the peak: the loss with a chunk of logits, or the backward pass of
+    /// a block.
     pub working: u64,
     /// Of that, the chunk of logits.
     pub logits: u64,
@@ -79,7 +82,8 @@ impl MemoryEstimate {
     }
 }
 
-/// Lengths of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of the compute dtype.
+/// Lengths of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of
+/// the compute dtype.
 struct Sizes<'a> {
     shape: &'a StepShape,
     s: u64,
@@ -127,7 +131,8 @@ impl Sizes<'_> {
         self.n * (2 * self.d * self.s + 4 + fp32_sum)
     }
 
-    /// Of attention behind its norm: queries, keys and values, the result, and the logarithms of the sums.
+    /// Of attention behind its norm: queries, keys and values, the result, and the logarithms of
+    /// the sums.
     fn attention(&self) -> u64 {
         let heads = self.shape.model.num_attention_heads;
         self.n * ((2 * self.d + 2 * self.kv) * self.s + 4 * heads)
@@ -171,8 +176,8 @@ impl Sizes<'_> {
         chunk * self.v * copies
     }
 
-    /// The loss: its rows and their gradient, the head as it is multiplied, its gradient, a product of that, a chunk of
-    /// logits.
+    /// The loss: its rows and their gradient, the head as it is multiplied, its gradient, a product
+    /// of that, a chunk of logits.
     fn loss_pass(&self) -> u64 {
         let rows = self.predictions();
         let targets = rows * 8 * self.shape.maps.patch_size;
@@ -182,8 +187,9 @@ impl Sizes<'_> {
             + self.logits()
     }
 
-    /// The backward pass of the last block, where it begins: what is made again, and the gradients of the residual stream
-    /// and of the MLP. What the last norm kept is gone then, and before attention is made again so is what the MLP kept.
+    /// The backward pass of the last block, where it begins: what is made again, and the gradients
+    /// of the residual stream and of the MLP. What the last norm kept is gone then, and before
+    /// attention is made again so is what the MLP kept.
     fn block_backward(&self) -> u64 {
         let gradients = self.n * (self.d + 2 * self.f) * self.s + self.cast * 2 * self.d * self.f;
         let recomputed = match self.shape.checkpointing {

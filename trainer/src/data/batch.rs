@@ -1,7 +1,7 @@
 //! From the loader's ids to the tensor that the model reads.
 //!
-//! **Invariant:** the one place where lengths become `i64`; every id that reaches the device is below the vocabulary
-//! size, because an id beyond it kills a CUDA context.
+//! **Invariant:** the one place where lengths become `i64`; every id that reaches the device is
+//! below the vocabulary size, because an id beyond it kills a CUDA context.
 
 use tch::{Device, Tensor};
 

@@ -1,14 +1,16 @@
 //! Micro-batches of the loader as `[b, t, k]` tensors on the model's device, in plan order.
 //!
-//! On the CPU a batch is copied as it comes. For a GPU ids travel as narrow as the vocabulary allows, from memory that the
-//! loader filled and the driver pinned, on a stream of their own, two micro-batches ahead of the one that computes,
-//! across the borders of steps; they are widened on the device.
+//! On the CPU a batch is copied as it comes. For a GPU ids travel as narrow as the vocabulary
+//! allows, from memory that the loader filled and the driver pinned, on a stream of their own, two
+//! micro-batches ahead of the one that computes, across the borders of steps; they are widened on
+//! the device.
 //!
-//! **Invariant:** the same ids in the same order on every device, each checked on the host to be below the vocabulary's
-//! size. The host waits for the loader and never for the device.
+//! **Invariant:** the same ids in the same order on every device, each checked on the host to be
+//! below the vocabulary's size. The host waits for the loader and never for the device.
 //!
-//! The loader has checked each block's ids when it read the block first. They are looked at here again because a file that
-//! is overwritten after that is found out only within 200 ms, and an id beyond the embedding kills a CUDA context.
+//! The loader has checked each block's ids when it read the block first. They are looked at here
+//! again because a file that is overwritten after that is found out only within 200 ms, and an id
+//! beyond the embedding kills a CUDA context.
 
 use std::collections::VecDeque;
 use std::io;

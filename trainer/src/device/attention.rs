@@ -1,4 +1,5 @@
-//! Which of libtorch's implementations of attention is used: the fastest for a phase's shape, found by measuring.
+//! Which of libtorch's implementations of attention is used: the fastest for a phase's shape, found
+//! by measuring.
 //!
 //! **Invariant:** on the CPU nothing is measured or changed: a result there is no matter of timing.
 
@@ -23,7 +24,8 @@ const BACKENDS: [AttentionBackend; 4] = [
 const WARM_UP_PASSES: usize = 3;
 /// Passes that are timed; the median counts.
 const TIMED_PASSES: usize = 9;
-/// Another backend has to be this much faster than one before it in `BACKENDS`, so that near ties fall alike at each start.
+/// Another backend has to be this much faster than one before it in `BACKENDS`, so that near ties
+/// fall alike at each start.
 const GAIN_MIN: f64 = 0.03;
 
 /// What attention is given in a phase.
@@ -62,7 +64,8 @@ impl AttentionShape {
 pub struct Choice {
     /// The first that can do a shape is used.
     pub order: Vec<AttentionBackend>,
-    /// Median milliseconds of a forward and a backward pass; `None` for a backend that cannot do the shape.
+    /// Median milliseconds of a forward and a backward pass; `None` for a backend that cannot do
+    /// the shape.
     pub pass_ms: Vec<(AttentionBackend, Option<f64>)>,
 }
 
@@ -89,7 +92,8 @@ pub fn choose(shape: AttentionShape, device: Device) -> Result<Option<Choice>, S
     Ok(Some(choice))
 }
 
-/// Measures `backends`, each alone. Afterwards libtorch may use all of them, in the order of [`Choice::order`] or any other.
+/// Measures `backends`, each alone. Afterwards libtorch may use all of them, in the order of
+/// [`Choice::order`] or any other.
 pub fn measure(
     shape: AttentionShape,
     device: Device,
@@ -104,7 +108,8 @@ pub fn measure(
     Ok(Choice { order: order(&pass_ms), pass_ms })
 }
 
-/// The backends that can do the shape, the best first: the fastest, but one that stands before it and is hardly slower.
+/// The backends that can do the shape, the best first: the fastest, but one that stands before it
+/// and is hardly slower.
 fn order(pass_ms: &[(AttentionBackend, Option<f64>)]) -> Vec<AttentionBackend> {
     let mut left: Vec<(AttentionBackend, f64)> =
         pass_ms.iter().filter_map(|&(backend, ms)| ms.map(|ms| (backend, ms))).collect();

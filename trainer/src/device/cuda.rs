@@ -11,13 +11,14 @@ use crate::shim::ShimError;
 use crate::shim::context::{self, MatmulPrecision};
 use crate::shim::cuda;
 
-/// Segments that can grow leave fewer holes where the sizes of tensors change, as at the switch of phases.
+/// Segments that can grow leave fewer holes where the sizes of tensors change, as at the switch of
+/// phases.
 const ALLOCATOR_DEFAULT: &CStr = c"expandable_segments:True";
 /// Where the driver says its version.
 pub const DRIVER_VERSION_PATH: &str = "/proc/driver/nvidia/version";
 
-/// Sets the process' defaults, before anything is allocated on a GPU: the allocator's, unless the environment has some
-/// (`PYTORCH_ALLOC_CONF`), and IEEE products for fp32.
+/// Sets the process' defaults, before anything is allocated on a GPU: the allocator's, unless the
+/// environment has some (`PYTORCH_ALLOC_CONF`), and IEEE products for fp32.
 pub fn set_defaults() -> Result<(), ShimError> {
     context::set_allocator_default(ALLOCATOR_DEFAULT)?;
     context::set_matmul_precision(MatmulPrecision::Ieee)
@@ -51,8 +52,9 @@ pub struct Peak {
     pub source: &'static str,
 }
 
-/// Part of a device's name; dense TFLOP/s in bf16 on tensor cores with fp32 sums, and in fp32 without TF32; source. More
-/// exact names come first. Makers print the bf16 figures of some with sparsity, twice these.
+/// Part of a device's name; dense TFLOP/s in bf16 on tensor cores with fp32 sums, and in fp32
+/// without TF32; source. More exact names come first. Makers print the bf16 figures of some with
+/// sparsity, twice these.
 const PEAKS: [(&str, f64, f64, &str); 12] = [
     ("B200", 2250.0, 75.0, "NVIDIA Blackwell datasheet (HGX B200, per GPU)"),
     ("H200 NVL", 835.0, 60.0, "NVIDIA H200 datasheet"),
@@ -68,7 +70,8 @@ const PEAKS: [(&str, f64, f64, &str); 12] = [
     ("RTX 4090", 165.2, 82.6, "NVIDIA Ada GPU architecture paper, appendix A"),
 ];
 
-/// The peak of the device that has this name, for a model's products in `dtype`; `None` for one that is not in the table.
+/// The peak of the device that has this name, for a model's products in `dtype`; `None` for one
+/// that is not in the table.
 pub fn peak(device_name: &str, dtype: Dtype) -> Option<Peak> {
     // Whole words: an A100 is no A10, an L40S no L4.
     let words: Vec<&str> = device_name.split([' ', '-']).collect();

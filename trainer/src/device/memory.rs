@@ -7,7 +7,8 @@ use tch::Device;
 use crate::shim::ShimError;
 use crate::shim::cuda;
 
-/// The most memory, in bytes, that the process held on `device`: of the CPU all that was resident, of a GPU what tensors took.
+/// The most memory, in bytes, that the process held on `device`: of the CPU all that was resident,
+/// of a GPU what tensors took.
 pub fn peak_memory_bytes(device: Device) -> Result<Option<u64>, ShimError> {
     match device {
         Device::Cuda(index) => Ok(Some(cuda::memory(index)?.allocated_peak_bytes)),

@@ -1,7 +1,7 @@
 //! Where the time of steps goes: by the host's clock on the CPU, by events in the stream on a GPU.
 //!
-//! **Invariant:** marking never waits for the device; only [`StepTimer::take`] does, which is called where the run waits
-//! anyway.
+//! **Invariant:** marking never waits for the device; only [`StepTimer::take`] does, which is
+//! called where the run waits anyway.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -112,7 +112,8 @@ impl StepTimer {
         Ok(())
     }
 
-    /// The times since the last call. On a GPU this waits for the device (host-device synchronisation).
+    /// The times since the last call. On a GPU this waits for the device (host-device
+    /// synchronisation).
     pub fn take(&mut self) -> Result<PartTimes, ShimError> {
         if let Clock::Device { open, .. } = &mut self.clock {
             for (part, start, end) in open.drain(..) {

@@ -1,7 +1,8 @@
-//! What a LLaMA is made of: its parameters by name and shape, and what a configuration must satisfy.
+//! What a LLaMA is made of: its parameters by name and shape, and what a configuration must
+//! satisfy.
 //!
-//! **Invariant:** a configuration that passes [`check_config`] makes a model whose sizes divide as they must, fit `i64`
-//! and overflow nothing.
+//! **Invariant:** a configuration that passes [`check_config`] makes a model whose sizes divide as
+//! they must, fit `i64` and overflow nothing.
 
 use schemas::run::ModelConfig;
 
@@ -9,7 +10,8 @@ use crate::device::extent;
 use crate::model::params::ParameterSpec;
 use crate::shim::ShimError;
 
-/// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust anything.
+/// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust
+/// anything.
 const SIZE_MAX: u64 = 1 << 24;
 /// Most layers.
 const LAYERS_MAX: u64 = 4096;
@@ -95,8 +97,8 @@ pub const INPUT_MAP: &str = "input_map.weight";
 /// Maps `[k·d, d]` the last hidden state to K of them, slot after slot.
 pub const OUTPUT_MAP: &str = "output_map.weight";
 
-/// The linear maps at both ends of a model in a patch phase (paper §3.7). They belong to the phase and are no part of the
-/// model: Hugging Face's weights do not have them.
+/// The linear maps at both ends of a model in a patch phase (paper §3.7). They belong to the phase
+/// and are no part of the model: Hugging Face's weights do not have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchMaps {
     /// K that the maps are made for; other patch sizes do without.

@@ -1,7 +1,8 @@
 //! Loss and perplexity of a token stream, by the definition that the paper's authors use.
 //!
-//! The stream is cut into windows that do not overlap; each starts cold; the tail is dropped and counted. At K = 1 this
-//! is the token-level loss that perplexity comes from; at K > 1 it is the patch loss, another quantity.
+//! The stream is cut into windows that do not overlap; each starts cold; the tail is dropped and
+//! counted. At K = 1 this is the token-level loss that perplexity comes from; at K > 1 it is the
+//! patch loss, another quantity.
 //!
 //! **Invariant:** each predicted token has the same weight, however windows are batched.
 
@@ -36,8 +37,8 @@ pub struct Evaluation {
     pub windows: u64,
     /// Tokens of the tail, shorter than a window.
     pub dropped_tokens: u64,
-    /// Bits per byte of text, where the bytes of the stream's text are known: the mean loss, taken for every token
-    /// of the stream, over the stream's bytes.
+    /// Bits per byte of text, where the bytes of the stream's text are known: the mean loss, taken
+    /// for every token of the stream, over the stream's bytes.
     pub bits_per_byte: Option<f64>,
 }
 
@@ -129,7 +130,8 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream stands for.
+    /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream
+    /// stands for.
     pub fn finish(self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
         self.finish_all_reduced(text_bytes, &ProcessGroup::single())
     }

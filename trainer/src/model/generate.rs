@@ -1,6 +1,7 @@
 //! Text from a model, token by token.
 //!
-//! **Invariant:** equal model, prompt and sampling give equal ids on one machine; no ambient randomness takes part.
+//! **Invariant:** equal model, prompt and sampling give equal ids on one machine; no ambient
+//! randomness takes part.
 
 use tch::{Device, Kind, Tensor};
 
@@ -185,7 +186,8 @@ fn argmax(logits: &[f32]) -> usize {
     (0..logits.len()).reduce(better).expect("the vocabulary is not empty")
 }
 
-/// The index that `uniform` of [0, 1) falls on among the most likely ones, which together reach `top_p`.
+/// The index that `uniform` of [0, 1) falls on among the most likely ones, which together reach
+/// `top_p`.
 fn draw(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> usize {
     let highest = f64::from(logits[argmax(logits)]);
     let mut weights: Vec<(f64, usize)> = logits

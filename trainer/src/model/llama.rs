@@ -1,13 +1,15 @@
-//! LLaMA over units, which are patches or tokens: token-level training is K = 1, and nothing here asks which it is.
+//! LLaMA over units, which are patches or tokens: token-level training is K = 1, and nothing here
+//! asks which it is.
 //!
-//! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Master weights are fp32; matrices
-//! are cast to the compute dtype in each forward pass, and the residual stream has that dtype. RMSNorm, patch embedding,
-//! logits and loss are made in fp32.
+//! RMSNorm, rotate-half RoPE on unit positions, SwiGLU, grouped-query attention, no biases. Master
+//! weights are fp32; matrices are cast to the compute dtype in each forward pass, and the residual
+//! stream has that dtype. RMSNorm, patch embedding, logits and loss are made in fp32.
 //!
-//! **Invariant:** the names of the parameters are those of Hugging Face's `LlamaForCausalLM`, and so is what they mean.
+//! **Invariant:** the names of the parameters are those of Hugging Face's `LlamaForCausalLM`, and
+//! so is what they mean.
 
-// Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, h query heads, g key and value heads,
-// e width of a head, f width of the MLP.
+// Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, h query heads, g key
+// and value heads, e width of a head, f width of the MLP.
 
 use std::sync::Mutex;
 
@@ -35,7 +37,8 @@ pub struct Compute {
     pub device: Device,
     /// Largest T, the size of the rotary tables: `max_position_embeddings`.
     pub position_count: u64,
-    /// What a training pass makes again instead of keeping it; changes no bit of what the CPU computes.
+    /// What a training pass makes again instead of keeping it; changes no bit of what the CPU
+    /// computes.
     pub activation_checkpointing: ActivationCheckpointing,
 }
 
@@ -58,8 +61,8 @@ pub struct Llama {
 impl Llama {
     /// A model with matrices and embeddings from N(0, `initializer_range`) and gains of 1.
     ///
-    /// The values depend on the configuration and `seed` alone: each parameter has a generator of its own, keyed by its
-    /// name, and draws on the CPU whatever the device.
+    /// The values depend on the configuration and `seed` alone: each parameter has a generator of
+    /// its own, keyed by its name, and draws on the CPU whatever the device.
     pub fn new(config: &ModelConfig, compute: Compute, seed: u64) -> Result<Llama, ModelError> {
         let model = Llama::zeroed(config, compute)?;
         let jobs: Vec<(Tensor, u64)> = model
@@ -134,7 +137,8 @@ impl Llama {
         })
     }
 
-    /// Training loss, `[]` in fp32: mean cross-entropy of each position against the K tokens of the next patch.
+    /// Training loss, `[]` in fp32: mean cross-entropy of each position against the K tokens of the
+    /// next patch.
     pub fn loss(&self, tokens_btk: &Tensor) -> Tensor {
         let hidden_btd = self.forward_hidden(tokens_btk);
         match self.map_slots(&hidden_btd, tokens_btk.size()[2]) {
@@ -143,19 +147,21 @@ impl Llama {
         }
     }
 
-    /// The hidden state of each token of the next patch, `[b, t, k, d]`, by the output map; `None` without one for K = `k`.
+    /// The hidden state of each token of the next patch, `[b, t, k, d]`, by the output map; `None`
+    /// without one for K = `k`.
     pub fn map_slots(&self, hidden_btd: &Tensor, k: i64) -> Option<Tensor> {
         let map = self.output_map.as_ref().filter(|_| k == extent(self.maps.patch_size))?;
         Some(linear(hidden_btd, map).unflatten(2, [k, -1]))
     }
 
-    /// Hidden states after the last norm, in the compute dtype. K and T come from the shape of `tokens_btk` (int64).
+    /// Hidden states after the last norm, in the compute dtype. K and T come from the shape of
+    /// `tokens_btk` (int64).
     pub fn forward_hidden(&self, tokens_btk: &Tensor) -> Tensor {
         self.backbone(&self.embed_patches(tokens_btk), None)
     }
 
-    /// Mean of the K token embeddings of each patch, or what the input map makes of them, in the compute dtype; K = 1 is the
-    /// embedding itself.
+    /// Mean of the K token embeddings of each patch, or what the input map makes of them, in the
+    /// compute dtype; K = 1 is the embedding itself.
     pub fn embed_patches(&self, tokens_btk: &Tensor) -> Tensor {
         let k = tokens_btk.size()[2];
         if let Some(map) = self.input_map.as_ref().filter(|_| k == extent(self.maps.patch_size)) {
@@ -170,7 +176,8 @@ impl Llama {
         linear(hidden_btd, &self.lm_head_vd).to_kind(Kind::Float)
     }
 
-    /// Hidden states of the next units of a sequence whose earlier units lie in `cache`, which grows by them.
+    /// Hidden states of the next units of a sequence whose earlier units lie in `cache`, which
+    /// grows by them.
     pub fn forward_cached(&self, tokens_btk: &Tensor, cache: &mut KeyValueCache) -> Tensor {
         self.backbone(&self.embed_patches(tokens_btk), Some(cache))
     }
@@ -200,7 +207,8 @@ impl Llama {
         self.maps
     }
 
-    /// This model's weights, copied, between other maps; these from N(0, `initializer_range`), by `seed` alone.
+    /// This model's weights, copied, between other maps; these from N(0, `initializer_range`), by
+    /// `seed` alone.
     pub fn with_maps(&self, maps: PatchMaps, seed: u64) -> Result<Llama, ModelError> {
         let model = Llama::zeroed_with(&self.config, self.compute, maps)?;
         let mut jobs = Vec::new();
@@ -228,7 +236,8 @@ impl Llama {
     fn backbone(&self, emb_btd: &Tensor, mut cache: Option<&mut KeyValueCache>) -> Tensor {
         let first_position = cache.as_ref().map_or(0, |cache| cache.position_count());
         let rotary = self.rotary.slice(first_position, emb_btd.size()[1]);
-        // The sum of a block's output and its input is made where it is normalized: at the start of the next block.
+        // The sum of a block's output and its input is made where it is normalized: at the start of
+        // the next block.
         let mut x_btd = emb_btd.shallow_clone();
         let mut delta_btd: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -394,7 +403,8 @@ impl Layer {
 
 type Past = Option<(Tensor, Tensor)>;
 
-/// Tables of the rotary position embedding. A head's two halves turn by the same angles, so the tables hold one half.
+/// Tables of the rotary position embedding. A head's two halves turn by the same angles, so the
+/// tables hold one half.
 #[derive(Debug)]
 struct Rotary {
     cos_te: Tensor,
@@ -430,7 +440,8 @@ impl Rotary {
     }
 }
 
-/// `x + delta` (or `x`), and that scaled to unit root mean square times the gain; sums in fp32, results in the dtype of `x`.
+/// `x + delta` (or `x`), and that scaled to unit root mean square times the gain; sums in fp32,
+/// results in the dtype of `x`.
 fn add_norm(x: &Tensor, delta: Option<&Tensor>, gain_d: &Tensor, eps: f64) -> (Tensor, Tensor) {
     match delta {
         Some(delta) => shim::add_rms_norm(x, delta, gain_d, eps).expect(OWN_SHAPES),
@@ -443,8 +454,8 @@ fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
     shim::linear(x, weight).expect(OWN_SHAPES)
 }
 
-/// Sets gains to 1 and matrices to draws from N(0, `std`), parameter after parameter until `jobs` is empty. Which thread
-/// takes which parameter makes no difference: each has its own seed.
+/// Sets gains to 1 and matrices to draws from N(0, `std`), parameter after parameter until `jobs`
+/// is empty. Which thread takes which parameter makes no difference: each has its own seed.
 fn initialize(jobs: &Mutex<std::vec::IntoIter<(Tensor, u64)>>, std: f64) -> Result<(), ShimError> {
     let _no_grad = tch::no_grad_guard();
     let next = || jobs.lock().expect("no initializer panics").next();

@@ -1,10 +1,11 @@
 //! All parameters of a model in one flat tensor, and their gradients in another.
 //!
-//! An optimizer update, a norm, a zeroing or an all-reduce is then one call over contiguous memory. Each parameter is a
-//! named leaf of autograd: a view of the master weights, whose gradient is the same view of the flat gradient.
+//! An optimizer update, a norm, a zeroing or an all-reduce is then one call over contiguous memory.
+//! Each parameter is a named leaf of autograd: a view of the master weights, whose gradient is the
+//! same view of the flat gradient.
 //!
-//! **Invariant:** decayed parameters fill `0..decayed_elements` and the others all that follows; the padding between
-//! parameters is zero in master weights, gradients and moments alike.
+//! **Invariant:** decayed parameters fill `0..decayed_elements` and the others all that follows;
+//! the padding between parameters is zero in master weights, gradients and moments alike.
 
 use tch::{Device, Kind, Tensor};
 
@@ -22,8 +23,8 @@ pub struct ParameterSpec {
     pub shape: Vec<i64>,
     /// Whether weight decay applies: matrices, embedding and head, not norm gains.
     pub decayed: bool,
-    /// Whether it follows the parameter before without padding, so that both are one matrix too; see
-    /// [`Parameters::merged`].
+    /// Whether it follows the parameter before without padding, so that both are one matrix too;
+    /// see [`Parameters::merged`].
     pub joined: bool,
 }
 
@@ -67,7 +68,8 @@ fn align(elements: i64) -> i64 {
     (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS
 }
 
-/// Elements of the flat storage of these parameters: of the decayed ones, which come first, and of all.
+/// Elements of the flat storage of these parameters: of the decayed ones, which come first, and of
+/// all.
 pub(crate) fn storage(specs: &[ParameterSpec]) -> (i64, i64) {
     let end = |first: i64, decayed: bool| {
         let specs = specs.iter().filter(|spec| spec.decayed == decayed);
@@ -89,7 +91,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Storage for `specs`, all zero. The order of `specs` is kept among the decayed and among the others.
+    /// Storage for `specs`, all zero. The order of `specs` is kept among the decayed and among the
+    /// others.
     pub fn new(specs: Vec<ParameterSpec>, device: Device) -> Result<Parameters, ShimError> {
         let (decayed_elements, flat_elements) = storage(&specs);
         let (decayed, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decayed);
@@ -122,8 +125,8 @@ impl Parameters {
         self.list.iter().find(|parameter| parameter.name() == name)
     }
 
-    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same master weights and gradients,
-    /// with the rows of all of them.
+    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same
+    /// master weights and gradients, with the rows of all of them.
     pub fn merged(&self, names: &[String]) -> Result<Tensor, ShimError> {
         let start = self
             .list

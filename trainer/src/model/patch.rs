@@ -1,9 +1,10 @@
 //! Folding tokens into patches, and the loss of predicting the next patch.
 //!
-//! Each exists twice: in plain tensor operations, which say what is meant, and in the form that training uses, which is
-//! tested against it.
+//! Each exists twice: in plain tensor operations, which say what is meant, and in the form that
+//! training uses, which is tested against it.
 //!
-//! **Invariant:** K = 1 is token-level training: the fold is the embedding, the loss is next-token cross-entropy.
+//! **Invariant:** K = 1 is token-level training: the fold is the embedding, the loss is next-token
+//! cross-entropy.
 
 // Shapes: b windows, t positions, k tokens per patch, d width, v vocabulary, n = b * (t - 1).
 
@@ -16,18 +17,20 @@ const CHUNK_LOGITS: i64 = 1 << 24;
 /// Fewest rows of a chunk, however large the vocabulary: below it the products get slow.
 const CHUNK_ROWS_MIN: i64 = 128;
 
-/// Average of the K token embeddings of each patch; K = 1 is the identity. The plain form of [`embed_patches`].
+/// Average of the K token embeddings of each patch; K = 1 is the identity. The plain form of
+/// [`embed_patches`].
 pub fn fold_patches(emb_btkd: &Tensor) -> Tensor {
     emb_btkd.mean_dim(2, false, None) // [B, T, D]
 }
 
-/// Mean embedding of each patch by the fp32 table `weight_vd`, `[b, t, d]` in `kind`; never holds a `[b, t, k, d]` tensor.
+/// Mean embedding of each patch by the fp32 table `weight_vd`, `[b, t, d]` in `kind`; never holds a
+/// `[b, t, k, d]` tensor.
 pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor, kind: Kind) -> Tensor {
     shim::embed_mean(weight_vd, tokens_btk, kind).expect("shapes and dtypes are the model's own")
 }
 
-/// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1 is next-token loss.
-/// The plain form of [`chunked_patch_loss`].
+/// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1
+/// is next-token loss. The plain form of [`chunked_patch_loss`].
 pub fn patch_loss(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
     patch_nll(logits_btv, tokens_btk).mean(Kind::Float)
 }
@@ -39,16 +42,19 @@ pub fn patch_nll(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
     -logp_btv.gather(2, &tokens_btk.narrow(1, 1, last), false)
 }
 
-/// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor ever lives.
+/// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor
+/// ever lives.
 ///
-/// Products run in the dtype of `hidden_btd`; loss and the sum of the head's gradient are fp32. Panics unless T ≥ 2.
+/// Products run in the dtype of `hidden_btd`; loss and the sum of the head's gradient are fp32.
+/// Panics unless T ≥ 2.
 pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1; // the last position has no next patch
     let hidden_nd = hidden_btd.narrow(1, 0, last).flatten(0, 1);
     chunked_loss(&hidden_nd, head_vd, &tokens_btk.narrow(1, 1, last).flatten(0, 1))
 }
 
-/// The loss where each token of the next patch has a hidden state of its own, `[b, t, k, d]`; made like [`chunked_patch_loss`].
+/// The loss where each token of the next patch has a hidden state of its own, `[b, t, k, d]`; made
+/// like [`chunked_patch_loss`].
 pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1;
     // One row a token, with one target.

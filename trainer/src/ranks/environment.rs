@@ -1,7 +1,8 @@
-//! Which of several processes this one is, by what its launcher says in the environment: torchrun, Slurm, Open MPI, an indexed
-//! Kubernetes job, or `pretrain --ranks`.
+//! Which of several processes this one is, by what its launcher says in the environment: torchrun,
+//! Slurm, Open MPI, an indexed Kubernetes job, or `pretrain --ranks`.
 //!
-//! **Invariant:** what is handed out is complete: a rank below the world's size, and where all of them meet.
+//! **Invariant:** what is handed out is complete: a rank below the world's size, and where all of
+//! them meet.
 
 use std::ops::ControlFlow;
 
@@ -124,8 +125,8 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         self.rendezvous([name, WORLD_SIZE], [rank, world_size, local_rank], host, PORT)
     }
 
-    /// A task of a step that `srun` started, unless it is `mpirun` that it started. A batch script's own process has a task's number
-    /// too, and is alone.
+    /// A task of a step that `srun` started, unless it is `mpirun` that it started. A batch
+    /// script's own process has a task's number too, and is alone.
     fn slurm(&self) -> Found {
         let counts = ["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
         let count = counts.into_iter().find(|name| self.text(name).is_some());

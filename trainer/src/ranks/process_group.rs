@@ -1,10 +1,10 @@
 //! The ranks that train one model together: what they add up, agree on and wait for.
 //!
-//! Each rank reads its part of every step and holds the whole model. Gradients are added up over the ranks before the update, so that
-//! all of them make the same one. The first rank alone writes.
+//! Each rank reads its part of every step and holds the whole model. Gradients are added up over
+//! the ranks before the update, so that all of them make the same one. The first rank alone writes.
 //!
-//! **Invariant:** all ranks make the same calls in the same order, and get the same bits from them. A rank that is alone gets what it
-//! gave.
+//! **Invariant:** all ranks make the same calls in the same order, and get the same bits from them.
+//! A rank that is alone gets what it gave.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs as _, UdpSocket};
@@ -18,14 +18,16 @@ use crate::ranks::environment::Rendezvous;
 use crate::shim::ShimError;
 use crate::shim::group::{Group, GroupOptions, Reduction};
 
-/// How long ranks wait for each other at the start: those of a large job come over minutes, those of one machine at once.
+/// How long ranks wait for each other at the start: those of a large job come over minutes, those
+/// of one machine at once.
 const INIT_TIMEOUT: Duration = Duration::from_secs(600);
 const INIT_TIMEOUT_LOCAL: Duration = Duration::from_secs(60);
 /// How long they wait in a collective: for as long as the first rank may take to save a checkpoint.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same for what GPUs add up: ranks have met on the host before, in the same step.
 const DEVICE_COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
-/// Names network interfaces, with commas between, where the machine has several; of Gloo, as in PyTorch.
+/// Names network interfaces, with commas between, where the machine has several; of Gloo, as in
+/// PyTorch.
 const INTERFACES_VARIABLE: &str = "GLOO_SOCKET_IFNAME";
 
 /// How long a rank tries to reach the first one at a time, and when it does so again.
@@ -58,7 +60,8 @@ impl ProcessGroup {
         ProcessGroup { rank: 0, world_size: 1, local_rank: None, backend: None }
     }
 
-    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this process has one already.
+    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this
+    /// process has one already.
     pub fn init(rendezvous: &Rendezvous, listener: Option<i32>) -> Result<ProcessGroup, ShimError> {
         let Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt } =
             rendezvous;
@@ -118,7 +121,8 @@ impl ProcessGroup {
         self.rank == 0
     }
 
-    /// All-reduce: makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the host does not wait.
+    /// All-reduce: makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the
+    /// host does not wait.
     pub fn all_reduce(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
         self.collective(|backend| backend.all_reduce(tensor, Reduction::Sum))
     }
@@ -193,7 +197,8 @@ impl ProcessGroup {
     ) -> Result<(), ShimError> {
         let Some(backend) = &self.backend else { return Ok(()) };
         operation(backend).map_err(|ShimError { operation, message }| {
-            // A GPU would wait for the others, and the host for it. That this fails too adds nothing.
+            // A GPU would wait for the others, and the host for it. That this fails too adds
+            // nothing.
             let _is_free = backend.abort();
             let message = message.split(". This is typically").next().unwrap_or_default(); // advice
             let (rank, world_size) = (self.rank, self.world_size);
@@ -244,8 +249,8 @@ fn address_towards(host: &str, port: u16) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// `own`, or, should it be of no use to other machines although `host` is meant for them, the address towards all others. Some
-/// machines have their own name for a local one.
+/// `own`, or, should it be of no use to other machines although `host` is meant for them, the
+/// address towards all others. Some machines have their own name for a local one.
 fn for_others(own: IpAddr, host: &str) -> IpAddr {
     const ANYWHERE: &str = "192.0.2.1"; // RFC 5737: nobody's
     if own.is_loopback() && !is_local(host) {

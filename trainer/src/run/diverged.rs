@@ -1,6 +1,7 @@
 //! What is said about a step that stopped the run: its numbers, and the documents that it read.
 //!
-//! **Invariant:** the record is written before the error is returned, and a look-up that fails hides no divergence.
+//! **Invariant:** the record is written before the error is returned, and a look-up that fails
+//! hides no divergence.
 
 use std::path::Path;
 
@@ -31,7 +32,8 @@ impl StopNumbers {
     }
 }
 
-/// The loss or the gradient was not finite, or the loss rose too much, and the run file says "stop".
+/// The loss or the gradient was not finite, or the loss rose too much, and the run file says
+/// "stop".
 #[derive(Debug, thiserror::Error)]
 #[error(
     "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
@@ -50,8 +52,8 @@ pub struct Diverged {
     pub read: String,
 }
 
-/// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the step with its shards,
-/// documents and sets. Returns the first lines of the same for people.
+/// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the
+/// step with its shards, documents and sets. Returns the first lines of the same for people.
 pub fn write_record(
     folder: &Path,
     numbers: StopNumbers,

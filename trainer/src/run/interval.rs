@@ -1,6 +1,7 @@
 //! What was measured since the last line of the log, and the figures that the line shows.
 //!
-//! **Invariant:** evaluating and saving are in no figure: a rate is that of the training steps alone.
+//! **Invariant:** evaluating and saving are in no figure: a rate is that of the training steps
+//! alone.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub struct Interval {
     pub busy: Duration,
     /// The loader's waiting time at the start of the interval.
     pub waited_before: Duration,
-    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or saved.
+    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or
+    /// saved.
     pub unread: UnreadSteps,
 }
 
@@ -70,8 +72,8 @@ pub struct Figures {
     pub step_ms: f64,
     /// Share of the time in which the run waited for the loader, in percent.
     pub data_wait_pct: f64,
-    /// Model FLOPs utilization, in percent: the operations of the model against the device's peak; by the PaLM paper's
-    /// counting, and with causal attention counted by half.
+    /// Model FLOPs utilization, in percent: the operations of the model against the device's peak;
+    /// by the PaLM paper's counting, and with causal attention counted by half.
     pub mfu_pct: Option<[f64; 2]>,
     units_per_sec: f64,
     times: PartTimes,
@@ -79,7 +81,8 @@ pub struct Figures {
 }
 
 impl Interval {
-    /// The figures of the interval; `waited` is the loader's waiting time now, `times` those of the parts of its steps.
+    /// The figures of the interval; `waited` is the loader's waiting time now, `times` those of the
+    /// parts of its steps.
     pub fn figures(
         &self,
         cost: &StepCost,

@@ -1,6 +1,7 @@
 //! What a run logs of a step and of an evaluation: the values of a point, and the line on stderr.
 //!
-//! **Invariant:** nothing is computed on the device and nothing is written: numbers in, values and text out.
+//! **Invariant:** nothing is computed on the device and nothing is written: numbers in, values and
+//! text out.
 
 use plan::Plan;
 use schemas::checkpoint::TrainerState;

@@ -1,7 +1,9 @@
-//! What a run reports while it goes on: `metrics.jsonl`, TensorBoard event files, and the lines on stderr.
+//! What a run reports while it goes on: `metrics.jsonl`, TensorBoard event files, and the lines on
+//! stderr.
 //!
-//! **Invariant:** after [`MetricsLog::open`] for a run that goes on at step s, `metrics.jsonl` holds whole lines of steps up to s alone, so
-//! a resumed run leaves the same lines as one that never stopped (but for times and memory).
+//! **Invariant:** after [`MetricsLog::open`] for a run that goes on at step s, `metrics.jsonl`
+//! holds whole lines of steps up to s alone, so a resumed run leaves the same lines as one that
+//! never stopped (but for times and memory).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -21,7 +23,8 @@ pub const TENSORBOARD_FOLDER: &str = "tensorboard";
 pub struct Point {
     /// Steps done when it was taken.
     pub step: u64,
-    /// Tag and value, such as `("train/loss", 5.1)`. Values that are not finite are written as null.
+    /// Tag and value, such as `("train/loss", 5.1)`. Values that are not finite are written as
+    /// null.
     pub values: Vec<(&'static str, f64)>,
 }
 
@@ -32,8 +35,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the logs of the run in `folder`. A run that goes on at `resumed_step` keeps the lines of `metrics.jsonl` up to
-    /// that step; one that begins (`None`) keeps none.
+    /// Opens the logs of the run in `folder`. A run that goes on at `resumed_step` keeps the lines
+    /// of `metrics.jsonl` up to that step; one that begins (`None`) keeps none.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<MetricsLog> {
         let path = folder.join(METRICS_FILE);
         cut_back(&path, resumed_step).with_context(|| format!("cut back {}", path.display()))?;
@@ -81,14 +84,15 @@ fn cut_back(path: &Path, last_step: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// A TensorBoard event file: TFRecord frames of `Event` messages (tensorflow/core/util/event.proto).
+/// A TensorBoard event file: TFRecord frames of `Event` messages
+/// (tensorflow/core/util/event.proto).
 struct EventFile {
     file: File,
 }
 
 impl EventFile {
-    /// Creates a new file in `folder`. It opens with a session start, by which TensorBoard drops the points after
-    /// `resumed_step` (all of them for `None`) from the files before.
+    /// Creates a new file in `folder`. It opens with a session start, by which TensorBoard drops
+    /// the points after `resumed_step` (all of them for `None`) from the files before.
     fn create(folder: &Path, resumed_step: Option<u64>) -> Result<EventFile> {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let path = free_name(folder)?;
@@ -217,7 +221,8 @@ mod tests {
         assert_eq!(text, "{\"step\":1,\"train/loss\":null}\n");
     }
 
-    /// Golden bytes by hand from the two specifications: protocol buffers' wire format and TFRecord framing.
+    /// Golden bytes by hand from the two specifications: protocol buffers' wire format and TFRecord
+    /// framing.
     #[test]
     fn event_frames_follow_the_specification() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
-//! A run's output folder: locked while the run goes on, with the resolved run file beside the results.
+//! A run's output folder: locked while the run goes on, with the resolved run file beside the
+//! results.
 //!
-//! **Invariant:** at most one process writes into the folder; the kernel frees the lock of one that died.
+//! **Invariant:** at most one process writes into the folder; the kernel frees the lock of one that
+//! died.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -35,8 +37,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates and locks the folder, and removes what a killed run left under temporary names. A folder that holds
-    /// anything and never held a run is refused.
+    /// Creates and locks the folder, and removes what a killed run left under temporary names. A
+    /// folder that holds anything and never held a run is refused.
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         refuse_foreign(path)?;

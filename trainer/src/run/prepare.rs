@@ -61,8 +61,8 @@ pub fn schedules(config: &RunFile, plan: &Plan) -> Result<Vec<Option<PhaseSchedu
         .collect()
 }
 
-/// Whether a phase goes on with the moments and the step count of the last phase before it that has steps. A phase without
-/// steps between the two hands on what it would have taken over.
+/// Whether a phase goes on with the moments and the step count of the last phase before it that has
+/// steps. A phase without steps between the two hands on what it would have taken over.
 pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> bool {
     let before = plan.phases()[..phase_index].iter().rposition(|phase| phase.steps > 0);
     before.is_some_and(|before| {
@@ -71,8 +71,8 @@ pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> b
     })
 }
 
-/// Model and optimizer for a phase that begins: its own fresh maps in place of those of the phase before, all else as it
-/// was. `None` where neither phase has any.
+/// Model and optimizer for a phase that begins: its own fresh maps in place of those of the phase
+/// before, all else as it was. `None` where neither phase has any.
 pub fn change_maps(
     config: &RunFile,
     phase_index: usize,
@@ -153,7 +153,8 @@ pub fn notice_resume(
     }
 }
 
-/// The tokenizer's files in the corpus folder, which go into every checkpoint, must be the ones that made its ids.
+/// The tokenizer's files in the corpus folder, which go into every checkpoint, must be the ones
+/// that made its ids.
 pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
     let record = &corpus.manifest().tokenizer;
     if !record.files.is_empty() {

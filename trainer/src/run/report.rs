@@ -1,7 +1,7 @@
 //! The closing report of a run: both phases, validation, what it cost, where it lies.
 //!
-//! **Invariant:** every number is one that the run measured or the plan derived; nothing is estimated but
-//! what says so.
+//! **Invariant:** every number is one that the run measured or the plan derived; nothing is
+//! estimated but what says so.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -55,7 +55,8 @@ pub struct Validation {
     pub loss: f64,
     /// exp of it.
     pub perplexity: f64,
-    /// exp of the entropy of the validation tokens: what a model reaches that knows their frequencies alone.
+    /// exp of the entropy of the validation tokens: what a model reaches that knows their
+    /// frequencies alone.
     pub unigram_perplexity: f64,
     /// Bits per byte of text.
     pub bits_per_byte: f64,
@@ -147,7 +148,8 @@ impl Summary {
         Ok(())
     }
 
-    /// Seconds of the run against reading all its tokens at the speed of its last, token-level phase.
+    /// Seconds of the run against reading all its tokens at the speed of its last, token-level
+    /// phase.
     fn time_ratio(&self) -> Option<f64> {
         let last = self.phases.last().filter(|last| last.record.patch_size == 1)?;
         let tokens: u64 = self.phases.iter().map(|phase| phase.tokens).sum();

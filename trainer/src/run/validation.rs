@@ -1,6 +1,7 @@
 //! The validation corpus of a run: loss, perplexity and a sample of text.
 //!
-//! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it compares across phases and runs.
+//! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it compares
+//! across phases and runs.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,8 @@ pub struct ValidationSet {
 }
 
 impl ValidationSet {
-    /// Opens the corpus in `dir`, which must have the tokenizer of the training corpus and at least one window.
+    /// Opens the corpus in `dir`, which must have the tokenizer of the training corpus and at least
+    /// one window.
     pub fn open(dir: &Path, training: &Corpus, config: &RunFile) -> Result<ValidationSet> {
         let corpus = Corpus::open(dir, config.loader.io)?;
         check_same_tokenizer(training.manifest(), corpus.manifest())?;
@@ -93,8 +95,8 @@ impl ValidationSet {
         }))
     }
 
-    /// Loss of predicting the next patch of `patch_size` tokens; `None` if the corpus does not fill one window of patches,
-    /// or if somebody asked to stop.
+    /// Loss of predicting the next patch of `patch_size` tokens; `None` if the corpus does not fill
+    /// one window of patches, or if somebody asked to stop.
     pub fn patch_loss(
         &self,
         model: &Llama,
@@ -144,8 +146,9 @@ impl ValidationSet {
     }
 }
 
-/// Evaluates `model` on a whole corpus, or until somebody asks one of the ranks to stop (`None`); `text_bytes` is 0 where bits per
-/// byte make no sense. The ranks take turns with the batches, and have the same result.
+/// Evaluates `model` on a whole corpus, or until somebody asks one of the ranks to stop (`None`);
+/// `text_bytes` is 0 where bits per byte make no sense. The ranks take turns with the batches, and
+/// have the same result.
 pub fn evaluate_corpus(
     model: &Llama,
     corpus: &Corpus,

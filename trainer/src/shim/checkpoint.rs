@@ -1,6 +1,8 @@
-//! Activation checkpointing: a part of the forward pass that is made again in the backward pass instead of kept.
+//! Activation checkpointing: a part of the forward pass that is made again in the backward pass
+//! instead of kept.
 //!
-//! **Invariant:** a panic of that part is an error of the pass that called it; none unwinds into C++.
+//! **Invariant:** a panic of that part is an error of the pass that called it; none unwinds into
+//! C++.
 
 use std::any::Any;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -34,10 +36,12 @@ unsafe extern "C" {
     fn pm_set_last_error(text: *const c_char);
 }
 
-/// What `body` makes of `inputs`, keeping nothing but these: the backward pass calls it again on the same values.
+/// What `body` makes of `inputs`, keeping nothing but these: the backward pass calls it again on
+/// the same values.
 ///
-/// It must make the same from the same inputs, and draw no random numbers. What it holds, such as parameters, has its
-/// gradients added as in any backward pass. Where no input requires a gradient it is called, and nothing more.
+/// It must make the same from the same inputs, and draw no random numbers. What it holds, such as
+/// parameters, has its gradients added as in any backward pass. Where no input requires a gradient
+/// it is called, and nothing more.
 pub fn checkpoint<const N: usize, F>(inputs: &[&Tensor], body: F) -> Result<[Tensor; N], ShimError>
 where
     F: Fn(&[Tensor]) -> [Tensor; N] + Send + 'static,
@@ -50,9 +54,10 @@ where
     let mut outputs = [std::ptr::null_mut(); N];
     let context = Box::into_raw(Box::new(body)).cast::<c_void>();
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: the handles are alive for the call, and as many as it is told; the outputs are written on success alone.
-    // `context` is the box that `call` and `end` expect; C++ owns it from here on and ends it once. It may call and end it
-    // on another thread, one at a time: `F` is `Send`.
+    // SAFETY: the handles are alive for the call, and as many as it is told; the outputs are
+    // written on success alone. `context` is the box that `call` and `end` expect; C++ owns it from
+    // here on and ends it once. It may call and end it on another thread, one at a time: `F` is
+    // `Send`.
     let status = unsafe {
         pm_checkpoint(
             call::<N, F>,
@@ -69,7 +74,8 @@ where
 }
 
 #[expect(unsafe_code, reason = "called by C++")]
-// SAFETY: `context` is a live `F`, the inputs are `input_count` live handles, and there is room for `N` outputs.
+// SAFETY: `context` is a live `F`, the inputs are `input_count` live handles, and there is room for
+// `N` outputs.
 unsafe extern "C" fn call<const N: usize, F>(
     context: *const c_void,
     inputs: *const *const C_tensor,

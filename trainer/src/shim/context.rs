@@ -36,8 +36,8 @@ pub enum AttentionBackend {
     CuDnn = 3,
 }
 
-/// From now on attention takes the first of `backends` that can do a shape, and none that is not listed. On the CPU, which
-/// has `Math` and `Flash` alone, only which ones are listed counts.
+/// From now on attention takes the first of `backends` that can do a shape, and none that is not
+/// listed. On the CPU, which has `Math` and `Flash` alone, only which ones are listed counts.
 pub fn set_attention_backends(backends: &[AttentionBackend]) -> Result<(), ShimError> {
     let numbers: Vec<i64> = backends.iter().map(|&backend| backend as i64).collect();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -73,8 +73,9 @@ pub fn matmul_precision() -> Result<MatmulPrecision, ShimError> {
     Ok(if allows { MatmulPrecision::Tf32 } else { MatmulPrecision::Ieee })
 }
 
-/// Gives the GPU's caching allocator these settings, in the form of `PYTORCH_ALLOC_CONF`, unless the environment has that
-/// variable or `PYTORCH_CUDA_ALLOC_CONF`; says whether. It must come before the first allocation on a GPU.
+/// Gives the GPU's caching allocator these settings, in the form of `PYTORCH_ALLOC_CONF`, unless
+/// the environment has that variable or `PYTORCH_CUDA_ALLOC_CONF`; says whether. It must come
+/// before the first allocation on a GPU.
 pub fn set_allocator_default(settings: &CStr) -> Result<bool, ShimError> {
     let mut applied = 0;
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -146,7 +147,8 @@ mod tests {
         assert!(err.is_err());
     }
 
-    /// The loops are templates of libtorch's headers, which run on one thread unless they are compiled for more.
+    /// The loops are templates of libtorch's headers, which run on one thread unless they are
+    /// compiled for more.
     #[test]
     fn loops_of_the_shim_run_on_all_of_libtorchs_threads() {
         let before = tch::get_num_threads();

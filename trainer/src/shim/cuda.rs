@@ -1,6 +1,8 @@
-//! What only a GPU has: streams, events, graphs, memory statistics, pinned memory. The ABI stands in shim/cuda.h.
+//! What only a GPU has: streams, events, graphs, memory statistics, pinned memory. The ABI stands
+//! in shim/cuda.h.
 //!
-//! **Invariant:** without a GPU, or in the CPU flavour of libtorch, every function here gives an error that says so.
+//! **Invariant:** without a GPU, or in the CPU flavour of libtorch, every function here gives an
+//! error that says so.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -207,7 +209,8 @@ pub fn synchronize(device: usize) -> Result<(), ShimError> {
     check(status, "synchronize")
 }
 
-/// While `forbid` is set, an operation of libtorch that makes the host wait for a GPU fails. For tests.
+/// While `forbid` is set, an operation of libtorch that makes the host wait for a GPU fails. For
+/// tests.
 pub fn forbid_waits(forbid: bool) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: a number.
@@ -254,7 +257,8 @@ impl Stream {
         check(status, "change the stream")
     }
 
-    /// The memory of `tensor` is not used again before this stream has done what it was given up to the tensor's end.
+    /// The memory of `tensor` is not used again before this stream has done what it was given up to
+    /// the tensor's end.
     pub fn keeps(&self, tensor: &Tensor) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: both handles are alive for the call.
@@ -264,12 +268,14 @@ impl Stream {
 
     /// Fills `to`, all of it, with `from` on this stream, without waiting.
     ///
-    /// The caller keeps `from` as it is until an event behind the copy is done. It should be pinned, else the host waits.
+    /// The caller keeps `from` as it is until an event behind the copy is done. It should be
+    /// pinned, else the host waits.
     pub fn upload(&self, from: &[u8], to: &mut Tensor) -> Result<(), ShimError> {
         let byte_count = i64::try_from(from.len()).expect("a buffer fits memory");
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: handles and memory are alive for the call; the other side checks that the sizes agree. The memory is
-        // read after the call as well: that is the caller's part, as said above.
+        // SAFETY: handles and memory are alive for the call; the other side checks that the sizes
+        // agree. The memory is read after the call as well: that is the caller's part, as said
+        // above.
         let status = unsafe {
             pm_cuda_upload(to.as_mut_ptr(), from.as_ptr().cast(), byte_count, self.0.get())
         };
@@ -350,9 +356,10 @@ impl Event {
 pub struct Graph(Handle<PmGraph>);
 
 impl Graph {
-    /// Captures what `work` gives to this thread's current stream, which must not be the default one. None of it runs, and
-    /// the tensors that it makes keep their places in each replay. `shares_pool_of`: a graph whose memory it may use; such
-    /// graphs are replayed in the order of their capture.
+    /// Captures what `work` gives to this thread's current stream, which must not be the default
+    /// one. None of it runs, and the tensors that it makes keep their places in each replay.
+    /// `shares_pool_of`: a graph whose memory it may use; such graphs are replayed in the order of
+    /// their capture.
     pub fn capture<E: From<ShimError>>(
         shares_pool_of: Option<&Graph>,
         work: impl FnOnce() -> Result<(), E>,
@@ -368,8 +375,8 @@ impl Graph {
         check(status, "begin a capture")?;
         let worked = work();
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: the handle is alive for the call. It comes after an error of `work` too: a stream must not stay in a
-        // capture.
+        // SAFETY: the handle is alive for the call. It comes after an error of `work` too: a stream
+        // must not stay in a capture.
         let status = unsafe { pm_cuda_graph_end(graph.get()) };
         worked?;
         check(status, "end a capture")?;
@@ -406,7 +413,8 @@ impl PinnedMemory {
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: it was pinned at this address, and is unpinned once. Should that fail, there is nothing left to do.
+        // SAFETY: it was pinned at this address, and is unpinned once. Should that fail, there is
+        // nothing left to do.
         let _status = unsafe { pm_cuda_unpin(self.address as *mut c_void) };
     }
 }

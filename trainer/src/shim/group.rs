@@ -1,4 +1,5 @@
-//! Collectives between ranks, by libtorch's c10d: Gloo for tensors of the host, NCCL for those of a GPU.
+//! Collectives between ranks, by libtorch's c10d: Gloo for tensors of the host, NCCL for those of a
+//! GPU.
 //!
 //! **Invariant:** a collective gives every rank of the group the same bits.
 
@@ -50,7 +51,8 @@ pub struct GroupOptions<'a> {
     pub port: u16,
     /// Whether it is this process that listens there.
     pub listens: bool,
-    /// The socket on which it does so already, which is the group's from now on; by `None` it opens one.
+    /// The socket on which it does so already, which is the group's from now on; by `None` it opens
+    /// one.
     pub listener: Option<c_int>,
     /// Tells ranks of another start from these.
     pub attempt: &'a str,
@@ -97,7 +99,8 @@ impl Group {
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let mut group = std::ptr::null_mut();
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: the texts live for the call; the socket is given away; `group` is written on success alone.
+        // SAFETY: the texts live for the call; the socket is given away; `group` is written on
+        // success alone.
         let status = unsafe {
             pm_group(
                 host.as_ptr(),
@@ -119,12 +122,13 @@ impl Group {
         Ok(Group(NonNull::new(group).expect("a call that succeeds hands out a group")))
     }
 
-    /// Makes a contiguous tensor the reduction of those of all ranks. On the host it is so at the end of the call; on a GPU the
-    /// current stream waits, and the host does not.
+    /// Makes a contiguous tensor the reduction of those of all ranks. On the host it is so at the
+    /// end of the call; on a GPU the current stream waits, and the host does not.
     pub fn all_reduce(&self, tensor: &mut Tensor, by: Reduction) -> Result<(), ShimError> {
         let is_max = c_int::from(by == Reduction::Max);
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: both handles are alive for the call, and a group is used by the one thread that has it.
+        // SAFETY: both handles are alive for the call, and a group is used by the one thread that
+        // has it.
         let status = unsafe { pm_group_all_reduce(self.0.as_ptr(), tensor.as_mut_ptr(), is_max) };
         check(status, "all-reduce")
     }

@@ -1,6 +1,7 @@
 //! The host's memory that tensors take: kept between steps, and counted.
 //!
-//! **Invariant:** what is counted is what libtorch's allocator for the CPU hands out, so a count is the same in every run.
+//! **Invariant:** what is counted is what libtorch's allocator for the CPU hands out, so a count is
+//! the same in every run.
 
 use std::ffi::c_int;
 
@@ -13,7 +14,8 @@ unsafe extern "C" {
     fn pm_live_bytes_end(peak_bytes: *mut i64) -> c_int;
 }
 
-/// Runs `work`, and says how many bytes the tensors on the CPU had at most, of those that this thread made in it.
+/// Runs `work`, and says how many bytes the tensors on the CPU had at most, of those that this
+/// thread made in it.
 pub fn peak_bytes<R>(work: impl FnOnce() -> R) -> Result<(R, u64), ShimError> {
     /// Stops counting when `work` panics, too.
     struct Counting(bool);

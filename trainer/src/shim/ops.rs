@@ -1,6 +1,7 @@
 //! Counts the operations of libtorch that a piece of code calls.
 //!
-//! **Invariant:** one count at a time in the process, of one thread and the backward passes that it starts.
+//! **Invariant:** one count at a time in the process, of one thread and the backward passes that it
+//! starts.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Mutex, PoisonError};
@@ -14,8 +15,8 @@ unsafe extern "C" {
     fn pm_count_end(listing: *mut *const c_char) -> c_int;
 }
 
-/// Operations that make the host wait for a device: they read a number, or sizes that depend on values, or copy to the
-/// host.
+/// Operations that make the host wait for a device: they read a number, or sizes that depend on
+/// values, or copy to the host.
 pub const WAITING: [&str; 9] = [
     "aten::_local_scalar_dense",
     "aten::is_nonzero",
@@ -66,7 +67,8 @@ pub fn count_ops<R>(work: impl FnOnce() -> R) -> Result<(R, OpCounts), ShimError
             self.0 = false;
             let mut listing = std::ptr::null();
             #[expect(unsafe_code, reason = "see the extern block")]
-            // SAFETY: `listing` is written on success alone, and its text lives until this thread's next call.
+            // SAFETY: `listing` is written on success alone, and its text lives until this thread's
+            // next call.
             unsafe {
                 check(pm_count_end(&raw mut listing), "count operations")?;
                 Ok(CStr::from_ptr(listing).to_string_lossy().into_owned())

@@ -1,6 +1,7 @@
 //! AdamW over flat storage: two fused calls a step, one for what is decayed and one for the rest.
 //!
-//! **Invariant:** nothing here waits for the device. Moments and step count move only in an update that is applied.
+//! **Invariant:** nothing here waits for the device. Moments and step count move only in an update
+//! that is applied.
 
 use schemas::run::OptimizerConfig;
 use tch::{Kind, Tensor};
@@ -87,7 +88,8 @@ impl AdamW {
         &mut self.loss_guard
     }
 
-    /// The norm of the gradients, and what clips them: min(1, `clip_norm` / (norm + 1e-6)); both `[]` on the device.
+    /// The norm of the gradients, and what clips them: min(1, `clip_norm` / (norm + 1e-6)); both
+    /// `[]` on the device.
     pub fn clip(&self, parameters: &Parameters) -> Result<Clip, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let norm = norm(parameters.gradients())?;
@@ -95,7 +97,8 @@ impl AdamW {
         Ok(Clip { norm, factor })
     }
 
-    /// One update at `learning_rate` from the gradients, clipped, which are spent. Where `finite` (fp32, `[]`) is 0, nothing changes.
+    /// One update at `learning_rate` from the gradients, clipped, which are spent. Where `finite`
+    /// (fp32, `[]`) is 0, nothing changes.
     pub fn update(
         &mut self,
         parameters: &Parameters,
@@ -135,8 +138,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live storage, `step`, and what the
-    /// guard remembers.
+    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live
+    /// storage, `step`, and what the guard remembers.
     pub fn export(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let mut tensors = vec![(STEP.to_owned(), self.step_count.shallow_clone())];
         for (moment, flat) in MOMENTS.iter().zip([&self.exp_avg, &self.exp_avg_sq]) {
@@ -148,7 +151,8 @@ impl AdamW {
         tensors
     }
 
-    /// Takes over a state that [`AdamW::export`] gave, bit for bit. On an error nothing has changed.
+    /// Takes over a state that [`AdamW::export`] gave, bit for bit. On an error nothing has
+    /// changed.
     pub fn import(
         &mut self,
         parameters: &Parameters,

@@ -1,9 +1,11 @@
-//! The training step with the passes of a micro-batch captured once as a CUDA graph and replayed by one launch each.
+//! The training step with the passes of a micro-batch captured once as a CUDA graph and replayed by
+//! one launch each.
 //!
-//! Forward and backward pass are captured, clipping and update are not: they are few launches, and their rate changes.
+//! Forward and backward pass are captured, clipping and update are not: they are few launches, and
+//! their rate changes.
 //!
-//! **Invariant:** a replay is what [`train_step`](crate::step::train_step) does, operation for operation, in the
-//! same memory at each step.
+//! **Invariant:** a replay is what [`train_step`](crate::step::train_step) does, operation for
+//! operation, in the same memory at each step.
 
 use tch::{Device, Kind, Tensor};
 
@@ -15,7 +17,8 @@ use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::adamw::AdamW;
 use crate::step::{StepOutput, accumulate_gradients, reduce_and_update, train_step_timed};
 
-/// Passes before the capture: libraries set themselves up in the first ones, which a capture would not survive.
+/// Passes before the capture: libraries set themselves up in the first ones, which a capture would
+/// not survive.
 const WARM_UP_PASSES: usize = 3;
 
 /// How a phase makes its steps, and how long their parts take.
@@ -37,7 +40,8 @@ enum Way {
 #[derive(Debug)]
 struct Graphed {
     passes: Option<Passes>,
-    /// Comes back at the end. All of the phase runs on another one: the default stream cannot be captured.
+    /// Comes back at the end. All of the phase runs on another one: the default stream cannot be
+    /// captured.
     stream_before: Stream,
     device: usize,
 }
@@ -71,13 +75,14 @@ impl Stepper {
         matches!(self.way, Way::Graphed(_))
     }
 
-    /// Time of the parts of the steps since the last call. Waits for the device (host-device synchronisation).
+    /// Time of the parts of the steps since the last call. Waits for the device (host-device
+    /// synchronisation).
     pub fn take_times(&mut self) -> Result<PartTimes, ShimError> {
         self.timer.take()
     }
 
-    /// [`train_step`](crate::step::train_step) of one of a process group's ranks, in this stepper's way. All micro-batches of a phase have
-    /// one size.
+    /// [`train_step`](crate::step::train_step) of one of a process group's ranks, in this stepper's
+    /// way. All micro-batches of a phase have one size.
     pub fn train_step<E: From<ShimError>>(
         &mut self,
         model: &Llama,

@@ -1,16 +1,19 @@
 //! Whether a step's update is applied, decided on the device.
 //!
-//! Refused is a step whose loss or gradient norm is not finite and, where the run file has `[optimizer.spike]`, one whose
-//! loss lies more than `sigma` standard deviations above the mean of the last `window_steps` losses of its phase. By what the
-//! run file says, such a step is skipped or it stops the run. The host learns of a stop when it reads a step's output, which
-//! may be some steps later: until then every further step is refused as well.
+//! Refused is a step whose loss or gradient norm is not finite and, where the run file has
+//! `[optimizer.spike]`, one whose loss lies more than `sigma` standard deviations above the mean of
+//! the last `window_steps` losses of its phase. By what the run file says, such a step is skipped
+//! or it stops the run. The host learns of a stop when it reads a step's output, which may be some
+//! steps later: until then every further step is refused as well.
 //!
-//! **Invariant:** nothing here waits for the device, and behind a step that stops the run no update is applied.
+//! **Invariant:** nothing here waits for the device, and behind a step that stops the run no update
+//! is applied.
 
 use schemas::run::{Nonfinite, OptimizerConfig, Spike, SpikeAction};
 use tch::{Device, Kind, Tensor};
 
-/// Names of the exported tensors: losses of the window, the newest last, and how many of them are losses.
+/// Names of the exported tensors: losses of the window, the newest last, and how many of them are
+/// losses.
 const STATE: [&str; 2] = ["guard.recent_losses", "guard.loss_count"];
 
 /// Judges steps by their losses and gradient norms; see the module.
@@ -46,7 +49,8 @@ impl LossGuard {
         self.loss_count = self.loss_count.zeros_like();
     }
 
-    /// 1 if the update of a step of this loss and gradient norm (fp32, `[]` each) is to be applied, else 0; fp32, `[]`.
+    /// 1 if the update of a step of this loss and gradient norm (fp32, `[]` each) is to be applied,
+    /// else 0; fp32, `[]`.
     pub fn check_step(&mut self, loss: &Tensor, grad_norm: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let finite = loss.isfinite().logical_and(&grad_norm.isfinite());
@@ -69,7 +73,8 @@ impl LossGuard {
         finite.logical_and(&is_spike.logical_not()).logical_and(&runs).to_kind(Kind::Float)
     }
 
-    /// Steps since the one that stops the run, itself counted (0: none does), its loss and its norm; fp32, `[3]`.
+    /// Steps since the one that stops the run, itself counted (0: none does), its loss and its
+    /// norm; fp32, `[3]`.
     pub fn stop(&self) -> Tensor {
         self.stop.shallow_clone()
     }
@@ -85,7 +90,8 @@ impl LossGuard {
         loss.gt_tensor(&(mean + deviation * sigma)).logical_and(&is_full)
     }
 
-    /// Adds a finite loss to the window, a spike too: a level that stays is a spike for at most a window.
+    /// Adds a finite loss to the window, a spike too: a level that stays is a spike for at most a
+    /// window.
     fn push_loss(&mut self, loss: &Tensor, finite: &Tensor) {
         let length = self.recent_losses_w.size()[0];
         if length > 0 {
@@ -109,7 +115,8 @@ impl LossGuard {
             .collect()
     }
 
-    /// Takes over what [`LossGuard::export`] gave. A window of another length, or none, is begun anew.
+    /// Takes over what [`LossGuard::export`] gave. A window of another length, or none, is begun
+    /// anew.
     pub fn import(&mut self, tensors: &[(String, Tensor)]) {
         let find = |name: &str, shape: Vec<i64>| {
             let found =

@@ -1,11 +1,12 @@
 //! The learning rate of a phase's steps. Pure: numbers in, numbers out.
 //!
-//! The formulae are those of Hugging Face's `get_cosine_schedule_with_warmup`, `get_linear_schedule_with_warmup`,
-//! `get_constant_schedule_with_warmup` and `get_wsd_schedule` (transformers, `optimization.py`), with an absolute final
-//! rate in place of a ratio, and with a warm-up from 0 whatever the final rate.
+//! The formulae are those of Hugging Face's `get_cosine_schedule_with_warmup`,
+//! `get_linear_schedule_with_warmup`, `get_constant_schedule_with_warmup` and `get_wsd_schedule`
+//! (transformers, `optimization.py`), with an absolute final rate in place of a ratio, and with a
+//! warm-up from 0 whatever the final rate.
 //!
-//! **Invariant:** the rate of step 0 of a warm-up is 0, that of step `warmup_steps` is the peak, it never rises after
-//! that, and that of the step after the last would be `final`.
+//! **Invariant:** the rate of step 0 of a warm-up is 0, that of step `warmup_steps` is the peak, it
+//! never rises after that, and that of the step after the last would be `final`.
 
 use schemas::run::{Decay, Schedule};
 
@@ -94,7 +95,8 @@ impl PhaseSchedule {
     }
 }
 
-/// Share of the way from the final rate to the peak that is left when `progress`, from 0 to 1, of the decay is done.
+/// Share of the way from the final rate to the peak that is left when `progress`, from 0 to 1, of
+/// the decay is done.
 fn left(form: Decay, progress: f64) -> f64 {
     match form {
         Decay::Linear => 1.0 - progress,
@@ -140,8 +142,9 @@ mod tests {
         assert!((schedule.learning_rate(89_999) - 3e-5).abs() < 1e-12);
     }
 
-    /// Printed by `get_last_lr()` of transformers 5.23.0 for 12 steps, 3 of warm-up, peak 3e-4, and for wsd 4 of decay;
-    /// the last three rows with `min_lr_ratio` 0.1, which is our `final` 3e-5 from the warm-up's end on.
+    /// Printed by `get_last_lr()` of transformers 5.23.0 for 12 steps, 3 of warm-up, peak 3e-4, and
+    /// for wsd 4 of decay; the last three rows with `min_lr_ratio` 0.1, which is our `final` 3e-5
+    /// from the warm-up's end on.
     #[test]
     fn rates_are_those_of_hugging_face() {
         #[rustfmt::skip]

@@ -1,8 +1,9 @@
 //! Added tokens: where they stand in a text, and which id they are.
 //!
-//! The `tokenizers` crate looks for all added tokens of a kind at once, from left to right, the leftmost match first, of
-//! those the longest, and goes on behind it. A match that does not count, a special token that is to be text or one that
-//! is not a word of its own, still hides what overlaps it.
+//! The `tokenizers` crate looks for all added tokens of a kind at once, from left to right, the
+//! leftmost match first, of those the longest, and goes on behind it. A match that does not count,
+//! a special token that is to be text or one that is not a word of its own, still hides what
+//! overlaps it.
 //!
 //! **Invariant:** sections cover the text from its start to its end, in order, and none is empty.
 

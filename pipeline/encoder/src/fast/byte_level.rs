@@ -1,9 +1,10 @@
-//! Byte-level byte-pair encoding, as in GPT-2's vocabulary and those after it: a pre-tokenizer cuts the text, and the
-//! first symbols of each piece are its bytes.
+//! Byte-level byte-pair encoding, as in GPT-2's vocabulary and those after it: a pre-tokenizer cuts
+//! the text, and the first symbols of each piece are its bytes.
 //!
-//! Why it is exact: pieces are those of the pre-tokenizer ([`crate::fast::pretokenize`]), a piece's ids depend on its bytes alone,
-//! and every byte that UTF-8 has is in the vocabulary, so that nothing in a text is unknown. In tokenizer.json a byte is
-//! written as a character that can be shown; texts are never written so here, the vocabulary is read back into bytes.
+//! Why it is exact: pieces are those of the pre-tokenizer ([`crate::fast::pretokenize`]), a piece's
+//! ids depend on its bytes alone, and every byte that UTF-8 has is in the vocabulary, so that
+//! nothing in a text is unknown. In tokenizer.json a byte is written as a character that can be
+//! shown; texts are never written so here, the vocabulary is read back into bytes.
 //!
 //! **Invariant:** the ids are those of the pieces, in order; no piece reaches over an added token.
 
@@ -44,7 +45,8 @@ impl ByteModel {
 
     /// Whether a cut before byte `at` changes no id, whatever the rest of the text is.
     ///
-    /// There a piece begins, and so does a text that can be normalised apart: white space of ASCII joins with nothing.
+    /// There a piece begins, and so does a text that can be normalised apart: white space of ASCII
+    /// joins with nothing.
     pub(crate) fn is_cut(&self, text: &str, at: usize) -> bool {
         self.pre_tokenizer.split.is_cut(text, at)
     }
@@ -54,7 +56,8 @@ impl ByteModel {
         &self.known
     }
 
-    /// Appends the ids of a text without added tokens, which is not empty; `begins` if nothing was cut off before it.
+    /// Appends the ids of a text without added tokens, which is not empty; `begins` if nothing was
+    /// cut off before it.
     pub(crate) fn encode<I: TokenId>(
         &self,
         text: &str,
@@ -79,7 +82,8 @@ impl ByteModel {
     }
 }
 
-/// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if any.
+/// Pieces that are ids although their merges lead elsewhere (`ignore_merges`); there are few, if
+/// any.
 pub(super) struct Whole {
     pub(super) ids: HashMap<Box<[u8]>, u32>,
     /// A bit for the last bytes of each: nearly all pieces are none of them.
@@ -135,7 +139,8 @@ impl PieceModel for ByteModel {
         mut take: impl FnMut(usize),
     ) -> bool {
         let bytes = text.text();
-        // Scripts whose characters take less write words apart: there is hardly ever a cut in one. A space may come first.
+        // Scripts whose characters take less write words apart: there is hardly ever a cut in one.
+        // A space may come first.
         let first_bytes = &bytes[piece.start..piece.end.min(piece.start + 2)];
         if first_bytes.iter().all(|&byte| byte < THREE_BYTES) {
             return false;
@@ -159,7 +164,8 @@ impl PieceModel for ByteModel {
     }
 }
 
-/// The character that stands for a byte in tokenizer.json: itself where it can be shown, else one from U+0100 on.
+/// The character that stands for a byte in tokenizer.json: itself where it can be shown, else one
+/// from U+0100 on.
 pub(super) fn char_of_byte(byte: u8) -> char {
     let is_shown = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if is_shown(&byte) {

@@ -1,18 +1,21 @@
 //! Pieces of a text to ids through a cache: most pieces, words above all, have been seen before.
 //!
-//! Pieces are looked up in batches. While a batch is gathered each piece's place in the table is asked for from memory,
-//! so that it has arrived when the batch is answered; the table is larger than what a core has close by, and waiting
-//! for it would take most of the time. Of a batch, the pieces that are not there are encoded together: a model can do
-//! something for one while it waits for another. Their places in the table are taken when they are missed, so that a
-//! piece that comes twice in a batch, as new words do, is encoded once.
+//! Pieces are looked up in batches. While a batch is gathered each piece's place in the table is
+//! asked for from memory, so that it has arrived when the batch is answered; the table is larger
+//! than what a core has close by, and waiting for it would take most of the time. Of a batch, the
+//! pieces that are not there are encoded together: a model can do something for one while it waits
+//! for another. Their places in the table are taken when they are missed, so that a piece that
+//! comes twice in a batch, as new words do, is encoded once.
 //!
-//! A long piece that was not seen before is looked up in parts, where the model knows some: a sentence that is written
-//! without spaces never comes again, its words do. And pieces that are known to be one id are there from the start.
+//! A long piece that was not seen before is looked up in parts, where the model knows some: a
+//! sentence that is written without spaces never comes again, its words do. And pieces that are
+//! known to be one id are there from the start.
 //!
-//! Where the table stands in memory and what it holds never shows in the ids: an entry holds all bytes of its piece,
-//! their number included, and is used for no other.
+//! Where the table stands in memory and what it holds never shows in the ids: an entry holds all
+//! bytes of its piece, their number included, and is used for no other.
 //!
-//! **Invariant:** the ids are those of [`PieceModel::encode_piece`], piece by piece, in the pieces' order.
+//! **Invariant:** the ids are those of [`PieceModel::encode_piece`], piece by piece, in the pieces'
+//! order.
 
 pub(crate) mod tables;
 
@@ -31,7 +34,8 @@ const RARE_BYTES_MAX: u32 = 512;
 const PARTED_BYTES_MAX: u32 = RARE_BYTES_MAX;
 /// Parts of a batch, from which on no piece of it is cut.
 const PARTS_MAX: usize = 16 << 10;
-/// Bytes of the cache for each entry of the third table, which holds up to six times [`RARE_BYTES_MAX`], mostly far less.
+/// Bytes of the cache for each entry of the third table, which holds up to six times
+/// [`RARE_BYTES_MAX`], mostly far less.
 const RARE_SHARE: usize = 16 << 10;
 /// Room that long words leave behind for the next ones.
 const KEPT_SYMBOLS_MAX: usize = 1 << 16;
@@ -44,8 +48,8 @@ pub(crate) trait PieceModel {
     /// Whether it knows parts of pieces.
     const HAS_PARTS: bool = false;
 
-    /// Calls `take` with the end of each part of a piece of `text`, in order; `true` if the ids of the parts, as pieces
-    /// of their own, are together those of the piece.
+    /// Calls `take` with the end of each part of a piece of `text`, in order; `true` if the ids of
+    /// the parts, as pieces of their own, are together those of the piece.
     fn for_each_part(
         &self,
         _text: &Padded,
@@ -76,12 +80,13 @@ struct Gap {
     pending: Pending,
     /// Ids that were found before it.
     found_before: usize,
-    /// Its ids among those that were learnt, none if it has to be looked for elsewhere; of a piece that is not short
-    /// its parts, none if they are not needed.
+    /// Its ids among those that were learnt, none if it has to be looked for elsewhere; of a piece
+    /// that is not short its parts, none if they are not needed.
     learnt: (u32, u32),
 }
 
-/// The cache of one thread, and the pieces that wait for it. Should a model panic, what it holds means nothing.
+/// The cache of one thread, and the pieces that wait for it. Should a model panic, what it holds
+/// means nothing.
 pub(crate) struct Pieces<I: TokenId> {
     short: ShortTable<I>,
     longer: Longer<I>,
@@ -133,7 +138,8 @@ impl<I: TokenId> Pieces<I> {
         }
     }
 
-    /// Whether the next [`Pieces::push`] needs a [`Pieces::flush`] before it, if `count` pieces follow.
+    /// Whether the next [`Pieces::push`] needs a [`Pieces::flush`] before it, if `count` pieces
+    /// follow.
     #[inline]
     pub(crate) fn is_full_for(&self, count: usize) -> bool {
         self.pending_count + count > BATCH_PIECES
@@ -217,8 +223,8 @@ impl<I: TokenId> Pieces<I> {
         });
     }
 
-    /// Cuts the pieces that are too long for the first table and in no other one, and has those of their parts that
-    /// the first table does not have encoded with the rest.
+    /// Cuts the pieces that are too long for the first table and in no other one, and has those of
+    /// their parts that the first table does not have encoded with the rest.
     fn look_up_parts<M: PieceModel>(&mut self, model: &M, text: &Padded) {
         let Pieces { short, longer, gaps, parts, fresh, .. } = self;
         for gap in gaps.iter_mut().filter(|gap| gap.pending.key == 0) {
@@ -304,7 +310,8 @@ struct Longer<I: TokenId> {
 }
 
 impl<I: TokenId> Longer<I> {
-    /// The ids of a piece. The second table has an entry without ids for one that has too many for it.
+    /// The ids of a piece. The second table has an entry without ids for one that has too many for
+    /// it.
     fn find(&self, text: &Padded, pending: Pending) -> Option<&[I]> {
         match Longer::<I>::key(text, pending).map(|key| self.long.find(key)) {
             Some(Some([])) | None if pending.length_bytes <= RARE_BYTES_MAX => {

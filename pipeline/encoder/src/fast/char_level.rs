@@ -1,27 +1,30 @@
-//! Byte-pair encoding whose first symbols are characters, as in LLaMA's vocabularies: where a text may be cut, and what
-//! the pieces become.
+//! Byte-pair encoding whose first symbols are characters, as in LLaMA's vocabularies: where a text
+//! may be cut, and what the pieces become.
 //!
 //! # The cut rule
 //!
-//! Such a tokenizer often has no pre-tokenizer, or one that does not cut: a whole document is one word. Let P be the
-//! set of all pairs (last character of a, first character of b) over the merges (a, b). *A cut between two characters x
-//! and y with (x, y) not in P changes no id.* For a merge across the cut would join a symbol that ends in x with one
-//! that begins with y, so its pair would be in P; so none is ever done, nor could one be. The merges to the left and to
-//! the right of the cut then touch no common symbol, and the order by rank and place, looked at on one side alone, is
-//! that side's own. The same holds for each of any number of such cuts, and for any choice of them: P may be replaced
-//! by a set that contains it.
+//! Such a tokenizer often has no pre-tokenizer, or one that does not cut: a whole document is one
+//! word. Let P be the set of all pairs (last character of a, first character of b) over the merges
+//! (a, b). *A cut between two characters x and y with (x, y) not in P changes no id.* For a merge
+//! across the cut would join a symbol that ends in x with one that begins with y, so its pair would
+//! be in P; so none is ever done, nor could one be. The merges to the left and to the right of the
+//! cut then touch no common symbol, and the order by rank and place, looked at on one side alone,
+//! is that side's own. The same holds for each of any number of such cuts, and for any choice of
+//! them: P may be replaced by a set that contains it.
 //!
 //! This needs every symbol to stand for the text that it was made of, and so
 //! - the model has no prefixes, suffixes or dropout, and no two texts share an id;
-//! - a character that the vocabulary does not have becomes bytes or `unk`, whose symbols must be in no merge. Then it is
-//!   in no pair of P, and it may be cut off on both sides, unless neighbours of its kind become one `unk`;
-//! - a text in the vocabulary as a whole that goes before its merges (`ignore_merges`) is looked up before it is cut.
+//! - a character that the vocabulary does not have becomes bytes or `unk`, whose symbols must be in
+//!   no merge. Then it is in no pair of P, and it may be cut off on both sides, unless neighbours
+//!   of its kind become one `unk`;
+//! - a text in the vocabulary as a whole that goes before its merges (`ignore_merges`) is looked up
+//!   before it is cut.
 //!
 //! # Spaces
 //!
-//! Where the tokenizer makes a marker U+2581 of each space, texts are kept with a space for each marker, those that
-//! stood in the text included: no other space is left, so that this loses nothing, and nearly every text already is
-//! what it has to be.
+//! Where the tokenizer makes a marker U+2581 of each space, texts are kept with a space for each
+//! marker, those that stood in the text included: no other space is left, so that this loses
+//! nothing, and nearly every text already is what it has to be.
 //!
 //! **Invariant:** every cut is one that the rule allows.
 
@@ -223,7 +226,8 @@ impl CharModel {
         self.whole.is_some()
     }
 
-    /// Appends the ids of `start..end` of a text, which is a word, or all words between two added tokens.
+    /// Appends the ids of `start..end` of a text, which is a word, or all words between two added
+    /// tokens.
     pub(crate) fn encode<I: TokenId>(
         &self,
         text: &Padded,
@@ -306,7 +310,8 @@ pub(crate) struct Cuts {
     pair_count: usize,
     /// A space begins a word, whatever the merges say.
     cuts_at_spaces: bool,
-    /// Characters below U+10000 outside the vocabulary, and all above, if two of them become one token.
+    /// Characters below U+10000 outside the vocabulary, and all above, if two of them become one
+    /// token.
     fuses: Option<Vec<u64>>,
 }
 
@@ -355,7 +360,8 @@ impl Cuts {
         }
     }
 
-    /// Bit i: the text may be cut before byte `start + i`. Blocks have to be asked for one after the other.
+    /// Bit i: the text may be cut before byte `start + i`. Blocks have to be asked for one after
+    /// the other.
     #[inline]
     fn in_block(&self, text: &Padded, start: usize, scan: &mut Scan) -> u64 {
         let block = text.block(start);

@@ -64,7 +64,8 @@ pub(crate) struct Parts {
 
 /// Takes a definition apart, or names every obstacle that was found.
 ///
-/// `added_id` is the id that the `tokenizers` crate gave to an added token; `specials_are_text` is the policy.
+/// `added_id` is the id that the `tokenizers` crate gave to an added token; `specials_are_text` is
+/// the policy.
 pub(crate) fn classify(
     definition: &Definition,
     specials_are_text: bool,
@@ -356,8 +357,8 @@ fn added(
             why.push(format!("its added token {content:?} has no id"));
             continue;
         };
-        // The crate numbers a new token by how many there are, and where ids have gaps such a number may be taken.
-        // Of two tokens with one id it finds only the later one.
+        // The crate numbers a new token by how many there are, and where ids have gaps such a
+        // number may be taken. Of two tokens with one id it finds only the later one.
         if let Some(other) = content_of.insert(id, content) {
             why.push(format!("its added tokens {other:?} and {content:?} share the id {id}"));
         }
@@ -402,7 +403,8 @@ fn added(
 }
 
 impl ByteModel {
-    /// The model of a tokenizer.json whose pre-tokenizer ends in `ByteLevel`; every obstacle goes to `why`.
+    /// The model of a tokenizer.json whose pre-tokenizer ends in `ByteLevel`; every obstacle goes
+    /// to `why`.
     pub(crate) fn of(definition: &Definition, why: &mut Vec<String>) -> Option<ByteModel> {
         let found = why.len();
         let model = &definition.model;

@@ -1,7 +1,7 @@
 //! tokenizer.json as types: as much of it as decides whether and how we can encode.
 //!
-//! Every type refuses fields that it does not know, so that nothing that matters is passed over: a tokenizer.json that
-//! cannot be read here is left to the `tokenizers` crate.
+//! Every type refuses fields that it does not know, so that nothing that matters is passed over: a
+//! tokenizer.json that cannot be read here is left to the `tokenizers` crate.
 //!
 //! **Invariant:** what is read here means what the `tokenizers` crate takes it to mean.
 

@@ -1,7 +1,9 @@
-//! Where some strings stand in a text: the leftmost, of those at one place the longest, one behind the other.
+//! Where some strings stand in a text: the leftmost, of those at one place the longest, one behind
+//! the other.
 //!
-//! Added tokens begin in few ways, "<|" above all, and texts hold few such pairs of bytes. So places where no string
-//! begins are passed over 32 bytes at a time, and the automaton looks at the others alone.
+//! Added tokens begin in few ways, "<|" above all, and texts hold few such pairs of bytes. So
+//! places where no string begins are passed over 32 bytes at a time, and the automaton looks at the
+//! others alone.
 //!
 //! **Invariant:** what is found is what the automaton alone would find.
 

@@ -1,12 +1,13 @@
 //! Where a piece of a byte-level tokenizer may be cut between characters.
 //!
-//! The rule is that of [`crate::fast::char_level`], over bytes: *a cut is exact if no merge (a, b) joins there*, that is if of no
-//! merge the text before the cut ends in a and the text behind it begins with b. Symbols of bytes need not be whole
-//! characters, so a pair is kept for what a and b show of the characters at the cut: all of one, or less where a is its
-//! last bytes alone, or b its first ones; then the last byte stands for it, or the first.
+//! The rule is that of [`crate::fast::char_level`], over bytes: *a cut is exact if no merge (a, b)
+//! joins there*, that is if of no merge the text before the cut ends in a and the text behind it
+//! begins with b. Symbols of bytes need not be whole characters, so a pair is kept for what a and b
+//! show of the characters at the cut: all of one, or less where a is its last bytes alone, or b its
+//! first ones; then the last byte stands for it, or the first.
 //!
-//! Words of an alphabet are seldom cut so, texts that are written without spaces nearly everywhere: their long pieces,
-//! no two of which are alike, become short ones that come again.
+//! Words of an alphabet are seldom cut so, texts that are written without spaces nearly everywhere:
+//! their long pieces, no two of which are alike, become short ones that come again.
 //!
 //! **Invariant:** every cut is one that the rule allows.
 
@@ -70,7 +71,8 @@ impl Joins {
         joins
     }
 
-    /// Calls `take` with the end of each part that the piece `start..end` of a text may be cut into, in order.
+    /// Calls `take` with the end of each part that the piece `start..end` of a text may be cut
+    /// into, in order.
     pub(super) fn for_each_end(
         &self,
         text: &Padded,

@@ -1,19 +1,23 @@
-//! Byte-pair merges over symbols that are ids of the vocabulary; what a symbol stands for, a character or a byte, is the caller's.
+//! Byte-pair merges over symbols that are ids of the vocabulary; what a symbol stands for, a
+//! character or a byte, is the caller's.
 //!
-//! The order is that of the `tokenizers` crate: of all neighbours that a merge is known for, the one of the lowest rank
-//! first, of equal ranks the leftmost. Its queue also holds entries whose symbols have changed since, and it drops one
-//! only if the merge that is now possible at the place has another product. Nothing depends on that difference: a
-//! symbol only grows, so the text under a product begins at the place and ends where it did, and once the left symbol
-//! of a pair or its right one has grown, no other pair at this place covers just that text.
+//! The order is that of the `tokenizers` crate: of all neighbours that a merge is known for, the
+//! one of the lowest rank first, of equal ranks the leftmost. Its queue also holds entries whose
+//! symbols have changed since, and it drops one only if the merge that is now possible at the place
+//! has another product. Nothing depends on that difference: a symbol only grows, so the text under
+//! a product begins at the place and ends where it did, and once the left symbol of a pair or its
+//! right one has grown, no other pair at this place covers just that text.
 //!
 //! # Merges that never happen
 //!
-//! Vocabularies that were made for another program list every pair of entries whose texts together are an entry; most of
-//! these merges never happen. *A merge (l, r) that ever happens is the last one when the text of l and r is merged
-//! alone.* For no merge before it crossed an end of that text, or l and r would not be there; and each one within was
-//! the first in order of all, so of those within too, and the text alone takes the same steps. Then l and r are all that
-//! is left of it. So [`Merges::live`] merges the text of every product alone and keeps the last merge. Of LLaMA-2's
-//! 61,249 merges and of Llama-3's 280,147 fewer than half stay, whose smaller table made encoding 8 % faster.
+//! Vocabularies that were made for another program list every pair of entries whose texts together
+//! are an entry; most of these merges never happen. *A merge (l, r) that ever happens is the last
+//! one when the text of l and r is merged alone.* For no merge before it crossed an end of that
+//! text, or l and r would not be there; and each one within was the first in order of all, so of
+//! those within too, and the text alone takes the same steps. Then l and r are all that is left of
+//! it. So [`Merges::live`] merges the text of every product alone and keeps the last merge. Of
+//! LLaMA-2's 61,249 merges and of Llama-3's 280,147 fewer than half stay, whose smaller table made
+//! encoding 8 % faster.
 //!
 //! **Invariant:** [`Merges::apply`] gives the same symbols whichever of its two ways it takes.
 
@@ -29,8 +33,8 @@ use crate::fast::merges::pairs::Pairs;
 use crate::fast::merges::queue::Queue;
 pub(crate) use crate::fast::merges::queue::Work;
 
-/// Up to this many symbols the lowest rank is searched for from end to end, which is faster than a heap. A bit of a
-/// word for each.
+/// Up to this many symbols the lowest rank is searched for from end to end, which is faster than a
+/// heap. A bit of a word for each.
 const SCAN_SYMBOLS_MAX: usize = 64;
 /// Bits of a symbol's place below its rank.
 const PLACE_BITS: u32 = SCAN_SYMBOLS_MAX.ilog2();
@@ -43,8 +47,8 @@ const NO_RANK: u32 = i32::MAX as u32;
 
 /// All merges of a tokenizer.
 ///
-/// Symbols have numbers of their own here, so that of a merge's rank the product's number follows without a look into
-/// memory, which would be far away.
+/// Symbols have numbers of their own here, so that of a merge's rank the product's number follows
+/// without a look into memory, which would be far away.
 pub(crate) struct Merges {
     /// Left and right numbers, by rank.
     pairs: Pairs,
@@ -58,7 +62,8 @@ pub(crate) struct Merges {
     products: Vec<u32>,
 }
 
-/// The symbols that bytes become, and the ranks of their pairs: of the merges of a piece most are looked up for these.
+/// The symbols that bytes become, and the ranks of their pairs: of the merges of a piece most are
+/// looked up for these.
 pub(crate) struct Alphabet {
     ids: Box<[u32; 256]>,
     numbers: Box<[u32; 256]>,
@@ -84,7 +89,8 @@ impl Merges {
         count < 1 << RANK_BITS_MAX && Pairs::fit(count, count + ids_count)
     }
 
-    /// Takes `(left, right, product)` in the order of their ranks. Of two for the same pair the later one counts.
+    /// Takes `(left, right, product)` in the order of their ranks. Of two for the same pair the
+    /// later one counts.
     ///
     /// # Panics
     /// If they do not [`fit`](Merges::fit).
@@ -112,8 +118,9 @@ impl Merges {
         Merges { pairs, numbers, ids, first_product, products }
     }
 
-    /// The merges of `list` that ever happen, and perhaps some more, in their order. `first_symbols` appends the symbols
-    /// that a product's text begins as; `false` if it is not known what they are.
+    /// The merges of `list` that ever happen, and perhaps some more, in their order.
+    /// `first_symbols` appends the symbols that a product's text begins as; `false` if it is not
+    /// known what they are.
     pub(crate) fn live(
         list: &[(u32, u32, u32)],
         first_symbols: impl Fn(u32, &mut Vec<u32>) -> bool,
@@ -176,7 +183,8 @@ impl Merges {
         self.pairs.place(left, right)
     }
 
-    /// How many are left of symbols, and the rank of the last merge, [`Merges::none`] if there was none.
+    /// How many are left of symbols, and the rank of the last merge, [`Merges::none`] if there was
+    /// none.
     fn merge_alone(&self, symbols: &[u32], queue: &mut Queue) -> (u32, u32) {
         if symbols.len() <= SCAN_SYMBOLS_MAX {
             let (alive, last_rank) = self.merge_scanning(&mut self.scan(symbols), symbols.len());
@@ -187,7 +195,8 @@ impl Merges {
         (queue.places().count() as u32, last_rank)
     }
 
-    /// Applies every merge that can be applied to `work.symbols`. O(n log n) in the number of symbols.
+    /// Applies every merge that can be applied to `work.symbols`. O(n log n) in the number of
+    /// symbols.
     ///
     /// # Panics
     /// At 2^32 symbols or more.
@@ -262,7 +271,8 @@ impl Merges {
         }
     }
 
-    /// Calls `take` with the number of each piece, of at most 16 bytes, and what becomes of it, in any order.
+    /// Calls `take` with the number of each piece, of at most 16 bytes, and what becomes of it, in
+    /// any order.
     pub(crate) fn apply_to_all(
         &self,
         alphabet: &Alphabet,
@@ -281,8 +291,8 @@ impl Merges {
         }
     }
 
-    /// Merges the first `len` symbols of `scan`. Bit i is set if one is left at i; and the rank of the last merge,
-    /// [`Merges::none`] if there was none.
+    /// Merges the first `len` symbols of `scan`. Bit i is set if one is left at i; and the rank of
+    /// the last merge, [`Merges::none`] if there was none.
     #[inline(always)]
     fn merge_scanning(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
         #[cfg(target_arch = "x86_64")]
@@ -304,8 +314,8 @@ impl Merges {
 
     /// Merges within the first `len` symbols, at most `MAX`, as [`Merges::merge_scanning`].
     ///
-    /// A symbol that was merged into the one before stays where it is, dead and with no rank: leaving it there costs
-    /// less than moving all behind it.
+    /// A symbol that was merged into the one before stays where it is, dead and with no rank:
+    /// leaving it there costs less than moving all behind it.
     #[inline(never)]
     fn merge_first<const MAX: usize>(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
         let Scan { ranks, numbers } = scan;
@@ -332,7 +342,8 @@ impl Merges {
     }
 }
 
-/// A short word in the making: symbols, and of each the rank of its pair with the next one, above its place.
+/// A short word in the making: symbols, and of each the rank of its pair with the next one, above
+/// its place.
 struct Scan {
     ranks: [u32; SCAN_SYMBOLS_MAX],
     /// With one that is in no merge before the first and behind the last.
@@ -420,8 +431,8 @@ mod tests {
     }
 
     proptest! {
-        /// Scanning, queueing and the definition agree, whatever the merges: products are new symbols, as they are
-        /// where symbols stand for texts.
+        /// Scanning, queueing and the definition agree, whatever the merges: products are new
+        /// symbols, as they are where symbols stand for texts.
         #[test]
         fn both_ways_give_what_the_definition_gives(
             pairs in proptest::collection::vec((0u32..12, 0u32..12), 0..24),

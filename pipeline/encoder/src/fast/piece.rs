@@ -61,7 +61,8 @@ impl Padded {
         self.bytes[at..].first_chunk().expect("a place in the text is followed by the padding")
     }
 
-    /// The character at `at` and its length in bytes; in the padding, and where none begins, one that means nothing.
+    /// The character at `at` and its length in bytes; in the padding, and where none begins, one
+    /// that means nothing.
     #[inline]
     pub(crate) fn char(&self, at: usize) -> (char, usize) {
         let bytes: &[u8; 4] =
@@ -84,8 +85,8 @@ impl Padded {
     }
 }
 
-/// The first `length_bytes` of 16 bytes, with their number in the last one, so that no two pieces have the same key
-/// and none has the key of an empty entry.
+/// The first `length_bytes` of 16 bytes, with their number in the last one, so that no two pieces
+/// have the same key and none has the key of an empty entry.
 #[inline(always)]
 pub(crate) fn short_key(word: u128, length_bytes: usize) -> u128 {
     (word & MASKS[length_bytes]) | (length_bytes as u128 + 1) << 120

@@ -1,12 +1,13 @@
 //! Pre-tokenizers of byte-level tokenizers: where a text is cut before byte-pair encoding.
 //!
-//! tokenizer.json describes them as regexes. A few patterns serve nearly all tokenizers, and a general engine spends
-//! more time on them than all else takes. So each known pattern, recognised by its exact text, has a scanner of its
-//! own, written by hand and tested against the engine. A pattern that is not known is not approximated: its tokenizer
-//! is left to the `tokenizers` crate.
+//! tokenizer.json describes them as regexes. A few patterns serve nearly all tokenizers, and a
+//! general engine spends more time on them than all else takes. So each known pattern, recognised
+//! by its exact text, has a scanner of its own, written by hand and tested against the engine. A
+//! pattern that is not known is not approximated: its tokenizer is left to the `tokenizers` crate.
 //!
-//! A pattern looks ahead but never back: where a piece ends depends on the text from its begin on and on nothing
-//! before it. So a scanner can begin at any border, and it is enough to find the borders inside of a `block`.
+//! A pattern looks ahead but never back: where a piece ends depends on the text from its begin on
+//! and on nothing before it. So a scanner can begin at any border, and it is enough to find the
+//! borders inside of a `block`.
 //!
 //! **Invariant:** pieces are those of `tokenizers`, in order, and together they are the text.
 
@@ -73,7 +74,8 @@ pub struct ByteLevel {
 }
 
 impl ByteLevel {
-    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error says, in words, what of it is not known.
+    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error says, in words, what of it is
+    /// not known.
     pub fn of(pre_tokenizer: &Value) -> Result<ByteLevel, String> {
         let definition = PreTokenizer::deserialize(pre_tokenizer);
         let definition = definition.map_err(|err| format!("its pre-tokenizer: {err}"))?;
@@ -137,8 +139,8 @@ fn step(definition: &PreTokenizer) -> Result<Step, String> {
     }
 }
 
-/// A `Split` whose matches are pieces: the patterns here leave out no character but DeepSeek's, so that it makes no
-/// difference to the others whether what is between matches is kept or removed.
+/// A `Split` whose matches are pieces: the patterns here leave out no character but DeepSeek's, so
+/// that it makes no difference to the others whether what is between matches is kept or removed.
 fn split_step(pattern: &str, behavior: &str, invert: bool) -> Result<Step, String> {
     let (known, all_matched) = match pattern {
         CL100K => (Step::Split(Split::Cl100k { digits_max: 3 }), true),
@@ -179,8 +181,9 @@ impl Split {
         }
     }
 
-    /// Whether a piece begins at `at` whatever the text before `at - 1` and behind `at` is: white space behind a
-    /// letter or a digit. No pattern here has a part that matches one behind the other.
+    /// Whether a piece begins at `at` whatever the text before `at - 1` and behind `at` is: white
+    /// space behind a letter or a digit. No pattern here has a part that matches one behind the
+    /// other.
     pub fn is_cut(self, text: &str, at: usize) -> bool {
         let bytes = text.as_bytes();
         self != Split::Whole
@@ -193,10 +196,12 @@ impl Split {
 
 /// Makes pieces by one pattern.
 trait Scanner: Copy {
-    /// The end of the piece that begins at `at`, which is not the end of the text. The plain form, for any text.
+    /// The end of the piece that begins at `at`, which is not the end of the text. The plain form,
+    /// for any text.
     fn piece_end(self, text: &str, at: usize) -> usize;
 
-    /// Where pieces begin in `block`, of which bit 0 is one. May leave out all from some position on.
+    /// Where pieces begin in `block`, of which bit 0 is one. May leave out all from some position
+    /// on.
     fn starts(self, block: &Block) -> u64;
 }
 
@@ -223,7 +228,8 @@ fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     }
 }
 
-/// Takes the ends of the pieces that `chunk`, what stands at `at`, shows, or of one piece, and returns the last.
+/// Takes the ends of the pieces that `chunk`, what stands at `at`, shows, or of one piece, and
+/// returns the last.
 #[inline(always)]
 fn scan_block<S: Scanner>(
     scanner: S,

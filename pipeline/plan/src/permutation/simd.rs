@@ -1,8 +1,9 @@
 //! The rounds of a Feistel network for several indexes at once.
 //!
-//! A round is a SipHash-1-3 of one word (Aumasson and Bernstein, 2012), which is a chain of dependent operations; a
-//! processor that has nothing else to do waits for most of them. Sixteen chains next to each other are vector
-//! operations, of 512 or 256 bits where the processor has them, and two or four of these at a time.
+//! A round is a SipHash-1-3 of one word (Aumasson and Bernstein, 2012), which is a chain of
+//! dependent operations; a processor that has nothing else to do waits for most of them. Sixteen
+//! chains next to each other are vector operations, of 512 or 256 bits where the processor has
+//! them, and two or four of these at a time.
 //!
 //! **Invariant:** every lane has what the `siphasher` crate gives for its word.
 
@@ -26,8 +27,8 @@ impl Keys {
     }
 }
 
-/// All rounds: the left halves change in the even ones and the right halves in the odd ones, each by the hash of the
-/// other half and the round's number, of which the bits of `mask` count.
+/// All rounds: the left halves change in the even ones and the right halves in the odd ones, each
+/// by the hash of the other half and the round's number, of which the bits of `mask` count.
 pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&mut Lanes, u64)) {
     #[cfg(target_arch = "x86_64")]
     {

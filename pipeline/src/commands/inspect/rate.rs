@@ -1,9 +1,11 @@
 //! `patchmill inspect DIR --rate-for TOKENS`: the sample rate that gives so many tokens.
 //!
-//! The document index has all that the sample goes by, so the tokens that each rate gives are counted and not
-//! estimated: every document has a lowest rate that takes it, and its tokens are added up there.
+//! The document index has all that the sample goes by, so the tokens that each rate gives are
+//! counted and not estimated: every document has a lowest rate that takes it, and its tokens are
+//! added up there.
 //!
-//! **Invariant:** the rate named is the smallest of six decimal places that gives the tokens, and gives what is said.
+//! **Invariant:** the rate named is the smallest of six decimal places that gives the tokens, and
+//! gives what is said.
 
 use std::io::Write;
 use std::path::Path;
@@ -77,7 +79,8 @@ pub(crate) fn print(
     Ok(())
 }
 
-/// Refuses what cannot be told from this corpus, because documents that would be taken are not in it.
+/// Refuses what cannot be told from this corpus, because documents that would be taken are not in
+/// it.
 fn check(dir: &Path, manifest: &Manifest, select: &Select, seed: u64) -> anyhow::Result<()> {
     let usage = |what: String| Err(UsageError(what).into());
     let asked = select.record().unwrap_or_default();

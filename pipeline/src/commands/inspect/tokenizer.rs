@@ -1,6 +1,7 @@
 //! `patchmill inspect --tokenizer`: what a tokenizer is, and which encoder makes its ids.
 //!
-//! **Invariant:** the encoder that is named is the one that `patchmill tokenize` would use for texts as text.
+//! **Invariant:** the encoder that is named is the one that `patchmill tokenize` would use for
+//! texts as text.
 
 use std::io::Write;
 use std::path::Path;

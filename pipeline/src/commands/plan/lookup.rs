@@ -1,6 +1,7 @@
 //! What `patchmill plan` says about single steps and documents.
 //!
-//! **Invariant:** every place that is printed comes from the [`Plan`], the manifest or the document index.
+//! **Invariant:** every place that is printed comes from the [`Plan`], the manifest or the document
+//! index.
 
 use std::io::Write;
 
@@ -88,7 +89,8 @@ pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>>
             let documents = index::documents(&corpus.dir().join(&index.path), wanted)?;
             found.extend(documents.iter().map(|document| first_document + document));
         }
-        first_document += series.totals.shard_documents().expect("a manifest adds up"); // the manifest's sums were checked
+        // The manifest's sums were checked.
+        first_document += series.totals.shard_documents().expect("a manifest adds up");
     }
     let refused = |what: String| Err(UsageError(format!("--find: {what}")).into());
     match name {
@@ -333,7 +335,8 @@ impl FindReport {
                     None if matches!(readings.last(), Some(Err(last)) if *last == epoch) => {}
                     None => readings.push(Err(epoch)),
                 }
-                // Every window is aligned to its own size within its stream. What is not read may end at any unit.
+                // Every window is aligned to its own size within its stream. What is not read may
+                // end at any unit.
                 let in_stream = token - stream_first;
                 token = stream_first + in_stream / window * window + window;
             }

@@ -1,6 +1,7 @@
 //! The files of an export: which there are for each target, and their bytes.
 //!
-//! **Invariant:** a file of ids holds every id of its shards in order, and what is beside it every document of them.
+//! **Invariant:** a file of ids holds every id of its shards in order, and what is beside it every
+//! document of them.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -179,7 +180,8 @@ impl Job<'_> {
     }
 }
 
-/// Calls `each` with the ids of `tokens` in order, some at a time, and the place of the first of them.
+/// Calls `each` with the ids of `tokens` in order, some at a time, and the place of the first of
+/// them.
 pub(crate) fn for_each_chunk(
     corpus: &Corpus,
     tokens: Range<u64>,

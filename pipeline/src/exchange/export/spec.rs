@@ -1,6 +1,7 @@
 //! What an export writes, and where.
 //!
-//! **Invariant:** a spec says nothing about its corpus; what does not fit that is an error of the export.
+//! **Invariant:** a spec says nothing about its corpus; what does not fit that is an error of the
+//! export.
 
 use std::path::PathBuf;
 

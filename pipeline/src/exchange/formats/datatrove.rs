@@ -1,8 +1,10 @@
-//! datatrove's `NAME.ds`, as datatrove 0.10.1 reads them (`datatrove.utils.dataset`, `datatrove.pipeline.tokens`): raw
-//! little-endian ids of 2 or 4 bytes, which a reader is told (`token_size`); `NAME.ds.index` has a `u64` a document, the token
-//! after it; `NAME.ds.metadata` has three lines of text that its merger reads and its datasets do not.
+//! datatrove's `NAME.ds`, as datatrove 0.10.1 reads them (`datatrove.utils.dataset`,
+//! `datatrove.pipeline.tokens`): raw little-endian ids of 2 or 4 bytes, which a reader is told
+//! (`token_size`); `NAME.ds.index` has a `u64` a document, the token after it; `NAME.ds.metadata`
+//! has three lines of text that its merger reads and its datasets do not.
 //!
-//! **Invariant:** the names that [`side_names`] gives match no pattern that datatrove looks for ids with.
+//! **Invariant:** the names that [`side_names`] gives match no pattern that datatrove looks for ids
+//! with.
 
 /// End of the name of a file of ids.
 pub(crate) const IDS_END: &str = ".ds";

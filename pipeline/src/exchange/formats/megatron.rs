@@ -1,5 +1,6 @@
-//! Megatron-core's `NAME.bin` and `NAME.idx`, as `megatron.core.datasets.indexed_dataset` of megatron-core 0.16.1 reads
-//! them: ids without a header, and an index of the sequences and documents in them.
+//! Megatron-core's `NAME.bin` and `NAME.idx`, as `megatron.core.datasets.indexed_dataset` of
+//! megatron-core 0.16.1 reads them: ids without a header, and an index of the sequences and
+//! documents in them.
 //!
 //! | bytes of `NAME.idx` | field             | encoding                                             |
 //! |---------------------|-------------------|------------------------------------------------------|
@@ -12,10 +13,11 @@
 //! | 8 · s               | pointers          | `i64`, byte of `NAME.bin` where each begins          |
 //! | 8 · d               | document borders  | `i64`, in sequences; from 0 to s, never falling      |
 //!
-//! A document is a sequence here. Others may have several, and documents or sequences without a token.
+//! A document is a sequence here. Others may have several, and documents or sequences without a
+//! token.
 //!
-//! **Invariant:** an index that was opened is as long as it says, and its sequences lie in the `.bin` one after the other
-//! and fill it.
+//! **Invariant:** an index that was opened is as long as it says, and its sequences lie in the
+//! `.bin` one after the other and fill it.
 
 use std::path::{Path, PathBuf};
 
@@ -140,7 +142,8 @@ impl Index {
         Ok(Index { path: path.to_owned(), token_bytes, sequence_count, border_count })
     }
 
-    /// Reads it all once: sequences lie one behind the other and fill the `.bin`; borders rise from 0 to the last.
+    /// Reads it all once: sequences lie one behind the other and fill the `.bin`; borders rise from
+    /// 0 to the last.
     fn check(&self, bin: &Path) -> Result<(), ForeignError> {
         let token_bytes = u64::from(self.token_bytes.get());
         let mut lengths = Reading::open(&self.path, self.lengths_offset())?;
@@ -155,7 +158,8 @@ impl Index {
                 return Err(self.field(offset, what, pointer.to_string(), expected));
             }
             let tokens = self.length(&mut lengths, sequence)?;
-            // No more than 2^64 / 12 sequences of 2^33 bytes, so that only a file of lies gets here.
+            // No more than 2^64 / 12 sequences of 2^33 bytes, so that only a file of lies gets
+            // here.
             end_byte = end_byte.saturating_add(tokens * token_bytes);
         }
         let found_bytes = file_bytes(bin)?;
@@ -247,7 +251,8 @@ impl DocumentEnds {
         }
         self.next_border += 1;
         let border = i64::from_le_bytes(self.borders.array()?);
-        // Checked when it was opened; an index that changes while it is read leads to too few tokens, not to too many.
+        // Checked when it was opened; an index that changes while it is read leads to too few
+        // tokens, not to too many.
         while u64::try_from(border).is_ok_and(|border| self.sequence < border)
             && self.sequence < self.index.sequence_count
         {

@@ -1,9 +1,10 @@
-//! The token files of OLMo-core (ai2-olmo-core 3.0.0, `olmo_core.data`) and dolma (1.2.1, `dolma.tokenizer`): `NAME.npy`
-//! is no file of `numpy.save` but raw little-endian ids, `uint16` where the vocabulary has up to 65,536 entries and
-//! `uint32` above; `NAME.csv.gz` beside it has a line a document, `start,end` in tokens and what else its writer wants.
+//! The token files of OLMo-core (ai2-olmo-core 3.0.0, `olmo_core.data`) and dolma (1.2.1,
+//! `dolma.tokenizer`): `NAME.npy` is no file of `numpy.save` but raw little-endian ids, `uint16`
+//! where the vocabulary has up to 65,536 entries and `uint32` above; `NAME.csv.gz` beside it has a
+//! line a document, `start,end` in tokens and what else its writer wants.
 //!
-//! OLMo-core looks for EOS ids in the array where it is local, and reads the csv otherwise or when it is told so
-//! (`use_array_if_local=False`).
+//! OLMo-core looks for EOS ids in the array where it is local, and reads the csv otherwise or when
+//! it is told so (`use_array_if_local=False`).
 //!
 //! **Invariant:** documents of a csv that was read follow each other and fill the array.
 

@@ -1,10 +1,10 @@
 //! Where the documents of foreign ids end, and their way into a series of shards.
 //!
-//! A row is a document of the foreign file, counted from 1; one without a token, which a shard cannot hold, is listed as
-//! skipped.
+//! A row is a document of the foreign file, counted from 1; one without a token, which a shard
+//! cannot hold, is listed as skipped.
 //!
-//! **Invariant:** every document that is written begins with BOS and ends with EOS where the policy says so, and memory does
-//! not grow with the length of a document.
+//! **Invariant:** every document that is written begins with BOS and ends with EOS where the policy
+//! says so, and memory does not grow with the length of a document.
 
 use schemas::manifest::SpecialToken;
 
@@ -80,8 +80,8 @@ pub(crate) struct Written {
 }
 
 impl Documents<'_> {
-    /// Reads the file to its end; the writer with all but what [`SeriesWriter::finish`] does. `unsaid` are tokens that the
-    /// policy leaves out and the vocabulary has.
+    /// Reads the file to its end; the writer with all but what [`SeriesWriter::finish`] does.
+    /// `unsaid` are tokens that the policy leaves out and the vocabulary has.
     pub(crate) fn read(
         mut self,
         mut ends: Ends,
@@ -198,8 +198,8 @@ impl Documents<'_> {
 }
 
 impl Around {
-    /// Where in `ids` the first document begins of those that begin in them; `before` is the id before them, if that is
-    /// of the same document.
+    /// Where in `ids` the first document begins of those that begin in them; `before` is the id
+    /// before them, if that is of the same document.
     fn first_border(&self, before: Option<u32>, ids: &[u32]) -> Option<usize> {
         let is = |token: &Option<SpecialToken>, id: u32| {
             token.as_ref().is_none_or(|token| token.id == id)

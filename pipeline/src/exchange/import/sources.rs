@@ -1,7 +1,7 @@
 //! Which files an import reads, and what can be checked of them before anything is written.
 //!
-//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it fits them, as long as
-//! [`Foreign::check_unchanged`] finds it as it was.
+//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it
+//! fits them, as long as [`Foreign::check_unchanged`] finds it as it was.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -38,7 +38,8 @@ struct Seen {
 }
 
 impl Foreign {
-    /// Refuses files that are not what they were when they were found: what was read of them may be of both.
+    /// Refuses files that are not what they were when they were found: what was read of them may be
+    /// of both.
     pub(crate) fn check_unchanged(&self) -> Result<(), ForeignError> {
         self.seen.iter().try_for_each(Seen::check)
     }
@@ -141,7 +142,8 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
     Ok(Foreign { input, token_bytes, token_count, index: None, csv, seen })
 }
 
-/// Makes a change of `side`, the file beside the ids, one of the input: what was made of both is of no use after either.
+/// Makes a change of `side`, the file beside the ids, one of the input: what was made of both is of
+/// no use after either.
 ///
 /// The sum of both times, not the later of them: one that is replaced may be older than the other.
 fn with_side(mut input: Input, side: &Path) -> anyhow::Result<Input> {

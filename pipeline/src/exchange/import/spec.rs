@@ -12,7 +12,8 @@ use encoder::Policy;
 /// An import of another project's files.
 #[derive(Clone, Debug)]
 pub struct ImportSpec {
-    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a folder of them; nanogpt: a .bin.
+    /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a
+    /// folder of them; nanogpt: a .bin.
     pub source: PathBuf,
     /// Whose files they are.
     pub from: ForeignFormat,
@@ -20,8 +21,8 @@ pub struct ImportSpec {
     pub tokenizer: PathBuf,
     /// The folder to write the corpus into.
     pub out: PathBuf,
-    /// What goes around each document, which is checked; and what special tokens written out in a text were, which is
-    /// recorded.
+    /// What goes around each document, which is checked; and what special tokens written out in a
+    /// text were, which is recorded.
     pub policy: Policy,
     /// Of files of olmo: bytes of an id; by the size of the vocabulary when `None`.
     pub token_bytes: Option<TokenBytes>,

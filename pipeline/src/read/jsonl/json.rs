@@ -1,12 +1,13 @@
 //! One line of JSON to a text and a set name, reading nothing else.
 //!
-//! Written by hand because no crate does all of this: lone surrogates replaced and counted, numbers of any size where
-//! nobody reads them, errors with the byte at which they stand, at the speed of the fastest readers. What is JSON and what
-//! it says is compared with serde_json by tests and by a fuzz target; the module stands alone, so that the target can
-//! include it.
+//! Written by hand because no crate does all of this: lone surrogates replaced and counted, numbers
+//! of any size where nobody reads them, errors with the byte at which they stand, at the speed of
+//! the fastest readers. What is JSON and what it says is compared with serde_json by tests and by a
+//! fuzz target; the module stands alone, so that the target can include it.
 //!
-//! **Invariant:** what is accepted is one JSON object in UTF-8 with nothing after it (RFC 8259; a surrogate escape may stand
-//! alone); of duplicate keys the last one counts, as in Python's json and in most other readers.
+//! **Invariant:** what is accepted is one JSON object in UTF-8 with nothing after it (RFC 8259; a
+//! surrogate escape may stand alone); of duplicate keys the last one counts, as in Python's json
+//! and in most other readers.
 
 use std::borrow::Cow;
 
@@ -37,13 +38,14 @@ pub struct Found<'a> {
 }
 
 impl<'p> Parser<'p> {
-    /// Looks for the text under `text_key` and for the set name at the end of a dotted path, which must be a string wherever it is
-    /// present if `set_is_required_string`.
+    /// Looks for the text under `text_key` and for the set name at the end of a dotted path, which
+    /// must be a string wherever it is present if `set_is_required_string`.
     pub fn new(text_key: &'p str, set_path: &'p str, set_is_required_string: bool) -> Parser<'p> {
         Parser { text_key, set_path: set_path.split('.').collect(), set_is_required_string }
     }
 
-    /// The text and the set name of a line, or the reason why it has none; offsets in it count bytes of the line from 0.
+    /// The text and the set name of a line, or the reason why it has none; offsets in it count
+    /// bytes of the line from 0.
     pub fn parse<'a>(&self, line: &'a [u8]) -> Result<Found<'a>, String> {
         let mut cursor = Cursor::new(line)?;
         let (mut text, mut set) = (None, None);
@@ -97,7 +99,8 @@ impl<'p> Parser<'p> {
     }
 }
 
-/// The string at the end of a path of keys in JSON, with the surrogates replaced in it; `None` where there is none, or no JSON.
+/// The string at the end of a path of keys in JSON, with the surrogates replaced in it; `None`
+/// where there is none, or no JSON.
 pub fn string_at<'a>(json: &'a str, path: &[&str]) -> Option<(Cow<'a, str>, u64)> {
     let mut cursor = Cursor { text: json, at: 0 };
     cursor.skip_space();
@@ -111,7 +114,8 @@ pub fn string_at<'a>(json: &'a str, path: &[&str]) -> Option<(Cow<'a, str>, u64)
 
 const NULL: &str = "null";
 
-/// A value, of which only strings are kept, with the number of surrogates that were replaced in them.
+/// A value, of which only strings are kept, with the number of surrogates that were replaced in
+/// them.
 enum Value<'a> {
     String(Cow<'a, str>, u64),
     Other(&'static str),

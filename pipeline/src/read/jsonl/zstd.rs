@@ -1,6 +1,7 @@
 //! zstd data to bytes, frame by frame, so that an error names the frame in which it stands.
 //!
-//! **Invariant:** the end of the data is the end of a frame; everything else that the data can end in is an error.
+//! **Invariant:** the end of the data is the end of a frame; everything else that the data can end
+//! in is an error.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -37,7 +38,8 @@ pub(crate) struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
-    /// Decodes `source`, which is called `name` in what is said, and adds to `consumed` what was decoded.
+    /// Decodes `source`, which is called `name` in what is said, and adds to `consumed` what was
+    /// decoded.
     pub(crate) fn new(source: R, name: String, consumed: Arc<AtomicU64>) -> io::Result<Frames<R>> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;

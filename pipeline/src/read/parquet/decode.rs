@@ -24,7 +24,8 @@ use crate::read::error::DocsError;
 use crate::read::parquet::guard::guarded;
 use crate::read::parquet::rows::{Cell, RowChunk};
 
-/// Rows of one batch at most, however short: a page's dictionary can make them longer than the file.
+/// Rows of one batch at most, however short: a page's dictionary can make them longer than the
+/// file.
 const BATCH_ROWS_MAX: u64 = 1024;
 
 /// A Parquet file that is being read.
@@ -102,7 +103,8 @@ impl ParquetRows {
         rows.check_types(columns.set.is_some())
     }
 
-    /// The types of the projected columns must be strings. A default set column of another type holds no set names.
+    /// The types of the projected columns must be strings. A default set column of another type
+    /// holds no set names.
     fn check_types(mut self, set_was_asked_for: bool) -> Result<ParquetRows, DocsError> {
         let empty = RecordBatch::new_empty(self.reader.schema());
         let text = [self.text.clone()];
@@ -182,7 +184,8 @@ impl ParquetRows {
 struct Found {
     text_leaf: usize,
     set_leaf: Option<usize>,
-    /// Column of the set name, and the number of keys of its path that lie inside of JSON in that column.
+    /// Column of the set name, and the number of keys of its path that lie inside of JSON in that
+    /// column.
     set: Option<(Vec<String>, u32)>,
 }
 
@@ -213,8 +216,8 @@ fn find(schema: &SchemaDescriptor, path: &Path, columns: &Columns) -> Result<Fou
     Ok(Found { text_leaf, set_leaf: set.map(|(leaf, _)| leaf), set: set_parts })
 }
 
-/// The schema with bytes in place of strings in some leaves: for one string that is no UTF-8 the decoder refuses a whole
-/// batch, and we one row.
+/// The schema with bytes in place of strings in some leaves: for one string that is no UTF-8 the
+/// decoder refuses a whole batch, and we one row.
 fn strings_as_bytes(
     schema: &SchemaDescriptor,
     leaves: impl Iterator<Item = usize>,

@@ -1,9 +1,10 @@
 //! Rows of Parquet, decoded by another process, so that a hostile file can only end that one.
 //!
-//! The child is this program with the hidden command `read-parquet`. It limits its own memory, decodes, and writes frames to a
-//! pipe; it ends when the parent is gone. The parent believes nothing: lengths are bounded before memory is taken for them,
-//! silence has a limit, and a child that ends in any other way than with its last frame is an error that names the file and
-//! the last row that came.
+//! The child is this program with the hidden command `read-parquet`. It limits its own memory,
+//! decodes, and writes frames to a pipe; it ends when the parent is gone. The parent believes
+//! nothing: lengths are bounded before memory is taken for them, silence has a limit, and a child
+//! that ends in any other way than with its last frame is an error that names the file and the last
+//! row that came.
 //!
 //! | frame   | bytes, little-endian                                                                                |
 //! |---------|-----------------------------------------------------------------------------------------------------|
@@ -12,7 +13,8 @@
 //! | `E`     | none: the last one                                                                                   |
 //! | `X`     | kind `u8`, row `u64`, two texts, each its length `u32` and UTF-8; the last one                       |
 //!
-//! A cell is the length of its bytes; 2^64 - 1 is null; with bit 63 it is the length of a value that was left out.
+//! A cell is the length of its bytes; 2^64 - 1 is null; with bit 63 it is the length of a value
+//! that was left out.
 //!
 //! **Invariant:** what `decode_chunk` accepts re-encodes to the same bytes.
 
@@ -34,7 +36,8 @@ use crate::read::error::DocsError;
 use crate::read::parquet::decode::{ParquetRows, SET_HINT, TEXT_HINT};
 use crate::read::parquet::rows::{Cell, RowChunk};
 
-/// Silence after which a child is given up: a minute for a disk that has to wake up, and as much again.
+/// Silence after which a child is given up: a minute for a disk that has to wake up, and as much
+/// again.
 const STALL: Duration = Duration::from_secs(120);
 /// Address space of a child, but for documents.
 const MEMORY_BYTES: u64 = 2 << 30;

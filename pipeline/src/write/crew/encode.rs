@@ -1,6 +1,7 @@
 //! The stage's middle: a chunk to the ids of its documents, and what becomes of each.
 //!
-//! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to its ids.
+//! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to
+//! its ids.
 
 use crate::read::document::{Doc, Refusal};
 use crate::read::documents::Chunk;

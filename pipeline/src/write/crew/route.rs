@@ -1,6 +1,7 @@
 //! The stage's last step: encoded documents to the series that they belong to.
 //!
-//! A *chain* is what a series is made of: the documents of an input, or of one set of it, in the corpus or in its hold-out.
+//! A *chain* is what a series is made of: the documents of an input, or of one set of it, in the
+//! corpus or in its hold-out.
 //!
 //! **Invariant:** every document that was read is counted in exactly one chain of the corpus.
 

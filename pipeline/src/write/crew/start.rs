@@ -15,7 +15,8 @@ use crate::write::series::close::{Closer, OnInput, Parts};
 use encoder::{SessionStatistics, TokenId};
 
 impl Job<'_> {
-    /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends early when asked to stop.
+    /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends
+    /// early when asked to stop.
     pub(crate) fn run(
         &self,
         threads: usize,
@@ -58,7 +59,8 @@ impl Job<'_> {
         on_input: &OnInput,
     ) -> anyhow::Result<SessionStatistics> {
         std::thread::scope(|scope| {
-            // No room: whoever hands something over waits until what was handed over before is closed.
+            // No room: whoever hands something over waits until what was handed over before is
+            // closed.
             let (tx, rx) = bounded(0);
             let behind = (threads > 1).then(|| {
                 scope.spawn(move || {

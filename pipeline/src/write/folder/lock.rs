@@ -129,7 +129,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.is_exclusive {
-            // The file is removed while it is locked. A leftover does no harm: the lock is what counts.
+            // The file is removed while it is locked. A leftover does no harm: the lock is what
+            // counts.
             let _ = std::fs::remove_file(&self.path);
         }
     }

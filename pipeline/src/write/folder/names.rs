@@ -1,6 +1,7 @@
 //! Names of the files in a corpus' folder, and what a name says.
 //!
-//! **Invariant:** each name is of one kind of file, one series and one part; what is no such name is nothing of ours.
+//! **Invariant:** each name is of one kind of file, one series and one part; what is no such name
+//! is nothing of ours.
 
 use schemas::build::{BUILD_FILE, SKIPPED_FILE};
 use schemas::manifest;
@@ -61,7 +62,8 @@ pub(crate) enum Kind {
     Part,
 }
 
-/// The series that a file in a corpus' folder belongs to (for [`Kind::Input`] the position of its input), and what it is.
+/// The series that a file in a corpus' folder belongs to (for [`Kind::Input`] the position of its
+/// input), and what it is.
 pub(crate) fn series_of(name: &str) -> Option<(u64, Kind)> {
     let name = name.strip_prefix("holdout/").unwrap_or(name);
     let name = match name.strip_prefix('.') {

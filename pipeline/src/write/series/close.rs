@@ -1,12 +1,14 @@
-//! Makes what was written durable, behind the thread that writes on: parts, and the series that they form.
+//! Makes what was written durable, behind the thread that writes on: parts, and the series that
+//! they form.
 //!
-//! Hashing a shard takes little beside encoding it, but waiting for the disk may take as long as encoding did. At most one part
-//! is being closed while the next one is written, so that a kill costs less than two shards; with a single thread it is closed in
-//! that thread, and costs less than one. The files of one part are closed at the same time: when the last input is, all other
+//! Hashing a shard takes little beside encoding it, but waiting for the disk may take as long as
+//! encoding did. At most one part is being closed while the next one is written, so that a kill
+//! costs less than two shards; with a single thread it is closed in that thread, and costs less
+//! than one. The files of one part are closed at the same time: when the last input is, all other
 //! threads wait for it.
 //!
-//! **Invariant:** parts are published in their order, a series' record after all its parts, and the parts' own files
-//! go after that.
+//! **Invariant:** parts are published in their order, a series' record after all its parts, and the
+//! parts' own files go after that.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +53,8 @@ pub(crate) struct ClosedInput {
 pub(crate) struct ClosedSeries {
     /// The parts that were there when the run began.
     pub(crate) kept: Vec<PartRecord>,
-    /// The last shard, which goes with its input: handed over alone, it would make its input wait for it.
+    /// The last shard, which goes with its input: handed over alone, it would make its input wait
+    /// for it.
     pub(crate) last: Option<ClosedPart>,
     pub(crate) tail: Tail,
 }
@@ -63,7 +66,8 @@ pub(crate) enum Closer<'a> {
 }
 
 impl Closer<'_> {
-    /// Closes, or hands over; an error of what was handed over comes up where that thread is joined.
+    /// Closes, or hands over; an error of what was handed over comes up where that thread is
+    /// joined.
     pub(crate) fn close(&mut self, closing: Closing) -> anyhow::Result<()> {
         match self {
             Closer::Here(parts, on_input) => parts.close(closing, *on_input),
@@ -186,7 +190,8 @@ fn join_index(spec: &SeriesSpec, parts: &[PartRecord]) -> anyhow::Result<Option<
     Ok(Some(index))
 }
 
-/// Lists of skipped documents, one after the other, as the file `name`; `None` when nothing was skipped.
+/// Lists of skipped documents, one after the other, as the file `name`; `None` when nothing was
+/// skipped.
 pub(crate) fn join_skipped(
     dir: &Path,
     name: String,

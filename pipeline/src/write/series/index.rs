@@ -1,6 +1,7 @@
 //! Writes document indexes, and joins the parts of one.
 //!
-//! **Invariant:** equal rows in equal parts give equal bytes, in every build of this program; joining a single part gives its own.
+//! **Invariant:** equal rows in equal parts give equal bytes, in every build of this program;
+//! joining a single part gives its own.
 
 use std::io;
 use std::path::Path;
@@ -123,7 +124,8 @@ impl IndexWriter {
         self.writer.write(&batch).with_context(|| format!("write {}", self.name))
     }
 
-    /// Completes the file and puts it under its name, which is durable with the next sync of the folder.
+    /// Completes the file and puts it under its name, which is durable with the next sync of the
+    /// folder.
     pub(crate) fn place(mut self) -> anyhow::Result<FileRecord> {
         self.write_group()?;
         let file = self.writer.into_inner();
@@ -146,7 +148,8 @@ impl IndexWriter {
     }
 }
 
-/// The index `name` of a series whose rows are all in one part, which joining would write a second time, byte for byte.
+/// The index `name` of a series whose rows are all in one part, which joining would write a second
+/// time, byte for byte.
 pub(crate) fn copy_rows(dir: &Path, name: String, rows: &FileRecord) -> anyhow::Result<FileRecord> {
     let source = dir.join(&rows.path);
     let mut copy = AtomicFile::create(&dir.join(&name))?;

@@ -10,8 +10,9 @@ use schemas::shard::{BLOCK_BYTES, HEADER_BYTES, ShardFooter, ShardHeader, TokenB
 use crate::disk::atomic::{AtomicFile, Hands, PublishError, sync_dir};
 use encoder::TokenId;
 
-/// A shard is written in pieces of this size. The page cache keeps what was written at once in a page of up to that size
-/// (seen on ext4 under Linux 6.18), and then a reader of the mapped file takes a page fault for 2 MiB in place of one for 64 KiB.
+/// A shard is written in pieces of this size. The page cache keeps what was written at once in a
+/// page of up to that size (seen on ext4 under Linux 6.18), and then a reader of the mapped file
+/// takes a page fault for 2 MiB in place of one for 64 KiB.
 const WRITTEN_BYTES: usize = 2 << 20;
 
 /// What a shard says about itself beyond its ids.
@@ -59,7 +60,8 @@ impl ShardWriter {
     /// Appends a document and returns its first token's position in the shard.
     ///
     /// # Panics
-    /// If the document has no tokens or an id that the vocabulary does not have, which the encoder rules out.
+    /// If the document has no tokens or an id that the vocabulary does not have, which the encoder
+    /// rules out.
     pub fn push<I: TokenId>(&mut self, ids: &[I]) -> Result<u64, PublishError> {
         self.append(ids)?;
         Ok(self.end_document().0)
@@ -87,7 +89,8 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Ends the document that was appended; its first token's position in the shard, and its tokens.
+    /// Ends the document that was appended; its first token's position in the shard, and its
+    /// tokens.
     ///
     /// # Panics
     /// If it has no tokens.
@@ -115,7 +118,8 @@ impl ShardWriter {
         Ok(shard)
     }
 
-    /// Writes what completes the shard's bytes; making them durable, which takes time, is left for later.
+    /// Writes what completes the shard's bytes; making them durable, which takes time, is left for
+    /// later.
     pub(crate) fn seal(mut self) -> Result<SealedShard, PublishError> {
         if !self.block.is_empty() {
             self.write_block()?;
@@ -151,11 +155,11 @@ pub(crate) struct SealedShard {
 }
 
 impl SealedShard {
-    /// Hashes the shard, makes its bytes durable and puts it under its name, which is durable with the next
-    /// [`sync_dir`] of the folder.
+    /// Hashes the shard, makes its bytes durable and puts it under its name, which is durable with
+    /// the next [`sync_dir`] of the folder.
     ///
-    /// The hash is read back: the header, which stands first, is known last. From the page cache that costs little
-    /// beside encoding the ids.
+    /// The hash is read back: the header, which stands first, is known last. From the page cache
+    /// that costs little beside encoding the ids.
     pub(crate) fn place(self, hands: Hands) -> Result<schemas::manifest::Shard, PublishError> {
         let (bytes, hash, file) = self.file.hash_and_seal(hands)?;
         assert_eq!(Some(bytes), self.header.file_bytes(), "bytes of shard {}", self.name);

@@ -94,7 +94,8 @@ fn whatever_is_wrong_with_an_index_is_named() {
     );
 }
 
-/// Every flipped bit and every shorter or longer file is an error or another dataset, never a panic.
+/// Every flipped bit and every shorter or longer file is an error or another dataset, never a
+/// panic.
 #[test]
 fn no_index_is_too_strange() {
     let dir = tempfile::tempdir().unwrap();
@@ -241,8 +242,8 @@ fn what_stands_around_documents_cuts_and_is_checked() {
     check(&[5, 2, 6], false, true, Err(no_eos));
 }
 
-/// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and one behind it. Whether
-/// what is there then can be imported; if so, going on gives what is there.
+/// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and
+/// one behind it. Whether what is there then can be imported; if so, going on gives what is there.
 #[track_caller]
 fn check_changed(change: impl Fn(&Path), what: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();

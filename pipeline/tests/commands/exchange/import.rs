@@ -145,8 +145,8 @@ fn an_import_refuses_what_cannot_be_meant() {
     fails(&at("ids"), "olmo", &plain, "c.npy has a .csv.gz of its documents and");
 }
 
-/// Imports two files, the second of which has an id too large; mends it and lets `change` do something to the first. Going on
-/// must give what a fresh import gives.
+/// Imports two files, the second of which has an id too large; mends it and lets `change` do
+/// something to the first. Going on must give what a fresh import gives.
 #[track_caller]
 fn check_goes_on_after(from: &str, dir: &Path, second: &Path, change: impl Fn()) {
     let (out, fresh) = (dir.with_extension("out"), dir.with_extension("fresh"));

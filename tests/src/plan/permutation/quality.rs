@@ -1,7 +1,9 @@
-//! Keyed permutations against true shuffles: the same statistics on both, and how many rounds the network needs.
+//! Keyed permutations against true shuffles: the same statistics on both, and how many rounds the
+//! network needs.
 //!
-//! Each statistic is a distance from what a random permutation gives on average, in standard deviations. A true
-//! shuffle stays below 5 of them, and so must the network; with fewer rounds it goes far beyond.
+//! Each statistic is a distance from what a random permutation gives on average, in standard
+//! deviations. A true shuffle stays below 5 of them, and so must the network; with fewer rounds it
+//! goes far beyond.
 
 use plan::permutation::{Permutation, PermutationKey, Purpose};
 
@@ -72,7 +74,8 @@ fn cells(order: Order, count: u64) -> f64 {
             counts[index * n + usize::try_from(order(index as u64)).unwrap()] += 1;
         }
     }
-    // Rows and columns have fixed sums, which leaves (n - 1)^2 free cells and makes each vary by 1 - 1/n as much.
+    // Rows and columns have fixed sums, which leaves (n - 1)^2 free cells and makes each vary by 1
+    // - 1/n as much.
     let others = count as f64 - 1.0;
     excess(chi_square(&counts) * others / count as f64, others.powi(2))
 }
@@ -100,7 +103,8 @@ fn correlation(places: &[u64], count: u64, lag: usize) -> f64 {
     (products / terms / variance + 1.0 / count as f64) * terms.sqrt()
 }
 
-/// Chi-square of the differences of elements that stand `lag` apart in one long order, modulo `count`.
+/// Chi-square of the differences of elements that stand `lag` apart in one long order, modulo
+/// `count`.
 fn differences(places: &[u64], count: u64, lag: usize) -> f64 {
     const BINS: u64 = 64;
     let mut counts = [0; BINS as usize];
@@ -125,7 +129,8 @@ fn worst_of_small(order: Order, count: u64) -> f64 {
     worst
 }
 
-/// The worst of the statistics for one order of many elements: neighbours, and elements that differ in one bit.
+/// The worst of the statistics for one order of many elements: neighbours, and elements that differ
+/// in one bit.
 fn worst_of_large(order: Order, count: u64) -> f64 {
     let order = order(count, count);
     let places: Vec<u64> = (0..count.min(200_000)).map(&order).collect();

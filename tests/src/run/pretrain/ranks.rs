@@ -57,13 +57,15 @@ fn ranks_train_what_one_process_does() {
     let four = TestRun::new();
     let mut command =
         four.command(&["--ranks", "4", "--set", "train.micro_batch_windows=2", "--json"]);
-    // What a torchrun around says is not meant for these ranks; names of interfaces may be several, or none.
+    // What a torchrun around says is not meant for these ranks; names of interfaces may be several,
+    // or none.
     command.env("WORLD_SIZE", "1").env("TORCHELASTIC_USE_AGENT_STORE", "True");
     let output = command.env("GLOO_SOCKET_IFNAME", "lo,lo").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("4 ranks have met at 127.0.0.1:"), "{stderr}");
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap(); // one, not four
+    // One, not four.
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["phases"][1]["steps"], STEP_COUNT - SWITCH_STEP);
     let alone = losses(reference());
     for run in [two_ranks(), &four] {
@@ -123,7 +125,8 @@ fn a_signal_to_launcher_and_ranks_at_once_is_one() {
     assert_same_as_two_ranks(&run, "signal to all");
 }
 
-/// The signal that the launcher's end or a rank's failure sends to the others, however late it comes.
+/// The signal that the launcher's end or a rank's failure sends to the others, however late it
+/// comes.
 #[test]
 fn a_signal_that_only_asks_is_no_second_one() {
     let run = TestRun::new();

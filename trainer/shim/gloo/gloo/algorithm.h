@@ -1,6 +1,7 @@
-// Gloo as ProcessGroupGloo.hpp needs it to be declared: libtorch exports the class, and its wheel leaves Gloo's headers out.
-// Nothing here is defined or called by us; objects of these types are only held by pointers that libtorch makes. Whether
-// that is enough is a question of libtorch's version, which is pinned.
+// Gloo as ProcessGroupGloo.hpp needs it to be declared: libtorch exports the class, and its wheel
+// leaves Gloo's headers out. Nothing here is defined or called by us; objects of these types are
+// only held by pointers that libtorch makes. Whether that is enough is a question of libtorch's
+// version, which is pinned.
 #pragma once
 
 #include <chrono>
@@ -37,10 +38,12 @@ class Store {
   virtual void set(const std::string& key, const std::vector<char>& data) = 0;
   virtual std::vector<char> get(const std::string& key) = 0;
   virtual void wait(const std::vector<std::string>& keys) = 0;
-  virtual void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds& timeout) = 0;
+  virtual void wait(const std::vector<std::string>& keys,
+                    const std::chrono::milliseconds& timeout) = 0;
   virtual bool has_v2_support() { return false; }
   virtual std::vector<std::vector<char>> multi_get(const std::vector<std::string>& keys) = 0;
-  virtual void multi_set(const std::vector<std::string>& keys, const std::vector<std::vector<char>>& data) = 0;
+  virtual void multi_set(const std::vector<std::string>& keys,
+                         const std::vector<std::vector<char>>& data) = 0;
   virtual void append(const std::string& key, const std::vector<char>& data) = 0;
   virtual int64_t add(const std::string& key, int64_t value) = 0;
 };

@@ -1,6 +1,7 @@
 //! What `bench` has measured, as JSON and as text.
 //!
-//! **Invariant:** what is written as JSON is read back alike: each phase is measured in a process of its own.
+//! **Invariant:** what is written as JSON is read back alike: each phase is measured in a process
+//! of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

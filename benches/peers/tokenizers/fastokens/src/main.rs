@@ -1,4 +1,5 @@
-//! fastokens: a document at a time from several threads, special tokens as in Hugging Face's default.
+//! fastokens: a document at a time from several threads, special tokens as in Hugging Face's
+//! default.
 
 use fastokens::Tokenizer;
 

@@ -1,8 +1,10 @@
-//! What the peers' programs share: `PROGRAM TOKENIZER.json CORPUS.jsonl THREADS` prints one JSON object.
+//! What the peers' programs share: `PROGRAM TOKENIZER.json CORPUS.jsonl THREADS` prints one JSON
+//! object.
 //!
-//! Documents are in memory as strings before the clock starts; each of the threads takes 16 at a time and appends their
-//! ids to a vector of its own. One pass from a cold start. The checksum is the sum of id × (position + 1) modulo 2^64 over
-//! all ids in the order of the documents, as `benches::texts::Checksum` has it.
+//! Documents are in memory as strings before the clock starts; each of the threads takes 16 at a
+//! time and appends their ids to a vector of its own. One pass from a cold start. The checksum is
+//! the sum of id × (position + 1) modulo 2^64 over all ids in the order of the documents, as
+//! `benches::texts::Checksum` has it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Hugging Face tokenizers 1.0 (release candidate): a document at a time from several threads, by its pipeline.
+//! Hugging Face tokenizers 1.0 (release candidate): a document at a time from several threads, by
+//! its pipeline.
 
 use tokenizers::pipeline::EncodeOptions;
 

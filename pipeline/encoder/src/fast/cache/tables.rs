@@ -1,7 +1,8 @@
-//! The tables of a cache of pieces: flat, of a fixed size; of two entries of a bucket the one that was used longer ago is
-//! overwritten.
+//! The tables of a cache of pieces: flat, of a fixed size; of two entries of a bucket the one that
+//! was used longer ago is overwritten.
 //!
-//! **Invariant:** an entry is found by the key that it was stored under, and by no other; key 0 is no entry's.
+//! **Invariant:** an entry is found by the key that it was stored under, and by no other; key 0 is
+//! no entry's.
 
 use std::ops::Range;
 
@@ -34,7 +35,8 @@ impl Pending {
     }
 }
 
-/// One cache line, whichever the ids' width: with two for those of four bytes, Llama-3 was a fifth slower.
+/// One cache line, whichever the ids' width: with two for those of four bytes, Llama-3 was a fifth
+/// slower.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Bucket<I: TokenId> {
@@ -99,7 +101,8 @@ impl<I: TokenId> ShortTable<I> {
         Some(&ids[0])
     }
 
-    /// Makes room for a key that the bucket does not have; until [`ShortTable::fill`] it has no ids.
+    /// Makes room for a key that the bucket does not have; until [`ShortTable::fill`] it has no
+    /// ids.
     #[inline(always)]
     pub(crate) fn claim(&mut self, bucket: u32, key: u128) {
         let Bucket { keys, ids } = &mut self.buckets[bucket as usize];
@@ -107,8 +110,8 @@ impl<I: TokenId> ShortTable<I> {
         (keys[0], ids[0]) = (key, I::Packed::default());
     }
 
-    /// Stores the ids of a piece, if it has not given way to another one; `false` where they do not fit: then its
-    /// entry stays without.
+    /// Stores the ids of a piece, if it has not given way to another one; `false` where they do not
+    /// fit: then its entry stays without.
     pub(crate) fn fill(&mut self, bucket: u32, key: u128, ids: &[u32]) -> bool {
         let Some(packed) = I::pack(ids) else { return false };
         let bucket = &mut self.buckets[bucket as usize];
@@ -135,8 +138,8 @@ impl<I: TokenId> ShortTable<I> {
     }
 }
 
-/// Short pieces of one id each, in the order of their places in a short table of any size: so a table is filled from
-/// its begin to its end, and not here and there.
+/// Short pieces of one id each, in the order of their places in a short table of any size: so a
+/// table is filled from its begin to its end, and not here and there.
 pub(crate) struct Known {
     entries: Vec<(u128, u32)>,
 }
@@ -250,8 +253,8 @@ fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
-/// Pieces that are too long for the other tables or have too many ids, such as lines of dashes. One entry to a place: they are rare, but most
-/// time was spent on these where a text has many.
+/// Pieces that are too long for the other tables or have too many ids, such as lines of dashes. One
+/// entry to a place: they are rare, but most time was spent on these where a text has many.
 pub(crate) struct RareTable<I: TokenId> {
     entries: Vec<RareEntry<I>>,
     shift: u32,
@@ -297,7 +300,8 @@ impl<I: TokenId> RareTable<I> {
     }
 }
 
-/// Asks for large pages under a large table that is not yet touched: looking up random places needs them.
+/// Asks for large pages under a large table that is not yet touched: looking up random places needs
+/// them.
 fn advise_huge_pages<T>(table: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
@@ -305,8 +309,9 @@ fn advise_huge_pages<T>(table: &Vec<T>) {
         let first = start.next_multiple_of(HUGE_PAGE_BYTES);
         let end = (start + table.capacity() * size_of::<T>()) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         if first < end {
-            // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE changes nothing that it
-            // holds. A kernel that does not know it says so, and the pages stay small.
+            // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE changes
+            // nothing that it holds. A kernel that does not know it says so, and the pages stay
+            // small.
             #[expect(unsafe_code, reason = "fewer misses of the TLB; just bench tokenize")]
             unsafe {
                 libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE);

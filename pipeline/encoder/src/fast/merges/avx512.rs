@@ -1,8 +1,9 @@
 //! [`Merges::merge_first`] with AVX-512: the ranks of sixteen pairs are one register.
 //!
-//! The lowest of the ranks that a merge does not change is found while those that it changes are looked up, which takes
-//! longer, so that the search costs next to nothing. And [`apply_to_all`] gives several pieces turns, a merge of one after
-//! a merge of another, so that while one waits for memory the others go on: a third of the time of one after the other.
+//! The lowest of the ranks that a merge does not change is found while those that it changes are
+//! looked up, which takes longer, so that the search costs next to nothing. And [`apply_to_all`]
+//! gives several pieces turns, a merge of one after a merge of another, so that while one waits for
+//! memory the others go on: a third of the time of one after the other.
 //!
 //! **Invariant:** the same as in plain Rust, which a test compares.
 
@@ -95,7 +96,8 @@ fn lowest<const N: usize>(ranks: &[[u32; LANES]; N]) -> u32 {
     _mm512_reduce_min_epu32(lowest)
 }
 
-/// Does the merge of the lowest rank, and returns what is the lowest now. Numbers are those of [`Scan`].
+/// Does the merge of the lowest rank, and returns what is the lowest now. Numbers are those of
+/// [`Scan`].
 #[target_feature(enable = "avx512f,bmi1,bmi2,lzcnt")]
 #[inline]
 fn step<const N: usize, const NUMBERS: usize>(

@@ -1,8 +1,8 @@
 //! Which pairs of numbers there are, and where in their list: a perfect hash table.
 //!
-//! Every pair has a slot of its own, so that a question looks at one slot, whatever the answer. Pairs that share a bucket
-//! of a first hash find theirs together: the bucket's factor is one that leads all of them to slots still free
-//! (Belazzougui, Botelho and Dietzfelbinger, 2009).
+//! Every pair has a slot of its own, so that a question looks at one slot, whatever the answer.
+//! Pairs that share a bucket of a first hash find theirs together: the bucket's factor is one that
+//! leads all of them to slots still free (Belazzougui, Botelho and Dietzfelbinger, 2009).
 //!
 //! **Invariant:** a pair is found where it last stands in the list, and no other pair is found.
 

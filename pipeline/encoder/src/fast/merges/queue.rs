@@ -1,6 +1,7 @@
 //! Merging long words: a heap of the merges that can be done, O(n log n) in the number of symbols.
 //!
-//! **Invariant:** symbols keep their places; one that was merged into another before it is led past.
+//! **Invariant:** symbols keep their places; one that was merged into another before it is led
+//! past.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -55,7 +56,8 @@ impl Queue {
         }
     }
 
-    /// Applies every merge that can be applied; the rank of the last one, [`Merges::none`] if there was none.
+    /// Applies every merge that can be applied; the rank of the last one, [`Merges::none`] if there
+    /// was none.
     pub(super) fn merge(&mut self, merges: &Merges) -> u32 {
         let Queue { numbers, heap, next, previous } = self;
         let len = u32::try_from(numbers.len()).expect("a piece has fewer than 2^32 symbols");
@@ -69,7 +71,8 @@ impl Queue {
         }));
         while let Some(Reverse((rank, at))) = heap.pop() {
             let right = next[at as usize];
-            // An entry is out of date if either symbol has changed since, or is gone: then the pair has another rank.
+            // An entry is out of date if either symbol has changed since, or is gone: then the pair
+            // has another rank.
             if right >= len || merges.rank(numbers[at as usize], numbers[right as usize]) != rank {
                 continue;
             }

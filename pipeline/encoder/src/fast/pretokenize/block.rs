@@ -1,11 +1,12 @@
-//! The ASCII characters at a place of a text as sets of positions, one bit each, so that borders between pieces come
-//! from a few operations on words instead of a branch a character.
+//! The ASCII characters at a place of a text as sets of positions, one bit each, so that borders
+//! between pieces come from a few operations on words instead of a branch a character.
 //!
-//! SSE2, which every x86-64 processor has, makes the sets; the same in plain Rust does so elsewhere, and a test
-//! compares both. 64 bytes take some 15 ns, a text's pieces are 4 to 6 bytes long.
+//! SSE2, which every x86-64 processor has, makes the sets; the same in plain Rust does so
+//! elsewhere, and a test compares both. 64 bytes take some 15 ns, a text's pieces are 4 to 6 bytes
+//! long.
 //!
-//! **Invariant:** below `len` each position is in exactly one of `letters`, `digits`, `spaces`, `others`; from `len`
-//! on in none.
+//! **Invariant:** below `len` each position is in exactly one of `letters`, `digits`, `spaces`,
+//! `others`; from `len` on in none.
 
 /// Bytes that a block looks at.
 pub(crate) const BLOCK_BYTES: usize = 64;
@@ -77,8 +78,8 @@ impl<'a> Block<'a> {
         if limit == 0 { 0 } else { u64::MAX >> (64 - limit) }
     }
 
-    /// How long the contraction is that begins with the quote at `at`: 2 or 3 bytes, 0 when there is none, unknown
-    /// when the block ends before that is clear.
+    /// How long the contraction is that begins with the quote at `at`: 2 or 3 bytes, 0 when there
+    /// is none, unknown when the block ends before that is clear.
     #[inline]
     pub(super) fn contraction(&self, at: u32, any_case: bool) -> Option<u32> {
         let at = at as usize;
@@ -134,7 +135,8 @@ impl Masks {
         let text = _mm_set_epi64x((value >> 64) as i64, value as i64);
         let bits = |found: __m128i| u64::from(_mm_movemask_epi8(found) as u16) << shift;
         let is = |byte: u8| _mm_cmpeq_epi8(text, _mm_set1_epi8(byte as i8));
-        // Bytes from `first` on, `count` of them: moved to the lowest signed values, one comparison tells.
+        // Bytes from `first` on, `count` of them: moved to the lowest signed values, one comparison
+        // tells.
         let among = |text: __m128i, first: u8, count: u8| {
             let moved = _mm_sub_epi8(text, _mm_set1_epi8(first.wrapping_add(128) as i8));
             _mm_cmplt_epi8(moved, _mm_set1_epi8(count.wrapping_add(128) as i8))

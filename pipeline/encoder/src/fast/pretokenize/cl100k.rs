@@ -1,4 +1,5 @@
-//! The pattern of GPT-4's cl100k_base, which Llama-3, OLMo-2 and, with numbers of one digit, Qwen took over.
+//! The pattern of GPT-4's cl100k_base, which Llama-3, OLMo-2 and, with numbers of one digit, Qwen
+//! took over.
 //!
 //! ```text
 //! (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
@@ -49,15 +50,16 @@ impl Scanner for Cl100k {
         space_or_newlines_end(text, at)
     }
 
-    /// Words take one character before them that is no newline, letter or number; marks take a space before and
-    /// newlines behind; of other white space, all up to its last newline is one piece, what follows ends before its
-    /// last character.
+    /// Words take one character before them that is no newline, letter or number; marks take a
+    /// space before and newlines behind; of other white space, all up to its last newline is one
+    /// piece, what follows ends before its last character.
     #[inline]
     fn starts(self, block: &Block) -> u64 {
         let Block { letters, digits, blanks, newlines, others, .. } = *block;
         let first = |mask: u64| mask & !(mask << 1);
         let first_others = first(others) & !(blanks << 1);
-        // Newlines right behind marks belong to them: adding their first one to a run carries through it.
+        // Newlines right behind marks belong to them: adding their first one to a run carries
+        // through it.
         let carried = newlines.wrapping_add(newlines & (others << 1));
         let spaces = block.spaces & !(newlines & !carried);
         let gaps = spaces & !newlines;
@@ -90,8 +92,8 @@ impl Scanner for Cl100k {
 }
 
 impl Cl100k {
-    /// Where white space begins that stands between a newline and something that is no white space. Where the block
-    /// ends inside of such, `limit` becomes its begin.
+    /// Where white space begins that stands between a newline and something that is no white space.
+    /// Where the block ends inside of such, `limit` becomes its begin.
     #[inline]
     fn indents(self, block: &Block, gaps: u64, limit: &mut u32) -> u64 {
         let mut indents = gaps & (block.newlines << 1);

@@ -1,4 +1,5 @@
-//! The patterns of DeepSeek-V3, each applied to what the one before left: numbers, ideographs and kana, the rest.
+//! The patterns of DeepSeek-V3, each applied to what the one before left: numbers, ideographs and
+//! kana, the rest.
 //!
 //! **Invariant:** pieces are the matches of the last pattern and what lies between them.
 
@@ -88,7 +89,8 @@ fn kind_of(symbol: char) -> Kind {
     }
 }
 
-/// Calls `take` with begin and end of each section that the first two patterns leave or match, in order.
+/// Calls `take` with begin and end of each section that the first two patterns leave or match, in
+/// order.
 pub(super) fn for_each_section(text: &str, mut take: impl FnMut(usize, usize)) {
     let (mut begin, mut count, mut kind) = (0, 0, Kind::Rest);
     for (at, symbol) in text.char_indices() {

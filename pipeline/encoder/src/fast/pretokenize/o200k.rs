@@ -1,5 +1,5 @@
-//! The pattern of GPT-4o's o200k_base: gpt-oss and others; Mistral's Tekken is the same without contractions and with
-//! numbers of one digit.
+//! The pattern of GPT-4o's o200k_base: gpt-oss and others; Mistral's Tekken is the same without
+//! contractions and with numbers of one digit.
 //!
 //! ```text
 //! [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?
@@ -72,8 +72,8 @@ impl Scanner for O200k {
 
 /// The end of `UPPER* LOWER+` at `at`.
 ///
-/// The first run gives back characters until the second has one: after it comes a lower-case letter, or its last
-/// character that is in both sets is the second run's one.
+/// The first run gives back characters until the second has one: after it comes a lower-case
+/// letter, or its last character that is in both sets is the second run's one.
 fn word_end(text: &str, at: usize) -> Option<usize> {
     let upper_end = run_end(text, at, UPPER);
     let end = run_end(text, upper_end, LOWER);

@@ -1,8 +1,9 @@
-//! Classes of code points as the regexes of byte-level tokenizers see them: letters, numbers, white space and so on.
+//! Classes of code points as the regexes of byte-level tokenizers see them: letters, numbers, white
+//! space and so on.
 //!
-//! `tokenizers` matches with Oniguruma 6.9.10, whose tables are those of Unicode 16.0. The tables here come from
-//! `regex-syntax`, of the same version of Unicode; a test compares every code point with the engine itself, so that
-//! an update of either that moves apart is found.
+//! `tokenizers` matches with Oniguruma 6.9.10, whose tables are those of Unicode 16.0. The tables
+//! here come from `regex-syntax`, of the same version of Unicode; a test compares every code point
+//! with the engine itself, so that an update of either that moves apart is found.
 //!
 //! **Invariant:** every code point has exactly one class.
 
@@ -104,7 +105,8 @@ pub fn class_at(text: &str, at: usize) -> Option<(char, Class)> {
     Some((symbol, class_of(symbol)))
 }
 
-/// Where the run of characters of `classes` that begins at `at` ends; `at` itself where none begins.
+/// Where the run of characters of `classes` that begins at `at` ends; `at` itself where none
+/// begins.
 #[inline]
 pub fn run_end(text: &str, at: usize, classes: Classes) -> usize {
     let table = &*TABLE;

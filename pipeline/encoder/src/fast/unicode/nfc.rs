@@ -1,12 +1,13 @@
 //! Unicode's normal form C, as `tokenizers` makes it.
 //!
-//! That crate normalises with `unicode-normalization-alignments`, whose tables are those of Unicode 9.0: characters
-//! that are younger stay as they are. So the same crate does it here. What is here besides is a quick check, so that
-//! text that is in that form already, as nearly all is, costs a look at its bytes and no copy.
+//! That crate normalises with `unicode-normalization-alignments`, whose tables are those of Unicode
+//! 9.0: characters that are younger stay as they are. So the same crate does it here. What is here
+//! besides is a quick check, so that text that is in that form already, as nearly all is, costs a
+//! look at its bytes and no copy.
 //!
-//! A character is *safe* if it is a starter that NFC keeps and that never joins with one before it. Then what comes
-//! before it and what begins with it can be normalised apart. So only characters that are not safe, and the one
-//! before each, go through the crate.
+//! A character is *safe* if it is a starter that NFC keeps and that never joins with one before it.
+//! Then what comes before it and what begins with it can be normalised apart. So only characters
+//! that are not safe, and the one before each, go through the crate.
 //!
 //! **Invariant:** the result is what `tokenizers`' NFC makes of the text.
 
@@ -76,7 +77,8 @@ fn next_unsafe(text: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// The first byte from [`FIRST_UNSAFE_BYTE`] on. 32 bytes at a time, which compilers turn into a comparison or two.
+/// The first byte from [`FIRST_UNSAFE_BYTE`] on. 32 bytes at a time, which compilers turn into a
+/// comparison or two.
 fn next_high(bytes: &[u8]) -> Option<usize> {
     let is_high = |&byte: &u8| FIRST_UNSAFE_BYTE <= byte;
     let (chunks, _) = bytes.as_chunks::<32>();
