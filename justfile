@@ -254,8 +254,8 @@ tsan rounds="2000":
         cargo test --release --package ring --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 # Does loom notice when any part of that protocol is taken away?
-lane-mutants work:
-    python3 tools/lane_mutants.py "$1"
+ring-mutants work:
+    python3 tools/ring_mutants.py "$1"
 
 # Start and stop a loader so many times: no thread, descriptor or mapping may be left, and nothing
 # is allocated per batch

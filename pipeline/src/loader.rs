@@ -1,7 +1,7 @@
 //! Delivers the plan's windows as batches, in plan order, read ahead by worker threads.
 //!
 //! A step's windows are cut into micro-batches. Micro-batch `i` of the loader is read by worker `i
-//! mod N` into its own bounded ring (the crate `lane`), and the rings are read in turn, so that
+//! mod N` into its own bounded ring (the crate `ring`), and the rings are read in turn, so that
 //! order holds by construction and no result depends on the timing of threads. Buffers go back to
 //! their worker when they are used up, so that once every ring has been full nothing is allocated.
 //!
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ring::{Lane, Parker, lane};
+use ring::{Consumer, Parker, ring};
 
 use crate::corpus::{Corpus, OutId};
 use plan::Plan;
@@ -100,7 +100,7 @@ pub struct Batch<T> {
     pub window_tokens: u64,
     /// Ids of `micro_batch_windows` windows, one after the other.
     pub ids: Ids<T>,
-    lane: usize,
+    ring_index: usize,
 }
 
 /// What comes out of a ring.
@@ -111,7 +111,7 @@ type Item<T> = Result<Batch<T>, LoaderError>;
 /// Ids come as `T`: `u16` or `u32` as the corpus has them, `i32` or `i64` as tensors want them.
 #[derive(Debug)]
 pub struct Loader<T: OutId> {
-    lanes: Vec<Lane<Item<T>, Ids<T>>>,
+    rings: Vec<Consumer<Item<T>, Ids<T>>>,
     threads: Vec<JoinHandle<()>>,
     schedule: Schedule,
     /// Micro-batches that were delivered, and that are to be.
@@ -131,8 +131,8 @@ impl<T: OutId> Loader<T> {
         for worker in 0..spec.workers {
             let (spec, schedule) = (Arc::clone(&spec), loader.schedule.clone());
             let workers = spec.workers;
-            let spawned = loader.spawn(slots, move |outlet| {
-                worker::run(&spec, &schedule, (worker, buffers_of(slots)), outlet);
+            let spawned = loader.spawn(slots, move |producer| {
+                worker::run(&spec, &schedule, (worker, buffers_of(slots)), producer);
             });
             // On an error, what has been started is stopped by the drop of `loader`.
             spawned.map_err(|source| LoaderError::Thread { worker, workers, source })?;
@@ -142,7 +142,7 @@ impl<T: OutId> Loader<T> {
 
     fn empty(schedule: Schedule) -> Loader<T> {
         Loader {
-            lanes: Vec::new(),
+            rings: Vec::new(),
             threads: Vec::new(),
             end: schedule.len(),
             schedule,
@@ -155,12 +155,12 @@ impl<T: OutId> Loader<T> {
     fn spawn(
         &mut self,
         slots: usize,
-        work: impl FnOnce(&ring::Outlet<Item<T>, Ids<T>>) + Send + 'static,
+        work: impl FnOnce(&ring::Producer<Item<T>, Ids<T>>) + Send + 'static,
     ) -> std::io::Result<()> {
-        let (outlet, lane) = lane(slots, buffers_of(slots), self.parker.unparker().clone());
-        let name = format!("loader-{}", self.lanes.len());
-        let thread = std::thread::Builder::new().name(name).spawn(move || work(&outlet))?;
-        self.lanes.push(lane);
+        let (producer, consumer) = ring(slots, buffers_of(slots), self.parker.unparker().clone());
+        let name = format!("loader-{}", self.rings.len());
+        let thread = std::thread::Builder::new().name(name).spawn(move || work(&producer))?;
+        self.rings.push(consumer);
         self.threads.push(thread);
         Ok(())
     }
@@ -170,12 +170,12 @@ impl<T: OutId> Loader<T> {
         if self.delivered == self.end {
             return Ok(None);
         }
-        let lane = &self.lanes[(self.delivered % self.lanes.len() as u64) as usize];
-        let item = match lane.take() {
+        let consumer = &self.rings[(self.delivered % self.rings.len() as u64) as usize];
+        let item = match consumer.take() {
             Some(item) => item,
             None => {
                 let started = Instant::now();
-                let item = lane.wait(&self.parker);
+                let item = consumer.wait(&self.parker);
                 self.waited += started.elapsed();
                 item.expect("a worker ends only after its last batch or an error")
             }
@@ -196,8 +196,8 @@ impl<T: OutId> Loader<T> {
 
     /// Gives the buffer of a used-up batch back to the worker that filled it.
     pub fn recycle(&self, batch: Batch<T>) {
-        if let Some(lane) = self.lanes.get(batch.lane) {
-            lane.give_back(batch.ids);
+        if let Some(consumer) = self.rings.get(batch.ring_index) {
+            consumer.give_back(batch.ids);
         }
     }
 
@@ -209,7 +209,7 @@ impl<T: OutId> Loader<T> {
 
 impl<T: OutId> Drop for Loader<T> {
     fn drop(&mut self) {
-        self.lanes.clear(); // tells the workers
+        self.rings.clear(); // tells the workers
         for thread in self.threads.drain(..) {
             let joined = thread.join();
             assert!(joined.is_ok() || std::thread::panicking(), "a worker's panics are caught");
@@ -334,24 +334,24 @@ mod tests {
         Schedule::of(Arc::new(plan.unwrap()), 0..100)
     }
 
-    fn batch(step: u64, lane: usize) -> Batch<i64> {
+    fn batch(step: u64, ring_index: usize) -> Batch<i64> {
         let (phase_index, micro_index, first_slot) = (0, 0, 0);
         let (window_tokens, ids) = (1, Ids::new(1, None).unwrap());
-        Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, lane }
+        Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, ring_index }
     }
 
     #[test]
     fn a_panic_of_a_worker_arrives_after_the_good_batches() {
         for case in 0..100 {
-            let (lanes, slots, panics_at) = (1 + case % 3, 1 + case % 4, case / 2 % 9);
+            let (rings, slots, panics_at) = (1 + case % 3, 1 + case % 4, case / 2 % 9);
             let mut loader = Loader::empty(schedule());
-            for lane in 0..lanes {
-                let spawned = loader.spawn(slots, move |outlet| {
-                    worker::guarded(lane, outlet, || {
+            for ring_index in 0..rings {
+                let spawned = loader.spawn(slots, move |producer| {
+                    worker::guarded(ring_index, producer, || {
                         for turn in 0.. {
-                            let step = turn * lanes + lane;
+                            let step = turn * rings + ring_index;
                             assert!(step != panics_at, "at step {step}");
-                            if outlet.push(Ok(batch(step as u64, lane))).is_err() {
+                            if producer.push(Ok(batch(step as u64, ring_index))).is_err() {
                                 break;
                             }
                         }
@@ -365,7 +365,7 @@ mod tests {
                 assert_eq!(loader.next_batch().unwrap().unwrap().step, step);
             }
             let err = loader.next_batch().unwrap_err();
-            let (worker, message) = (panics_at % lanes, format!("at step {panics_at}"));
+            let (worker, message) = (panics_at % rings, format!("at step {panics_at}"));
             assert_eq!(err.to_string(), format!("reading thread {worker} panicked: {message}"));
             assert!(loader.next_batch().unwrap().is_none());
             assert_eq!(loader.next_place(), None);
@@ -377,8 +377,8 @@ mod tests {
         let mut loader = Loader::empty(schedule());
         let ended = Arc::new(AtomicBool::new(false));
         let seen = ended.clone();
-        let spawned = loader.spawn(2, move |outlet| {
-            while outlet.push(Ok(batch(0, 0))).is_ok() {}
+        let spawned = loader.spawn(2, move |producer| {
+            while producer.push(Ok(batch(0, 0))).is_ok() {}
             seen.store(true, Ordering::Release);
         });
         spawned.unwrap();

@@ -15,8 +15,8 @@ use std::sync::mpsc;
 use schemas::manifest::{SpecialToken, SpecialTokens, TokenizerRecord};
 use tokenizers::Tokenizer;
 
+use crate::background::Background;
 use crate::files::read_file;
-use crate::later::Later;
 use crate::panic::panic_text;
 use crate::policy::{Config, Role};
 
@@ -39,7 +39,7 @@ const OBSTACLE_BYTES_MAX: usize = 500;
 pub struct Encoder {
     tokenizer: Arc<Tokenizer>,
     /// Our own encoder, or why there is none.
-    fast: Later<FastOrWhyNot>,
+    fast: Background<FastOrWhyNot>,
     cache_bytes: usize,
     path: PathBuf,
     fingerprint: blake3::Hash,
@@ -61,7 +61,8 @@ impl Encoder {
         let tokenizer = crate::reference::parse(&bytes, specials).map(Arc::new);
         let tokenizer =
             tokenizer.map_err(|reason| TokenizeError::Form { path: path.clone(), reason })?;
-        let fast = Later::made(make_fast(&bytes, specials, &|token| tokenizer.token_to_id(token)));
+        let fast =
+            Background::made(make_fast(&bytes, specials, &|token| tokenizer.token_to_id(token)));
         Encoder::new(path, &bytes, policy, tokenizer, fast)
     }
 
@@ -74,7 +75,7 @@ impl Encoder {
         let specials = policy.special_tokens;
         let bytes: Arc<[u8]> = bytes.into();
         let (tx, rx) = mpsc::sync_channel::<Arc<Tokenizer>>(1);
-        let fast = Later::make({
+        let fast = Background::make({
             let bytes = Arc::clone(&bytes);
             move || {
                 // Received last, when all else is made. Without a tokenizer nobody looks at the
@@ -100,7 +101,7 @@ impl Encoder {
         bytes: &[u8],
         choice: PolicyChoice,
         tokenizer: Arc<Tokenizer>,
-        fast: Later<FastOrWhyNot>,
+        fast: Background<FastOrWhyNot>,
     ) -> Result<Encoder, TokenizeError> {
         let vocab_size = crate::reference::vocab_size(&tokenizer);
         if !(1..=1 << 32).contains(&vocab_size) {

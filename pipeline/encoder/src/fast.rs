@@ -20,11 +20,11 @@ mod cache;
 mod char_level;
 mod classify;
 mod definition;
-mod find;
 mod joins;
 mod merges;
 mod piece;
 pub mod pretokenize;
+mod token_search;
 pub mod unicode;
 
 use std::ops::Range;

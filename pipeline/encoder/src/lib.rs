@@ -6,11 +6,11 @@
 //!
 //! **Invariant:** every id is the one that the `tokenizers` crate would give.
 
+mod background;
 mod encoder;
 mod error;
 pub mod fast;
 mod files;
-mod later;
 mod panic;
 mod policy;
 mod reference;

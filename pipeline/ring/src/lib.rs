@@ -1,20 +1,20 @@
 //! The way of results from a worker thread to the one reader of all workers, and of used-up buffers
 //! back.
 //!
-//! A lane has one producer, the [`Outlet`], and one consumer, the [`Lane`]. The ring between them
+//! A ring has one [`Producer`] and one [`Consumer`]. The ring between them
 //! is bounded; a producer that finds it full sleeps, and so does a reader that finds it empty. The
-//! reader has one [`Parker`] for all its lanes.
+//! reader has one [`Parker`] for all its rings.
 //!
 //! The protocol, on top of a queue and a parker that are crossbeam's:
-//! - The producer drops its outlet when it ends, for whatever reason. That sets `closed` and wakes
+//! - The producer drops its producer when it ends, for whatever reason. That sets `closed` and wakes
 //!   the reader, who takes what is left and then learns that nothing more will come.
-//! - The reader drops its lane when it wants no more. That sets `stopped` and wakes the producer,
+//! - The reader drops its consumer when it wants no more. That sets `stopped` and wakes the producer,
 //!   whose next push is refused.
 //! - A wake-up that comes before its sleep is remembered by the parker, so none is lost.
 //!
 //! Built with `--cfg loom` or `--cfg shuttle`, queue and parker are models that promise no more
 //! than crossbeam does, and `tests/model.rs` runs all schedules of small cases, or many of larger
-//! ones. `tools/lane_mutants.py` takes each part of the protocol away in turn and expects a test to
+//! ones. `tools/ring_mutants.py` takes each part of the protocol away in turn and expects a test to
 //! fail.
 //!
 //! **Invariant:** the reader gets all that the producer pushed, in its order, and then the end;
@@ -37,10 +37,10 @@ struct Shared<T, B> {
     full: Queue<T>,
     /// Buffers on their way back.
     empty: Queue<B>,
-    /// Set once by the lane's end. Relaxed: it publishes no other memory, and a producer that
+    /// Set once by the consumer's end. Relaxed: it publishes no other memory, and a producer that
     /// sleeps is woken after it was set, which orders the two.
     stopped: AtomicBool,
-    /// Set once by the outlet's end, with Release, after its last push: a reader that loads it with
+    /// Set once by the producer's end, with Release, after its last push: a reader that loads it with
     /// Acquire sees all that was pushed, and takes it before it believes that nothing will come.
     closed: AtomicBool,
 }
@@ -50,7 +50,11 @@ struct Shared<T, B> {
 ///
 /// # Panics
 /// If either number is 0.
-pub fn lane<T, B>(slots: usize, buffers: usize, reader: Unparker) -> (Outlet<T, B>, Lane<T, B>) {
+pub fn ring<T, B>(
+    slots: usize,
+    buffers: usize,
+    reader: Unparker,
+) -> (Producer<T, B>, Consumer<T, B>) {
     let shared = Arc::new(Shared {
         full: Queue::new(slots),
         empty: Queue::new(buffers),
@@ -59,17 +63,17 @@ pub fn lane<T, B>(slots: usize, buffers: usize, reader: Unparker) -> (Outlet<T, 
     });
     let parker = Parker::new();
     let worker = parker.unparker().clone();
-    (Outlet { shared: shared.clone(), parker, reader }, Lane { shared, worker })
+    (Producer { shared: shared.clone(), parker, reader }, Consumer { shared, worker })
 }
 
 /// The producer's end; dropping it tells the reader that nothing more will come.
-pub struct Outlet<T, B> {
+pub struct Producer<T, B> {
     shared: Arc<Shared<T, B>>,
     parker: Parker,
     reader: Unparker,
 }
 
-impl<T, B> Outlet<T, B> {
+impl<T, B> Producer<T, B> {
     /// Puts `item` into the ring, waiting for room; gives it back when the reader wants no more.
     pub fn push(&self, mut item: T) -> Result<(), T> {
         loop {
@@ -93,7 +97,7 @@ impl<T, B> Outlet<T, B> {
     }
 }
 
-impl<T, B> Drop for Outlet<T, B> {
+impl<T, B> Drop for Producer<T, B> {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
         self.reader.unpark();
@@ -101,12 +105,12 @@ impl<T, B> Drop for Outlet<T, B> {
 }
 
 /// The reader's end; dropping it stops the producer at its next push.
-pub struct Lane<T, B> {
+pub struct Consumer<T, B> {
     shared: Arc<Shared<T, B>>,
     worker: Unparker,
 }
 
-impl<T, B> Lane<T, B> {
+impl<T, B> Consumer<T, B> {
     /// The next item, if it is ready.
     pub fn take(&self) -> Option<T> {
         let item = self.shared.full.pop()?;
@@ -118,9 +122,9 @@ impl<T, B> Lane<T, B> {
         Some(item)
     }
 
-    /// The next item, waited for; `None` when the outlet is gone and all was taken.
+    /// The next item, waited for; `None` when the producer is gone and all was taken.
     ///
-    /// `parker` must be the one whose unparker the lane was made with.
+    /// `parker` must be the one whose unparker the ring was made with.
     pub fn wait(&self, parker: &Parker) -> Option<T> {
         for turn in 0..SPINS + YIELDS {
             if let Some(item) = self.take() {
@@ -151,15 +155,15 @@ impl<T, B> Lane<T, B> {
     }
 }
 
-impl<T, B> Drop for Lane<T, B> {
+impl<T, B> Drop for Consumer<T, B> {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
         self.worker.unpark();
     }
 }
 
-impl<T, B> std::fmt::Debug for Lane<T, B> {
+impl<T, B> std::fmt::Debug for Consumer<T, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").field("ready", &self.shared.full.len()).finish_non_exhaustive()
+        f.debug_struct("Consumer").field("ready", &self.shared.full.len()).finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@
 
 #[cfg(loom)]
 use loom::thread;
-use ring::{Lane, Outlet, Parker, lane};
+use ring::{Consumer, Parker, Producer, ring};
 #[cfg(shuttle)]
 use shuttle::thread;
 
@@ -31,9 +31,9 @@ fn check(case: impl Fn() + Sync + Send + 'static) {
 }
 
 /// Pushes `first`, `first + step`, … until `count` of them are in or the reader wants no more.
-fn produce(outlet: Outlet<u32, u32>, first: u32, step: u32, count: u32) {
+fn produce(producer: Producer<u32, u32>, first: u32, step: u32, count: u32) {
     for index in 0..count {
-        if outlet.push(first + index * step).is_err() {
+        if producer.push(first + index * step).is_err() {
             return;
         }
     }
@@ -42,12 +42,12 @@ fn produce(outlet: Outlet<u32, u32>, first: u32, step: u32, count: u32) {
 fn everything_arrives_in_order_and_then_the_end(slots: usize) {
     check(move || {
         let parker = Parker::new();
-        let (outlet, lane) = lane(slots, 1, parker.unparker().clone());
-        let worker = thread::spawn(move || produce(outlet, 0, 1, ITEMS));
+        let (producer, consumer) = ring(slots, 1, parker.unparker().clone());
+        let worker = thread::spawn(move || produce(producer, 0, 1, ITEMS));
         for expected in 0..ITEMS {
-            assert_eq!(lane.wait(&parker), Some(expected));
+            assert_eq!(consumer.wait(&parker), Some(expected));
         }
-        assert_eq!(lane.wait(&parker), None);
+        assert_eq!(consumer.wait(&parker), None);
         worker.join().expect("the producer ends");
     });
 }
@@ -63,18 +63,18 @@ fn everything_arrives_through_two_slots() {
 }
 
 #[test]
-fn two_lanes_are_read_in_turn_by_one_parker() {
+fn two_rings_are_read_in_turn_by_one_parker() {
     let items = if cfg!(loom) { 1 } else { ITEMS };
     check(move || {
         let parker = Parker::new();
-        let (lanes, workers): (Vec<_>, Vec<_>) = (0..2)
+        let (rings, workers): (Vec<_>, Vec<_>) = (0..2)
             .map(|first| {
-                let (outlet, lane) = lane(1, 1, parker.unparker().clone());
-                (lane, thread::spawn(move || produce(outlet, first, 2, items)))
+                let (producer, consumer) = ring(1, 1, parker.unparker().clone());
+                (consumer, thread::spawn(move || produce(producer, first, 2, items)))
             })
             .unzip();
         for expected in 0..2 * items {
-            assert_eq!(lanes[expected as usize % 2].wait(&parker), Some(expected));
+            assert_eq!(rings[expected as usize % 2].wait(&parker), Some(expected));
         }
         for worker in workers {
             worker.join().expect("the producer ends");
@@ -86,12 +86,12 @@ fn two_lanes_are_read_in_turn_by_one_parker() {
 fn a_reader_that_wants_no_more_ends_the_producer(taken: u32) {
     check(move || {
         let parker = Parker::new();
-        let (outlet, lane) = lane(1, 1, parker.unparker().clone());
-        let worker = thread::spawn(move || produce(outlet, 0, 1, u32::MAX));
+        let (producer, consumer) = ring(1, 1, parker.unparker().clone());
+        let worker = thread::spawn(move || produce(producer, 0, 1, u32::MAX));
         for expected in 0..taken {
-            assert_eq!(lane.wait(&parker), Some(expected));
+            assert_eq!(consumer.wait(&parker), Some(expected));
         }
-        drop(lane);
+        drop(consumer);
         worker.join().expect("the producer ends");
     });
 }
@@ -110,10 +110,10 @@ fn a_reader_that_takes_one_ends_the_producer() {
 fn a_producer_that_ends_at_once_ends_the_reader() {
     check(|| {
         let parker = Parker::new();
-        let (outlet, lane): (Outlet<u32, u32>, Lane<u32, u32>) =
-            lane(1, 1, parker.unparker().clone());
-        let worker = thread::spawn(move || drop(outlet));
-        assert_eq!(lane.wait(&parker), None);
+        let (producer, consumer): (Producer<u32, u32>, Consumer<u32, u32>) =
+            ring(1, 1, parker.unparker().clone());
+        let worker = thread::spawn(move || drop(producer));
+        assert_eq!(consumer.wait(&parker), None);
         worker.join().expect("the producer ends");
     });
 }
@@ -122,17 +122,17 @@ fn a_producer_that_ends_at_once_ends_the_reader() {
 fn a_buffer_comes_back_once_or_not_yet() {
     check(|| {
         let parker = Parker::new();
-        let (outlet, lane) = lane(1, 2, parker.unparker().clone());
+        let (producer, consumer) = ring(1, 2, parker.unparker().clone());
         let worker = thread::spawn(move || {
-            assert!(outlet.push(0).is_ok());
+            assert!(producer.push(0).is_ok());
             let mut found = Vec::new();
             for _ in 0..2 {
-                found.extend(outlet.buffer());
+                found.extend(producer.buffer());
             }
             assert!(found.is_empty() || found == [7], "{found:?}");
         });
-        assert_eq!(lane.wait(&parker), Some(0));
-        lane.give_back(7);
+        assert_eq!(consumer.wait(&parker), Some(0));
+        consumer.give_back(7);
         worker.join().expect("the producer ends");
     });
 }

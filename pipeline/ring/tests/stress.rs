@@ -24,40 +24,40 @@ fn main() {
 mod real {
     use std::thread;
 
-    use ring::{Parker, lane};
+    use ring::{Parker, ring};
 
     /// Lanes of `1 + round % 4` slots, read in turn up to a place that changes from round to round,
     /// then dropped.
     pub(super) fn round(round: u64) {
-        let (lane_count, slots) = (1 + round % 3, 1 + (round % 4) as usize);
+        let (ring_count, slots) = (1 + round % 3, 1 + (round % 4) as usize);
         let (pushed, taken) = (round * 7 % 40, round * 11 % 50);
         let parker = Parker::new();
-        let mut lanes = Vec::new();
+        let mut rings = Vec::new();
         let mut workers = Vec::new();
-        for first in 0..lane_count {
-            let (outlet, lane) = lane(slots, slots + 2, parker.unparker().clone());
-            lanes.push(lane);
+        for first in 0..ring_count {
+            let (producer, consumer) = ring(slots, slots + 2, parker.unparker().clone());
+            rings.push(consumer);
             workers.push(thread::spawn(move || {
                 for index in 0..pushed {
-                    let mut item: Vec<u64> = outlet.buffer().unwrap_or_default();
+                    let mut item: Vec<u64> = producer.buffer().unwrap_or_default();
                     item.clear();
-                    item.push(index * lane_count + first);
-                    if outlet.push(item).is_err() {
+                    item.push(index * ring_count + first);
+                    if producer.push(item).is_err() {
                         return;
                     }
                 }
             }));
         }
         for expected in 0..taken {
-            let lane = &lanes[(expected % lane_count) as usize];
-            let Some(item) = lane.wait(&parker) else {
-                assert!(expected >= pushed * lane_count, "round {round} ended at {expected}");
+            let consumer = &rings[(expected % ring_count) as usize];
+            let Some(item) = consumer.wait(&parker) else {
+                assert!(expected >= pushed * ring_count, "round {round} ended at {expected}");
                 break;
             };
             assert_eq!(item, [expected], "round {round}");
-            lane.give_back(item);
+            consumer.give_back(item);
         }
-        drop(lanes);
+        drop(rings);
         for worker in workers {
             worker.join().expect("a producer ends without a panic");
         }

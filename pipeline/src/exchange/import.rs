@@ -31,7 +31,7 @@ use crate::read::inputs::Input;
 use crate::write::folder::{Folder, build_record, check_outside};
 use crate::write::job::BASE;
 use crate::write::manifest::write_manifest;
-use crate::write::resume::{Expected, Kept};
+use crate::write::resume::{CompletedWork, Expected};
 use crate::write::series::close::{ClosedInput, ClosedSeries, Closing, Parts};
 use crate::write::series::{SeriesSpec, SeriesWriter};
 use encoder::Encoder;
@@ -78,9 +78,9 @@ pub(crate) fn import_until(spec: &ImportSpec, stop: &StopFlag) -> anyhow::Result
         Expected { inputs: &inputs, options: &fingerprint, by_set: false, knows_changes: true };
     let positions: Vec<usize> = (0..inputs.len()).collect();
     let kept = if folder.must_clear() {
-        Kept::default()
+        CompletedWork::default()
     } else {
-        Kept::find(&folder, &expected, &positions)?
+        CompletedWork::find(&folder, &expected, &positions)?
     };
     check_space(&folder, &files, &kept, TokenBytes::for_vocabulary(encoder.vocab_size()))?;
     folder.begin(&record, None, encoder.path(), |name| kept.has(name))?;
@@ -108,7 +108,7 @@ fn borders(spec: &ImportSpec, files: &[Foreign]) -> Borders {
 fn check_space(
     folder: &Folder,
     files: &[Foreign],
-    kept: &Kept,
+    kept: &CompletedWork,
     token_bytes: TokenBytes,
 ) -> anyhow::Result<()> {
     let is_todo = |position: u64| !kept.finished.contains_key(&position);
@@ -134,8 +134,8 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Writes what is not there yet; all records in the order of the files.
-    fn write(&self, files: &[Foreign], kept: Kept) -> anyhow::Result<Vec<SeriesRecord>> {
-        let Kept { mut finished, mut parts, .. } = kept;
+    fn write(&self, files: &[Foreign], kept: CompletedWork) -> anyhow::Result<Vec<SeriesRecord>> {
+        let CompletedWork { mut finished, mut parts, .. } = kept;
         let bar = ProgressBar::new(files.iter().map(|file| file.token_count).sum());
         let mut written = Written::default();
         let mut records = Vec::new();

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ring::Outlet;
+use ring::Producer;
 
 use super::ids::Ids;
 use super::{Batch, Item, LoaderError, LoaderSpec};
@@ -103,16 +103,18 @@ impl Schedule {
 pub(super) fn run<T: OutId>(
     spec: &LoaderSpec,
     schedule: &Schedule,
-    (lane, buffers): (usize, usize),
-    outlet: &Outlet<Item<T>, Ids<T>>,
+    (ring_index, buffers): (usize, usize),
+    producer: &Producer<Item<T>, Ids<T>>,
 ) {
-    guarded(lane, outlet, || Worker::new(spec, schedule, (lane, buffers), outlet).work());
+    guarded(ring_index, producer, || {
+        Worker::new(spec, schedule, (ring_index, buffers), producer).work()
+    });
 }
 
 /// Hands over what `work` ends with, a panic too.
 pub(super) fn guarded<T: OutId>(
     worker: usize,
-    outlet: &Outlet<Item<T>, Ids<T>>,
+    producer: &Producer<Item<T>, Ids<T>>,
     work: impl FnOnce() -> Result<(), LoaderError>,
 ) {
     let err = match catch_unwind(AssertUnwindSafe(work)) {
@@ -120,7 +122,7 @@ pub(super) fn guarded<T: OutId>(
         Ok(Err(err)) => err,
         Err(panic) => LoaderError::Panic { worker, message: panic_message(panic.as_ref()) },
     };
-    let _nobody_wants_it = outlet.push(Err(err));
+    let _nobody_wants_it = producer.push(Err(err));
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
@@ -132,8 +134,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 struct Worker<'a, T> {
     spec: &'a LoaderSpec,
     schedule: &'a Schedule,
-    lane: usize,
-    outlet: &'a Outlet<Item<T>, Ids<T>>,
+    ring_index: usize,
+    producer: &'a Producer<Item<T>, Ids<T>>,
     reader: Reader<'a>,
     upcoming: Upcoming<'a>,
     ahead: Ahead<'a>,
@@ -146,23 +148,23 @@ impl<'a, T: OutId> Worker<'a, T> {
     fn new(
         spec: &'a LoaderSpec,
         schedule: &'a Schedule,
-        (lane, buffers): (usize, usize),
-        outlet: &'a Outlet<Item<T>, Ids<T>>,
+        (ring_index, buffers): (usize, usize),
+        producer: &'a Producer<Item<T>, Ids<T>>,
     ) -> Worker<'a, T> {
         Worker {
             spec,
             schedule,
-            lane,
-            outlet,
+            ring_index,
+            producer,
             reader: spec.corpus.reader(),
-            upcoming: Upcoming::new(spec, schedule, lane),
-            ahead: Ahead::new(spec, schedule, lane),
+            upcoming: Upcoming::new(spec, schedule, ring_index),
+            ahead: Ahead::new(spec, schedule, ring_index),
             buffers: Vec::with_capacity(buffers),
         }
     }
 
     fn work(&mut self) -> Result<(), LoaderError> {
-        let (mut index, end) = (self.lane as u64, self.schedule.len());
+        let (mut index, end) = (self.ring_index as u64, self.schedule.len());
         let mut checked = Instant::now();
         while let Some(micro_batch) = self.schedule.get(index) {
             self.ahead.ask(index);
@@ -176,7 +178,7 @@ impl<'a, T: OutId> Worker<'a, T> {
                 let check = self.reader.check_unchanged();
                 check.map_err(|source| LoaderError::Read { step, slot, source })?;
             }
-            if self.outlet.push(Ok(batch)).is_err() {
+            if self.producer.push(Ok(batch)).is_err() {
                 return Ok(());
             }
         }
@@ -196,12 +198,12 @@ impl<'a, T: OutId> Worker<'a, T> {
             let read = self.reader.read_before(next, windows[index].first_token, part);
             read.map_err(|source| LoaderError::Read { step, slot, source })?;
         }
-        let (first_slot, lane) = (slots.start, self.lane);
-        Ok(Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, lane })
+        let (first_slot, ring_index) = (slots.start, self.ring_index);
+        Ok(Batch { step, phase_index, micro_index, first_slot, window_tokens, ids, ring_index })
     }
 
     fn buffer(&mut self) -> Result<Ids<T>, LoaderError> {
-        self.buffers.extend(std::iter::from_fn(|| self.outlet.buffer()));
+        self.buffers.extend(std::iter::from_fn(|| self.producer.buffer()));
         if let Some(buffer) = self.buffers.pop() {
             return Ok(buffer);
         }
@@ -233,14 +235,14 @@ struct Upcoming<'a> {
 }
 
 impl<'a> Upcoming<'a> {
-    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, lane: usize) -> Upcoming<'a> {
+    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, ring_index: usize) -> Upcoming<'a> {
         let count = LOOKED_UP_WINDOWS.div_ceil(spec.micro_batch_windows);
         Upcoming {
             schedule,
             cursor: spec.plan.cursor(),
             windows: Vec::with_capacity((count * spec.micro_batch_windows) as usize),
             used: 0,
-            next: lane as u64,
+            next: ring_index as u64,
             stride: spec.workers as u64,
             count,
         }
@@ -289,14 +291,14 @@ struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
-    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, lane: usize) -> Ahead<'a> {
+    fn new(spec: &'a LoaderSpec, schedule: &'a Schedule, ring_index: usize) -> Ahead<'a> {
         let token_bytes = u64::from(spec.corpus.manifest().token_bytes);
         Ahead {
             spec,
             schedule,
             cursor: spec.plan.cursor(),
             windows: Vec::new(),
-            next: lane as u64,
+            next: ring_index as u64,
             tokens: spec.read_ahead_bytes / token_bytes / spec.workers as u64,
             is_first: true,
             until: None,

@@ -29,7 +29,7 @@ use crate::write::folder::{Folder, build_record, check_outside};
 use crate::write::job::{InputPlan, Job};
 use crate::write::manifest::{unsealed, write_manifest};
 use crate::write::report::Report;
-use crate::write::resume::{Expected, Kept};
+use crate::write::resume::{CompletedWork, Expected};
 use crate::write::select::{Select, SelectSpec};
 use crate::write::spec::{CorpusSpec, OnError};
 use crate::write::tasks::Task;
@@ -133,15 +133,15 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Makes the folder ready, and says what of an interrupted run stays.
-    fn begin(&self, folder: &Folder) -> anyhow::Result<Kept> {
+    fn begin(&self, folder: &Folder) -> anyhow::Result<CompletedWork> {
         let options = self.record.options.fingerprint();
         let by_set = self.spec.by_set;
         let expected =
             Expected { inputs: self.inputs, options: &options, by_set, knows_changes: true };
         let kept = if folder.must_clear() {
-            Kept::default()
+            CompletedWork::default()
         } else {
-            Kept::find(folder, &expected, &self.positions)?
+            CompletedWork::find(folder, &expected, &self.positions)?
         };
         self.check_space(folder, &kept)?;
         let is_others = |name: &str| {
@@ -157,10 +157,10 @@ impl Run<'_> {
     fn write(
         &self,
         folder: &Folder,
-        kept: Kept,
+        kept: CompletedWork,
         stop: &StopFlag,
     ) -> anyhow::Result<(Vec<SeriesRecord>, SessionStatistics)> {
-        let Kept { finished, mut parts, .. } = kept;
+        let CompletedWork { finished, mut parts, .. } = kept;
         let input = |position: u64| &self.inputs[usize::try_from(position).expect("in memory")];
         let bytes = self.positions.iter().map(|&position| self.inputs[position].bytes).sum();
         let kept_bytes = finished.keys().map(|&position| input(position).bytes).sum();
@@ -201,7 +201,7 @@ impl Run<'_> {
 
     /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a
     /// token 3 bytes of text.
-    fn check_space(&self, folder: &Folder, kept: &Kept) -> anyhow::Result<()> {
+    fn check_space(&self, folder: &Folder, kept: &CompletedWork) -> anyhow::Result<()> {
         if self.record.options.selection.is_some() {
             return Ok(()); // who knows how much of it
         }

@@ -17,8 +17,8 @@
 //! chunk, are between reader and writer of a crew.
 
 mod encode;
-mod feed;
 mod long_documents;
+mod reader;
 mod route;
 mod start;
 
@@ -28,8 +28,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::console::panic::panic_text;
 use crate::write::crew::encode::ThreadEncoder;
-use crate::write::crew::feed::Feed;
 use crate::write::crew::long_documents::Splits;
+use crate::write::crew::reader::WorkReader;
 use crate::write::crew::route::Writer;
 use crate::write::job::{Done, InputPlan, Job, Work};
 use encoder::{SessionStatistics, TokenId};
@@ -75,7 +75,7 @@ pub(crate) struct Crew<'a, I: TokenId> {
 /// Between reading, encoding and writing.
 struct State<'a, I: TokenId> {
     /// `None` while a thread reads, and when all is read.
-    feed: Option<Feed<'a>>,
+    feed: Option<WorkReader<'a>>,
     all_is_read: bool,
     /// The thread that read last.
     reader: usize,
@@ -101,7 +101,7 @@ impl<'a, I: TokenId> Crew<'a, I> {
         writer: Writer<'a>,
     ) -> Crew<'a, I> {
         let state = State {
-            feed: Some(Feed::new(todo)),
+            feed: Some(WorkReader::new(todo)),
             all_is_read: false,
             reader: 0,
             queue: VecDeque::new(),
@@ -214,7 +214,7 @@ impl<'a, I: TokenId> Crew<'a, I> {
 
     /// Reads ahead, longer while the encoder is in the making, and waits only while there is
     /// nothing to do.
-    fn read(&self, mut feed: Feed<'a>, thread: usize) -> MutexGuard<'_, State<'a, I>> {
+    fn read(&self, mut feed: WorkReader<'a>, thread: usize) -> MutexGuard<'_, State<'a, I>> {
         loop {
             let Some((number, work)) = feed.next(self.job) else {
                 let mut state = self.state();

@@ -19,7 +19,7 @@ use crate::write::job::Chain;
 
 /// What can stay.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct CompletedWork {
     /// Inputs that are complete, by their position.
     pub(crate) finished: BTreeMap<u64, SeriesRecord>,
     /// Closed parts of the others.
@@ -73,14 +73,14 @@ impl Expected<'_> {
     }
 }
 
-impl Kept {
+impl CompletedWork {
     /// Looks at the records of the inputs at these positions.
     pub(crate) fn find(
         folder: &Folder,
         expected: &Expected,
         positions: &[usize],
-    ) -> anyhow::Result<Kept> {
-        let mut kept = Kept::default();
+    ) -> anyhow::Result<CompletedWork> {
+        let mut kept = CompletedWork::default();
         let names = folder.own_files()?;
         for &position in positions {
             let position = position as u64;

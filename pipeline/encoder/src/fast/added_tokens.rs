@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::find::Finder;
+use super::token_search::Finder;
 
 /// An added token as a [`Matcher`] looks for it.
 #[derive(Clone, Debug)]

@@ -1,30 +1,30 @@
 //! A value that a thread of its own makes while others do something else.
 //!
-//! **Invariant:** the thread is over when its [`Later`] is gone.
+//! **Invariant:** the thread is over when its [`Background`] is gone.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 /// What is made, or in the making.
-pub(crate) struct Later<T> {
+pub(crate) struct Background<T> {
     value: OnceLock<T>,
     maker: Mutex<Option<JoinHandle<T>>>,
 }
 
-impl<T: Send + 'static> Later<T> {
+impl<T: Send + 'static> Background<T> {
     /// A value that is there already.
-    pub(crate) fn made(value: T) -> Later<T> {
-        Later { value: OnceLock::from(value), maker: Mutex::new(None) }
+    pub(crate) fn made(value: T) -> Background<T> {
+        Background { value: OnceLock::from(value), maker: Mutex::new(None) }
     }
 
     /// What `make` gives, in a thread that begins now.
-    pub(crate) fn make(make: impl FnOnce() -> T + Send + 'static) -> Later<T> {
-        Later { value: OnceLock::new(), maker: Mutex::new(Some(std::thread::spawn(make))) }
+    pub(crate) fn make(make: impl FnOnce() -> T + Send + 'static) -> Background<T> {
+        Background { value: OnceLock::new(), maker: Mutex::new(Some(std::thread::spawn(make))) }
     }
 }
 
-impl<T> Later<T> {
+impl<T> Background<T> {
     /// The value; waits until it is made.
     ///
     /// # Panics
@@ -36,7 +36,7 @@ impl<T> Later<T> {
         })
     }
 
-    /// Whether [`Later::get`] would not wait.
+    /// Whether [`Background::get`] would not wait.
     pub(crate) fn is_made(&self) -> bool {
         let is_over = || {
             let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl<T> Later<T> {
     }
 }
 
-impl<T> Drop for Later<T> {
+impl<T> Drop for Background<T> {
     fn drop(&mut self) {
         // Nobody wanted the value; neither is its panic anybody's.
         if let Some(maker) = self.take_maker() {
@@ -65,21 +65,21 @@ mod tests {
 
     #[test]
     fn many_get_one_value() {
-        let later = Later::make(|| vec![7]);
+        let background = Background::make(|| vec![7]);
         let first = std::thread::scope(|scope| {
-            let other = scope.spawn(|| later.get().as_ptr() as usize);
-            (later.get().as_ptr() as usize, other.join().unwrap())
+            let other = scope.spawn(|| background.get().as_ptr() as usize);
+            (background.get().as_ptr() as usize, other.join().unwrap())
         });
         assert_eq!(first.0, first.1);
-        assert!(later.is_made());
-        assert_eq!(*Later::made(8).get(), 8);
+        assert!(background.is_made());
+        assert_eq!(*Background::made(8).get(), 8);
     }
 
     #[test]
     fn a_panic_is_the_getters_and_else_nobodys() {
-        drop(Later::<u8>::make(|| panic!("unwanted")));
-        let later = Later::<u8>::make(|| panic!("no value"));
-        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| *later.get()));
+        drop(Background::<u8>::make(|| panic!("unwanted")));
+        let background = Background::<u8>::make(|| panic!("no value"));
+        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| *background.get()));
         assert_eq!(got.unwrap_err().downcast_ref::<&str>(), Some(&"no value"));
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Takes each part of the lane's protocol away, one at a time, and expects the model checker to notice.
+"""Takes each part of the ring's protocol away, one at a time, and expects the model checker to notice.
 
-    tools/lane_mutants.py WORK      # `just lane-mutants`
+    tools/ring_mutants.py WORK      # `just ring-mutants`
 
 Each change is made to a copy of pipeline/ring in WORK, and its tests run there under loom. One that passes all of them is
 named, and the exit code is 1. Needs cargo alone.
@@ -69,7 +69,7 @@ MUTANTS = [
 
 
 def copy_crate(root, work):
-    """The lane's crate as the one member of a workspace with the same versions and lints."""
+    """The ring's crate as the one member of a workspace with the same versions and lints."""
     manifest = []
     for line in (root / "Cargo.toml").read_text().splitlines():
         if line.startswith("members"):

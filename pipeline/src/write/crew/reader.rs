@@ -9,17 +9,17 @@ use crate::read::error::DocsError;
 use crate::write::job::{InputPlan, Job, Work};
 
 /// The inputs, and how far the current one was read.
-pub(crate) struct Feed<'a> {
+pub(crate) struct WorkReader<'a> {
     todo: &'a Mutex<std::vec::IntoIter<InputPlan>>,
     current: Option<(Docs, Arc<InputPlan>)>,
     next_number: u64,
     given_back: Option<(u64, Work)>,
 }
 
-impl<'a> Feed<'a> {
+impl<'a> WorkReader<'a> {
     /// Takes one input after the other of `todo`, beside other feeds.
-    pub(crate) fn new(todo: &'a Mutex<std::vec::IntoIter<InputPlan>>) -> Feed<'a> {
-        Feed { todo, current: None, next_number: 0, given_back: None }
+    pub(crate) fn new(todo: &'a Mutex<std::vec::IntoIter<InputPlan>>) -> WorkReader<'a> {
+        WorkReader { todo, current: None, next_number: 0, given_back: None }
     }
 
     /// What comes next, with its number; `None` when all is read.
@@ -33,7 +33,7 @@ impl<'a> Feed<'a> {
         Some((number, work))
     }
 
-    /// Takes back what [`Feed::next`] gave last, which gives it again.
+    /// Takes back what [`WorkReader::next`] gave last, which gives it again.
     pub(crate) fn give_back(&mut self, number: u64, work: Work) {
         let before = self.given_back.replace((number, work));
         assert!(before.is_none(), "only what was given last comes back");
