@@ -24,7 +24,7 @@ MUTANTS = [
     ),
     (
         "the end is looked for after the ring",
-        """            let closed = self.shared.closed.load(Ordering::Acquire); // before the look into the ring
+        """            let closed = self.shared.closed.load(Ordering::Acquire);
             if let Some(item) = self.take() {
                 return Some(item);
             }

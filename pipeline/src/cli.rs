@@ -39,13 +39,13 @@ pub struct Args {
 enum Command {
     /// Turn texts into a corpus: shards of token ids, a document index, a manifest.
     Tokenize(TokenizeArgs),
-    /// Make one corpus of what tasks have written (`tokenize --task`).
+    /// Merge the parts written by tasks (`tokenize --task`) into one corpus.
     Merge(MergeArgs),
-    /// Check every byte of a corpus against what it says about itself.
+    /// Check every byte of a corpus against its own description.
     Verify(VerifyArgs),
     /// Show a corpus' totals, a shard's header or a document's text.
     Inspect(InspectArgs),
-    /// List the documents of a corpus whose text an earlier one has, for tokenize --drop-list.
+    /// List the documents whose text an earlier document has, for tokenize --drop-list.
     Duplicates(DuplicatesArgs),
     /// Write a corpus as files that Megatron-core, OLMo-core, nanoGPT or datatrove read.
     Export(ExportArgs),
@@ -53,7 +53,7 @@ enum Command {
     Import(ImportArgs),
     /// Train a small LLaMA-style tokenizer on texts.
     TrainTokenizer(TrainTokenizerArgs),
-    /// Say what a run file comes to: phases, epochs, steps, tokens, cost, fingerprint.
+    /// Summarize a run file: phases, epochs, steps, tokens, cost, fingerprint.
     Plan(PlanArgs),
     /// Read a run's windows as a trainer would, and measure it.
     Stream(StreamArgs),
@@ -71,7 +71,7 @@ enum Command {
     ReadParquet(ReadParquetArgs),
 }
 
-/// Runs the command. Parquet files are decoded by other processes of this program from then on.
+/// Runs the command. From then on, child processes of this program decode Parquet files.
 pub fn run(args: Args) -> anyhow::Result<()> {
     parquet::isolate(Isolation::this_program());
     match args.command {

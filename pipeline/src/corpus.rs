@@ -1,13 +1,18 @@
 //! A corpus folder as one stream of tokens: the shards of its manifest, one after the other; for a
-//! mixture, the shards of each set, one set after the other. Documents keep the numbers that the
-//! manifest's order gives them.
+//! mixture, the shards of each set, one set after the other. Documents keep the numbers given by
+//! the manifest's order.
 //!
-//! What is cheap is checked when a corpus is opened: the manifest, each shard's existence, length
-//! and header. The checksum of a block of ids is checked the first time that the block is read, and
-//! that its ids are below the vocabulary's size.
+//! Opening is cheap; the rest happens at first touch. Opening reads the manifest, asks for every
+//! shard's length, and reads every header by `pread`. The first window to touch a shard maps it and
+//! reads its block checksums. A reader needs no more of the footer, whose document ends can take
+//! megabytes. The first read of a block checks its checksum, and its ids against the vocabulary
+//! size. A checksum damaged in the footer does not match its block; the footer's own checksum then
+//! shows which of the two is wrong.
 //!
-//! **Invariant:** a read gives exactly the ids that the manifest's tokenizer wrote, or an error
-//! that names the file and the place.
+//! Files are opened for random access: reading around a window is wasted with a shuffled plan.
+//!
+//! **Invariant:** a read gives exactly the ids written by the manifest's tokenizer, or an error
+//! naming the file and the position.
 
 pub(crate) mod error;
 pub mod index;
@@ -30,6 +35,7 @@ use schemas::shard::{HEADER_BYTES, ShardFooter, ShardHeader};
 use crate::corpus::prefetch::Upcoming;
 use crate::corpus::sets::{SetStream, set_streams};
 pub use crate::corpus::widen::OutId;
+use crate::disk::limits::raise_open_files_limit;
 use crate::disk::source::read_file;
 
 pub use error::CorpusError;
@@ -44,25 +50,24 @@ pub struct Corpus {
     manifest: Manifest,
     /// In the order of the stream.
     shards: Vec<OpenShard>,
-    /// Positions in `shards`, in the order of the documents' numbers.
+    /// Indexes into `shards`, in the order of document numbers.
     by_document: Vec<usize>,
-    /// The sets whose shards stand together; none when the shards stand in the manifest's order.
+    /// The sets whose shards are grouped; empty if the shards are in the manifest's order.
     sets: Vec<SetStream>,
-    /// The footer that was read last, by the shard's position: look-ups of documents come in runs.
+    /// The footer read last, with the shard's index: document look-ups tend to hit the same shard.
     recent_footer: Mutex<Option<(usize, Arc<ShardFooter>)>>,
 }
 
 impl Corpus {
-    /// Opens the corpus in `dir`. Every shard must be there, with the manifest's length and a
-    /// header that agrees with the manifest; all shards that are missing or of another length are
-    /// named at once.
+    /// Opens the corpus in `dir`. Every shard must exist, with the manifest's length and a matching
+    /// header; one error lists all shards missing or of another length.
     pub fn open(dir: &Path, backend: ReadBackend) -> Result<Corpus, CorpusError> {
         let manifest = read_manifest(dir)?;
         let series = 0..manifest.series.len();
         Corpus::arrange(dir, manifest, series, Vec::new(), backend)
     }
 
-    /// The same with the shards of each set together, as the plan of a mixture counts tokens.
+    /// The same with the shards of each set together, in the order used by the plan of a mixture.
     pub fn open_by_set(dir: &Path, backend: ReadBackend) -> Result<Corpus, CorpusError> {
         let manifest = read_manifest(dir)?;
         let sets = set_streams(&manifest)?;
@@ -77,6 +82,7 @@ impl Corpus {
         sets: Vec<SetStream>,
         backend: ReadBackend,
     ) -> Result<Corpus, CorpusError> {
+        raise_open_files_limit(); // each shard that a plan touches stays open
         check_lengths(dir, &manifest)?;
         let mut first_documents = vec![0];
         for series in &manifest.series {
@@ -113,7 +119,7 @@ impl Corpus {
         &self.dir
     }
 
-    /// What the corpus says about itself.
+    /// The corpus' description of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -146,7 +152,7 @@ impl Corpus {
         &self.shards[shard_index].header
     }
 
-    /// Where shard `shard_index` of the stream lies.
+    /// Path of shard `shard_index` of the stream.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -154,7 +160,7 @@ impl Corpus {
         &self.shards[shard_index].path
     }
 
-    /// The tokens of the stream that shard `shard_index` holds.
+    /// The tokens of the stream in shard `shard_index`.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -163,7 +169,7 @@ impl Corpus {
     }
 
     /// The footer of shard `shard_index` of the stream, read and checked anew unless it was the
-    /// last one.
+    /// last one read.
     ///
     /// # Panics
     /// If there is no such shard.
@@ -179,13 +185,13 @@ impl Corpus {
         Ok(footer)
     }
 
-    /// The sets whose shards stand together, in the order of the stream; none when the shards stand
-    /// in the manifest's order.
+    /// The sets whose shards are grouped, in the order of the stream; empty if the shards are in
+    /// the manifest's order.
     pub fn sets(&self) -> &[SetStream] {
         &self.sets
     }
 
-    /// Which parts of which shards hold these tokens, in order.
+    /// The parts of shards holding these tokens, in order.
     pub fn parts(
         &self,
         first_token: u64,
@@ -207,8 +213,8 @@ impl Corpus {
         Ok(parts)
     }
 
-    /// Fills `out` with the ids from `first_token` on, across the borders of shards. Many are
-    /// faster through a [`Reader`].
+    /// Fills `out` with the ids from `first_token` on, across the borders of shards. For many
+    /// reads, a [`Reader`] is faster.
     ///
     /// # Panics
     /// If `out` cannot hold every id of the vocabulary.
@@ -226,7 +232,7 @@ impl Corpus {
         }
     }
 
-    /// Tells the system that these tokens will be read soon.
+    /// Hints to the system: these tokens will be read soon.
     pub fn will_need(&self, first_token: u64, token_count: u64) {
         let end_token = first_token.saturating_add(token_count).min(self.token_count());
         let mut next_token = first_token;
@@ -254,7 +260,7 @@ impl Corpus {
         Ok(shard.first_token + first..shard.first_token + footer.document_ends[within])
     }
 
-    /// The number of the document that holds `token` of the stream.
+    /// The number of the document holding `token` of the stream.
     pub fn document_at(&self, token: u64) -> Result<u64, CorpusError> {
         self.check_tokens(token, 1)?;
         let index = self.shard_of_token(token);
@@ -274,8 +280,7 @@ impl Corpus {
         }
     }
 
-    /// What the processor can be asked for before these tokens are read; of those in a second shard
-    /// nothing.
+    /// The memory to prefetch before these tokens are read; nothing of tokens in a second shard.
     fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
         if tokens.is_empty() || tokens.end > self.token_count() {
             return None;
@@ -285,19 +290,19 @@ impl Corpus {
         shard.upcoming(tokens.start - shard.first_token..end - shard.first_token)
     }
 
-    /// Position of the shard that holds a token of the corpus; no shard is empty.
+    /// Index of the shard holding a token of the corpus; no shard is empty.
     fn shard_of_token(&self, token: u64) -> usize {
         self.shards.partition_point(|shard| shard.first_token <= token) - 1
     }
 }
 
-/// A [`Corpus`] in the hands of one thread, which remembers what it has read of.
+/// A [`Corpus`] used by one thread, with a record of the shards it has read.
 #[derive(Debug)]
 pub struct Reader<'a> {
     corpus: &'a Corpus,
-    /// Bytes that are not read in place.
+    /// Bytes not read in place.
     scratch: Vec<u8>,
-    /// Bits of the shards that were read since the last [`Reader::check_unchanged`].
+    /// Bits of the shards read since the last [`Reader::check_unchanged`].
     touched: Vec<u64>,
     /// Where each shard was read last, for messages.
     last_tokens: Vec<u64>,
@@ -312,7 +317,7 @@ impl Reader<'_> {
         self.read_before(0..0, first_token, out)
     }
 
-    /// The same; while it works the processor is asked for the tokens `next`, which are read next.
+    /// The same; meanwhile prefetches the tokens `next`, which are read next.
     ///
     /// # Panics
     /// As `read`.
@@ -341,10 +346,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether the files that were read from since this was last asked are still those that were
-    /// opened: their length, their time of modification, and that they have a name. A question to
-    /// the system for each of them. The blocks of one whose inode alone has changed are checked
-    /// anew when they are touched.
+    /// Checks every file read since the last call against its state when opened: length,
+    /// modification time, and whether it still has a name. This takes one system call a file. If
+    /// only the inode of a file has changed, its blocks are checked anew at the next touch.
     pub fn check_unchanged(&mut self) -> Result<(), CorpusError> {
         for (index, word) in self.touched.iter_mut().enumerate() {
             while *word != 0 {
@@ -360,7 +364,7 @@ impl Reader<'_> {
     }
 }
 
-/// Tokens that lie together in a shard.
+/// Contiguous tokens of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardPart<'a> {
     /// The shard's path in the corpus folder.
@@ -374,13 +378,13 @@ pub struct ShardPart<'a> {
 }
 
 impl ShardPart<'_> {
-    /// Where in the file the first id lies, in bytes.
+    /// Offset in the file of the first id, in bytes.
     pub fn file_offset(&self) -> u64 {
         HEADER_BYTES + self.first_token * u64::from(self.token_bytes)
     }
 }
 
-/// Reads and checks `dir`'s manifest, but none of the files that it lists.
+/// Reads and checks `dir`'s manifest, but none of the files it lists.
 pub fn read_manifest(dir: &Path) -> Result<Manifest, CorpusError> {
     let path = dir.join(manifest::FILE_NAME);
     let text = match read_file(&path).and_then(|bytes| {
@@ -395,7 +399,7 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CorpusError> {
     Manifest::parse(&text).map_err(|source| CorpusError::Manifest { path, source })
 }
 
-/// All shards that are missing or of another length, named at once.
+/// Checks the lengths; one error lists all shards missing or of another length.
 fn check_lengths(dir: &Path, manifest: &Manifest) -> Result<(), CorpusError> {
     let mut faults = Vec::new();
     for shard in manifest.shards() {

@@ -1,7 +1,7 @@
 //! Patchmill's data side: text to shards to plan to batches. Never depends on libtorch.
 //!
-//! The rooms in their order; each imports only from those above it:
-//! - `console` and [`disk`]: the ground. What people read and type; files.
+//! The modules in their order; each imports only from those above it:
+//! - `console` and [`disk`]: the base. Input and output for people; files.
 //! - [`read`]: files to documents.
 //! - [`corpus`]: a finished corpus as one checked stream of token ids.
 //! - [`write`]: documents and their ids to a corpus folder.
@@ -9,7 +9,7 @@
 //! - [`exchange`]: files of other projects.
 //! - [`commands`] and [`cli`]: the program `patchmill`.
 //!
-//! The crates `encoder` (text to ids) and `plan` (spec to windows) lie below all of them.
+//! The crates `encoder` (text to ids) and `plan` (spec to windows) are below all of them.
 
 pub mod cli;
 pub mod commands;

@@ -1,11 +1,20 @@
 //! Delivers the plan's windows as batches, in plan order, read ahead by worker threads.
 //!
-//! A step's windows are cut into micro-batches. Micro-batch `i` of the loader is read by worker `i
-//! mod N` into its own bounded ring (the crate `ring`), and the rings are read in turn, so that
-//! order holds by construction and no result depends on the timing of threads. Buffers go back to
-//! their worker when they are used up, so that once every ring has been full nothing is allocated.
+//! A step's windows are cut into micro-batches. Worker `i mod N` reads micro-batch `i` into its own
+//! bounded ring (the crate `ring`), and the rings are read in turn, so the order needs no sorting
+//! and no result depends on the timing of threads. Buffers travel back and are reused, the last one
+//! first, because its memory is the likeliest to be cached; once every ring has been full, nothing
+//! is allocated. A large ring therefore costs memory bandwidth only when the trainer lags.
 //!
-//! Workers read ahead of what was delivered; where a run goes on is what was *delivered*
+//! Ids are widened once, into the buffer the trainer takes (`u16`, `u32`, `i32` or `i64`). A
+//! trainer may have each buffer pinned.
+//!
+//! Rings that fit into the third-level cache are faster than larger ones. When the scheduler takes
+//! the reader's core for a slice, large rings fill up, and whatever exceeds the cache goes through
+//! memory. On two cores, two workers with windows of 8,192 tokens read 2.1 times as much with 16 MB
+//! as with 64 MB.
+//!
+//! Workers read ahead of delivery; a run resumes after the last batch *delivered*
 //! ([`Loader::next_place`]).
 //!
 //! **Invariant:** the same batches in the same order for any number of workers and either read back
@@ -30,15 +39,16 @@ pub use error::LoaderError;
 pub use ids::{Ids, Pin, Pinned};
 use worker::Schedule;
 
-/// A ring has no more slots than this, however much memory it may take.
+/// A ring has at most this many slots, however much memory it may take.
 const SLOTS_MAX: u64 = 1024;
-/// More threads than this are a slip: each takes an address space of its own, and none of them
-/// makes a run faster.
+/// More threads than this are a mistake: each takes its own address space, and none of them makes a
+/// run faster.
 const WORKERS_MAX: usize = 1024;
-/// What a run file that does not say it asks the system to read ahead, for all workers together.
+/// Bytes the system is asked to read ahead, for all workers together, unless the run file sets
+/// them.
 pub const READ_AHEAD_BYTES: u64 = 16 << 20;
 
-/// What to read and how.
+/// The windows to read, and how to read them.
 #[derive(Clone, Debug)]
 pub struct LoaderSpec {
     /// Where the tokens are.
@@ -49,9 +59,9 @@ pub struct LoaderSpec {
     pub from_step: u64,
     /// The step after the last one.
     pub end_step: u64,
-    /// Which part of each step: the `rank`-th of `world_size` contiguous ones.
+    /// Which part of each step: number `rank` of `world_size` contiguous ones.
     pub rank: u64,
-    /// Parts that a step is cut into.
+    /// Number of parts a step is cut into.
     pub world_size: u64,
     /// Windows in a batch.
     pub micro_batch_windows: u64,
@@ -59,15 +69,15 @@ pub struct LoaderSpec {
     pub workers: usize,
     /// Memory of all rings together, in bytes.
     pub ring_bytes: u64,
-    /// What the system is asked to read ahead of all workers while reading is slow, in bytes of the
-    /// files; 0 for nothing.
+    /// Bytes of the files the system is asked to read ahead of all workers while reading is slow; 0
+    /// for none.
     pub read_ahead_bytes: u64,
-    /// Makes each buffer fit for a device.
+    /// Prepares each buffer for a device.
     pub pin: Option<Pin>,
 }
 
 impl LoaderSpec {
-    /// What [`Loader::start`] would refuse for ids of this type; starts nothing.
+    /// Returns the error [`Loader::start`] would return for ids of this type; starts nothing.
     pub fn check<T: OutId>(&self) -> Result<(), LoaderError> {
         check(self, size_of::<T>() as u64).map(|_slots| ())?;
         let (vocab_size, output_max) = (self.corpus.vocab_size(), T::VOCAB_SIZE_MAX);
@@ -94,7 +104,7 @@ pub struct Batch<T> {
     pub phase_index: usize,
     /// Position among the micro-batches of this rank's part of the step.
     pub micro_index: u64,
-    /// Window of the step that comes first in `ids`.
+    /// Number of the step's window that comes first in `ids`.
     pub first_slot: u64,
     /// Tokens of a window, K * T.
     pub window_tokens: u64,
@@ -103,10 +113,10 @@ pub struct Batch<T> {
     ring_index: usize,
 }
 
-/// What comes out of a ring.
+/// An item in a ring.
 type Item<T> = Result<Batch<T>, LoaderError>;
 
-/// Threads that read ahead, and the rings that they fill. Dropping it stops and joins them.
+/// Threads that read ahead, and the rings they fill. Dropping it stops and joins them.
 ///
 /// Ids come as `T`: `u16` or `u32` as the corpus has them, `i32` or `i64` as tensors want them.
 #[derive(Debug)]
@@ -114,7 +124,7 @@ pub struct Loader<T: OutId> {
     rings: Vec<Consumer<Item<T>, Ids<T>>>,
     threads: Vec<JoinHandle<()>>,
     schedule: Schedule,
-    /// Micro-batches that were delivered, and that are to be.
+    /// Number of micro-batches delivered, and the number to deliver.
     delivered: u64,
     end: u64,
     parker: Parker,
@@ -122,7 +132,7 @@ pub struct Loader<T: OutId> {
 }
 
 impl<T: OutId> Loader<T> {
-    /// Starts the threads; batches are read from now on.
+    /// Starts the threads, which begin to read batches.
     pub fn start(spec: LoaderSpec) -> Result<Loader<T>, LoaderError> {
         spec.check::<T>()?;
         let slots = check(&spec, size_of::<T>() as u64)?;
@@ -134,7 +144,7 @@ impl<T: OutId> Loader<T> {
             let spawned = loader.spawn(slots, move |producer| {
                 worker::run(&spec, &schedule, (worker, buffers_of(slots)), producer);
             });
-            // On an error, what has been started is stopped by the drop of `loader`.
+            // On an error, dropping `loader` stops the threads already started.
             spawned.map_err(|source| LoaderError::Thread { worker, workers, source })?;
         }
         Ok(loader)
@@ -165,7 +175,7 @@ impl<T: OutId> Loader<T> {
         Ok(())
     }
 
-    /// The next batch in plan order, waited for; `None` after the last one, and after an error.
+    /// Waits for the next batch in plan order; `None` after the last one, and after an error.
     pub fn next_batch(&mut self) -> Result<Option<Batch<T>>, LoaderError> {
         if self.delivered == self.end {
             return Ok(None);
@@ -187,8 +197,8 @@ impl<T: OutId> Loader<T> {
         item.map(Some)
     }
 
-    /// Step and micro-batch that [`Loader::next_batch`] delivers next: what a run goes on with,
-    /// however far workers have read. `None` after the last one, and after an error.
+    /// Step and micro-batch [`Loader::next_batch`] delivers next, where a run resumes, however far
+    /// workers have read. `None` after the last one, and after an error.
     pub fn next_place(&self) -> Option<(u64, u64)> {
         let next = (self.delivered < self.end).then(|| self.schedule.get(self.delivered))??;
         Some((next.step, next.micro_index))
@@ -201,7 +211,7 @@ impl<T: OutId> Loader<T> {
         }
     }
 
-    /// How long [`Loader::next_batch`] has waited for workers in all.
+    /// Total time [`Loader::next_batch`] has waited for workers.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -209,7 +219,7 @@ impl<T: OutId> Loader<T> {
 
 impl<T: OutId> Drop for Loader<T> {
     fn drop(&mut self) {
-        self.rings.clear(); // tells the workers
+        self.rings.clear(); // stops the workers
         for thread in self.threads.drain(..) {
             let joined = thread.join();
             assert!(joined.is_ok() || std::thread::panicking(), "a worker's panics are caught");
@@ -217,12 +227,12 @@ impl<T: OutId> Drop for Loader<T> {
     }
 }
 
-/// Buffers of a ring: its own, one in the worker's hand and one in the reader's.
+/// Buffers of a ring: its own, one held by the worker and one by the reader.
 fn buffers_of(slots: usize) -> usize {
     slots + 2
 }
 
-/// Checks a spec and gives the number of slots of a ring for ids of `id_bytes`.
+/// Checks a spec and returns the number of slots of a ring for ids of `id_bytes`.
 fn check(spec: &LoaderSpec, id_bytes: u64) -> Result<usize, LoaderError> {
     let LoaderSpec { plan, rank, world_size, micro_batch_windows, workers, .. } = spec;
     let (rank, world_size, workers) = (*rank, *world_size, *workers);
@@ -257,7 +267,7 @@ fn check(spec: &LoaderSpec, id_bytes: u64) -> Result<usize, LoaderError> {
     Ok(usize::try_from(slots.min(SLOTS_MAX)).expect("at most SLOTS_MAX"))
 }
 
-/// Whether every step of `plan` splits evenly into micro-batches on `world_size` ranks.
+/// Checks that every step of `plan` splits evenly into micro-batches on `world_size` ranks.
 pub fn check_split(
     plan: &Plan,
     micro_batch_windows: u64,

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) if pipeline::cli::is_closed_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
-            // A closed stderr leaves nobody to tell.
+            // With stderr closed, nobody can read it.
             let described = pipeline::cli::describe(&err);
             let shown = pipeline::console::printable::lines(&described);
             let _ = writeln!(std::io::stderr(), "error: {shown}");

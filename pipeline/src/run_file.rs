@@ -1,7 +1,9 @@
 //! Run files from disk: read, with overrides laid over, paths resolved, and turned into specs.
 //!
-//! **Invariant:** a loaded [`Run`] holds only values that make sense on their own, and the spec
-//! that it gives holds exactly what the file says.
+//! Paths are relative to the run file. The resolved copy is saved next to the run.
+//!
+//! **Invariant:** a loaded [`Run`] holds only values that make sense on their own, and its spec
+//! holds exactly the values in the file.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use crate::corpus::sets::{MixedSeries, set_streams};
 use crate::corpus::{Corpus, CorpusError};
 use plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
 
-/// A run file with the folder that its paths are relative to.
+/// A run file and the folder its paths are relative to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// As written, overrides laid over.
@@ -28,7 +30,7 @@ pub enum RunError {
     Read {
         /// The run file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file's text or an override was refused.
@@ -42,10 +44,10 @@ pub enum RunError {
     /// The file's numbers give no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Sets that are wanted apart and are not.
+    /// Separate sets requested from a corpus that mixes them.
     #[error(transparent)]
     MixedSeries(#[from] MixedSeries),
-    /// Sets of the run file that are not those of the corpus.
+    /// Sets that differ from those of the corpus.
     #[error(
         "data.sets is to name every set of the corpus, and no other{}{}",
         list("; it leaves out", missing),
@@ -57,12 +59,13 @@ pub enum RunError {
         /// Of the run file, not in the corpus.
         unknown: Vec<String>,
     },
-    /// A mixture of a corpus whose sets are not known.
+    /// A mixture over a corpus whose sets are unknown.
     #[error("data.sets needs the sizes of the corpus' sets: there is no plan for assumed tokens")]
     AssumedSets,
-    /// A warm-up that the phase is too short for.
+    /// A warm-up too long for its phase.
     #[error(
-        "phase {phase_index} has {steps} steps; its schedule.warmup_steps is {warmup_steps}, expected less than the steps"
+        "phase {phase_index} has {steps} steps; \
+         its schedule.warmup_steps is {warmup_steps}, expected less than the steps"
     )]
     Warmup {
         /// From 0.
@@ -72,10 +75,10 @@ pub enum RunError {
         /// As written.
         warmup_steps: u64,
     },
-    /// A decay that the phase is too short for.
+    /// A decay too long for its phase.
     #[error(
-        "phase {phase_index} has {steps} steps, {warmup_steps} of them warm-up; its schedule.decay_steps is {decay_steps}, \
-         expected at most the {} that are left",
+        "phase {phase_index} has {steps} steps, {warmup_steps} of them warm-up; \
+         its schedule.decay_steps is {decay_steps}, expected at most the {} that are left",
         steps - warmup_steps
     )]
     Decay {
@@ -88,9 +91,11 @@ pub enum RunError {
         /// As written.
         decay_steps: u64,
     },
-    /// A model that is too small for the corpus' tokenizer.
+    /// A model too small for the corpus's tokenizer.
     #[error(
-        "model.vocab_size is {model_entries}; the corpus was made with a vocabulary of {corpus_entries}: raise it, or take another corpus"
+        "model.vocab_size is {model_entries}; \
+         the corpus was made with a vocabulary of {corpus_entries}: \
+         raise it, or take another corpus"
     )]
     Vocabulary {
         /// Of the run file.
@@ -100,7 +105,8 @@ pub enum RunError {
     },
     /// Corpora whose ids mean different texts.
     #[error(
-        "the validation corpus was made with another tokenizer: its fingerprint is {validation}, that of the training corpus {train}"
+        "the validation corpus was made with another tokenizer: \
+         its fingerprint is {validation}, that of the training corpus {train}"
     )]
     Tokenizers {
         /// BLAKE3 of tokenizer.json.
@@ -108,26 +114,26 @@ pub enum RunError {
         /// BLAKE3 of tokenizer.json.
         validation: String,
     },
-    /// A value that is legal for its type and still makes no sense.
+    /// A value that is legal for its type but makes no sense.
     #[error("{field} is {found}; expected {expected}")]
     Value {
         /// Its name in the run file.
         field: String,
         /// As written.
         found: String,
-        /// What it may be.
+        /// The accepted values.
         expected: &'static str,
     },
 }
 
 impl RunError {
-    /// Whether the run file is in order and the data are others than it wants.
+    /// Whether the run file is valid but the data do not match it.
     pub fn is_mismatch(&self) -> bool {
         use RunError::{MixedSeries, Tokenizers, Vocabulary};
         matches!(self, MixedSeries { .. } | Tokenizers { .. } | Vocabulary { .. })
     }
 
-    /// Whether the run file is to be changed.
+    /// Whether the run file must change.
     pub fn is_usage(&self) -> bool {
         !self.is_mismatch() && !matches!(self, RunError::Read { .. })
     }
@@ -149,7 +155,8 @@ impl Run {
         self.dir.join(path)
     }
 
-    /// The run file as it is in force, with absolute paths: it says the same wherever it lies.
+    /// The run file in force, with absolute paths, so that its meaning does not depend on its
+    /// place.
     pub fn resolved(&self) -> std::io::Result<RunFile> {
         let absolute = |path: &str| -> std::io::Result<String> {
             let path = std::path::absolute(self.resolve(path))?;
@@ -176,12 +183,12 @@ impl Run {
         self.file.data.validation.as_deref().map(|path| self.resolve(path))
     }
 
-    /// Folder that the run writes to.
+    /// Folder the run writes to.
     pub fn output_dir(&self) -> PathBuf {
         self.resolve(&self.file.train.output)
     }
 
-    /// Whether the model has an entry for every id of a corpus.
+    /// Checks that the model has an entry for every id of a corpus.
     pub fn check_vocabulary(&self, manifest: &Manifest) -> Result<(), RunError> {
         let model_entries = self.file.model.vocab_size;
         let corpus_entries = manifest.tokenizer.vocab_size;
@@ -191,7 +198,7 @@ impl Run {
         Err(RunError::Vocabulary { model_entries, corpus_entries })
     }
 
-    /// Opens the training corpus in the order that the run's plan counts tokens in.
+    /// Opens the training corpus in the order in which the run's plan counts tokens.
     pub fn open_corpus(&self, backend: ReadBackend) -> Result<Corpus, CorpusError> {
         match self.file.data.sets {
             Some(_) => Corpus::open_by_set(&self.corpus_dir(), backend),
@@ -199,8 +206,8 @@ impl Run {
         }
     }
 
-    /// The plan of the run over the corpus that `manifest` describes. What depends on file and plan
-    /// at once is checked here.
+    /// The plan of the run over the corpus `manifest` describes. Conditions on file and plan
+    /// together are checked here.
     pub fn plan_of(&self, manifest: &Manifest) -> Result<Plan, RunError> {
         let fingerprint = Some(manifest.fingerprint.clone());
         let mut spec = plan_spec(&self.file, manifest.totals.tokens, fingerprint);
@@ -208,8 +215,8 @@ impl Run {
         self.plan_of_spec(&spec)
     }
 
-    /// The same over a corpus of `corpus_tokens`; `corpus_fingerprint` is its manifest's, `None`
-    /// for a corpus that is only assumed.
+    /// The same over a corpus of `corpus_tokens`. `corpus_fingerprint` is that of its manifest,
+    /// `None` for a corpus that is only assumed.
     pub fn plan(
         &self,
         corpus_tokens: u64,
@@ -238,7 +245,7 @@ impl Run {
         Ok(plan)
     }
 
-    /// The streams of the mixture, none if the run file asks for none.
+    /// The streams of the mixture, empty if the run file has no sets.
     fn sets(&self, manifest: &Manifest) -> Result<Vec<SetSpec>, RunError> {
         let Some(amounts) = &self.file.data.sets else { return Ok(Vec::new()) };
         let streams = set_streams(manifest)?;
@@ -267,7 +274,7 @@ fn list(before: &str, names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!("{before} {}", names.join(", ")) }
 }
 
-/// Whether ids mean the same texts in both corpora.
+/// Checks that ids mean the same texts in both corpora.
 pub fn check_same_tokenizer(train: &Manifest, validation: &Manifest) -> Result<(), RunError> {
     let (train, validation) = (&train.tokenizer.fingerprint, &validation.tokenizer.fingerprint);
     if train == validation {
@@ -276,8 +283,8 @@ pub fn check_same_tokenizer(train: &Manifest, validation: &Manifest) -> Result<(
     Err(RunError::Tokenizers { train: train.clone(), validation: validation.clone() })
 }
 
-/// Values that are legal for their type and still make no sense. The plan's and the model's are
-/// checked where those are built.
+/// Checks for values that are legal for their type but make no sense. Those of the plan and the
+/// model are checked where these are built.
 fn check_values(file: &RunFile) -> Result<(), RunError> {
     let RunFile { optimizer, train, loader, .. } = file;
     let counts = [
@@ -314,7 +321,7 @@ fn check_values(file: &RunFile) -> Result<(), RunError> {
     file.phases.iter().enumerate().try_for_each(|(index, phase)| check_phase(index, phase))
 }
 
-/// What a phase's schedule says without regard to the phase's length, and what it carries over.
+/// Checks a phase's schedule without regard to the phase's length, its maps and its `carry`.
 fn check_phase(index: usize, phase: &PhaseConfig) -> Result<(), RunError> {
     let schedule = phase.schedule;
     for (name, rate) in [("peak", schedule.peak()), ("final", schedule.end())] {
@@ -335,7 +342,7 @@ fn check_phase(index: usize, phase: &PhaseConfig) -> Result<(), RunError> {
     check("phases.0.carry", is_first_fresh, "\"weights+optimizer\"", expected)
 }
 
-/// A window of one unit has no next unit to predict. (A window of 0 is the plan's to refuse.)
+/// A window of one unit has no next unit to predict. (The plan refuses a window of 0.)
 fn check_windows(file: &RunFile) -> Result<(), RunError> {
     const EXPECTED: &str = "at least 2: a unit and the next one";
     let units = file.plan.window_units;
@@ -362,7 +369,7 @@ fn check(
     Err(RunError::Value { field: field.to_owned(), found: found.to_string(), expected })
 }
 
-/// What a run file says about the order, for a corpus of `corpus_tokens`.
+/// The run file's part of the order, for a corpus of `corpus_tokens`.
 pub fn plan_spec(
     run: &RunFile,
     corpus_tokens: u64,

@@ -1,6 +1,5 @@
-//! What a loader leaves behind and what it allocates: nothing, and nothing per batch. A program of
-//! its own, since it counts all of its process' allocations; its tests take turns for the same
-//! reason.
+//! A loader leaves nothing running and allocates nothing per batch. This is a program of its own,
+//! since it counts all allocations of its process; its tests take turns for the same reason.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::alloc::System;
@@ -20,7 +19,7 @@ mod small_corpus;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Held by the test that runs.
+/// Held by the running test.
 static TURN: Mutex<()> = Mutex::new(());
 
 const SHARD_TOKENS: u64 = 100_000;
@@ -81,7 +80,7 @@ fn starting_and_stopping_leaves_nothing_behind() {
     let (mut before, mut errors) = ([0; 3], 0);
     for cycle in 0..cycles {
         if cycle == 20 {
-            before = left_behind(); // what is made once has been made
+            before = left_behind(); // one-time allocations are done
         }
         let backend = if cycle % 2 == 0 { ReadBackend::Mmap } else { ReadBackend::Pread };
         let dir = if cycle % 5 == 0 { &bad } else { &good };
@@ -120,7 +119,7 @@ fn a_batch_allocates_nothing_once_the_rings_have_been_full() {
                 loader.recycle(batch);
             }
         };
-        // Both phases' orders are made, and each worker has had as many buffers as there are.
+        // Both phases' orders have been computed, and each worker has had all buffers.
         next(1600);
         let region = Region::new(ALLOCATOR);
         next(1000);

@@ -1,11 +1,11 @@
-//! What a corpus folder says while it is being written, so that an interrupted run goes on, and the
-//! list of what was skipped, which stays.
+//! The state of a corpus folder while it is being written, with which an interrupted run continues,
+//! and the list of skipped documents, which stays.
 //!
-//! All but that list is removed when the manifest is in place: a finished corpus has no trace of
-//! how it came about.
+//! Everything but the list is removed once the manifest is in place: a finished corpus has no trace
+//! of how it was made.
 //!
-//! **Invariant:** a [`PartRecord`] or a [`SeriesRecord`] exists only beside the complete files that
-//! it names.
+//! **Invariant:** a [`PartRecord`] or a [`SeriesRecord`] exists only next to the complete files it
+//! names.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,36 +17,36 @@ use crate::selection::Selection;
 
 /// Name of the [`BuildRecord`], present from the first write until the manifest is in place.
 pub const BUILD_FILE: &str = "build.json";
-/// What [`BuildRecord::format`] says.
+/// The value of [`BuildRecord::format`].
 pub const BUILD_FORMAT: &str = "patchmill-build";
 /// Name of the list of skipped documents, one [`SkippedDocument`] a line.
 pub const SKIPPED_FILE: &str = "skipped.jsonl";
 
-/// What a run, or the tasks that share a folder, are writing.
+/// The corpus that a run, or the tasks sharing a folder, are writing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildRecord {
     /// [`BUILD_FORMAT`].
     pub format: String,
-    /// Version of the manifest that the run will write.
+    /// Version of the manifest the run will write.
     pub version: u32,
-    /// All that decides the bytes of a series, given its input.
+    /// Everything that decides the bytes of a series, given its input.
     pub options: BuildOptions,
     /// All inputs, in corpus order.
     pub inputs: Vec<BuildInput>,
 }
 
-/// An input of a corpus that is not finished.
+/// An input of an unfinished corpus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildInput {
-    /// Relative to the root that it was given with.
+    /// Relative to the root it was given with.
     pub name: String,
     /// Length.
     pub bytes: u64,
 }
 
-/// All that decides the bytes of a series, given its input.
+/// Everything that decides the bytes of a series, given its input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildOptions {
@@ -56,7 +56,7 @@ pub struct BuildOptions {
     pub bos: Option<SpecialToken>,
     /// Put after each document.
     pub eos: Option<SpecialToken>,
-    /// What special tokens written out in a text are.
+    /// How special tokens spelled out in a text are read.
     pub special_tokens: SpecialTokens,
     /// Size of ids at which a shard closes.
     pub shard_bytes: u64,
@@ -64,21 +64,20 @@ pub struct BuildOptions {
     pub text_column: String,
     /// Column or dotted path of the set name; null is `meta.pile_set_name`, where present.
     pub set_column: Option<String>,
-    /// What a document that cannot be read does: "stop" or "skip".
+    /// The action on a document that cannot be read: "stop" or "skip".
     pub on_error: String,
-    /// Bytes of the longest document; null where a longer one stops the run, so that it decides no
-    /// byte.
+    /// Bytes of the longest document; null where a longer one stops the run and so decides no byte.
     pub max_document_bytes: Option<u64>,
-    /// A series for each set of an input.
+    /// Whether each set of an input has its own series.
     #[serde(default, skip_serializing_if = "is_false")]
     pub by_set: bool,
     /// Which documents are written; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
-    /// Where the ids come from; absent for those made of texts.
+    /// Source of the ids; absent for those made from texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
-    /// Bytes of an id in files that do not say it themselves; absent for texts.
+    /// Bytes of an id in files that do not record it themselves; absent for texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign_token_bytes: Option<u32>,
 }
@@ -95,13 +94,13 @@ impl BuildOptions {
     }
 }
 
-/// A closed shard of an input that is not finished: what a run goes on behind.
+/// A closed shard of an unfinished input: a run continues after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartRecord {
     /// BLAKE3 in hex of this record as compact JSON with this field empty.
     pub blake3: String,
-    /// [`BuildOptions::fingerprint`] of the options that it was made with.
+    /// [`BuildOptions::fingerprint`] of the options it was made with.
     pub options: String,
     /// The input, by its name.
     pub input: String,
@@ -109,56 +108,56 @@ pub struct PartRecord {
     pub input_bytes: u64,
     /// Time of the input's last change in nanoseconds since 1970.
     pub modified_nanoseconds: u64,
-    /// The set that the series has, where each set has one.
+    /// The set of the series, where each set has its own.
     pub by_set: Option<BySet>,
     /// The shard.
     pub shard: Shard,
     /// The shard's rows of the document index.
     pub rows: FileRecord,
-    /// What was skipped since the shard before, when there is any.
+    /// Documents skipped since the shard before, if any.
     pub skipped: Option<FileRecord>,
     /// Sums since the shard before.
     pub totals: Totals,
     /// The shard's sums by set name.
     pub sets: Vec<SetTotals>,
-    /// The 1-based line or row up to which all documents of the series are in this part and those
-    /// before.
+    /// The 1-based line or row up to which all documents of the series are in this part and earlier
+    /// ones.
     pub last_row: u64,
 }
 
-/// A finished input of a corpus that is not finished.
+/// A finished input of an unfinished corpus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesRecord {
     /// BLAKE3 in hex of this record as compact JSON with this field empty.
     pub blake3: String,
-    /// [`BuildOptions::fingerprint`] of the options that it was made with.
+    /// [`BuildOptions::fingerprint`] of the options it was made with.
     pub options: String,
     /// The input, by its name.
     pub input: String,
     /// Length of the input.
     pub input_bytes: u64,
-    /// Time of the input's last change in nanoseconds since 1970; with its length, what tells that
-    /// it is the same.
+    /// Time of the input's last change in nanoseconds since 1970; together with the length, it
+    /// shows whether the input is the same.
     pub modified_nanoseconds: u64,
-    /// The input's list of skipped documents, when there are any.
+    /// The input's list of skipped documents, if any.
     pub skipped: Option<FileRecord>,
-    /// What the manifest will say: one series, or one a set.
+    /// The manifest's entries for it: one series, or one a set.
     pub series: Vec<Series>,
-    /// The same of the hold-out; empty without one. Paths are relative to its folder.
+    /// The same for the hold-out; empty without one. Paths are relative to its folder.
     pub holdout: Vec<Series>,
 }
 
 /// Why a record was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Not JSON, or not of the record's form.
+    /// Not JSON, or not in the record's form.
     #[error("not a record of an unfinished corpus: {0}")]
     Form(#[from] serde_json::Error),
     /// Changed since it was written.
     #[error("BLAKE3 of the content is {found}; the record says {expected}")]
     Changed {
-        /// Of the content as it is.
+        /// Of the actual content.
         found: String,
         /// As written.
         expected: String,
@@ -180,7 +179,7 @@ impl SeriesRecord {
         (self, text)
     }
 
-    /// Every file of the input in the corpus itself, the record excepted.
+    /// Every file of the input in the corpus itself, except the record.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
         self.series.iter().flat_map(Series::files).chain(&self.skipped)
     }
@@ -210,7 +209,7 @@ impl PartRecord {
         (self, text)
     }
 
-    /// Every file of the part, the record excepted.
+    /// Every file of the part, except the record.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
         [&self.shard.file, &self.rows].into_iter().chain(&self.skipped)
     }
@@ -232,7 +231,7 @@ fn check(expected: &str, found: String) -> Result<(), RecordError> {
     Err(RecordError::Changed { found, expected: expected.to_owned() })
 }
 
-/// A document that was read and not written.
+/// A document that was read but not written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SkippedDocument {
@@ -240,8 +239,8 @@ pub struct SkippedDocument {
     pub file: String,
     /// 1-based line of JSON lines, 1-based row of Parquet.
     pub row: u64,
-    /// Where the line begins in the decompressed file; null for Parquet.
+    /// Offset of the line in the decompressed file; null for Parquet.
     pub byte_offset: Option<u64>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }

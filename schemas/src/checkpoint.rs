@@ -1,7 +1,7 @@
-//! What a run writes: the metadata of a checkpoint, and lines of metrics.
+//! The metadata of a checkpoint.
 //!
 //! **Invariant:** a checkpoint folder is complete exactly if its `MANIFEST.json` parses and every
-//! file that it lists has the length and hash that it says.
+//! file it lists has the recorded length and hash.
 
 use std::collections::BTreeMap;
 
@@ -24,27 +24,27 @@ pub struct CheckpointManifest {
     pub files: Vec<crate::manifest::FileRecord>,
 }
 
-/// `trainer_state.json`: where a run stands and what it must not change.
+/// `trainer_state.json`: the progress of a run, and the values it must not change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerState {
     /// [`VERSION`].
     pub version: u32,
-    /// Steps done: the step that comes next.
+    /// Steps done, which is also the number of the next step.
     pub next_step: u64,
     /// Phase of the optimizer state, as a position in the run file's list.
     pub phase_index: u64,
-    /// Steps of that phase which the optimizer state has seen.
+    /// Steps of that phase the optimizer state has seen.
     pub phase_steps_done: u64,
     /// Tokens read so far.
     pub tokens_read: u64,
-    /// Units (patches or tokens) processed so far: what the run has cost.
+    /// Units (patches or tokens) processed so far: the run's cost.
     pub units_processed: u64,
     /// Fingerprint of the plan.
     pub plan_fingerprint: String,
-    /// What a resumed run must have alike, by name; a difference refuses the resume.
+    /// Values that must be equal in a resumed run, by name; a difference refuses the resume.
     pub identity: BTreeMap<String, serde_json::Value>,
-    /// What may change with a notice, by name.
+    /// Values that may change with a notice, by name.
     pub recorded: BTreeMap<String, serde_json::Value>,
     /// The step before which the last evaluation was made and logged.
     pub evaluated_step: Option<u64>,
@@ -52,7 +52,7 @@ pub struct TrainerState {
     pub phases: Vec<PhaseRecord>,
 }
 
-/// What a phase came to so far.
+/// The results of a phase so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseRecord {
@@ -60,12 +60,12 @@ pub struct PhaseRecord {
     pub patch_size: u64,
     /// Steps done.
     pub steps: u64,
-    /// Steps whose loss or gradient was not finite, and which made no update.
+    /// Steps whose loss or gradient was not finite and which made no update.
     pub skipped_steps: u64,
     /// Training loss at the last logged step.
     pub loss: Option<f64>,
     /// Token-level validation loss before the first step.
     pub first_eval_loss: Option<f64>,
-    /// Seconds of training, evaluation and saving excepted, over all restarts.
+    /// Seconds of training over all restarts, excluding evaluation and saving.
     pub seconds: f64,
 }

@@ -1,11 +1,11 @@
-//! The list of exact duplicates that `patchmill duplicates` writes and `patchmill tokenize
-//! --drop-list` leaves out.
+//! The list of exact duplicates, written by `patchmill duplicates` and left out by
+//! `patchmill tokenize --drop-list`.
 //!
-//! It names documents by input and row, so that the first of equal ones stays, whatever the
-//! threads, tasks or restarts.
+//! It names documents by input and row, so the first of equal ones stays, whatever the threads,
+//! tasks or restarts.
 //!
-//! **Invariant:** [`DropList::decode`] accepts only a list that is as long as it says, has its
-//! hash, and whose rows rise.
+//! **Invariant:** [`DropList::decode`] accepts only a list of the length it promises, with its
+//! hash, whose rows rise.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::selection::Selection;
 
 /// The first bytes.
 pub const MAGIC: [u8; 8] = *b"PATCHDUP";
-/// The version that this build writes and reads.
+/// The version this build writes and reads.
 pub const VERSION: u32 = 1;
 /// Bytes before the description.
 pub const FIXED_BYTES: usize = 24;
@@ -23,16 +23,16 @@ pub const HASH_BYTES: usize = 32;
 /// Bytes of a row.
 pub const ROW_BYTES: usize = 8;
 
-/// The description that stands in the list as compact JSON.
+/// The description in the list, as compact JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DropListHead {
     /// Fingerprint of the corpus whose document indexes were read.
     pub corpus: String,
-    /// What that corpus holds of its inputs; absent for all of them.
+    /// Which documents of its inputs the corpus holds; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
-    /// The corpus' inputs, in byte order of their names.
+    /// The corpus's inputs, in byte order of their names.
     pub inputs: Vec<DropListInput>,
 }
 
@@ -40,25 +40,25 @@ pub struct DropListHead {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DropListInput {
-    /// Relative to the root that it was given with.
+    /// Relative to the root it was given with.
     pub name: String,
     /// Length.
     pub bytes: u64,
-    /// Documents of it that are listed.
+    /// Documents of it in the list.
     pub row_count: u64,
 }
 
 /// A whole list. All integers are little-endian.
 ///
-/// | bytes          | field                                                              | encoding          |
-/// |----------------|--------------------------------------------------------------------|-------------------|
-/// | 0..8           | magic                                                              | `MAGIC`           |
-/// | 8..12          | version                                                            | `u32`             |
-/// | 12..16         | `head_bytes`                                                       | `u32`             |
-/// | 16..24         | `row_count`                                                        | `u64`             |
-/// | `head_bytes`   | [`DropListHead`]                                                   | JSON in UTF-8     |
-/// | 8·`row_count`  | rows, 1-based, rising within an input, inputs in the order of head | `u64` each        |
-/// | the last 32    | BLAKE3 of all before: the list's identity                          | bytes             |
+/// | bytes          | field                                                      | encoding      |
+/// |----------------|------------------------------------------------------------|---------------|
+/// | 0..8           | magic                                                      | `MAGIC`       |
+/// | 8..12          | version                                                    | `u32`         |
+/// | 12..16         | `head_bytes`                                               | `u32`         |
+/// | 16..24         | `row_count`                                                | `u64`         |
+/// | `head_bytes`   | [`DropListHead`]                                           | JSON in UTF-8 |
+/// | 8·`row_count`  | rows, 1-based, rising within an input, in order of inputs  | `u64` each    |
+/// | the last 32    | BLAKE3 of everything before: the list's identity           | bytes         |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DropList {
     head: DropListHead,
@@ -69,13 +69,13 @@ pub struct DropList {
 /// Why a list was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DropListError {
-    /// Too short for anything.
+    /// Shorter than any list.
     #[error("the list is {found} bytes; the shortest has {}", FIXED_BYTES + HASH_BYTES)]
     Short {
         /// Its length.
         found: usize,
     },
-    /// Something else.
+    /// Another kind of file.
     #[error("it begins with {found:02x?}; a list of duplicates begins with {MAGIC:02x?}")]
     Magic {
         /// Its first bytes.
@@ -86,12 +86,13 @@ pub enum DropListError {
         "list of duplicates of version {found} is not supported; this build reads version {VERSION}"
     )]
     Version {
-        /// What stands there.
+        /// The version found.
         found: u32,
     },
-    /// Cut off, or with something appended.
+    /// Cut off, or with trailing bytes.
     #[error(
-        "the list is {found} bytes; {head_bytes} bytes of description and {row_count} rows come to {expected}"
+        "the list is {found} bytes; \
+         {head_bytes} bytes of description and {row_count} rows come to {expected}"
     )]
     Length {
         /// Its length.
@@ -100,20 +101,21 @@ pub enum DropListError {
         head_bytes: u32,
         /// As written.
         row_count: u64,
-        /// What these promise.
+        /// The length these promise.
         expected: u64,
     },
     /// Changed since it was written.
     #[error(
-        "the list's content has BLAKE3 {found}; its end says {expected}: it was changed after it was written"
+        "the list's content has BLAKE3 {found}; its end says {expected}: \
+         it was changed after it was written"
     )]
     Hash {
-        /// Of the content as it is.
+        /// Of the actual content.
         found: String,
         /// As written.
         expected: String,
     },
-    /// A description of another form.
+    /// A description in another form.
     #[error("the list's description is not of its form: {0}")]
     Head(#[from] serde_json::Error),
     /// Counts that do not add up.
@@ -125,7 +127,7 @@ pub enum DropListError {
         expected: u64,
     },
     /// Rows out of order.
-    #[error("row {row} of {input} stands after row {before}; rows begin at 1 and rise")]
+    #[error("row {row} of {input} comes after row {before}; rows begin at 1 and rise")]
     Order {
         /// Which input.
         input: String,
@@ -137,7 +139,7 @@ pub enum DropListError {
 }
 
 impl DropListHead {
-    /// The bytes that stand before the rows.
+    /// The bytes before the rows.
     ///
     /// # Panics
     /// If the description takes 4 GiB or more, or the counts overflow.
@@ -161,7 +163,7 @@ impl DropListHead {
 }
 
 impl DropList {
-    /// Reads a list and checks all that it says about itself.
+    /// Reads a list and checks it against its own length, hash, description and order.
     pub fn decode(bytes: &[u8]) -> Result<DropList, DropListError> {
         if bytes.len() < FIXED_BYTES + HASH_BYTES {
             return Err(DropListError::Short { found: bytes.len() });
@@ -195,12 +197,12 @@ impl DropList {
         Ok(DropList { head, rows, fingerprint: hash })
     }
 
-    /// What the list says about itself.
+    /// The list's description of itself.
     pub fn head(&self) -> &DropListHead {
         &self.head
     }
 
-    /// The rows of an input, in rising order; none for an input that the list does not know.
+    /// The rows of an input, in rising order; empty for an input missing from the list.
     pub fn rows(&self, input: &str) -> &[u64] {
         let at = self.head.inputs.iter().position(|listed| listed.name == input);
         at.map_or(&[], |at| &self.rows[at])
@@ -212,7 +214,7 @@ impl DropList {
     }
 }
 
-/// `N` bytes from `at`, where the caller has checked that they are there.
+/// `N` bytes from `at`; the caller has checked that they exist.
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("the slice has N bytes")
 }
@@ -316,8 +318,8 @@ mod tests {
         check(&with(8, 2), "version 2 is not supported; this build reads version 1");
         check(&with(16, 3), "3 rows come to ");
         check(&with(30, b'!'), "it was changed after it was written");
-        check(&encode(&head(), &[3, 3]), "row 3 of 00.jsonl.zst stands after row 3");
-        check(&encode(&head(), &[0, 3]), "row 0 of 00.jsonl.zst stands after row 0");
+        check(&encode(&head(), &[3, 3]), "row 3 of 00.jsonl.zst comes after row 3");
+        check(&encode(&head(), &[0, 3]), "row 0 of 00.jsonl.zst comes after row 0");
         let mut wide = head();
         wide.inputs[1].row_count = 1;
         let mut bytes = encode(&wide, &[1, 2]);

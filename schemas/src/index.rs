@@ -1,6 +1,6 @@
 //! The document index: one Parquet file a series, one row a document, in input order.
 //!
-//! **Invariant:** rows stand in the order of the documents in the series' shards.
+//! **Invariant:** rows are in the order of the documents in the series' shards.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ pub const CONTENT_HASH_BYTES: usize = 16;
 
 /// Shard within the series.
 pub const SHARD: &str = "shard";
-/// Document within the series; the number within the corpus adds the documents of the series
-/// before.
+/// Document within the series; its number within the corpus adds the documents of all earlier
+/// series.
 pub const DOCUMENT: &str = "document";
 /// First token, within the shard.
 pub const FIRST_TOKEN: &str = "first_token";
@@ -22,7 +22,7 @@ pub const TOKEN_COUNT: &str = "token_count";
 pub const SET_NAME: &str = "set_name";
 /// Input file, relative to the root it was given with.
 pub const INPUT: &str = "input";
-/// Where in the input: 1-based line of JSON lines, 1-based row of Parquet.
+/// Place in the input: 1-based line of JSON lines, 1-based row of Parquet.
 pub const ROW: &str = "row";
 /// Bytes of the text in UTF-8.
 pub const TEXT_BYTES: &str = "text_bytes";
@@ -34,8 +34,8 @@ pub fn schema() -> Arc<Schema> {
     columns(false)
 }
 
-/// The same of imported ids: [`TEXT_BYTES`] and [`CONTENT_HASH`] may be null, and are, because the
-/// texts are not known.
+/// The same for imported ids: [`TEXT_BYTES`] and [`CONTENT_HASH`] may be null, and are, because the
+/// texts are unknown.
 pub fn imported_schema() -> Arc<Schema> {
     columns(true)
 }

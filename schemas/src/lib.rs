@@ -1,20 +1,22 @@
-//! On-disk contracts of Patchmill, as types, bytes and JSON Schemas. `README.md` beside this crate
+//! On-disk contracts of Patchmill, as types, bytes and JSON Schemas. `README.md` next to this crate
 //! is the byte-level specification.
 //!
-//! This crate does no IO and starts no thread, and it alone derives `Serialize`: a serializable
-//! type is a promise.
+//! Every format carries a version. A changed byte is a changed version.
 //!
-//! In the order of the data's path:
+//! This crate does no IO and starts no thread, and only it derives `Serialize`: a serializable type
+//! is a promise.
+//!
+//! In the order in which data flows:
 //! - [`shard`]: token ids of whole documents, memory-mappable.
 //! - [`index`]: one row a document, as Parquet.
 //! - [`selection`]: which documents of the inputs a corpus holds.
-//! - [`drop_list`]: which documents have the text of an earlier one.
-//! - [`manifest`]: what a corpus holds; written last.
-//! - [`build`]: what a corpus folder says while it is being written, and its list of skipped
+//! - [`drop_list`]: which documents repeat the text of an earlier one.
+//! - [`manifest`]: the contents of a corpus; written last.
+//! - [`build`]: the state of a corpus folder while it is being written, and its list of skipped
 //!   documents.
-//! - [`run`]: the run file that both binaries read; [`run::data_order`] is its part on the order of
-//!   the data, [`schedule`] the one on learning rates.
-//! - [`record`]: what a checkpoint says about itself.
+//! - [`run`]: the run file both binaries read; [`run::data_order`] is its part on the order of the
+//!   data, [`run::schedule`] the one on learning rates.
+//! - [`checkpoint`]: the metadata of a checkpoint.
 
 pub mod shard;
 

@@ -1,8 +1,14 @@
-//! `manifest.json`: what a corpus holds, written last, so that a folder with a manifest is
+//! `manifest.json`: the contents of a corpus, written last, so that a folder with a manifest is
 //! complete.
 //!
 //! It has no times, hosts or absolute paths: equal inputs and options give equal bytes on every
 //! machine.
+//!
+//! BLAKE3 covers whole files, for copies and identity. A corpus's fingerprint is the hash of its
+//! manifest without that field.
+//!
+//! A manifest is written in the lowest version that has its fields. Version 3 exists for imported
+//! ids; corpora of texts keep their bytes and their readers.
 //!
 //! **Invariant:** [`Manifest::parse`] accepts only a manifest whose totals add up, whose paths stay
 //! inside the corpus folder and whose fingerprint is that of the rest.
@@ -16,18 +22,17 @@ use crate::selection::{Dropped, Selection};
 
 /// The file's name.
 pub const FILE_NAME: &str = "manifest.json";
-/// What `format` says.
+/// The value of `format`.
 pub const FORMAT: &str = "patchmill-corpus";
-/// The version that this build writes of corpora that it made of texts.
+/// The version this build writes for corpora made from texts.
 ///
-/// Version 1, which it reads as well, has none of the fields that may be absent: `selection`, a
+/// Version 1, which it also reads, has none of the fields that may be absent: `selection`, a
 /// series' `by_set`, and of the totals `documents_held_out`, `dropped`, `parts_added` and
 /// `surrogates_replaced`.
 pub const VERSION: u32 = 2;
-/// The version that this build writes of corpora that it made of another project's ids: it has
-/// `imported`.
+/// The version this build writes for corpora made from another project's ids: it has `imported`.
 pub const VERSION_IMPORTED: u32 = 3;
-/// The oldest version that this build reads.
+/// The oldest version this build reads.
 pub const VERSION_MIN: u32 = 1;
 
 /// A whole corpus.
@@ -41,7 +46,7 @@ pub struct Manifest {
     /// BLAKE3 in hex of this manifest as compact JSON with this field empty: the identity of the
     /// data.
     pub fingerprint: String,
-    /// What made the ids.
+    /// The tokenizer that made the ids.
     pub tokenizer: TokenizerRecord,
     /// Bytes of one id, 2 or 4.
     pub token_bytes: u32,
@@ -51,28 +56,27 @@ pub struct Manifest {
     pub sets: Vec<SetTotals>,
     /// One series an input file (or one a set of it), in corpus order.
     pub series: Vec<Series>,
-    /// The list of skipped documents, when there are any.
+    /// The list of skipped documents, if any.
     pub skipped: Option<FileRecord>,
     /// Which documents of the inputs were written; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Selection>,
-    /// Where the ids come from, if not from texts: then no text is known, and `text_bytes` is 0
-    /// everywhere.
+    /// Source of the ids, if not texts: then no text is known, and `text_bytes` is 0 everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
 }
 
-/// Where ids come from that another project made.
+/// Source of ids made by another project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Imported {
-    /// Whose files they were.
+    /// The project whose files they were.
     pub format: ForeignFormat,
-    /// What said where a document ends.
+    /// How the end of a document was found.
     pub borders: Borders,
 }
 
-/// A project whose files of ids are read.
+/// A project whose files of ids can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ForeignFormat {
@@ -85,7 +89,7 @@ pub enum ForeignFormat {
 }
 
 impl ForeignFormat {
-    /// Whose it is.
+    /// The project's name.
     pub fn name(self) -> &'static str {
         match self {
             ForeignFormat::Megatron => "Megatron-core",
@@ -95,24 +99,24 @@ impl ForeignFormat {
     }
 }
 
-/// What says where a document of imported ids ends.
+/// How the end of a document of imported ids is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Borders {
-    /// An index beside the ids.
+    /// By an index next to the ids.
     Index,
     /// Each EOS id ends one.
     Eos,
     /// Each BOS id begins one.
     Bos,
-    /// An EOS id with a BOS id behind it.
+    /// An EOS id followed by a BOS id.
     EosBos,
     /// Nothing: a file is one document.
     File,
 }
 
 impl Borders {
-    /// In words.
+    /// A description in words.
     pub fn describe(self) -> &'static str {
         match self {
             Borders::Index => "the index beside the ids",
@@ -124,7 +128,7 @@ impl Borders {
     }
 }
 
-/// What made the ids.
+/// The tokenizer that made the ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerRecord {
@@ -136,7 +140,7 @@ pub struct TokenizerRecord {
     pub bos: Option<SpecialToken>,
     /// Put after each document.
     pub eos: Option<SpecialToken>,
-    /// What special tokens written out in a text are; of imported ids what was said about them.
+    /// How special tokens spelled out in a text are read; for imported ids, as declared.
     pub special_tokens: SpecialTokens,
     /// Copies of the tokenizer's files in the corpus folder, tokenizer.json first.
     pub files: Vec<FileRecord>,
@@ -152,7 +156,7 @@ pub struct SpecialToken {
     pub id: u32,
 }
 
-/// What special tokens written out in a text are.
+/// How special tokens spelled out in a text are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SpecialTokens {
@@ -182,7 +186,7 @@ pub struct Totals {
     pub documents_read: u64,
     /// Documents whose text is in shards.
     pub documents_written: u64,
-    /// Documents that are listed as skipped.
+    /// Documents listed as skipped.
     pub documents_skipped: u64,
     /// Bytes of the written documents' texts in UTF-8.
     pub text_bytes: u64,
@@ -191,7 +195,7 @@ pub struct Totals {
     /// Documents that went into the corpus of the hold-out; absent when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub documents_held_out: u64,
-    /// Documents that were not selected; absent when there are none.
+    /// Documents not selected; absent when 0.
     #[serde(default, skip_serializing_if = "Dropped::is_none")]
     pub dropped: Dropped,
     /// Documents in shards beyond one for each written one, where long ones were cut into several;
@@ -260,19 +264,18 @@ pub struct Series {
     pub index: Option<FileRecord>,
     /// In token order; empty when nothing was written.
     pub shards: Vec<Shard>,
-    /// Which documents of the input these are; absent when they are all of them.
+    /// Which documents of the input these are; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_set: Option<BySet>,
 }
 
-/// A series that has the documents of one set alone.
+/// The set of a series that has the documents of one set alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BySet {
-    /// That set; null for documents without one, and then also for what was skipped.
+    /// The set; null for documents without one. Their series also counts the skipped documents.
     pub set_name: Option<String>,
-    /// What the series' shards say as their series index: with sets it is not the position in the
-    /// manifest.
+    /// The series index in the series' shards, which with sets is not the position in the manifest.
     pub series_index: u64,
 }
 
@@ -280,7 +283,7 @@ pub struct BySet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
-    /// Where it lies and what it hashes to.
+    /// Its place and hash.
     #[serde(flatten)]
     pub file: FileRecord,
     /// Its tokens.
@@ -292,42 +295,44 @@ pub struct Shard {
 /// Why a manifest was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not JSON, or not of the manifest's form.
+    /// Not JSON, or not in the manifest's form.
     #[error("not a corpus manifest: {0}")]
     Form(#[from] serde_json::Error),
     /// Another format.
     #[error("format is {found:?}; expected {FORMAT:?}")]
     Format {
-        /// What stands there.
+        /// The format found.
         found: String,
     },
     /// Another version.
     #[error(
-        "manifest version {found} is not supported; this build reads versions {VERSION_MIN} to {VERSION_IMPORTED}"
+        "manifest version {found} is not supported; \
+         this build reads versions {VERSION_MIN} to {VERSION_IMPORTED}"
     )]
     Version {
-        /// What stands there.
+        /// The version found.
         found: u64,
     },
-    /// A field that the version does not have.
-    #[error("{field} stands in a manifest of version {version}, which does not have it")]
+    /// A field the version does not have.
+    #[error("{field} is in a manifest of version {version}, which does not have it")]
     NotOfVersion {
         /// Which field.
         field: &'static str,
-        /// As the manifest says.
+        /// The manifest's version.
         version: u32,
     },
     /// Changed since it was written.
     #[error(
-        "fingerprint of the content is {found}; the manifest says {expected}: it was changed after it was written"
+        "fingerprint of the content is {found}; the manifest says {expected}: \
+         it was changed after it was written"
     )]
     Fingerprint {
-        /// Of the content as it is.
+        /// Of the actual content.
         found: String,
         /// As written.
         expected: String,
     },
-    /// Texts of which nothing can be known.
+    /// A size of texts that are unknown.
     #[error(
         "{what} is {found} in a manifest of imported ids, whose texts are not known; expected 0"
     )]
@@ -337,7 +342,7 @@ pub enum ManifestError {
         /// As written.
         found: u64,
     },
-    /// A path that leaves the folder.
+    /// A path out of the folder.
     #[error("path {found:?} leaves the corpus folder")]
     Path {
         /// As written.
@@ -355,13 +360,13 @@ pub enum ManifestError {
     },
 }
 
-/// The version that this build writes of a corpus.
+/// The version this build writes for a corpus.
 pub fn version_of(imported: Option<&Imported>) -> u32 {
     if imported.is_some() { VERSION_IMPORTED } else { VERSION }
 }
 
 impl Manifest {
-    /// Reads a manifest and checks all that it says about itself.
+    /// Reads a manifest and checks its version, fingerprint, paths and sums.
     pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
         let head: serde_json::Value = serde_json::from_str(text)?;
         let format = head.get("format").and_then(|format| format.as_str()).unwrap_or_default();
@@ -402,12 +407,12 @@ impl Manifest {
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
-    /// All shards, in the order in which they form the corpus' token stream.
+    /// All shards, in the order of the corpus's token stream.
     pub fn shards(&self) -> impl Iterator<Item = &Shard> {
         self.series.iter().flat_map(|series| &series.shards)
     }
 
-    /// Every file that the manifest promises, itself excepted.
+    /// Every file the manifest promises, except itself.
     pub fn files(&self) -> impl Iterator<Item = &FileRecord> {
         let series = self.series.iter();
         let parts = series.flat_map(Series::files);
@@ -426,15 +431,15 @@ impl Manifest {
         }
         check_totals("totals", self.totals, totals)?;
         check_sets("sets", self.totals, &self.sets)?;
-        // All others are parts of it.
+        // All other sums are parts of it.
         match (&self.imported, self.totals.text_bytes) {
             (Some(_), found @ 1..) => Err(ManifestError::TextOfIds { what: "text_bytes", found }),
             _ => Ok(()),
         }
     }
 
-    /// A field that a later version brought may not stand in an earlier one, whose readers do not
-    /// know it.
+    /// A field introduced by a later version must be absent from an earlier one, whose readers do
+    /// not know it.
     fn check_version(&self) -> Result<(), ManifestError> {
         let version = self.version;
         let totals =
@@ -457,8 +462,7 @@ impl Manifest {
 }
 
 impl Series {
-    /// What the series' shards say as their series index; `position` is the series' place in the
-    /// manifest.
+    /// The series index in the series' shards; `position` is the series' place in the manifest.
     pub fn series_index(&self, position: u64) -> u64 {
         self.by_set.as_ref().map_or(position, |by_set| by_set.series_index)
     }
@@ -538,7 +542,7 @@ pub fn json_schema() -> String {
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
-/// Relative, with no part that leads out of the folder.
+/// Checks that a path is relative, with no part that leads out of the folder.
 pub fn check_path(path: &str) -> Result<(), ManifestError> {
     let inside = !path.is_empty()
         && !path.contains('\\')
@@ -614,7 +618,7 @@ mod tests {
         assert_eq!(sealed.fingerprint.len(), 64);
     }
 
-    /// Every change to the text is refused, or leaves the content as it was (white space).
+    /// Every change to the text is refused or leaves the content unchanged (white space).
     #[test]
     fn every_flipped_bit_and_every_shorter_text_is_found() {
         let (sealed, text) = manifest().seal();
@@ -668,7 +672,7 @@ mod tests {
         }
     }
 
-    /// The text that the first version of this program wrote, byte for byte.
+    /// The text written by the first version of this program, byte for byte.
     #[test]
     fn a_manifest_of_version_1_is_read_and_has_no_later_fields() {
         let mut old = manifest();
@@ -681,8 +685,7 @@ mod tests {
                 m.version = 1;
                 change(m);
             };
-            let message =
-                format!("{field} stands in a manifest of version 1, which does not have it");
+            let message = format!("{field} is in a manifest of version 1, which does not have it");
             check(change, &message);
         };
         refused(|m| m.selection = Some(Selection::default()), "selection");
@@ -692,7 +695,7 @@ mod tests {
         refused(|m| m.series[0].by_set = Some(BySet { set_name: None, series_index: 7 }), "by_set");
     }
 
-    /// Corpora of texts are written as before imported ones came.
+    /// Corpora of texts are written as before imported ones existed.
     #[test]
     fn a_manifest_of_version_2_is_read_and_written_byte_for_byte() {
         let mut selected = manifest();
@@ -733,7 +736,7 @@ mod tests {
         };
         check(
             with_imported(|m| m.version = 2),
-            "imported stands in a manifest of version 2, which does not have it",
+            "imported is in a manifest of version 2, which does not have it",
         );
         check(
             with_imported(|m| {

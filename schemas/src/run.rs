@@ -1,10 +1,16 @@
-//! The run file: one TOML file that says everything that changes a result, read by both binaries.
+//! The run file: one TOML file, read by both binaries.
+//!
+//! The run file holds everything that changes a result. It has no hidden defaults. An unknown key
+//! is refused, with the nearest known one in the error, and the resolved copy is saved next to the
+//! run. Where possible the types rule out wrong values: a share is a fraction of integers, so 2/3
+//! is 2/3.
 //!
 //! Model fields carry Hugging Face's `config.json` names. Paths are relative to the run file's
-//! folder. There are no defaults for anything that changes a number in the result.
+//! folder.
 //!
 //! **Invariant:** a [`RunFile`] holds no unknown key and only values that are legal on their own;
-//! what depends on several fields at once is checked where the value is built (`Plan`, `Llama`).
+//! anything that depends on several fields at once is checked where the value is built (`Plan`,
+//! `Llama`).
 
 pub mod data_order;
 pub mod schedule;
@@ -49,12 +55,12 @@ pub struct DataConfig {
     /// Validation corpus, of the same form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<String>,
-    /// Tokens of the random subset that an epoch reads; the whole corpus when absent.
+    /// Tokens of the random subset an epoch reads; the whole corpus when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset_tokens: Option<u64>,
-    /// How much of each set an epoch reads, for a corpus that keeps its sets apart (`tokenize
-    /// --by-set`). Every set of the corpus is named; `""` is that of the documents without a set's
-    /// name. One stream when absent.
+    /// How much of each set an epoch reads, for a corpus with separate sets (`tokenize --by-set`).
+    /// Every set of the corpus must be named; `""` is the set of documents without a set name. One
+    /// stream when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sets: Option<BTreeMap<String, SetAmount>>,
 }
@@ -63,7 +69,7 @@ pub struct DataConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanConfig {
-    /// T: positions that a model sees at once, patches or tokens.
+    /// T: positions a model sees at once, patches or tokens.
     pub window_units: u64,
     /// Tokens read per optimizer step, in every phase.
     pub step_tokens: u64,
@@ -81,22 +87,23 @@ pub struct PlanConfig {
 pub struct PhaseConfig {
     /// K: tokens per patch; 1 is token-level training.
     pub patch_size: u64,
-    /// This phase's own T, when it differs from the plan's.
+    /// This phase's own T, where it differs from the plan's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_units: Option<u64>,
-    /// Share of the run's tokens that this phase reads.
+    /// Share of the run's tokens read by this phase.
     pub share: Share,
     /// The learning rate over the steps of this phase.
     pub schedule: Schedule,
-    /// What is taken over from the phase before.
+    /// State taken over from the phase before.
     pub carry: Carry,
-    /// A linear map of a patch's K token embeddings, one after the other, makes its input in place
-    /// of their mean (paper §3.7). Trained in this phase, discarded at its end. False when absent.
+    /// Whether a linear map of a patch's K token embeddings, one after the other, makes its input
+    /// in place of their mean (paper §3.7). Trained in this phase, discarded at its end. False
+    /// when absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input_map: bool,
-    /// A linear map of the last hidden state makes K states, each of which predicts one token of
-    /// the next patch through the one head (paper §3.7). Trained in this phase, discarded at its
-    /// end. False when absent.
+    /// Whether a linear map of the last hidden state makes K states, each of which predicts one
+    /// token of the next patch through the one head (paper §3.7). Trained in this phase, discarded
+    /// at its end. False when absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_map: bool,
 }
@@ -115,7 +122,7 @@ pub struct ModelConfig {
     pub num_hidden_layers: u64,
     /// Query heads; divides `hidden_size`.
     pub num_attention_heads: u64,
-    /// Key and value heads; divides `num_attention_heads` (fewer than those is grouped-query
+    /// Key and value heads; divides `num_attention_heads` (fewer of them is grouped-query
     /// attention).
     pub num_key_value_heads: u64,
     /// Added to the mean square in RMSNorm.
@@ -132,7 +139,7 @@ pub struct ModelConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Which update rule.
+    /// The update rule.
     pub kind: OptimizerKind,
     /// Decay rates of the two moments.
     pub betas: [f64; 2],
@@ -142,37 +149,37 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     /// Largest global L2 norm of the gradient.
     pub clip_norm: f64,
-    /// What a loss or gradient that is not finite does.
+    /// The action on a loss or gradient that is not finite.
     pub nonfinite: Nonfinite,
-    /// What a sudden rise of the loss does; nothing when absent.
+    /// The action on a sudden rise of the loss; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spike: Option<Spike>,
 }
 
-/// Which losses are spikes, and what they do.
+/// Which losses are spikes, and the action on them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Spike {
-    /// Last losses of the phase that a loss is compared with; none is a spike before there are as
-    /// many. 2 to 65,536.
+    /// Number of last losses of the phase a loss is compared with, 2 to 65,536; before there are as
+    /// many, no loss is a spike.
     pub window_steps: u64,
-    /// A spike lies more than so many standard deviations above their mean.
+    /// A spike lies more than this many standard deviations above their mean.
     pub sigma: f64,
-    /// What a spike does.
+    /// The action on a spike.
     pub action: SpikeAction,
 }
 
-/// What a spike of the loss does.
+/// The action on a spike of the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SpikeAction {
     /// Stop before the update, with exit code 3.
     Stop,
-    /// Leave the weights as they are and go on with the next step.
+    /// Leave the weights as they are and continue with the next step.
     Skip,
 }
 
-/// Which update rule.
+/// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
@@ -180,13 +187,13 @@ pub enum OptimizerKind {
     Adamw,
 }
 
-/// What a loss or gradient norm that is not finite does.
+/// The action on a loss or gradient norm that is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Nonfinite {
     /// Stop before the update, with exit code 3.
     Stop,
-    /// Leave the weights as they are and go on with the next step.
+    /// Leave the weights as they are and continue with the next step.
     Skip,
 }
 
@@ -196,18 +203,18 @@ pub enum Nonfinite {
 pub struct TrainConfig {
     /// Seed of the initial weights.
     pub init_seed: u64,
-    /// Start from the weights of this Hugging Face directory instead.
+    /// Start from the weights in this Hugging Face directory instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<String>,
     /// Where tensors live.
     pub device: Device,
-    /// What is recomputed in the backward pass instead of kept: less memory for more time, and the
-    /// same result.
+    /// Activations recomputed in the backward pass instead of kept: less memory for more time, and
+    /// the same result.
     pub activation_checkpointing: ActivationCheckpointing,
-    /// Kind of the compute; masters and moments stay fp32.
+    /// Dtype of the compute; master weights and moments stay fp32.
     pub dtype: Dtype,
-    /// Whether a GPU replays each phase's passes from a CUDA graph; not when absent. Without effect
-    /// on the CPU.
+    /// Whether a GPU replays each phase's passes from a CUDA graph; false when absent. No effect on
+    /// the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cuda_graphs: Option<bool>,
     /// Windows (T units each) per rank and micro-step; a step must split evenly.
@@ -216,11 +223,11 @@ pub struct TrainConfig {
     pub output: String,
     /// Steps between checkpoints.
     pub checkpoint_every_steps: u64,
-    /// Newest checkpoints that are kept, at least 1.
+    /// Newest checkpoints kept, at least 1.
     pub keep_checkpoints: u64,
     /// Checkpoints at multiples of this many steps are kept for good; 0 for none.
     pub keep_every_steps: u64,
-    /// Steps between evaluations; 0 for none but at the ends of phases.
+    /// Steps between evaluations; 0 evaluates only at the ends of phases.
     pub eval_every_steps: u64,
     /// Steps between lines of the log and of the metrics.
     pub log_every_steps: u64,
@@ -249,7 +256,8 @@ impl TryFrom<String> for Device {
             other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).map_or_else(
                 || {
                     Err(format!(
-                        "device is {other:?}, expected \"auto\", \"cpu\", \"cuda\" or \"cuda:INDEX\""
+                        "device is {other:?}, \
+                         expected \"auto\", \"cpu\", \"cuda\" or \"cuda:INDEX\""
                     ))
                 },
                 |index| Ok(Device::Cuda(index)),
@@ -278,25 +286,25 @@ impl JsonSchema for Device {
     }
 }
 
-/// What is recomputed in the backward pass instead of kept.
+/// Activations recomputed in the backward pass instead of kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationCheckpointing {
     /// Keep every activation.
     None,
-    /// Attention of each block, of which its normalized input is kept.
+    /// Recompute the attention of each block; its normalized input is kept.
     Attention,
-    /// Each block, of which its input is kept: least memory.
+    /// Recompute each block; its input is kept: least memory.
     Block,
 }
 
-/// Kind of the compute.
+/// Dtype of the compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// IEEE single precision.
     Fp32,
-    /// bfloat16, with fp32 masters.
+    /// bfloat16, with fp32 master weights.
     Bf16,
 }
 
@@ -310,8 +318,8 @@ pub struct LoaderConfig {
     pub io: ReadBackend,
     /// Memory of all rings together, in bytes.
     pub ring_bytes: u64,
-    /// What the system is asked to read ahead while reading is slow, in bytes of the shards; 16 MiB
-    /// when absent.
+    /// Bytes of the shards the system is asked to read ahead while reading is slow; 16 MiB when
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_ahead_bytes: Option<u64>,
 }
@@ -329,29 +337,29 @@ pub enum ReadBackend {
 /// Why a run file was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RunFileError {
-    /// Not TOML, or not of the run file's form.
+    /// Not TOML, or not in the run file's form.
     #[error("{message}{}", suggest(.message))]
     Form {
-        /// What the parser found and where.
+        /// The parser's message, with the place.
         message: String,
     },
-    /// An override that is not `key.path=value`.
+    /// An override not in the form `key.path=value`.
     #[error("override {found:?} is not of the form section.key=value, such as train.dtype=fp32")]
     Override {
         /// The override as given.
         found: String,
     },
-    /// An override whose path leads through something that is no table or list entry.
+    /// An override whose path leads through a value that is neither a table nor a list.
     #[error("override {found:?}: there is no {missing:?} in the run file")]
     OverridePath {
         /// The override as given.
         found: String,
-        /// The part of the path that was not found.
+        /// The part of the path that does not exist.
         missing: String,
     },
 }
 
-/// Reads a run file's text, with `--set` overrides (`"train.dtype=fp32"`, `"phases.0.share=1/2"`)
+/// Parses a run file's text, with `--set` overrides (`"train.dtype=fp32"`, `"phases.0.share=1/2"`)
 /// laid over it.
 pub fn parse(text: &str, overrides: &[String]) -> Result<RunFile, RunFileError> {
     let form =
@@ -406,7 +414,7 @@ fn override_value(text: &str) -> toml::Value {
     }
 }
 
-/// "; did you mean …?" when the parser met an unknown key that is close to a known one.
+/// "; did you mean …?" when the parser met an unknown key close to a known one.
 fn suggest(message: &str) -> String {
     let Some((_, rest)) = message.split_once("unknown field `") else { return String::new() };
     let Some((found, rest)) = rest.split_once('`') else { return String::new() };

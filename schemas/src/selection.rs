@@ -1,40 +1,40 @@
-//! Which documents of the inputs a corpus holds, when that is not all of them.
+//! Which documents of the inputs a corpus holds, when it does not hold all.
 //!
-//! **Invariant:** a corpus of all documents has no trace of a selection: what is off is absent from
-//! every record.
+//! **Invariant:** a corpus of all documents has no trace of a selection: an option that is off is
+//! absent from every record.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What was asked for. Fields that are off are absent.
+/// The requested selection. Options that are off are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
     /// Which side of the hold-out this corpus is; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<SelectionPart>,
-    /// Bytes of the shortest text that is written.
+    /// Bytes of the shortest text written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_bytes: Option<u64>,
-    /// Bytes of the longest text that is written.
+    /// Bytes of the longest text written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// The sets that are written, in byte order; null is documents without a set. Absent: all.
+    /// The sets written, in byte order; null is documents without a set. Absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_sets: Option<Vec<Option<String>>>,
-    /// The sets that are not written, in byte order; null is documents without a set.
+    /// The sets not written, in byte order; null is documents without a set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_sets: Option<Vec<Option<String>>>,
-    /// BLAKE3 in hex of the list of duplicates that are not written.
+    /// BLAKE3 in hex of the list of duplicates not written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_list: Option<String>,
-    /// Share of the documents that is written, as a decimal number in `(0, 1]`.
+    /// Share of the documents written, as a decimal number in `(0, 1]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_rate: Option<String>,
-    /// Share of the documents that is held out, as a decimal number in `(0, 1]`.
+    /// Share of the documents held out, as a decimal number in `(0, 1]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holdout_rate: Option<String>,
-    /// Key of the hashes that sampling and hold-out go by.
+    /// Key of the hashes sampling and hold-out use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_seed: Option<u64>,
     /// Words after which a document is cut into several.
@@ -42,24 +42,24 @@ pub struct Selection {
     pub split_words: Option<u64>,
 }
 
-/// The two corpora that a run with a hold-out writes.
+/// The two corpora written by a run with a hold-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SelectionPart {
-    /// What was not held out.
+    /// The documents not held out.
     Main,
-    /// What was.
+    /// The documents held out.
     Holdout,
 }
 
 /// Why a document was not selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// Its text is shorter than asked for.
+    /// Its text is too short.
     TooShort,
-    /// Its text is longer than asked for.
+    /// Its text is too long.
     TooLong,
-    /// It is of a set that is not written.
+    /// Its set is not written.
     Set,
     /// The drop list names it.
     Duplicate,
@@ -67,15 +67,15 @@ pub enum DropReason {
     Sample,
 }
 
-/// Documents that were read and not selected, by reason.
+/// Documents read but not selected, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dropped {
-    /// Texts shorter than asked for.
+    /// Texts that are too short.
     pub too_short: u64,
-    /// Texts longer than asked for.
+    /// Texts that are too long.
     pub too_long: u64,
-    /// Of sets that are not written.
+    /// Documents of sets not written.
     pub set: u64,
     /// Named by the drop list.
     pub duplicate: u64,
@@ -95,7 +95,7 @@ impl Dropped {
         } += 1;
     }
 
-    /// All of them; `None` on overflow.
+    /// Their sum; `None` on overflow.
     pub fn checked_sum(self) -> Option<u64> {
         let Dropped { too_short, too_long, set, duplicate, sample } = self;
         [too_long, set, duplicate, sample].into_iter().try_fold(too_short, u64::checked_add)
@@ -112,7 +112,7 @@ impl Dropped {
         })
     }
 
-    /// Whether nothing was dropped, so that records need not say so.
+    /// Whether nothing was dropped, in which case records omit it.
     pub fn is_none(&self) -> bool {
         *self == Dropped::default()
     }

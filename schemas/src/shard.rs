@@ -1,15 +1,19 @@
-//! The shard: token ids of whole documents, in a form that any tool can memory-map.
+//! The shard: token ids of whole documents, in a form any tool can memory-map.
 //!
-//! **Invariant:** what [`ShardHeader::decode`] and [`ShardFooter::decode`] accept re-encodes to the
-//! same bytes.
+//! Token ids follow the header page, aligned to a page and little-endian, so any tool can map a
+//! shard with an offset. A CRC32C, which processors compute, covers each 16 KiB block of ids:
+//! damage is found at first touch, without reading the whole file.
+//!
+//! **Invariant:** bytes accepted by [`ShardHeader::decode`] and [`ShardFooter::decode`] re-encode
+//! to the same bytes.
 
 use std::ops::Range;
 
 /// First bytes of every shard.
 pub const MAGIC: [u8; 8] = *b"PATCHTOK";
-/// The version that this build writes and reads.
+/// The version this build writes and reads.
 pub const VERSION: u32 = 1;
-/// A page, to which the ids are aligned.
+/// A page; ids are aligned to it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes before the first id.
 pub const HEADER_BYTES: u64 = PAGE_BYTES;
@@ -42,7 +46,7 @@ impl TokenBytes {
     }
 }
 
-/// First [`HEADER_BYTES`] of a shard, little-endian, zero where nothing is named.
+/// First [`HEADER_BYTES`] of a shard, little-endian; bytes not listed are zero.
 ///
 /// | bytes      | field                            | encoding                               |
 /// |------------|----------------------------------|----------------------------------------|
@@ -88,31 +92,31 @@ pub enum ShardError {
     /// Not a shard at all.
     #[error("first bytes are {found:02x?}; a shard begins with {MAGIC:02x?} (\"PATCHTOK\")")]
     Magic {
-        /// What stands there.
+        /// The first bytes found.
         found: [u8; 8],
     },
     /// Of another version.
     #[error("shard version {found} is not supported; this build reads version {VERSION}")]
     Version {
-        /// What stands there.
+        /// The version found.
         found: u32,
     },
     /// The header is damaged.
     #[error("header has CRC32C {found:#010x}; its last bytes say {expected:#010x}")]
     HeaderCrc {
-        /// Of the bytes as they are.
+        /// Of the actual bytes.
         found: u32,
         /// As written.
         expected: u32,
     },
-    /// A field with a value that no writer writes.
+    /// A field with a value no writer writes.
     #[error("header field {field} is {found}; expected {expected}")]
     Field {
         /// Its name in the table.
         field: &'static str,
         /// Its value.
         found: u64,
-        /// What it may be.
+        /// The accepted values.
         expected: &'static str,
     },
     /// The file is longer or shorter than the header promises.
@@ -129,21 +133,21 @@ pub enum ShardError {
         token_bytes: u32,
         /// From the header.
         document_count: u64,
-        /// What that comes to.
+        /// Their sum.
         expected_bytes: u64,
     },
-    /// Something between the ids and the footer.
-    #[error("byte {index} of the padding behind the ids is {found}; expected 0")]
+    /// A byte other than 0 between the ids and the footer.
+    #[error("byte {index} of the padding after the ids is {found}; expected 0")]
     Padding {
         /// Counted from the end of the ids.
         index: usize,
-        /// What stands there.
+        /// The byte found.
         found: u8,
     },
     /// The footer is damaged.
     #[error("footer has CRC32C {found:#010x}; its last bytes say {expected:#010x}")]
     FooterCrc {
-        /// Of the bytes as they are.
+        /// Of the actual bytes.
         found: u32,
         /// As written.
         expected: u32,
@@ -155,12 +159,13 @@ pub enum ShardError {
         document: u64,
         /// As written.
         found: u64,
-        /// What it may be.
+        /// The accepted values.
         expected: String,
     },
     /// A block of ids is damaged.
     #[error(
-        "block {block_index} (bytes {first_byte}..{end_byte}) has CRC32C {found:#010x}; footer says {expected:#010x}"
+        "block {block_index} (bytes {first_byte}..{end_byte}) has CRC32C {found:#010x}; \
+         footer says {expected:#010x}"
     )]
     Block {
         /// Position within the ids.
@@ -169,12 +174,12 @@ pub enum ShardError {
         first_byte: u64,
         /// Offset in the file, exclusive.
         end_byte: u64,
-        /// Of the bytes as they are.
+        /// Of the actual bytes.
         found: u32,
         /// As written.
         expected: u32,
     },
-    /// An id that the vocabulary does not have.
+    /// An id outside the vocabulary.
     #[error("token {token_index} is id {found}; the vocabulary has {vocab_size} entries")]
     Id {
         /// Position within the shard.
@@ -294,14 +299,13 @@ impl ShardHeader {
     }
 }
 
-/// What follows the ids, little-endian. The ids are padded with zeros to a multiple of 8 bytes
-/// first.
+/// Everything after the ids, little-endian. Before it, zeros pad the ids to a multiple of 8 bytes.
 ///
-/// | part            | encoding                                                                        |
-/// |-----------------|---------------------------------------------------------------------------------|
-/// | `document_ends` | `u64` × `document_count`: the token after each document, rising to `token_count` |
-/// | `block_crcs`    | `u32` × `block_count`: CRC32C of each [`BLOCK_BYTES`] of ids, the last one shorter |
-/// | CRC32C          | `u32`: of the padding and the two parts above                                     |
+/// | part            | encoding                                                                |
+/// |-----------------|-------------------------------------------------------------------------|
+/// | `document_ends` | `u64` × `document_count`: end of each document, rising to `token_count` |
+/// | `block_crcs`    | `u32` × `block_count`: CRC32C per [`BLOCK_BYTES`] of ids, last shorter  |
+/// | CRC32C          | `u32`: of the padding and the two parts above                           |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFooter {
     /// The token after each document.
@@ -311,8 +315,8 @@ pub struct ShardFooter {
 }
 
 impl ShardFooter {
-    /// Where in the file the checksums of the blocks lie, 4 bytes each and little-endian, for those
-    /// who need nothing else of the footer; `None` if the header's sizes do not fit `u64`.
+    /// Where in the file the checksums of the blocks lie, 4 bytes each and little-endian, for
+    /// readers that need nothing else of the footer; `None` if the header's sizes do not fit `u64`.
     pub fn block_crcs_range(header: &ShardHeader) -> Option<Range<u64>> {
         let end = header.file_bytes()?.checked_sub(4)?; // the footer's own checksum is the last
         Some(end.checked_sub(4 * header.block_count()?)?..end)
@@ -340,8 +344,8 @@ impl ShardFooter {
     /// Reads the footer from the bytes after the ids, padding included.
     ///
     /// # Panics
-    /// If `bytes` is not as long as `header` says; [`ShardHeader::decode`] checked the file's
-    /// length.
+    /// If the length of `bytes` is not the one `header` promises; [`ShardHeader::decode`] checked
+    /// the file's length.
     pub fn decode(bytes: &[u8], header: &ShardHeader) -> Result<ShardFooter, ShardError> {
         let block_count = header.block_count().expect("the header's sizes were checked");
         let ends_at = padding_bytes(header);
@@ -458,12 +462,13 @@ mod tests {
             let block_crcs = (0..header.block_count().unwrap() as u32).collect();
             let footer = ShardFooter { document_ends, block_crcs };
             let bytes = footer.encode(&header);
-            prop_assert_eq!(bytes.len() as u64, file_bytes - HEADER_BYTES - header.payload_bytes().unwrap());
+            let rest = file_bytes - HEADER_BYTES - header.payload_bytes().unwrap();
+            prop_assert_eq!(bytes.len() as u64, rest);
             prop_assert_eq!(ShardFooter::decode(&bytes, &header), Ok(footer));
         }
     }
 
-    /// With a right checksum as well: what is accepted re-encodes to the same bytes.
+    /// With a correct checksum as well: accepted bytes re-encode to the same bytes.
     #[test]
     fn padding_that_is_not_zero_is_refused() {
         let mut bytes = footer().encode(&header());
@@ -473,7 +478,7 @@ mod tests {
         let crc = crc32c::crc32c(&bytes[..crc_at]).to_le_bytes();
         bytes[crc_at..].copy_from_slice(&crc);
         let err = ShardFooter::decode(&bytes, &header()).unwrap_err();
-        assert_eq!(err.to_string(), "byte 3 of the padding behind the ids is 9; expected 0");
+        assert_eq!(err.to_string(), "byte 3 of the padding after the ids is 9; expected 0");
     }
 
     #[test]
@@ -493,7 +498,7 @@ mod tests {
         }
     }
 
-    /// A header with this change and a right checksum gives exactly this message.
+    /// A header with this change and a correct checksum gives exactly this message.
     fn check_header(at: usize, bytes: &[u8], expected: &str) {
         let mut head = header().encode();
         head[at..at + bytes.len()].copy_from_slice(bytes);
@@ -524,12 +529,14 @@ mod tests {
         check_header(
             16,
             &10_000u64.to_le_bytes(),
-            "shard is 24140 bytes; header promises 10000 tokens of 2 bytes in 3 documents, 24132 bytes in all",
+            "shard is 24140 bytes; header promises 10000 tokens of 2 bytes in 3 documents, \
+             24132 bytes in all",
         );
         check_header(
             16,
             &[0xff; 8],
-            "shard is 24140 bytes; header promises 18446744073709551615 tokens of 2 bytes in 3 documents, \
+            "shard is 24140 bytes; header promises 18446744073709551615 tokens of 2 bytes \
+             in 3 documents, \
              18446744073709551615 bytes in all",
         );
         let short = ShardHeader::decode(&[0; 100], 100).unwrap_err();

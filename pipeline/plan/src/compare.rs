@@ -1,19 +1,23 @@
-//! What differs between two plans, and how far they read the same.
+//! The differences between two plans, and how far they read the same.
 //!
-//! **Invariant:** the steps that are called the same read the same windows in the same slots, in
-//! phases of the same K and T.
+//! Only changes to the shares, K, T, the number of phases and the number of epochs leave earlier
+//! steps unchanged: both plans read the same windows up to the first phase that differs or ends
+//! elsewhere. Any other change affects the order from the first step on.
+//!
+//! **Invariant:** the steps counted as the same read the same windows in the same slots, in phases
+//! of the same K and T.
 
 use serde_json::Value;
 
 use crate::plan::Plan;
 use crate::window::Phase;
 
-/// A value of the identity that two plans have not alike.
+/// A value of the identity that differs between two plans.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     /// As in [`Plan::identity`].
     pub name: String,
-    /// Of the first plan; `None` if it has no such value.
+    /// Of the first plan; `None` if it lacks the value.
     pub first: Option<Value>,
     /// Of the second plan.
     pub second: Option<Value>,
@@ -22,14 +26,14 @@ pub struct Difference {
 /// Two plans side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// In order of their names; none exactly if the order of the plans is the same.
+    /// In order of their names; empty exactly if the plans have the same order.
     pub differences: Vec<Difference>,
-    /// Steps from the first one on that both plans read alike.
+    /// Steps, from the first one on, both plans read alike.
     pub same_steps: u64,
 }
 
-/// Compares two plans. The order up to a step depends on how long the phases before it are, but not
-/// on what comes after; all else changes it from the first step on.
+/// Compares two plans. The order up to a step depends on the lengths of the phases before it, but
+/// not on anything later; all else changes it from the first step on.
 pub fn compare(first: &Plan, second: &Plan) -> Comparison {
     let (a, b) = (first.identity(), second.identity());
     let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();

@@ -1,50 +1,51 @@
 //! The order in which one pass over a stream visits its subset.
 //!
 //! Each phase that reads any of the pass is a *level*. Level 0 is a permutation of the subset's
-//! windows. A phase that begins inside the pass takes what the level below has not read, cuts it
-//! into its own windows and permutes those; `r` windows of level k lie in one of level k - 1.
+//! windows. A phase that begins inside the pass takes the windows the level below has not read,
+//! cuts them into its own windows and permutes those; `r` windows of a level lie in one of the
+//! level below.
 //!
-//! **Invariant:** each place of the subset is read once, by one level, but for what the last level
-//! leaves; `find` is the inverse of `subset_offsets`.
+//! **Invariant:** each place of the subset is read once, by one level, except the rest the last
+//! level leaves; `find` is the inverse of `subset_offsets`.
 
 use std::ops::Range;
 
 use crate::permutation::Permutation;
 
-/// Offsets that are looked up together.
+/// Offsets looked up together.
 const CHUNK: usize = 64;
 
-/// The order of one pass over a stream's subset: its levels, the first phase's at the bottom.
+/// The order of one pass over a stream's subset: its levels, from the first phase's up.
 pub(crate) struct EpochOrder {
     pub(crate) epoch: u64,
     levels: Vec<Level>,
 }
 
-/// What a phase reads of a stream, as an order needs it.
+/// The reads of one phase from a stream, as an order needs them.
 pub(crate) struct PhaseReads {
     /// Position of the phase in the plan's list.
     pub(crate) phase_index: usize,
     /// K * T of the phase.
     pub(crate) window_tokens: u64,
-    /// Places in the stream of all passes, one after the other.
+    /// Places in the stream of all passes laid end to end.
     pub(crate) positions: Range<u64>,
 }
 
-/// What one phase reads of one epoch.
+/// The reads of one phase from one epoch.
 struct Level {
     phase_index: usize,
     window_tokens: u64,
-    /// Tokens of the epoch that were read before.
+    /// Tokens of the epoch read before.
     first_offset: u64,
-    /// Windows that the phase reads of this epoch; `order` permutes all that it could.
+    /// Windows the phase reads of this epoch; `order` permutes all it could read.
     windows: u64,
     order: Permutation,
 }
 
 impl EpochOrder {
     /// The order of pass `epoch`, of `epoch_tokens`, over a stream. `phases` are those that read
-    /// any of the stream, in order, and `permutation` gives that of a level over so many windows of
-    /// so many tokens.
+    /// any of the stream, in order. `permutation` gives a level's permutation from the level, the
+    /// number of windows and the tokens of each.
     pub(crate) fn new(
         epoch: u64,
         epoch_tokens: u64,
@@ -72,8 +73,8 @@ impl EpochOrder {
         EpochOrder { epoch, levels }
     }
 
-    /// Where in the subset the phase's windows lie that stand at these offsets in reading order;
-    /// takes the offsets' place.
+    /// Replaces each offset in reading order by the place in the subset of the phase's window at
+    /// it.
     pub(crate) fn subset_offsets(&self, phase_index: usize, offsets: &mut [u64]) {
         let top = self.levels.iter().position(|level| level.phase_index == phase_index);
         let top = top.expect("the phase reads at these places of the epoch");
@@ -105,14 +106,13 @@ impl EpochOrder {
         }
     }
 
-    /// The phase that reads a place of the subset, and where its window stands in reading order;
+    /// The phase that reads a place of the subset, and the offset of its window in reading order;
     /// `None` for the unread rest.
     pub(crate) fn find(&self, subset_offset: u64) -> Option<(usize, u64)> {
         let (mut place, mut offset_in_window) = (0, subset_offset);
         let mut below: Option<&Level> = None;
         for level in &self.levels {
-            // `place` is a window of the level below, counted from the first one that it left
-            // unread.
+            // `place` is a window of the level below, counted from the first one it left unread.
             let parts = below.map_or(0, |below| below.window_tokens / level.window_tokens);
             place = place * parts + offset_in_window / level.window_tokens;
             offset_in_window %= level.window_tokens;
@@ -129,7 +129,7 @@ impl EpochOrder {
 }
 
 impl Level {
-    /// Number of the level's window that stands at `epoch_offset`, from the level's first one.
+    /// Number of the level's window at `epoch_offset`, from the level's first one.
     fn index_of(&self, epoch_offset: u64) -> u64 {
         (epoch_offset - self.first_offset) / self.window_tokens
     }

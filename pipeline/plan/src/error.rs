@@ -1,11 +1,11 @@
-//! Why there is no plan for a spec.
+//! Why a spec gives no plan.
 //!
-//! **Invariant:** [`PlanError`] names the field of the run file, what was found there and what
-//! would do.
+//! **Invariant:** [`PlanError`] names the field of the run file, the value found there and the
+//! values that would do.
 
 use schemas::run::Share;
 
-/// Why there is no plan for a spec.
+/// Why a spec gives no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A size that must not be 0.
@@ -33,12 +33,13 @@ pub enum PlanError {
         sum_numer: u64,
         /// Of the sum, reduced.
         sum_denom: u64,
-        /// As they stand in the run file, with plus signs.
+        /// As written in the run file, with plus signs.
         shares: String,
     },
     /// A window that does not divide the largest one.
     #[error(
-        "phase {phase_index} has windows of {window_tokens} tokens, which do not divide the largest window, {block_tokens} tokens; \
+        "phase {phase_index} has windows of {window_tokens} tokens, \
+         which do not divide the largest window, {block_tokens} tokens; \
          choose patch_size and window_units so that they do"
     )]
     WindowBlock {
@@ -49,26 +50,28 @@ pub enum PlanError {
         /// The largest K * T.
         block_tokens: u64,
     },
-    /// A step that is no whole number of windows.
+    /// A step that is not a whole number of windows.
     #[error(
-        "step_tokens is {step_tokens}, which is no multiple of the {window_tokens}-token windows of phase {phase_index}; \
+        "step_tokens is {step_tokens}, \
+         which is no multiple of the {window_tokens}-token windows of phase {phase_index}; \
          the nearest values that suit every phase are {}", nearest(*below, *above)
     )]
     StepTokens {
-        /// As asked for.
+        /// As requested.
         step_tokens: u64,
         /// From 0.
         phase_index: usize,
         /// K * T of the phase.
         window_tokens: u64,
-        /// The largest smaller value that suits, if there is one.
+        /// The largest smaller value that suits, if any.
         below: Option<u64>,
         /// The smallest larger value that suits.
         above: u64,
     },
     /// Sets that are not the parts of the corpus.
     #[error(
-        "the sets are to be in byte order of their names, each once, and hold the corpus' {corpus_tokens} tokens; \
+        "the sets must be in byte order of their names, each once, \
+         and hold the corpus's {corpus_tokens} tokens; \
          found {names:?} with {found_tokens}"
     )]
     Sets {
@@ -86,12 +89,13 @@ pub enum PlanError {
         sum_numer: u64,
         /// Of the sum, reduced.
         sum_denom: u64,
-        /// What would make up an epoch.
+        /// A sum that would make up an epoch.
         expected: &'static str,
     },
-    /// A set that comes to nothing.
+    /// A set too small for a block.
     #[error(
-        "data.sets.{name:?} comes to no block of {block_tokens} tokens an epoch (the set has {set_tokens} tokens); \
+        "data.sets.{name:?} comes to no block of {block_tokens} tokens an epoch \
+         (the set has {set_tokens} tokens); \
          raise its part, or make it {{ epochs = 0 }}"
     )]
     NoSetBlock {
@@ -102,28 +106,30 @@ pub enum PlanError {
         /// The largest K * T.
         block_tokens: u64,
     },
-    /// More asked for than the sets have.
+    /// More requested than the sets have.
     #[error(
-        "subset_tokens leaves {wanted_tokens} tokens an epoch to the sets with epochs; they come to {found_tokens}: \
+        "subset_tokens leaves {wanted_tokens} tokens an epoch to the sets with epochs; \
+         they come to {found_tokens}: \
          lower subset_tokens, or raise epochs or shares of data.sets"
     )]
     SetSubset {
-        /// What shares leave over.
+        /// The part shares leave over.
         wanted_tokens: u64,
         /// Whole blocks of the sets, times their epochs.
         found_tokens: u64,
     },
-    /// More asked for than there is.
+    /// More requested than the corpus has.
     #[error("subset_tokens is {subset_tokens}; the corpus has {corpus_tokens} tokens")]
     Subset {
-        /// As asked for.
+        /// As requested.
         subset_tokens: u64,
         /// Of the corpus.
         corpus_tokens: u64,
     },
-    /// Not one block.
+    /// Less than one block.
     #[error(
-        "{what} has {found_tokens} tokens, less than one block of {block_tokens} (the largest patch_size * window_units)"
+        "{what} has {found_tokens} tokens, less than one block of {block_tokens} \
+         (the largest patch_size * window_units)"
     )]
     NoBlock {
         /// "the corpus" or "the subset".
@@ -133,40 +139,44 @@ pub enum PlanError {
         /// The largest K * T.
         block_tokens: u64,
     },
-    /// Not one step.
+    /// Less than one step.
     #[error(
-        "the run has {run_tokens} tokens ({epochs} epochs of {subset_tokens}), less than one step of {step_tokens}; \
+        "the run has {run_tokens} tokens ({epochs} epochs of {subset_tokens}), \
+         less than one step of {step_tokens}; \
          lower step_tokens or take more data"
     )]
     NoStep {
         /// Of all epochs.
         run_tokens: u64,
-        /// As asked for.
+        /// As requested.
         epochs: u64,
         /// Of the blocks of the subset.
         subset_tokens: u64,
-        /// As asked for.
+        /// As requested.
         step_tokens: u64,
     },
-    /// A share that is too small for a step.
+    /// A share too small for a step.
     #[error(
-        "phase {phase_index} has share {share} of {run_tokens} tokens, which comes to no step of {step_tokens}; \
+        "phase {phase_index} has share {share} of {run_tokens} tokens, \
+         which comes to no step of {step_tokens}; \
          raise the share, or make it \"0/1\""
     )]
     NoPhaseStep {
         /// From 0.
         phase_index: usize,
-        /// As asked for.
+        /// As requested.
         share: Share,
         /// Of all epochs.
         run_tokens: u64,
-        /// As asked for.
+        /// As requested.
         step_tokens: u64,
     },
-    /// A switch inside an epoch to windows that do not divide those before.
+    /// A switch inside an epoch to windows that do not divide those of the phase before.
     #[error(
-        "phase {phase_index} begins at step {step}, inside epoch {epoch}, with windows of {window_tokens} tokens; inside an epoch \
-         they must divide the {before_tokens}-token windows of the phase before (or choose shares that put the switch between epochs)"
+        "phase {phase_index} begins at step {step}, inside epoch {epoch}, \
+         with windows of {window_tokens} tokens; \
+         inside an epoch they must divide the {before_tokens}-token windows of the phase before \
+         (or choose shares that put the switch between epochs)"
     )]
     Switch {
         /// From 0.

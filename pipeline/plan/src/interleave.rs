@@ -1,10 +1,10 @@
 //! Several streams as one, in an exact proportion: which stream each slot of a sequence takes from.
 //!
-//! Streams are split in two halves, each half again, and so on. Among the first `n` slots that fall
-//! to a part of the streams with weight `t`, `floor(n * a / t)` go to its first half, of weight
-//! `a`. So each stream gets exactly its weight in every `W` slots, `W` the sum of the weights, and
-//! is never further from its share than the number of splits above it. A slot is found from a
-//! stream and back without looking at any other slot.
+//! Streams are split in two halves, each half again, and so on. Among the first `n` slots of a part
+//! of the streams with weight `t`, `floor(n * a / t)` go to its first half, of weight `a`. So each
+//! stream gets exactly its weight in every `W` slots, where `W` is the sum of the weights, and is
+//! never further from its share than the number of splits above it. A slot is found from a stream,
+//! and a stream from a slot, without looking at any other slot.
 //!
 //! **Invariant:** the slots from `m * W` to `(m + 1) * W` hold `weight` slots of each stream, for
 //! every `m`; [`Interleave::slot_of`] is the inverse of [`Interleave::locate`].
@@ -12,7 +12,7 @@
 /// The proportion, as sums of the weights up to each stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interleave {
-    /// One more than there are streams; the first is 0.
+    /// One more than the number of streams; the first is 0.
     sums: Vec<u64>,
 }
 
@@ -36,7 +36,7 @@ impl Interleave {
         self.sums[self.sums.len() - 1]
     }
 
-    /// The stream that `slot` takes from, and how many slots that stream had before.
+    /// The stream `slot` takes from, and how many slots the stream had before.
     pub fn locate(&self, slot: u64) -> (usize, u64) {
         let (mut first, mut end, mut slot) = (0, self.sums.len() - 1, slot);
         while end - first > 1 {
@@ -70,7 +70,7 @@ impl Interleave {
         slot
     }
 
-    /// The slot that takes number `rank` of `stream`.
+    /// The slot that takes item `rank` of `stream`.
     ///
     /// # Panics
     /// If there is no such stream, or it has no weight.
@@ -110,7 +110,7 @@ impl Split {
         Split { middle, weight: weight.into(), total: total.into() }
     }
 
-    /// How many of the first `slots` are the first half's.
+    /// How many of the first `slots` go to the first half.
     fn first_half_before(&self, slots: u64) -> u64 {
         narrow(u128::from(slots) * self.weight / self.total)
     }
@@ -137,13 +137,16 @@ mod tests {
     proptest! {
         #[test]
         fn every_period_holds_each_stream_in_its_proportion(
-            weights in prop::collection::vec(0u64..40, 1..12).prop_filter("weight", |w| w.iter().any(|&w| w > 0)),
+            weights in prop::collection::vec(0u64..40, 1..12)
+                .prop_filter("weight", |w| w.iter().any(|&w| w > 0)),
             far in 0u64..1 << 40,
         ) {
             let interleave = Interleave::new(&weights);
             let period = interleave.period();
             let first = far * period;
-            let mut counts: Vec<u64> = (0..weights.len()).map(|stream| interleave.count_before(stream, first)).collect();
+            let streams = 0..weights.len();
+            let mut counts: Vec<u64> =
+                streams.map(|stream| interleave.count_before(stream, first)).collect();
             for (count, weight) in counts.iter().zip(&weights) {
                 prop_assert_eq!(*count, far * weight);
             }
@@ -157,7 +160,8 @@ mod tests {
                     prop_assert_eq!(*count, interleave.count_before(stream, slot + 1));
                     let share = (slot + 1 - first) as f64 * *weight as f64 / period as f64;
                     let so_far = (count - far * weight) as f64;
-                    prop_assert!((so_far - share).abs() <= f64::from(splits).max(1e-9), "{so_far} of {share}");
+                    let most = f64::from(splits).max(1e-9);
+                    prop_assert!((so_far - share).abs() <= most, "{so_far} of {share}");
                 }
             }
             for (count, weight) in counts.iter().zip(&weights) {

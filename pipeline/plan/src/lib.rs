@@ -1,7 +1,7 @@
 //! The plan: which window each slot of each step reads. Pure: no paths, no clock, no IO.
 //!
-//! A [`PlanSpec`] becomes a [`Plan`]; [`proof`] walks all of it, [`compare`] compares two.
-//! README.md beside this crate's sources has the mathematics.
+//! A [`PlanSpec`] becomes a [`Plan`]. [`proof`] walks all of it, [`compare`] compares two.
+//! README.md next to this crate's sources has the mathematics.
 //!
 //! **Invariant:** equal specs give equal plans on every machine.
 

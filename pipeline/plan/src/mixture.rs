@@ -1,10 +1,10 @@
 //! How many blocks of each stream an epoch reads: the subset of a corpus, or the parts of a
 //! mixture.
 //!
-//! A mixture's epoch has P blocks. A set with `epochs = e` gives `e` times its subset of M blocks;
-//! the sets with a share get that part of P. P is what `subset_tokens` allows; without it, what
-//! makes the sets with epochs the part that the shares leave over, all of each; if all sets have
-//! shares, the most that reads no set twice.
+//! A mixture's epoch has P blocks. A set with `epochs = e` gives `e` times its subset of M blocks.
+//! Each set with a share gets that part of P. `subset_tokens` sets P. Without it, P is such that
+//! the sets with epochs, read in full, make up the part the shares leave over; if all sets have
+//! shares, P is the most that reads no set twice.
 //!
 //! **Invariant:** a stream's blocks of an epoch are the whole blocks inside its part, rounded down.
 
@@ -22,11 +22,11 @@ pub(crate) struct StreamBlocks {
     pub(crate) stream: u64,
     /// M: blocks of its subset.
     pub(crate) subset: u64,
-    /// Blocks of it that an epoch of the run reads.
+    /// Blocks of it an epoch of the run reads.
     pub(crate) epoch: u64,
 }
 
-/// The blocks of every stream, in the order of the sets; one stream when there are none.
+/// The blocks of every stream, in the order of the sets; one stream without sets.
 pub(crate) fn stream_blocks(
     spec: &PlanSpec,
     block_tokens: u64,
@@ -123,7 +123,7 @@ impl<'a> Mixture<'a> {
 
     fn blocks(&self) -> Result<Vec<StreamBlocks>, PlanError> {
         let Fraction { numer, denom } = self.shares;
-        // What shares leave over: all of P without them, 0 if they are all.
+        // The part shares leave over: all of P without shares, 0 if every set has one.
         let rest = |epoch: u64| narrow(u128::from(epoch) * (denom - numer) / denom);
         let (epoch, allowed) = match self.epoch_max {
             Some(epoch) => (epoch, Some(rest(epoch))),
@@ -146,7 +146,7 @@ impl<'a> Mixture<'a> {
         Ok(self.sets.iter().map(|set| self.blocks_of(set, epoch, allowed)).collect())
     }
 
-    /// P when every set has a share and none is to be read twice in an epoch.
+    /// P when every set has a share and none may be read twice in an epoch.
     fn most_without_repeats(&self) -> u64 {
         let most = self.sets.iter().filter_map(|set| match set.amount {
             SetAmount::Share(share) if share.numer() > 0 => {

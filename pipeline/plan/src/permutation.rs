@@ -1,12 +1,16 @@
-//! Keyed permutations of `0..count` that are computed and never stored.
+//! Keyed permutations of `0..count`.
 //!
-//! A Feistel network permutes the smallest power of two that holds `count`; indexes that fall
-//! outside are walked on along their cycle until they fall inside (Black and Rogaway, "Ciphers with
-//! Arbitrary Finite Domains", 2002). Time and memory do not depend on `count`.
+//! A permutation is computed and never stored: O(1) in time and memory for any size, and
+//! invertible. No index file has to be built, stored or lost. Start-up takes no time at 360B tokens
+//! or at 15T. The inverse answers at which step a document is read.
+//!
+//! A Feistel network permutes the smallest power of two that holds `count`. An index that falls
+//! outside is walked along its cycle until it falls inside (Black and Rogaway, "Ciphers with
+//! Arbitrary Finite Domains", 2002). README.md explains the number of rounds.
 //!
 //! A *blocked* permutation keeps neighbours together, for media that read best in sequence: it
 //! permutes groups of `group` indexes, and the indexes inside each group. The last group may be
-//! smaller; it takes its place in the order as any other, and what comes after it moves up.
+//! smaller. It takes its place in the order like any other, and everything after it moves up.
 //!
 //! **Invariant:** for every key, `apply` is a bijection of `0..count`, `apply_all` does the same to
 //! many at once, and `invert` is their inverse.
@@ -26,26 +30,26 @@ const SMALL_BITS: u32 = 20;
 const ROUNDS: u32 = 12;
 const SMALL_ROUNDS: u32 = 32;
 const _: () = assert!(SMALL_BITS <= 20, "a half of a network with a table has 10 bits at most");
-/// Indexes that [`Permutation::apply_all`] turns together.
+/// Indexes [`Permutation::apply_all`] turns together.
 const CHUNK: usize = 64;
-/// From so many on, all lanes cost less than one after the other.
+/// From this many on, all lanes cost less than one index after the other.
 const WORTH_LANES: usize = 3;
-/// From so many on, a table is made where one is small.
+/// From this many on, a small network makes its table.
 const WORTH_TABLE: usize = 32;
 
-/// Indexes whose way through a table is followed together.
+/// Indexes followed through a table together.
 const TOGETHER: usize = 8;
 
-/// What a permutation is for; another purpose or seed gives an unrelated permutation.
+/// The purpose of a permutation; another purpose or seed gives an unrelated permutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Which blocks of the corpus the subset holds.
     Subset,
     /// The order within an epoch.
     Order {
-        /// 0-based.
+        /// Counted from 0.
         epoch: u64,
-        /// How many switches of phase the epoch has had before.
+        /// Phase switches earlier in the epoch.
         level: u64,
     },
 }
@@ -63,8 +67,8 @@ impl PermutationKey {
         PermutationKey::of_material(&PermutationKey::material(seed, purpose))
     }
 
-    /// The key for a purpose within the stream of one set: a set's order does not depend on the
-    /// others.
+    /// The key for a purpose within the stream of one set, so that a set's order does not depend on
+    /// the others.
     pub fn derive_for_set(seed: u64, set_name: &str, purpose: Purpose) -> PermutationKey {
         let material = PermutationKey::material(seed, purpose);
         PermutationKey::of_material(&format!("{material};set={set_name}"))
@@ -77,7 +81,7 @@ impl PermutationKey {
         }
     }
 
-    /// The key of the order inside a group of a blocked permutation; `self` is that of the groups.
+    /// The key of the order inside a group of a blocked permutation; `self` is the groups' key.
     fn of_group(self, group_index: u64) -> PermutationKey {
         let hasher = SipHasher13::new_with_keys(self.first, self.second);
         let word =
@@ -115,18 +119,18 @@ struct Network {
     /// The halves need not be of equal width: rounds change the left and the right half in turn.
     left_bits: u32,
     right_bits: u32,
-    /// Every round's hashes of all values of a half, as far as its bits matter, for a network of
-    /// few bits that is asked often: 64 KiB at most.
+    /// Every round's hashes of all values of a half, as far as their bits matter, for a network of
+    /// few bits that is used often: 64 KiB at most.
     table: OnceLock<Vec<u16>>,
 }
 
 #[derive(Clone, Debug)]
 struct Blocked {
     key: PermutationKey,
-    /// Indexes of a group, but for the last one.
+    /// Indexes in a group, except the last one.
     group: u64,
     groups: Box<Permutation>,
-    /// Where in the order of groups the last one stands, and how many indexes it has.
+    /// Position of the last group in the order of groups, and how many indexes it has.
     last_place: u64,
     last_count: u64,
 }
@@ -141,8 +145,7 @@ impl Permutation {
         Permutation::with_rounds(key, count, rounds)
     }
 
-    /// The same with a number of rounds of the caller's, for the tests that show how many are
-    /// needed.
+    /// The same with the caller's number of rounds, for the tests that show how many are needed.
     ///
     /// # Panics
     /// If `count` exceeds [`COUNT_MAX`].
@@ -183,12 +186,12 @@ impl Permutation {
         }
     }
 
-    /// The permutation of `0..count` that leaves everything where it is.
+    /// The permutation of `0..count` that leaves every index in place.
     pub fn identity(count: u64) -> Permutation {
         Permutation { count, kind: Kind::Identity }
     }
 
-    /// How many numbers are permuted.
+    /// How many numbers it permutes.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -206,7 +209,7 @@ impl Permutation {
         }
     }
 
-    /// What goes to `index`.
+    /// The index that goes to `index`.
     ///
     /// # Panics
     /// Unless `index < count`.
@@ -235,7 +238,7 @@ impl Permutation {
         }
     }
 
-    /// Turns those that are still outside once more, until none is; the last few one by one.
+    /// Turns those still outside once more until all are inside; the last few one by one.
     fn walk_all(&self, network: &Network, places: &mut [u64]) {
         let mut open: [usize; CHUNK] = std::array::from_fn(|at| at);
         let mut open_count = places.len();
@@ -247,7 +250,7 @@ impl Permutation {
             }
             match table {
                 Some(table) => network.encrypt_by_table(table, &mut turned[..open_count]),
-                // Lanes for which there is nothing left turn a 0 that nobody takes.
+                // Lanes without an index left turn a 0 that nobody takes.
                 None => {
                     let (lanes, _) = turned.as_chunks_mut::<LANES>();
                     let lanes = &mut lanes[..open_count.div_ceil(LANES)];
@@ -329,7 +332,7 @@ impl Network {
         self.join(halves)
     }
 
-    /// The table, if there can be one; making it is worth it from some dozens of indexes on.
+    /// The table, if the network can have one; it pays from some dozens of indexes on.
     fn table(&self, index_count: usize) -> Option<&[u16]> {
         if self.left_bits + self.right_bits >= SMALL_BITS || index_count < WORTH_TABLE {
             return None;
@@ -346,8 +349,8 @@ impl Network {
         }))
     }
 
-    /// [`Network::encrypt`] of each place, some next to each other: a round waits for a look into
-    /// the table, and their halves fit the registers.
+    /// [`Network::encrypt`] of each place, several side by side: a round waits for a look into the
+    /// table, and their halves fit the registers.
     fn encrypt_by_table(&self, table: &[u16], places: &mut [u64]) {
         let (together, rest) = places.as_chunks_mut::<TOGETHER>();
         together.iter_mut().for_each(|places| self.encrypt_together(table, places));

@@ -1,23 +1,23 @@
 //! The plan: which window of the corpus each slot of each optimizer step reads.
 //!
 //! The corpus is one stream of N tokens, cut into aligned *blocks* of the largest window of all
-//! phases. M blocks of it are the subset, and E passes over the subset, one after the other, are
-//! the *run*: a stream of `E * M * block` tokens. Step `s` reads the run's tokens from `s *
-//! step_tokens` on, in windows of its phase; inside an epoch each phase takes what the one before
-//! left (`epoch_order`).
+//! phases. M of its blocks are the subset. E passes over the subset, one after the other, are the
+//! *run*: a stream of `E * M * block` tokens. Step `s` reads the run's tokens from
+//! `s * step_tokens` on, in windows of its phase. Inside an epoch each phase takes the rest the one
+//! before left (`epoch_order`).
 //!
-//! A *mixture* has a stream for each set, with blocks, a subset and passes of its own, as if it
-//! were a corpus. An epoch of the run is a number of blocks of each stream (`mixture`); the streams
-//! are interleaved block by block in exactly that proportion ([`crate::interleave`]). A stream that
-//! gives its subset twice an epoch makes two passes, one that gives half of it makes half a pass,
-//! and goes on in the next epoch where it stopped. Phases cut every stream at the place that it has
+//! A *mixture* has a stream for each set, with its own blocks, subset and passes, as if it were a
+//! corpus. An epoch of the run is a number of blocks of each stream (`mixture`). The streams are
+//! interleaved block by block in exactly that proportion ([`crate::interleave`]). A stream that
+//! gives its subset twice an epoch makes two passes; one that gives half of it makes half a pass
+//! and continues in the next epoch where it stopped. Phases cut every stream at the place it has
 //! reached. The places of a mixture's corpus are counted over its streams, one after the other, in
 //! byte order of their names.
 //!
-//! Everything here is pure: numbers in, numbers out, on every machine the same.
+//! Everything here is pure: numbers in, numbers out, the same on every machine.
 //!
 //! **Invariant:** every pass over a stream reads each token of its subset exactly once, in one
-//! phase, but for the unread rest of the last ones, which is less than a step in all.
+//! phase, except the unread rest of the last passes, which is less than a step in all.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -35,7 +35,7 @@ use crate::stream::Stream;
 use crate::stream::{permutation, streams};
 use crate::window::{Phase, Reading, Window};
 
-/// Changes whenever equal specs come to give another order.
+/// Changes whenever equal specs give another order.
 pub const ALGORITHM_VERSION: u64 = 1;
 
 /// The data order of a whole run, as a value: equal specs give equal plans on every machine.
@@ -44,19 +44,19 @@ pub struct Plan {
     spec: PlanSpec,
     block_tokens: u64,
     streams: Vec<Stream>,
-    /// Of the streams, a block a slot; its period is an epoch.
+    /// Interleaves the streams, a block a slot; its period is an epoch.
     interleave: Interleave,
     phases: Vec<Phase>,
     step_count: u64,
 }
 
-/// Whether the shares of phases add up to 1, which needs no corpus.
+/// Checks that the shares of phases add up to 1, which needs no corpus.
 pub fn check_shares(phases: &[PhaseSpec]) -> Result<(), PlanError> {
     sizes::cumulative_shares(phases).map(|_sums| ())
 }
 
 impl Plan {
-    /// Makes the plan, or says why there is none.
+    /// Makes the plan, or returns the reason it cannot.
     pub fn new(spec: &PlanSpec) -> Result<Plan, PlanError> {
         sizes::check_sizes(spec)?;
         let block_tokens = sizes::block_tokens(spec)?;
@@ -81,25 +81,25 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What the plan was made of.
+    /// The spec the plan was made from.
     pub fn spec(&self) -> &PlanSpec {
         &self.spec
     }
 
-    /// Tokens of the longest unit that every window of every phase is a row of. A window's units
-    /// stand at multiples of it in its stream.
+    /// Tokens of the longest unit that divides every window of every phase. A window's units lie at
+    /// multiples of it in its stream.
     pub fn unit_tokens(&self) -> u64 {
         let windows = self.phases.iter().map(|phase| u128::from(phase.window_tokens));
         windows.fold(0, sizes::gcd) as u64 // divides each of them
     }
 
-    /// The phases, in order, those without steps too.
+    /// The phases in order, including those without steps.
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
 
-    /// The streams, one for each set of a mixture, those that are not read too; else one for the
-    /// whole corpus.
+    /// The streams: one for each set of a mixture, including those that are not read; else one for
+    /// the whole corpus.
     pub fn streams(&self) -> &[Stream] {
         &self.streams
     }
@@ -114,7 +114,7 @@ impl Plan {
         self.block_tokens
     }
 
-    /// Tokens that an epoch reads: whole blocks, of a mixture those that it reads again too.
+    /// Tokens an epoch reads: whole blocks, and for a mixture repeated ones too.
     pub fn subset_tokens(&self) -> u64 {
         self.interleave.period() * self.block_tokens
     }
@@ -134,7 +134,7 @@ impl Plan {
         self.run_tokens() % self.spec.step_tokens
     }
 
-    /// Tokens of a stream that the run reads.
+    /// Tokens of a stream read by the run.
     ///
     /// # Panics
     /// If there is no such stream.
@@ -142,7 +142,7 @@ impl Plan {
         self.stream_position(stream_index, self.step_count)
     }
 
-    /// Passes over a stream in all epochs, a last one that is not whole too.
+    /// Passes over a stream in all epochs, including an incomplete last one.
     ///
     /// # Panics
     /// If there is no such stream.
@@ -155,26 +155,26 @@ impl Plan {
         }
     }
 
-    /// Position of the stream that holds `token`; `None` behind the last one.
+    /// Position of the stream that holds `token`; `None` past the last one.
     pub fn stream_index_of(&self, token: u64) -> Option<usize> {
         let next = self.streams.partition_point(|stream| stream.first_token <= token);
         let index = next.checked_sub(1)?;
         self.streams[index].tokens().contains(&token).then_some(index)
     }
 
-    /// Windows that the run reads.
+    /// Windows the run reads.
     pub fn window_count(&self) -> u64 {
         self.phases.iter().map(|phase| phase.windows).sum()
     }
 
-    /// Units that a model processes per token read: 1 for token-level training, less with patches.
+    /// Units a model processes per token read: 1 for token-level training, less with patches.
     pub fn relative_cost(&self) -> f64 {
         let tokens: u64 = self.phases.iter().map(|phase| phase.tokens).sum();
         let units: u64 = self.phases.iter().map(|phase| phase.tokens / phase.patch_size).sum();
         units as f64 / tokens as f64
     }
 
-    /// Position of the phase that `step` is of.
+    /// Position of the phase `step` belongs to.
     ///
     /// # Panics
     /// Unless `step < step_count`.
@@ -184,7 +184,7 @@ impl Plan {
         phase.expect("the phases' steps add up to those of the plan")
     }
 
-    /// The phase that `step` is of.
+    /// The phase `step` belongs to.
     ///
     /// # Panics
     /// Unless `step < step_count`.
@@ -225,19 +225,19 @@ impl Plan {
         phase.first_window + (step - phase.first_step) * phase.windows_per_step + slot
     }
 
-    /// When pass `epoch` over its stream reads `token` of the corpus; `None` if it does not: the
+    /// When pass `epoch` over its stream reads `token` of the corpus. `None` if it never does: the
     /// token lies outside the subset, in the tail, or in the unread rest.
     pub fn find(&self, epoch: u64, token: u64) -> Option<Reading> {
         self.cursor().find(epoch, token)
     }
 
-    /// Looks windows and tokens up, many in a row.
+    /// A cursor, which looks up many windows and tokens in a row.
     pub fn cursor(&self) -> Cursor<'_> {
         Cursor { plan: self, orders: self.streams.iter().map(|_| None).collect() }
     }
 
-    /// Everything that the order depends on, by name: those of the run file where it has one. Sizes
-    /// are the ones in use, so that specs with the same order have the same identity.
+    /// Everything the order depends on, by name: the run file's name where it has one. Sizes are
+    /// the ones in use, so specs with the same order have the same identity.
     pub fn identity(&self) -> BTreeMap<String, Value> {
         let spec = &self.spec;
         let mut identity = BTreeMap::from([
@@ -280,24 +280,24 @@ impl Plan {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Blocks that a step reads, in whatever windows.
+    /// Blocks a step reads, whatever its windows.
     fn step_blocks(&self) -> u64 {
         self.spec.step_tokens / self.block_tokens // exact: the block is a window of some phase
     }
 
-    /// Blocks of a stream that the steps before `step` read.
+    /// Blocks of a stream read by the steps before `step`.
     fn stream_blocks_before(&self, stream_index: usize, step: u64) -> u64 {
         self.interleave.count_before(stream_index, step * self.step_blocks())
     }
 
-    /// Which stream and pass the window in `slot` of `step` is of, and where in the pass' reading
-    /// order it stands; its place in the corpus is left open.
+    /// The stream and pass of the window in `slot` of `step`, and its offset in the pass's reading
+    /// order. Its place in the corpus is left open.
     fn place(&self, phase_index: usize, step: u64, slot: u64) -> (Window, u64) {
         let Phase { window_tokens, windows_per_step, .. } = self.phases[phase_index];
         assert!(slot < windows_per_step, "slot {slot} of {windows_per_step}");
-        // The step's blocks stand in the order of the interleave. Their windows are taken round by
-        // round, one of each block; in that order each stream's windows of the step are numbered,
-        // and so go on in its order.
+        // The step's blocks lie in the order of the interleave. Their windows are taken round by
+        // round, one of each block. In that order each stream's windows of the step are numbered,
+        // and so continue its order.
         let step_blocks = self.step_blocks();
         let (round, in_round) = (slot / step_blocks, slot % step_blocks);
         let (stream_index, rank) = self.interleave.locate(step * step_blocks + in_round);
@@ -312,7 +312,7 @@ impl Plan {
         (window, position % epoch_tokens)
     }
 
-    /// Tokens of a stream that the steps before `step` read.
+    /// Tokens of a stream read by the steps before `step`.
     fn stream_position(&self, stream_index: usize, step: u64) -> u64 {
         self.stream_blocks_before(stream_index, step) * self.block_tokens
     }
@@ -356,11 +356,11 @@ impl Plan {
     }
 }
 
-/// Windows that a [`Cursor`] looks up together.
+/// Windows a [`Cursor`] looks up together.
 const CHUNK: usize = 64;
 
-/// Looks windows and tokens of a plan up; remembers each stream's order of the pass that it was
-/// last asked for.
+/// Looks up windows and tokens of a plan. For each stream it keeps the order of the last pass it
+/// was asked for.
 pub struct Cursor<'a> {
     plan: &'a Plan,
     orders: Vec<Option<EpochOrder>>,
@@ -379,7 +379,7 @@ impl Cursor<'_> {
         windows[0]
     }
 
-    /// The windows in the `slots` of `step`, in order, take the place of what `windows` held: as
+    /// Replaces the content of `windows` by the windows in the `slots` of `step`, in order: as
     /// [`Plan::windows`], several times as fast.
     ///
     /// # Panics
@@ -417,8 +417,8 @@ impl Cursor<'_> {
         }
     }
 
-    /// Fills in where windows lie whose places in their pass' reading order are these. Those of one
-    /// phase and one pass over one stream are looked up together.
+    /// Fills in the places of windows with these offsets in their pass's reading order. Those of
+    /// one phase and one pass over one stream are looked up together.
     fn find_places(&mut self, windows: &mut [Window], offsets: &[u64; CHUNK]) {
         let plan = self.plan;
         let key = |window: &Window| (window.phase_index, window.epoch, window.stream_index);
@@ -464,7 +464,7 @@ impl Cursor<'_> {
         let offset = subset_block * plan.block_tokens + in_stream % plan.block_tokens;
         let (phase_index, epoch_offset) = self.order(stream_index, epoch).find(offset)?;
         let position = epoch * stream.subset_tokens() + epoch_offset;
-        // Back from the stream's place to the step that reads the block at that place, and to the
+        // From the place in the stream back to the step that reads the block there, and to the
         // slot.
         let rank = position / plan.block_tokens;
         let step_blocks = plan.step_blocks();

@@ -1,11 +1,11 @@
 //! Walks a whole plan, in parallel, and proves that every pass reads each token of its subset
 //! exactly once.
 //!
-//! Each window is looked up back: every part of it must be found at exactly the step and slot that
-//! read it. A look-up is a function of pass and token, so two windows of a pass that shared a token
-//! would have to be the same one. The tokens of each pass are counted; as they are distinct and lie
-//! in the subset, a pass whose count is that of the subset has read all of it. No window is
-//! remembered, so memory doesn't grow with the plan.
+//! Every part of every window is looked up and must be found at the very step and slot that reads
+//! it. A look-up is a function of pass and token, so two windows of a pass cannot share a token and
+//! both be found. The tokens of each pass are counted: they are distinct and lie in the subset, so
+//! a pass whose count is that of the subset has read all of it, once. No window is remembered, so
+//! memory does not grow with the plan.
 //!
 //! **Invariant:** a [`Proof`] comes from a walk over every window of every step.
 
@@ -15,38 +15,39 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::plan::Plan;
 use crate::window::{Reading, Window};
 
-/// Steps that a thread takes at a time.
+/// Steps a thread takes at a time.
 const CHUNK_STEPS: u64 = 4;
 
-/// What the walk came to.
+/// The result of the walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// Windows that were looked up.
+    /// Windows looked up.
     pub windows: u64,
-    /// Their tokens: all that the run reads.
+    /// Their tokens: all the run reads.
     pub tokens: u64,
     /// Whole passes over each stream, in the plan's order.
     pub whole_passes: Vec<u64>,
-    /// Tokens of each stream that the run reads beyond its whole passes.
+    /// Tokens of each stream read beyond its whole passes.
     pub partial_tokens: Vec<u64>,
 }
 
-/// A plan that breaks its law; a defect of this program.
+/// A plan that breaks its invariant: a defect of this program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
-    /// Something is read that is not to be, or not there.
+    /// A window outside its stream, or off its grid.
     #[error(
-        "step {step}, window {slot}: {window:?} does not lie in its stream, at a multiple of its length"
+        "step {step}, window {slot}: {window:?} does not lie in its stream, \
+         at a multiple of its length"
     )]
     Place {
         /// Step of the run.
         step: u64,
         /// Window of the step.
         slot: u64,
-        /// What it reads.
+        /// The window it reads.
         window: Window,
     },
-    /// A token that is read twice, or cannot be found.
+    /// A token that is read twice or cannot be found.
     #[error(
         "step {step}, window {slot} reads token {token} in pass {epoch}; looked up, it is {found:?}"
     )]
@@ -59,29 +60,31 @@ pub enum PlanFault {
         token: u64,
         /// The pass.
         epoch: u64,
-        /// Where it was found.
+        /// Where the look-up found it.
         found: Option<Reading>,
     },
-    /// A pass that leaves something out.
+    /// A pass that omits tokens.
     #[error(
-        "pass {epoch} over stream {stream_index} reads {found_tokens} tokens; expected {expected_tokens}"
+        "pass {epoch} over stream {stream_index} reads {found_tokens} tokens; \
+         expected {expected_tokens}"
     )]
     Count {
         /// Position in the plan's list.
         stream_index: usize,
         /// The pass.
         epoch: u64,
-        /// Tokens that it reads.
+        /// Tokens it reads.
         found_tokens: u64,
-        /// Tokens of the subset, or what is left of the run.
+        /// Tokens of the subset, or the rest of the run.
         expected_tokens: u64,
     },
 }
 
-/// Tokens read of a stream, by pass.
+/// Tokens read from a stream, by pass.
 type Counts = BTreeMap<(usize, u64), u64>;
 
-/// Walks `plan` with so many threads; `progress` is told how many steps are done, now and then.
+/// Walks `plan` on this many threads; `progress` is called now and then with the number of steps
+/// finished since.
 pub fn walk(
     plan: &Plan,
     threads: usize,
@@ -121,7 +124,7 @@ pub fn walk(
     prove(plan, &counts)
 }
 
-/// Looks every part of every window of a step up.
+/// Looks up every part of every window of a step.
 fn walk_step(plan: &Plan, step: u64, counts: &mut Counts) -> Result<(), PlanFault> {
     let unit_tokens = plan.unit_tokens();
     let phase_index = plan.phase_index_of(step);

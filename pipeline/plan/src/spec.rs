@@ -1,18 +1,18 @@
-//! What a plan is made of.
+//! The values a plan is made from.
 //!
 //! **Invariant:** equal specs give equal plans; nothing else enters a plan.
 
 use schemas::run::{SetAmount, Share, Shuffle};
 
-/// All that the order depends on.
+/// Everything the order depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanSpec {
     /// N: tokens of the corpus.
     pub corpus_tokens: u64,
     /// The manifest's fingerprint; `None` when the corpus is only assumed.
     pub corpus_fingerprint: Option<String>,
-    /// Tokens of the subset at most; the whole corpus when `None`. With sets, the most that an
-    /// epoch reads.
+    /// Upper limit on the tokens of the subset; the whole corpus when `None`. With sets, the most
+    /// an epoch reads.
     pub subset_tokens: Option<u64>,
     /// Tokens read per optimizer step, in every phase.
     pub step_tokens: u64,
@@ -22,8 +22,8 @@ pub struct PlanSpec {
     pub seed: u64,
     /// How the order is mixed.
     pub shuffle: Shuffle,
-    /// The streams of a mixture, by name in byte order, all of the corpus; none when the corpus is
-    /// one stream.
+    /// The streams of a mixture, by name in byte order, together the whole corpus; empty when the
+    /// corpus is one stream.
     pub sets: Vec<SetSpec>,
     /// In order; the shares add up to 1.
     pub phases: Vec<PhaseSpec>,
@@ -40,7 +40,7 @@ pub struct SetSpec {
     pub amount: SetAmount,
 }
 
-/// A phase as it is asked for.
+/// A phase as requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhaseSpec {
     /// K: tokens per patch.

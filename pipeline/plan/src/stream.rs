@@ -1,5 +1,5 @@
-//! The streams of a plan: which tokens of the corpus each takes, and in which order its blocks are
-//! chosen.
+//! The streams of a plan: the tokens of the corpus each takes, and the order in which its blocks
+//! are chosen.
 //!
 //! **Invariant:** streams follow each other without a gap, in the order of the spec's sets.
 
@@ -11,7 +11,7 @@ use crate::mixture::StreamBlocks;
 use crate::permutation::{Permutation, PermutationKey, Purpose};
 use crate::spec::PlanSpec;
 
-/// A part of the corpus with passes of its own: a set of a mixture, or the whole corpus.
+/// A part of the corpus with its own passes: a set of a mixture, or the whole corpus.
 #[derive(Clone, Debug)]
 pub struct Stream {
     pub(crate) name: Option<String>,
@@ -19,7 +19,7 @@ pub struct Stream {
     pub(crate) token_count: u64,
     pub(crate) block_tokens: u64,
     pub(crate) blocks: StreamBlocks,
-    /// Of all whole blocks of the stream; the subset is what the first ones go to.
+    /// Of all whole blocks of the stream; the subset is the image of the first ones.
     pub(crate) subset: Permutation,
 }
 
@@ -29,17 +29,17 @@ impl Stream {
         self.name.as_deref()
     }
 
-    /// Places of the corpus that it takes.
+    /// Places of the corpus it takes.
     pub fn tokens(&self) -> Range<u64> {
         self.first_token..self.first_token + self.token_count
     }
 
-    /// Tokens that a pass reads: whole blocks.
+    /// Tokens a pass reads: whole blocks.
     pub fn subset_tokens(&self) -> u64 {
         self.blocks.subset * self.block_tokens
     }
 
-    /// Tokens that an epoch of the run reads of it, in however many passes.
+    /// Tokens of it an epoch of the run reads, in any number of passes.
     pub fn epoch_tokens(&self) -> u64 {
         self.blocks.epoch * self.block_tokens
     }
@@ -53,7 +53,7 @@ impl Stream {
 /// The streams of a spec, with their blocks.
 pub(crate) fn streams(spec: &PlanSpec, block_tokens: u64, blocks: &[StreamBlocks]) -> Vec<Stream> {
     let stream = |name: Option<&str>, first_token, token_count, blocks: StreamBlocks| {
-        // Where all blocks are taken there is nothing to choose, and groups of the order are those
+        // When all blocks are taken there is nothing to choose, and groups of the order are those
         // of the corpus.
         let is_chosen =
             blocks.subset < blocks.stream || !matches!(spec.shuffle, Shuffle::Blocked { .. });
@@ -77,7 +77,7 @@ pub(crate) fn streams(spec: &PlanSpec, block_tokens: u64, blocks: &[StreamBlocks
     streams
 }
 
-/// The permutation of `count` windows, of which a block holds `block_windows`.
+/// The permutation of `count` windows, `block_windows` to a block.
 pub(crate) fn permutation(
     spec: &PlanSpec,
     set_name: Option<&str>,

@@ -1,12 +1,12 @@
 //! The parts of a plan's order: phases, windows, and when a token is read.
 //!
-//! **Invariant:** numbers alone; the plan that gives them keeps them true.
+//! **Invariant:** plain numbers; the plan that gives them keeps them true.
 
 use std::ops::Range;
 
 use schemas::run::Share;
 
-/// A phase as it comes out: whole steps.
+/// A phase in whole steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
     /// K: tokens per patch.
@@ -15,13 +15,13 @@ pub struct Phase {
     pub window_units: u64,
     /// K * T.
     pub window_tokens: u64,
-    /// Share that was asked for.
+    /// The requested share.
     pub share: Share,
-    /// The first step of the run that is of this phase; the next phase's when there are no steps.
+    /// The phase's first step in the run; the next phase's when it has no steps.
     pub first_step: u64,
     /// Steps; 0 only for a share of 0.
     pub steps: u64,
-    /// Windows that a step reads.
+    /// Windows a step reads.
     pub windows_per_step: u64,
     /// Windows of the run before this phase.
     pub first_window: u64,
@@ -32,13 +32,13 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// The steps of the run that are of this phase.
+    /// The phase's steps in the run.
     pub fn step_range(&self) -> Range<u64> {
         self.first_step..self.first_step + self.steps
     }
 }
 
-/// A run of tokens of the corpus that a model sees at once.
+/// A run of corpus tokens a model sees at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// The pass over its stream's subset, from 0.
@@ -47,7 +47,7 @@ pub struct Window {
     pub phase_index: usize,
     /// Position of the stream in the plan's list; 0 when the corpus is one stream.
     pub stream_index: usize,
-    /// Offset in the corpus; of a mixture, in its streams one after the other.
+    /// Offset in the corpus; for a mixture, in its streams laid end to end.
     pub first_token: u64,
     /// K * T of the phase.
     pub token_count: u64,

@@ -1,11 +1,10 @@
-//! What the protocol stands on: crossbeam's queue and parker, or models of them for the checkers.
+//! The base of the protocol: crossbeam's queue and parker, or models of them for the checkers.
 //!
-//! A model promises only what the real one documents: what is done before a push is seen after the
-//! pop that takes the item, and what is done before an unpark is seen after the park that it ends.
-//! Nothing else orders two threads.
+//! A model promises only what the real one documents. Everything done before a push is visible
+//! after the pop that takes the item. Everything done before an unpark is visible after the park it
+//! ends. Nothing else orders two threads.
 //!
-//! **Invariant:** a test that passes on the models rests on no promise that crossbeam does not
-//! make.
+//! **Invariant:** a test that passes on the models relies on no promise crossbeam does not make.
 
 #[cfg(not(any(loom, shuttle)))]
 mod real {

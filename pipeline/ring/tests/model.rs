@@ -11,19 +11,19 @@ use ring::{Consumer, Parker, Producer, ring};
 #[cfg(shuttle)]
 use shuttle::thread;
 
-/// Larger cases where schedules are drawn, not listed.
+/// Larger cases where schedules are drawn at random, not enumerated.
 const ITEMS: u32 = if cfg!(loom) { 3 } else { 12 };
 
 #[cfg(loom)]
 fn check(case: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    // Schedules with more switches than this away from a thread that could go on are left out.
+    // Leaves out schedules with more switches than this away from a thread that could continue.
     model.preemption_bound = Some(3);
     model.check(case);
 }
 
-/// As many schedules as the variable SCHEDULES says; each is random, and a failure prints how to
-/// run it again.
+/// Runs as many schedules as the variable SCHEDULES gives; each is random, and a failure prints how
+/// to run it again.
 #[cfg(shuttle)]
 fn check(case: impl Fn() + Sync + Send + 'static) {
     let schedules = std::env::var("SCHEDULES").map_or(1000, |text| text.parse().expect("a number"));
@@ -82,7 +82,7 @@ fn two_rings_are_read_in_turn_by_one_parker() {
     });
 }
 
-/// Whatever was taken before, a producer that waits for room, or is about to, ends.
+/// However many items were taken, a producer that waits for room, or is about to, ends.
 fn a_reader_that_wants_no_more_ends_the_producer(taken: u32) {
     check(move || {
         let parker = Parker::new();

@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "a test program's report")]
 
-/// Without threads of the checkers' there is nothing to run.
+/// A checker's build has no real threads to run.
 #[cfg(any(loom, shuttle))]
 fn main() {}
 
@@ -26,7 +26,7 @@ mod real {
 
     use ring::{Parker, ring};
 
-    /// Lanes of `1 + round % 4` slots, read in turn up to a place that changes from round to round,
+    /// Rings of `1 + round % 4` slots, read in turn up to a place that changes from round to round,
     /// then dropped.
     pub(super) fn round(round: u64) {
         let (ring_count, slots) = (1 + round % 3, 1 + (round % 4) as usize);

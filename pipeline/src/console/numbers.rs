@@ -7,7 +7,8 @@
 pub fn parse_count(text: &str) -> Result<u64, String> {
     let refused = || {
         format!(
-            "{text:?} is no count; expected a whole number such as 60000000000, 60_000_000_000, 60e9 or 60B"
+            "{text:?} is not a count; expected a whole number such as 60000000000, 60_000_000_000, \
+             60e9 or 60B"
         )
     };
     let plain = text.replace('_', "");
@@ -32,7 +33,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     count.ok_or_else(refused)
 }
 
-/// The same for a count of which there must be one.
+/// The same for a count that must be positive.
 pub fn parse_positive_count(text: &str) -> Result<u64, String> {
     match parse_count(text)? {
         0 => Err("it is 0; expected at least 1".to_owned()),

@@ -1,9 +1,9 @@
-//! Text that comes from data, as people may see it.
+//! Escapes text from data before people see it.
 //!
-//! Set names, names of files and what others say about a file go to a terminal, which obeys control
+//! Set names, file names and foreign messages about a file go to a terminal, which obeys control
 //! characters.
 //!
-//! **Invariant:** what comes out gives a terminal no command and does not turn the direction of
+//! **Invariant:** the result gives a terminal no command and does not change the direction of
 //! writing.
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Progress and notices on stderr.
 //!
-//! **Invariant:** nothing depends on what is shown, or on whether anybody can see it.
+//! **Invariant:** nothing depends on the display, or on whether anybody sees it.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,21 +10,21 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, P
 
 use crate::console::printable;
 
-/// Progress on stderr; hidden when that is no terminal. The bar counts bytes of the input files.
+/// Progress on stderr; hidden unless stderr is a terminal. The bar counts bytes of the input files.
 pub(crate) struct Progress {
     bar: ProgressBar,
-    // Relaxed, all of them: they are shown and decide nothing.
+    // All of them relaxed: they are shown and decide nothing.
     documents: AtomicU64,
     text_bytes: AtomicU64,
     tokens: AtomicU64,
 }
 
 impl Progress {
-    /// Of inputs of so many bytes, of which the second number was done before.
+    /// For inputs of `input_bytes`, of which `kept_bytes` were done before.
     pub(crate) fn start(input_bytes: u64, kept_bytes: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(input_bytes), ProgressDrawTarget::stderr());
         let eta = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            // Nothing can be done about a line that cannot be formatted.
+            // Nothing can be done about a formatting error.
             let _ = write!(out, "{}", HumanDuration(state.eta()));
         };
         let style = ProgressStyle::with_template("{bar:30} {percent}% | {msg} | eta {left}")
@@ -46,7 +46,7 @@ impl Progress {
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
     }
 
-    /// So many more bytes of an input file have been read and written.
+    /// Adds bytes of an input file that were read and written.
     pub(crate) fn add_bytes(&self, bytes: u64) {
         self.bar.inc(bytes);
         if self.bar.is_hidden() {
@@ -66,8 +66,8 @@ impl Progress {
     }
 }
 
-/// Says on stderr what a user may want to know and need not act on.
+/// Prints a notice on stderr: useful to know, no action needed.
 pub(crate) fn notice(what: &str) {
-    // Nobody can be told when stderr is gone.
+    // With stderr gone, nobody can read it.
     let _ = writeln!(std::io::stderr(), "notice: {}", printable::line(what));
 }

@@ -1,7 +1,7 @@
 //! Stopping on request: the first SIGTERM or SIGINT asks, the second ends the process at once.
 //!
-//! **Invariant:** between the two signals nothing is cut off: what has begun to be published is
-//! published.
+//! **Invariant:** between the two signals nothing is cut off: a publication that has begun is
+//! completed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +10,21 @@ use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// A run that somebody asked to stop.
+/// A run stopped on request.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped on request; run the same command again to go on behind the last closed shard")]
+#[error("stopped on request; run the same command again to resume after the last closed shard")]
 pub struct Stopped;
 
-/// A run that somebody asked to stop before it had anything to show.
+/// A run stopped on request before it wrote anything.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped on request; nothing was written, the same command begins anew")]
+#[error("stopped on request; nothing was written, the same command starts over")]
 pub struct StoppedBefore;
 
-/// Whether somebody asked the run to stop.
+/// Whether a stop was requested.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
-    // Relaxed would do: the flag guards no other memory. SeqCst is what signal-hook stores with.
+    // Relaxed would do: the flag protects no other memory. SeqCst is the order signal-hook stores
+    // with.
     asked: Arc<AtomicBool>,
 }
 
@@ -32,7 +33,7 @@ impl StopFlag {
     pub fn install() -> anyhow::Result<StopFlag> {
         let stop = StopFlag::default();
         for signal in [SIGTERM, SIGINT] {
-            // Order matters: the first handler sees the flag as the signals before left it.
+            // Order matters: the first handler sees the flag as left by the signals before.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.asked)))
                 .with_context(|| format!("install the handler of signal {signal}"))?;

@@ -1,6 +1,6 @@
-//! The error of a wrong use of the command line.
+//! The error for incorrect use of the command line.
 //!
-//! **Invariant:** it ends in the exit code for usage.
+//! **Invariant:** it leads to the exit code for usage.
 
 /// A use of the command line that cannot be meant.
 #[derive(Debug, thiserror::Error)]

@@ -13,19 +13,19 @@ use crate::corpus::sets::MixedSeries;
 /// Why a corpus could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
-    /// The system refused.
+    /// A failed system call.
     #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
     Io {
-        /// What was tried, such as "open".
+        /// The action, such as "open".
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is no manifest, so this is no complete corpus.
+    /// Without a manifest the corpus is incomplete.
     #[error(
-        "{} has no {}: it is no corpus folder, or one whose `patchmill tokenize` did not finish",
+        "{} has no {}: it is not a corpus folder, or one whose `patchmill tokenize` did not finish",
         dir.display(), manifest::FILE_NAME
     )]
     NoManifest {
@@ -40,11 +40,16 @@ pub enum CorpusError {
         /// Why.
         source: ManifestError,
     },
-    /// Sets that are wanted apart and are not.
+    /// Sets needed in separate series and not stored so.
     #[error(transparent)]
     Sets(#[from] MixedSeries),
-    /// Shards that are not there, or not as long as they should be.
-    #[error("{}: {} of {shard_count} shards are not as the manifest says: {}", dir.display(), faults.len(), faults.join("; "))]
+    /// Shards that are missing or have a wrong length.
+    #[error(
+        "{}: {} of {shard_count} shards differ from the manifest: {}",
+        dir.display(),
+        faults.len(),
+        faults.join("; ")
+    )]
     Files {
         /// The folder.
         dir: PathBuf,
@@ -61,7 +66,7 @@ pub enum CorpusError {
         /// Why.
         source: ShardError,
     },
-    /// A shard that is sound but not the one that the manifest means.
+    /// A sound shard other than the one in the manifest.
     #[error("{}: header has {field} {found}; the manifest says {expected}", path.display())]
     Mismatch {
         /// The shard.
@@ -73,52 +78,54 @@ pub enum CorpusError {
         /// From the manifest.
         expected: String,
     },
-    /// A shard became another after it was opened.
+    /// A shard changed after it was opened.
     #[error(
-        "{}: the file {what} while it was read, of its bytes {first_byte}..{end_byte} last: no id read since is certain; \
-         put the corpus right (`patchmill verify`), and start again from the last checkpoint",
+        "{}: the file {what} while it was read, of its bytes {first_byte}..{end_byte} last: \
+         no id read since is certain; repair the corpus (`patchmill verify`), and start again from \
+         the last checkpoint",
         path.display()
     )]
     Changed {
         /// The shard.
         path: PathBuf,
-        /// What became of it: "was written to", "was removed or replaced".
+        /// The change: "was written to", "was removed or replaced".
         what: &'static str,
-        /// Offset in the file of what was read last.
+        /// Offset in the file of the bytes read last.
         first_byte: u64,
         /// Its end, exclusive.
         end_byte: u64,
     },
     /// A shard became shorter after it was opened.
     #[error(
-        "{}: bytes {first_byte}..{end_byte} are gone: the file was cut to {found_bytes} bytes while it was read; \
-         put it back, check the corpus (`patchmill verify`), and start again from the last checkpoint",
+        "{}: bytes {first_byte}..{end_byte} are gone: the file was cut to {found_bytes} bytes \
+         while it was read; put it back, check the corpus (`patchmill verify`), and start again \
+         from the last checkpoint",
         path.display()
     )]
     Shrunk {
         /// The shard.
         path: PathBuf,
-        /// Offset in the file of what was wanted.
+        /// Offset in the file of the bytes needed.
         first_byte: u64,
         /// Its end, exclusive.
         end_byte: u64,
         /// Length of the file now.
         found_bytes: u64,
     },
-    /// Tokens that the corpus does not have.
+    /// Tokens past the end of the corpus.
     #[error("tokens {first_token}..{end_token} are wanted; the corpus has {corpus_tokens}")]
     Tokens {
-        /// First token that was asked for.
+        /// First token requested.
         first_token: u64,
         /// The token after the last one.
         end_token: u64,
         /// Tokens in the corpus.
         corpus_tokens: u64,
     },
-    /// A document that the corpus does not have.
+    /// A document number past the end of the corpus.
     #[error("document {document} is wanted; the corpus has {document_count}, numbered from 0")]
     Document {
-        /// The number that was asked for.
+        /// The number requested.
         document: u64,
         /// Documents in the corpus.
         document_count: u64,
@@ -126,7 +133,7 @@ pub enum CorpusError {
 }
 
 impl CorpusError {
-    /// Whether data differ from what describes them; else the system or the caller is at fault.
+    /// Whether data differ from their description; otherwise the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
         use CorpusError::{Changed, Files, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk};
         matches!(

@@ -1,7 +1,7 @@
-//! Reads document indexes: rows with all their columns, or some columns as batches where there are
+//! Reads document indexes: rows with all their columns, or some columns in batches where there are
 //! many rows.
 //!
-//! **Invariant:** a row that comes out has every column of `schemas::index`, with its type.
+//! **Invariant:** every row has all columns of `schemas::index`, with their types.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::disk::atomic::hash_file;
 use crate::disk::source::open_file;
 use crate::read::parquet::guard::guarded;
 
-/// Rows that [`read_columns`] hands on together.
+/// Rows in a batch of [`read_columns`].
 const BATCH_ROWS: usize = 1 << 14;
 
 /// A document's entry.
@@ -51,7 +51,7 @@ pub enum IndexError {
     Open {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Not Parquet, or damaged.
@@ -59,7 +59,7 @@ pub enum IndexError {
     Form {
         /// Which file.
         path: PathBuf,
-        /// What the Parquet reader said.
+        /// The error of the Parquet reader.
         reason: String,
     },
     /// Changed since it was written.
@@ -72,7 +72,7 @@ pub enum IndexError {
         /// As written.
         expected: String,
     },
-    /// Parquet of another kind.
+    /// Parquet with other columns.
     #[error("{}: columns are {found}; an index has {expected}", path.display())]
     Schema {
         /// Which file.
@@ -85,7 +85,7 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether data differ from what describes them; else the system is at fault.
+    /// Whether data differ from their description; otherwise the system is at fault.
     pub fn is_mismatch(&self) -> bool {
         !matches!(self, IndexError::Open { .. })
     }
@@ -120,7 +120,7 @@ pub fn read_columns(
     Ok(std::iter::from_fn(next))
 }
 
-/// Whether the file of an index is as the manifest describes it.
+/// Checks the file of an index against its record in the manifest.
 pub fn check_file(dir: &Path, record: &FileRecord) -> anyhow::Result<()> {
     let path = dir.join(&record.path);
     let found = hash_file(&path)?.1.to_hex();
@@ -150,7 +150,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, IndexError
     Ok(builder)
 }
 
-/// What a document is looked for by.
+/// The key of a document look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// 1-based line or row of the input.
@@ -159,7 +159,7 @@ pub enum Wanted {
     ContentHash([u8; CONTENT_HASH_BYTES]),
 }
 
-/// The documents (within the series) that an index has under `wanted`; reads one column of it.
+/// The documents (within the series) with `wanted` in an index; reads one column of it.
 pub fn documents(path: &Path, wanted: Wanted) -> Result<Vec<u64>, IndexError> {
     let column = match wanted {
         Wanted::Row(_) => index::ROW,

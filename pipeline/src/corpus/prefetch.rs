@@ -1,20 +1,22 @@
-//! Memory that is read next, which the processor is asked for while it works on something else.
+//! Prefetches the memory read next while the processor works on something else.
 //!
-//! A processor waits for few lines of memory at a time and asks by itself only for what follows on
-//! the same page. So lines of what comes next are asked for between pieces of the work at hand: all
-//! at once they would be waited for.
+//! A processor waits for few lines of memory at a time, and by itself prefetches only along the
+//! same page. While a window is copied or widened, or its untouched blocks are checked, it is asked
+//! for the next data: one line of memory for each line of work. Asking for all of it at once would
+//! mean waiting for it. For a window with unchecked blocks these are whole blocks. The outer pages
+//! are touched first, because a processor ignores a prefetch from a page missing in its table.
 //!
-//! **Invariant:** it changes no result.
+//! **Invariant:** prefetching changes no result.
 
-/// What the processor loads at a time.
+/// The unit in which the processor loads memory.
 pub(crate) const CACHE_LINE_BYTES: usize = 64;
 
-/// Bytes that are read next.
+/// Bytes to be read next.
 #[derive(Debug, Default)]
 pub(crate) struct Upcoming<'a> {
     /// Not asked for yet.
     bytes: &'a [u8],
-    /// How many lines are asked for with each line of the work.
+    /// Lines to prefetch for each line of work.
     share_lines: usize,
 }
 
@@ -24,13 +26,13 @@ impl<'a> Upcoming<'a> {
         Upcoming { bytes, share_lines: 1 }
     }
 
-    /// So much is worked on before they are read; more than none.
+    /// Sets the number of bytes worked on before they are read; at least 1.
     pub(crate) fn pace(&mut self, work_bytes: u64) {
         self.share_lines = self.bytes.len().div_ceil(work_bytes as usize);
     }
 
-    /// Asks for a share of them, while a line is worked on. What is left at the end, less than a
-    /// line, is not worth a question.
+    /// Prefetches a share of them; called for each line of work. The last part, shorter than a
+    /// line, is not worth a prefetch.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {
         self.ask_line();
@@ -39,7 +41,7 @@ impl<'a> Upcoming<'a> {
         }
     }
 
-    /// Out of the way of the usual case, where the work and what comes next are as long.
+    /// Kept out of the usual case, where the current and the next data have the same length.
     #[cold]
     fn ask_rest(&mut self) {
         (1..self.share_lines).for_each(|_| self.ask_line());
@@ -54,7 +56,7 @@ impl<'a> Upcoming<'a> {
     }
 }
 
-/// Has the line of memory that `value` begins in brought close.
+/// Prefetches the line of memory where `value` begins.
 #[inline(always)]
 fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]

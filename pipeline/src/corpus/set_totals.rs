@@ -1,12 +1,13 @@
 //! Sums by set.
 //!
-//! **Invariant:** each set has one sum, and they come in byte order of their names, none first.
+//! **Invariant:** each set has one sum; sums are in byte order of their names, documents without a
+//! set first.
 
 use std::collections::BTreeMap;
 
 use schemas::manifest::SetTotals;
 
-/// Sums by set name, in its byte order, documents without one first.
+/// Sums in byte order of the set names, documents without one first.
 #[derive(Default)]
 pub(crate) struct Sets(BTreeMap<Option<String>, SetTotals>);
 

@@ -1,7 +1,7 @@
-//! The series of a corpus by their sets: what a mixture reads as streams.
+//! The series of a corpus by their sets, for the streams of a mixture.
 //!
-//! **Invariant:** each series that holds tokens belongs to exactly one stream; streams stand in
-//! byte order of their names, the series of a stream in that of the manifest.
+//! **Invariant:** each series with tokens belongs to exactly one stream; streams are in byte order
+//! of their names, the series of a stream in the manifest's order.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ pub struct SetStream {
     pub name: String,
     /// Tokens of all its series.
     pub tokens: u64,
-    /// Positions in the manifest's list of series.
+    /// Indexes into the manifest's list of series.
     pub series: Vec<usize>,
 }
 
-/// A corpus whose sets are not apart.
+/// A corpus with several sets in one series.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the series of {input} holds {} sets ({}); data.sets needs a corpus with one set a series: make it with \
-     `patchmill tokenize --by-set`", names.len(), names.join(", ")
+    "the series of {input} holds {} sets ({}); data.sets needs a corpus with one set a series: \
+     make it with `patchmill tokenize --by-set`", names.len(), names.join(", ")
 )]
 pub struct MixedSeries {
     /// Input file of the series.

@@ -1,14 +1,19 @@
 //! One shard of an open corpus.
 //!
-//! Files can change while they are open, against all promises. What a file loses reads as zeros up
-//! to the end of its last page, behind which a mapping raises SIGBUS ([`crate::disk::lost_pages`])
-//! and a `pread` comes back short. So if the last byte that was read of a page is not zero, nothing
-//! was lost of that page; if it is, the file is asked about. This costs nothing but a look at one
-//! id a page. What was written over is found when the file is asked about next
-//! ([`super::Reader::check_unchanged`]), or by the checksum.
+//! Shards are never rewritten, but people copy over them, disks fill up, and file systems lose
+//! data. The lost part of a page reads as zeros, up to the end of the page. Beyond the file's last
+//! page a mapping raises SIGBUS ([`crate::disk::lost_pages`]) and a `pread` comes back short. So a
+//! read looks at the last id of each page it touched, and asks about the file only if the id may be
+//! such a zero. In the common case nothing is asked, and no such zero is passed on as long as
+//! length or time reveal the change.
 //!
-//! **Invariant:** a read gives the ids of blocks whose checksum was right, and no zero of what a
-//! file lost, as long as its length or its time of modification tells that it changed.
+//! Every 200 ms a worker checks the files it has read since the last check
+//! ([`super::Reader::check_unchanged`]): length, modification time, and whether a name is left. If
+//! somebody changes a file and restores both length and time, only the checksums of blocks not yet
+//! read reveal it.
+//!
+//! **Invariant:** a read gives the ids of blocks with correct checksums, and no zero from a lost
+//! part of a file, as long as the file's length or modification time reveals the change.
 
 use std::io;
 use std::ops::Range;
@@ -27,8 +32,8 @@ use crate::corpus::prefetch::{CACHE_LINE_BYTES, Upcoming};
 use crate::corpus::widen::{OutId, largest_id, widen, widen_asking};
 use crate::disk::source::{FileState, Source};
 
-/// Bytes of a block that are checked between two looks at what comes next: the checksum is computed
-/// in pieces of three times 256.
+/// Bytes of a block checked between two prefetches: the checksum is computed in pieces of three
+/// times 256.
 const CHECKED_BYTES: usize = 2 * 3 * 256;
 
 /// A shard whose header agrees with the manifest.
@@ -41,27 +46,27 @@ pub(super) struct OpenShard {
     pub(super) first_token: u64,
     /// Documents of the corpus before this shard.
     pub(super) first_document: u64,
-    /// The file as it was when it was opened.
+    /// The file's state when it was opened.
     state: FileState,
-    /// The last change of the inode that was seen.
+    /// The last inode change seen.
     inode_changed_nanoseconds: AtomicI64,
-    /// Made at the first touch: a run need not touch every shard that it opens.
+    /// Made at the first touch: a run need not touch every shard it opens.
     checks: OnceLock<Checks>,
 }
 
-/// What is known of a shard's blocks.
+/// State of a shard's blocks.
 #[derive(Debug)]
 struct Checks {
-    /// As the footer has them, which as a whole is not read here: with many documents it is large.
-    /// One that was damaged there does not match its block; then the footer tells which of the two
-    /// it is.
+    /// Copied from the footer, which is not read here as a whole: with many documents it is large.
+    /// A checksum damaged there does not match its block; then the footer's own checksum shows
+    /// which of the two is wrong.
     block_crcs: Vec<u32>,
-    /// One bit a block: its checksum was right. Relaxed, because a bit publishes no other memory:
-    /// the ids are those of an immutable file, and to check a block twice is only work.
+    /// One bit a block: its checksum was correct. Relaxed, because a bit publishes no other memory:
+    /// the ids are those of an immutable file, and checking a block twice only costs time.
     checked_blocks: Vec<AtomicU64>,
 }
 
-/// Where the manifest puts a shard.
+/// A shard's position in the corpus.
 pub(crate) struct ShardPlace {
     pub(crate) series_index: u64,
     pub(crate) shard_index: u64,
@@ -167,10 +172,10 @@ impl OpenShard {
         self.check_zeros(wanted, out)
     }
 
-    /// What the processor can be asked for before these tokens of this shard are read, of which
-    /// there are some: they, or the blocks that will have to be checked. The first and the last
-    /// page of such blocks may not be in the page table yet, which the processor would pass over,
-    /// and are put there.
+    /// The memory to prefetch before these tokens of this shard (at least one) are read: the
+    /// tokens, or the blocks still to be checked. The first and the last page of such blocks may be
+    /// missing from the page table, where the processor would ignore a prefetch; touching them puts
+    /// them there.
     pub(super) fn upcoming(&self, tokens: Range<u64>) -> Option<Upcoming<'_>> {
         let token_bytes = u64::from(self.header.token_bytes.get());
         let (mut first, mut end) = (tokens.start * token_bytes, tokens.end * token_bytes);
@@ -190,7 +195,7 @@ impl OpenShard {
         Some(Upcoming::new(bytes))
     }
 
-    /// Ids of a single block, which is read as a whole and checked unless it was.
+    /// Ids of a single block; an unchecked block is read and checked as a whole.
     fn read_in_block<T: OutId>(
         &self,
         (checks, block_index): (&Checks, u64),
@@ -250,10 +255,10 @@ impl OpenShard {
         Ok(())
     }
 
-    /// Asks about the file if `out`, the ids of `wanted`, may end in what it lost of a page.
+    /// Asks about the file if `out`, the ids of `wanted`, may end in the lost part of a page.
     fn check_zeros<T: OutId>(&self, wanted: Range<u64>, out: &[T]) -> Result<(), CorpusError> {
         let token_bytes = u64::from(self.header.token_bytes.get());
-        // Below this an id's last bytes are zeros, or would be if they were lost.
+        // A smaller id ends in zero bytes, or would if they were lost.
         let suspect_below = match self.header.token_bytes {
             TokenBytes::Two => 1 << 8,
             TokenBytes::Four if self.header.vocab_size <= 1 << 24 => 1 << 16,
@@ -273,11 +278,10 @@ impl OpenShard {
         }
     }
 
-    /// Asks the system whether the file is the one that was opened; `first_byte` of it is where it
-    /// was read.
+    /// Checks whether the file is still the one opened; `first_byte` is where it was read.
     ///
-    /// Where its inode alone has changed, its blocks are checked anew: the time of modification may
-    /// have been put back, or there is only another link to the file.
+    /// If only its inode has changed, its blocks are checked anew: the modification time may have
+    /// been restored, or the file merely has another link.
     pub(super) fn check_unchanged(&self, first_byte: u64) -> Result<(), CorpusError> {
         let path = || self.path.clone();
         let state = self.source.state().map_err(|source| CorpusError::Io {
@@ -312,7 +316,7 @@ impl OpenShard {
         Err(CorpusError::Changed { path: path(), what, first_byte, end_byte })
     }
 
-    /// Names the first of `ids` that is not below the vocabulary size.
+    /// Names the first of `ids` at or above the vocabulary size.
     fn id_error(&self, first_token: u64, ids: &[u8]) -> CorpusError {
         let vocab_size = self.header.vocab_size;
         let found = ids.chunks_exact(self.header.token_bytes.get() as usize).map(|id| match *id {
@@ -327,7 +331,7 @@ impl OpenShard {
         self.shard_error(ShardError::Id { token_index: index, found, vocab_size })
     }
 
-    /// What to say of bytes that are wrong: that the file changed while it was open, if it did.
+    /// The error for wrong bytes: a change of the open file, if there was one.
     fn damage(&self, source: ShardError, first_byte: u64) -> CorpusError {
         self.check_unchanged(first_byte).err().unwrap_or_else(|| self.shard_error(source))
     }
@@ -336,7 +340,7 @@ impl OpenShard {
         CorpusError::Shard { path: self.path.clone(), source }
     }
 
-    /// What to say of a read that failed, the same for both back ends.
+    /// The error for a failed read, the same for both back ends.
     fn read_error(&self, source: io::Error, first_byte: u64) -> CorpusError {
         let path = self.path.clone();
         let failed = CorpusError::Io { action: "read", path, source };
@@ -355,13 +359,13 @@ impl Checks {
         word.fetch_or(1 << (block_index % 64), Ordering::Relaxed);
     }
 
-    /// Has all blocks checked when they are touched again.
+    /// Makes all blocks be checked again at their next touch.
     fn forget(&self) {
         self.checked_blocks.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
-/// Compares a shard's header with what the manifest says.
+/// Compares a shard's header with the manifest.
 pub(crate) fn check_header(
     path: &Path,
     header: &ShardHeader,

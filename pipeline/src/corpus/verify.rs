@@ -1,7 +1,7 @@
-//! Every byte of a corpus against what the corpus says about itself.
+//! Checks every byte of a corpus against its own description.
 //!
-//! **Invariant:** a corpus that passes has no byte that a reader could trip over, and all faults of
-//! one that fails are named at once.
+//! **Invariant:** a corpus that passes has no byte a reader could fail on, and one error lists all
+//! faults of a corpus that fails.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,13 +18,18 @@ use crate::corpus::{self, ShardPlace};
 use crate::disk::source::{open_file, read_file};
 use encoder::{Encoder, TOKENIZER_FILE, TokenizeError};
 
-/// A corpus that is not what it says.
+/// A corpus that differs from its description.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is not what it says: {}, first {}", dir.display(), count(faults), faults[0])]
+#[error(
+    "{} does not match its own description: {}, first {}",
+    dir.display(),
+    count(faults),
+    faults[0]
+)]
 pub struct VerifyError {
     /// The corpus.
     pub dir: PathBuf,
-    /// All that was found, in the order of the manifest; at least one.
+    /// All faults, in the order of the manifest; at least one.
     pub faults: Vec<String>,
 }
 
@@ -32,7 +37,7 @@ fn count(faults: &[String]) -> String {
     if faults.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", faults.len()) }
 }
 
-/// A manifest and what is wrong beside it.
+/// A manifest and the faults of its corpus.
 pub struct Checked {
     /// As read.
     pub manifest: Manifest,
@@ -40,7 +45,7 @@ pub struct Checked {
     pub faults: Vec<String>,
 }
 
-/// Checks a corpus. A manifest that cannot be trusted is an error, everything else is a fault.
+/// Checks a corpus. An unusable manifest is an error, everything else a fault.
 pub fn check(dir: &Path) -> anyhow::Result<Checked> {
     let manifest = corpus::read_manifest(dir)?;
     let bar = ProgressBar::new(manifest.files().map(|file| file.bytes).sum());
@@ -56,8 +61,7 @@ pub fn check(dir: &Path) -> anyhow::Result<Checked> {
             first_token += shard.token_count;
             first_document += shard.document_count;
         }
-        // Without all footers there is nothing to compare the rows with, and a fault has been
-        // named.
+        // Without all footers the rows cannot be compared; a fault has been recorded already.
         let footers: Option<Vec<ShardFooter>> = footers.into_iter().collect();
         check.index(series, footers.as_deref());
     }
@@ -80,7 +84,7 @@ impl Check<'_> {
         self.faults.push(format!("{path}: {what}"));
     }
 
-    /// Opens a file of the right length, or names the fault.
+    /// Opens a file of the right length, or records the fault.
     fn open(&mut self, record: &FileRecord) -> Option<Hashed> {
         let opened = open_file(&self.dir.join(&record.path));
         let found = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata.len())));
@@ -143,7 +147,7 @@ impl Check<'_> {
             );
         }
         if self.faults.len() > fault_count {
-            return; // whatever the changed files make of it
+            return; // whatever a fault makes of the data
         }
         match Encoder::of_corpus(self.dir, record) {
             Ok(_) => {}
@@ -154,7 +158,7 @@ impl Check<'_> {
         }
     }
 
-    /// Checks a shard in one pass and returns its footer if that can be trusted.
+    /// Checks a shard in one pass and returns its footer if it can be trusted.
     fn shard(&mut self, shard: &Shard, place: &ShardPlace) -> Option<ShardFooter> {
         let mut hashed = self.open(&shard.file)?;
         let footer = match self.shard_parts(shard, place, &mut hashed) {
@@ -212,8 +216,8 @@ impl Check<'_> {
         Ok(Some(footer))
     }
 
-    /// Compares a series' index with its shards and sums. The first row that is wrong ends it: the
-    /// rest would be too.
+    /// Compares a series' index with its shards and sums. Stops at the first wrong row: the rest
+    /// would be wrong too.
     fn index(&mut self, series: &Series, footers: Option<&[ShardFooter]>) {
         let Some(record) = &series.index else {
             if !series.shards.is_empty() {
@@ -238,13 +242,16 @@ impl Check<'_> {
         let expected = self.manifest.totals.documents_skipped;
         let Some(record) = &self.manifest.skipped else {
             if expected > 0 {
-                self.fault("manifest.json", format!("{expected} documents skipped, and no list"));
+                self.fault(
+                    "manifest.json",
+                    format!("counts {expected} skipped documents, but lists none"),
+                );
             }
             return;
         };
         self.file(record);
         let Ok(text) = read_file(&self.dir.join(&record.path)) else { return };
-        let text = String::from_utf8_lossy(&text); // that it is not UTF-8 is no JSON either
+        let text = String::from_utf8_lossy(&text); // invalid UTF-8 is invalid JSON, too
         let bad_line = (1..).zip(text.lines()).find_map(|(line, text)| {
             serde_json::from_str::<SkippedDocument>(text)
                 .err()
@@ -262,7 +269,7 @@ impl Check<'_> {
         }
     }
 
-    /// Files that a reader who goes by names would take for a part of this corpus.
+    /// Looks for files a reader going by names would mistake for a part of this corpus.
     fn strangers(&mut self) {
         let Ok(entries) = std::fs::read_dir(self.dir) else { return };
         let mut names: Vec<String> = entries
@@ -316,7 +323,7 @@ fn check_rows(
     for (document, row) in (0u64..).zip(index::read(path, 0, u64::MAX)?) {
         let row = row?;
         let Some((shard, first_token, token_count)) = documents.next() else {
-            anyhow::bail!("has more than the {document} rows that the shards have documents");
+            anyhow::bail!("has more rows than the {document} documents of the shards");
         };
         for (field, found, expected) in [
             ("document", row.document, document),
@@ -339,7 +346,8 @@ fn check_rows(
         let knows_text = row.text_bytes.is_some() && row.content_hash.is_some();
         anyhow::ensure!(
             knows_text != is_imported && row.text_bytes.is_some() == row.content_hash.is_some(),
-            "text_bytes and content_hash of document {document} are {}; the manifest says that its text is {}",
+            "text_bytes and content_hash of document {document} are {}; \
+             the manifest says its text is {}",
             if row.text_bytes.is_some() { "given" } else { "null" },
             if is_imported { "not known" } else { "known" }
         );
@@ -362,7 +370,7 @@ fn check_rows(
     Ok(())
 }
 
-/// A file whose bytes are hashed as they are read.
+/// A file, hashed while it is read.
 struct Hashed {
     file: File,
     bytes: u64,

@@ -1,21 +1,21 @@
-//! Ids of a shard, 2 or 4 bytes each, as the numbers that a reader wants.
+//! Converts the ids of a shard, 2 or 4 bytes each, to the integer type of the reader.
 //!
-//! **Invariant:** the numbers are those of the bytes, for every width of either side.
+//! **Invariant:** every width keeps the values.
 
 use schemas::shard::TokenBytes;
 
 use crate::corpus::prefetch::CACHE_LINE_BYTES;
 
-/// An id as the reader wants it: `u16` and `u32` for tools and devices that widen themselves, `i32`
-/// and `i64` for tensors.
+/// An integer type for ids: `u16` and `u32` for tools and for devices with their own conversion,
+/// `i32` and `i64` for tensors.
 pub trait OutId: bytemuck::Pod + Send + Sync {
-    /// A vocabulary of more entries has ids that do not fit.
+    /// A larger vocabulary has ids too large for the type.
     const VOCAB_SIZE_MAX: u64;
     /// Its name, such as "i64".
     const NAME: &'static str;
-    /// The same number; the caller has seen to it that it fits.
+    /// The same number; the caller makes sure it fits.
     fn of_u16(id: u16) -> Self;
-    /// The same number; the caller has seen to it that it fits.
+    /// The same number; the caller makes sure it fits.
     fn of_u32(id: u32) -> Self;
     /// The same number.
     fn number(self) -> u64;
@@ -55,7 +55,7 @@ pub fn widen<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T]) {
     widen_asking(bytes, token_bytes, out, || ());
 }
 
-/// The same; calls `ask` before each line of memory.
+/// The same; calls `ask` before each cache line.
 ///
 /// # Panics
 /// As `widen`.
@@ -68,7 +68,7 @@ pub(crate) fn widen_asking<T: OutId>(
     let width = token_bytes.get() as usize;
     assert!(bytes.len() == width * out.len(), "{} bytes for {} ids", bytes.len(), out.len());
     if cfg!(target_endian = "little") && width == size_of::<T>() {
-        // Copies of lines: 3 to 8 % more ids a second than the loop below, which would do as well.
+        // Copies of lines: 3 to 8 % more ids a second than the loop below, which would also work.
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         for (bytes, out) in bytes.chunks(CACHE_LINE_BYTES).zip(out.chunks_mut(CACHE_LINE_BYTES)) {
             ask();
@@ -79,7 +79,7 @@ pub(crate) fn widen_asking<T: OutId>(
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "less time than plain x86-64; just bench kernels")]
-        // SAFETY: the processor has what the function was compiled for.
+        // SAFETY: the processor has the features the function was compiled for.
         return unsafe { widen_avx2(bytes, token_bytes, out, ask) };
     }
     widen_pieces(bytes, token_bytes, out, ask);
@@ -91,7 +91,7 @@ fn widen_avx2<T: OutId>(bytes: &[u8], token_bytes: TokenBytes, out: &mut [T], as
     widen_pieces(bytes, token_bytes, out, ask);
 }
 
-/// [`widen`] as it is on any processor.
+/// [`widen`] without processor-specific code.
 ///
 /// # Panics
 /// As `widen`.
@@ -128,12 +128,12 @@ fn widen_pieces<T: OutId>(
     }
 }
 
-/// The largest of the ids; 0 if there are none.
+/// The largest id; 0 for no ids.
 pub fn largest_id(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "less time than plain x86-64; just bench kernels")]
-        // SAFETY: the processor has what the function was compiled for.
+        // SAFETY: the processor has the features the function was compiled for.
         return unsafe { largest_id_avx2(bytes, token_bytes) };
     }
     largest_id_plain(bytes, token_bytes)
@@ -145,7 +145,7 @@ fn largest_id_avx2(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     largest_id_plain(bytes, token_bytes)
 }
 
-/// [`largest_id`] as it is on any processor.
+/// [`largest_id`] without processor-specific code.
 #[inline(always)]
 pub fn largest_id_plain(bytes: &[u8], token_bytes: TokenBytes) -> u32 {
     match token_bytes {

@@ -1,10 +1,13 @@
-//! Files that are complete or absent: a temporary file in the same folder, fsync, rename, fsync of
-//! the folder.
+//! Writes files that are complete or absent: a temporary file in the same folder, fsync, rename,
+//! fsync of the folder.
 //!
-//! A crash can leave a temporary file (`.NAME.tmp`), never half a file under its final name.
+//! Every file is written under another name, synced and renamed, and its folder is synced.
+//! Manifests come last. A crash can leave a temporary file (`.NAME.tmp`), never half a file under
+//! its final name. Tests kill the process at each step, also after the manifest, and flip every
+//! bit.
 //!
-//! **Invariant:** after a call has returned `Ok`, a power cut cannot take the file back; after
-//! [`AtomicFile::place`] it can take back its name, and leaves what had it before.
+//! **Invariant:** once a call has returned `Ok`, a power cut cannot undo the file; after
+//! [`AtomicFile::place`] it can undo the name, and leaves the name's previous file.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,11 +18,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", path.display())]
 pub struct PublishError {
-    /// What was being done.
+    /// The action that failed.
     pub action: &'static str,
-    /// To which file or folder.
+    /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
@@ -29,8 +32,7 @@ impl PublishError {
     }
 }
 
-/// Who makes files durable: waiting for a disk is no work, but a thread does nothing else
-/// meanwhile.
+/// The threads that make files durable: waiting for a disk costs no CPU, but blocks a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hands {
     /// The calling thread, one thing after the other.
@@ -40,7 +42,7 @@ pub(crate) enum Hands {
 }
 
 impl Hands {
-    /// What both give.
+    /// The results of both.
     pub(crate) fn both<A, B: Send>(
         self,
         one: impl FnOnce() -> A,
@@ -57,7 +59,7 @@ impl Hands {
     }
 }
 
-/// A file that gets its name when it is complete. Dropped before [`AtomicFile::publish`], it leaves
+/// A file that gets its name once complete. Dropped before [`AtomicFile::publish`], it leaves
 /// nothing.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -67,14 +69,14 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens the temporary file beside `path`, replacing what a crash may have left of it.
+    /// Opens the temporary file next to `path`, replacing any leftover of a crash.
     ///
-    /// The caller sees to it that nobody else writes `path` at the same time.
+    /// The caller makes sure nobody else writes `path` at the same time.
     pub fn create(path: &Path) -> Result<AtomicFile, PublishError> {
         AtomicFile::create_in_pieces(path, 1 << 18)
     }
 
-    /// The same; its bytes go to the system in pieces of so many, which begin at multiples of that.
+    /// The same; writes in pieces of this size, each beginning at a multiple of it.
     pub(crate) fn create_in_pieces(
         path: &Path,
         piece_bytes: usize,
@@ -87,12 +89,12 @@ impl AtomicFile {
         Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
     }
 
-    /// The folder that the file will lie in.
+    /// The folder of the final file.
     pub fn dir(&self) -> &Path {
         parent(&self.path)
     }
 
-    /// Appends `bytes`, with an error that names the file.
+    /// Appends `bytes`; the error names the file.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         self.write_all(bytes).map_err(PublishError::at("write", &self.path))
     }
@@ -107,13 +109,13 @@ impl AtomicFile {
         rewrite().map(|_| ()).map_err(PublishError::at("write", &self.path))
     }
 
-    /// Length and BLAKE3 of what was written so far, read back from the file.
+    /// Length and BLAKE3 of the bytes written so far, read back from the file.
     pub fn hash(&mut self) -> Result<(u64, blake3::Hash), PublishError> {
         self.flush_to_file()?;
         self.hash_flushed()
     }
 
-    /// The same, and then its bytes are durable as well.
+    /// The same, and makes the bytes durable.
     pub(crate) fn hash_and_seal(
         mut self,
         hands: Hands,
@@ -154,14 +156,14 @@ impl AtomicFile {
         self.seal()?.publish()
     }
 
-    /// Makes the file's bytes durable and puts it under its name, which is durable with the next
+    /// Makes the file's bytes durable and renames it; the name is durable after the next
     /// [`sync_dir`] of the folder.
     pub fn place(self) -> Result<(), PublishError> {
         self.seal()?.place()
     }
 
-    /// Makes the file's bytes durable and closes it, not yet under its name: for files that are to
-    /// appear together.
+    /// Makes the file's bytes durable and closes it, without its name yet: for files to appear
+    /// together.
     pub fn seal(mut self) -> Result<SealedFile, PublishError> {
         self.flush_to_file()?;
         self.sync()?;
@@ -169,8 +171,7 @@ impl AtomicFile {
     }
 }
 
-/// A complete file that has not got its name. Dropped before [`SealedFile::publish`], it leaves
-/// nothing.
+/// A complete file without its name yet. Dropped before [`SealedFile::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct SealedFile {
     path: PathBuf,
@@ -185,7 +186,7 @@ impl SealedFile {
         sync_dir(parent(&path))
     }
 
-    /// Puts it under its name, which is durable with the next [`sync_dir`] of the folder.
+    /// Renames it; the name is durable after the next [`sync_dir`] of the folder.
     pub fn place(mut self) -> Result<(), PublishError> {
         let temporary = self.temporary.as_ref().expect("only publishing takes it");
         std::fs::rename(temporary, &self.path).map_err(PublishError::at("publish", &self.path))?;
@@ -197,14 +198,14 @@ impl SealedFile {
 impl Drop for SealedFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            // Harmless if it fails: the next run replaces the leftover, and nobody reads it.
             let _ = std::fs::remove_file(temporary);
         }
     }
 }
 
 impl Write for AtomicFile {
-    /// Fills the buffer to its end, which a [`BufWriter`] by itself does not.
+    /// Fills the buffer completely; a plain [`BufWriter`] would not.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece_bytes = self.writer.capacity();
         let room = match piece_bytes - self.writer.buffer().len() {
@@ -222,7 +223,7 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // Nothing depends on it: a leftover is replaced by the next run and has no reader.
+            // Harmless if it fails: the next run replaces the leftover, and nobody reads it.
             let _ = std::fs::remove_file(temporary);
         }
     }
@@ -235,7 +236,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
     file.publish()
 }
 
-/// Writes a whole file that has not got its name.
+/// Writes a whole file without its name yet.
 pub fn write_sealed(path: &Path, bytes: &[u8]) -> Result<SealedFile, PublishError> {
     let mut file = AtomicFile::create(path)?;
     file.append(bytes)?;
@@ -247,17 +248,17 @@ pub fn sync_dir(dir: &Path) -> Result<(), PublishError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(PublishError::at("sync folder", dir))
 }
 
-/// The name that a file gets when it is complete; of a file that is no temporary one its own.
+/// The final name of a temporary file; any other name unchanged.
 pub fn final_name(name: &str) -> &str {
     name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).unwrap_or(name)
 }
 
-/// Whether a file name is that of a temporary file of this module.
+/// Whether a file name is a temporary one of this module.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
-/// Bytes that an ordinary user may still write on the file system of `path`.
+/// Bytes an ordinary user may still write on the file system of `path`.
 pub fn free_bytes(path: &Path) -> Result<u64, PublishError> {
     let found = rustix::fs::statvfs(path).map_err(io::Error::from);
     let found = found.map_err(PublishError::at("look at", path))?;
@@ -319,7 +320,10 @@ mod tests {
                 file.append(&vec![byte; length]).unwrap();
                 expected.resize(expected.len() + length, byte);
                 let on_disk = file.writer.get_ref().metadata().unwrap().len() as usize;
-                prop_assert!(on_disk.is_multiple_of(piece_bytes), "{on_disk} of pieces of {piece_bytes}");
+                prop_assert!(
+                    on_disk.is_multiple_of(piece_bytes),
+                    "{on_disk} of pieces of {piece_bytes}"
+                );
                 prop_assert!(expected.len() - on_disk <= piece_bytes);
             }
             file.rewrite_start(&[255; 8]).unwrap();

@@ -1,12 +1,11 @@
-//! Places at which tests kill the process, or ask it to stop. Builds without debug assertions have
+//! Points where tests kill the process, or ask it to stop. Builds without debug assertions have
 //! none.
 //!
 //! **Invariant:** nothing happens unless `PATCHMILL_ABORT_AT` or `PATCHMILL_TERM_AT` names the
-//! place.
+//! point.
 
-/// Kills the process, as a power cut would, when this is the place that `PATCHMILL_ABORT_AT` names:
-/// `name`, or `name#n` for the n-th time (from 0) that it is passed. `PATCHMILL_TERM_AT` sends
-/// SIGTERM instead.
+/// Kills the process, as a power cut would, if `PATCHMILL_ABORT_AT` names this point: `name`, or
+/// `name#n` for its n-th pass (from 0). `PATCHMILL_TERM_AT` sends SIGTERM instead.
 pub(crate) fn failpoint(name: &str) {
     #[cfg(debug_assertions)]
     {

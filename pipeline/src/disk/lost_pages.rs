@@ -1,10 +1,9 @@
-//! What becomes of a mapping whose file was cut: zeros instead of the end of the process.
+//! Keeps the process alive when a mapped file is truncated: lost pages read as zeros.
 //!
-//! The system answers a look at a page that a mapped file lost with SIGBUS, which ends the process
-//! with no word of which file it was. Here a handler puts a page of zeros there instead, only in
-//! mappings that asked for it, and the look goes on. Who reads such a mapping has to ask the file
-//! when it finds zeros, as [`crate::corpus`] does; then the loss is an error like any other. Faults
-//! anywhere else go to the handler that was there before.
+//! Reading a mapped page the file has lost raises SIGBUS, which would end the process without
+//! naming the file. A handler of SIGBUS puts a page of zeros there, only in mappings of shards, and
+//! the read continues. The look at the last id of each page (`corpus::shard`) then finds the loss,
+//! an error like any other. Faults anywhere else go to the previous handler.
 //!
 //! **Invariant:** no page outside a watched mapping is ever replaced.
 
@@ -16,12 +15,12 @@ use std::sync::{Mutex, OnceLock};
 
 use memmap2::Mmap;
 
-/// Regions that are kept together.
+/// Regions in a chunk.
 const CHUNK_REGIONS: usize = 256;
 
-/// Addresses of a mapping; from 0 to 0 while nobody uses it. The end is written last and with
-/// Release when a mapping comes, and first when it goes, so that the handler, which loads it with
-/// Acquire, sees no mixture of two mappings.
+/// Address range of a mapping; 0 to 0 if unused. The end is written last and with Release when a
+/// mapping is added, and first when it is removed. So the handler, which loads it with Acquire,
+/// never sees a mixture of two mappings.
 struct Region {
     start: AtomicUsize,
     end: AtomicUsize,
@@ -41,12 +40,12 @@ impl Chunk {
     }
 }
 
-/// The list's newest chunk; set with Release, so that a handler that loads it with Acquire sees all
+/// The list's newest chunk. It is set with Release, so a handler loading it with Acquire sees all
 /// of it.
 static FIRST: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
-/// Regions that nobody uses; held by those who change regions, never by the handler.
+/// Unused regions. Every change of a region holds the lock; the handler never does.
 static FREE: Mutex<Vec<&'static Region>> = Mutex::new(Vec::new());
-/// What handled SIGBUS before.
+/// The previous handler of SIGBUS.
 static BEFORE: OnceLock<Handler> = OnceLock::new();
 
 struct Handler(libc::sigaction);
@@ -63,7 +62,7 @@ impl std::fmt::Debug for Region {
     }
 }
 
-/// Watches a mapping until the result is dropped, which has to be before the mapping is.
+/// Watches a mapping until the result is dropped, which must happen before the mapping is dropped.
 pub(crate) fn watch(map: &Mmap) -> io::Result<Watch> {
     let mut free = FREE.lock().expect("no holder of this lock panics");
     install()?;
@@ -83,7 +82,7 @@ impl Drop for Watch {
     }
 }
 
-/// Adds a chunk to the list; gives one of its regions, and the others to `free`.
+/// Adds a chunk to the list; returns one of its regions, and adds the others to `free`.
 fn more_regions(free: &mut Vec<&'static Region>) -> &'static Region {
     let chunk: &'static Chunk = Box::leak(Box::new(Chunk::new()));
     chunk.next.store(FIRST.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -97,7 +96,7 @@ fn is_watched(address: usize) -> bool {
     let mut next = FIRST.load(Ordering::Acquire);
     loop {
         #[expect(unsafe_code, reason = "a list that a signal handler can walk has no locks")]
-        // SAFETY: it is null, or a chunk that was leaked before it came into the list.
+        // SAFETY: it is null, or a chunk leaked before it was added to the list.
         let Some(chunk) = (unsafe { next.as_ref() }) else { return false };
         let holds = |region: &Region| {
             let end = region.end.load(Ordering::Acquire);
@@ -120,14 +119,14 @@ fn install() -> io::Result<()> {
         unsafe_code,
         reason = "no crate hands SIGBUS to a handler that can repair what it is about"
     )]
-    // SAFETY: `action` is whole: zeroed, then with a handler of the form that SA_SIGINFO asks for.
-    // `before` is filled in where the call succeeds.
+    // SAFETY: `action` is complete: zeroed, then given a handler of the form SA_SIGINFO asks for.
+    // `before` is filled in if the call succeeds.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handle as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         libc::sigemptyset(&raw mut action.sa_mask);
-        // Known before ours can run: a fault in between must find it.
+        // Saved before ours can run: a fault in between must find it.
         if libc::sigaction(libc::SIGBUS, ptr::null(), before.as_mut_ptr()) != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -139,13 +138,13 @@ fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces the page that a watched mapping lost; else puts the handler back that was there before,
-/// which the fault, as it comes again, will find.
+/// Replaces a lost page of a watched mapping. For any other fault it restores the previous handler,
+/// which gets the fault when it recurs.
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     #[expect(unsafe_code, reason = "a signal handler")]
-    // SAFETY: `info` is what the system gives a handler with SA_SIGINFO. Loads of atomics and the
-    // calls below are safe in a handler. The page lies in a mapping of ours that is read only and
-    // still there, as a thread is reading it; whoever reads it knows that its bytes may change.
+    // SAFETY: `info` comes from the system, as for any handler with SA_SIGINFO. Atomic loads and
+    // the calls below are safe in a handler. The page is in a read-only mapping of ours, still
+    // mapped because a thread is reading it; every reader of it knows its bytes may change.
     unsafe {
         let address = (*info).si_addr() as usize;
         let page_bytes = libc::sysconf(libc::_SC_PAGESIZE) as usize;

@@ -1,13 +1,13 @@
-//! Bytes of one file by offset, memory-mapped or by `pread`: the two ways in which shards are read.
+//! Bytes of one file by offset, memory-mapped or by `pread`: the two ways to read shards.
 //!
 //! A mapping is the fastest way on a local disk. `pread` is for network file systems and for files
-//! that may shrink while they are read: what a mapped file lost reads as zeros
-//! ([`crate::disk::lost_pages`]), and a read of it is an error. Windows of a shuffled plan lie
-//! anywhere, so the system is told not to read around what is read; what comes next it hears from
-//! [`Source::will_need`].
+//! that may shrink while they are read: the lost part of a mapped file reads as zeros
+//! ([`crate::disk::lost_pages`]), while a `pread` of it fails. Windows of a shuffled plan are
+//! scattered, so the system is advised not to read around them; [`Source::will_need`] announces the
+//! next ones.
 //!
-//! **Invariant:** both ways give the same bytes or an error, as long as the file is what it was
-//! when it was opened.
+//! **Invariant:** both ways give the same bytes or an error, as long as the file has not changed
+//! since it was opened.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -21,8 +21,7 @@ use schemas::run::ReadBackend;
 
 use crate::disk::lost_pages::{Watch, watch};
 
-/// Opens a file to read it whole. A pipe would be waited for, and a device may never end: both are
-/// errors.
+/// Opens a file to read it whole. A pipe would block, and a device may never end: both are errors.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let found = std::fs::metadata(path)?;
     if !found.is_file() && !found.is_dir() {
@@ -32,41 +31,41 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Reads a file whole; as [`open_file`] opens it.
+/// Reads a whole file, opened by [`open_file`].
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_file(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A file that is open for reading at any offset, by any number of threads.
+/// A file open for reading at any offset, by any number of threads.
 #[derive(Debug)]
 pub struct Source {
-    /// Made at the first look: a page table for a shard that nobody reads is not worth its time.
+    /// Made at the first read: a page table for a shard nobody reads is not worth its time.
     map: OnceLock<Watched>,
     is_mapped: bool,
     file: File,
 }
 
-/// A mapping, and what it takes to read it safely.
+/// A mapping, and the watch that makes it safe to read.
 #[derive(Debug)]
 struct Watched {
-    /// Ends before the mapping does.
+    /// Dropped before the mapping.
     _watch: Watch,
     map: Mmap,
 }
 
-/// What tells a file from what it becomes when somebody changes it.
+/// The state of a file, by which a change is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileState {
     /// Length.
     pub byte_count: u64,
-    /// Time of the last modification: seconds and nanoseconds.
+    /// Modification time: seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// A folder still names it: it was not removed, and nothing was renamed onto it.
+    /// Whether a folder still names it: it was not removed, and nothing was renamed onto it.
     pub has_name: bool,
-    /// When its inode changed last, which nobody can put back; permissions and links are changes as
-    /// well.
+    /// Time of the last inode change, which nobody can restore; permissions and links count as
+    /// changes, too.
     pub inode_changed_nanoseconds: i64,
 }
 
@@ -91,7 +90,7 @@ impl Source {
         Ok(&self.map.get_or_init(|| watched).map)
     }
 
-    /// The file as it is now.
+    /// The file's current state.
     pub fn state(&self) -> io::Result<FileState> {
         let metadata = self.file.metadata()?;
         Ok(FileState {
@@ -105,10 +104,11 @@ impl Source {
         })
     }
 
-    /// The bytes `offset..offset + byte_count`: a part of the mapping, or of `buffer` after a read.
+    /// The bytes `offset..offset + byte_count`: a slice of the mapping, or of `buffer` after a
+    /// read.
     ///
-    /// A file that ends before that is an error of kind `UnexpectedEof`; of a mapping only if it
-    /// did so when it was opened.
+    /// A shorter file is an error of kind `UnexpectedEof`; with a mapping, only if the file was too
+    /// short when opened.
     pub fn bytes<'a>(
         &'a self,
         offset: u64,
@@ -129,22 +129,22 @@ impl Source {
         map.get(first..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Fills `buffer` with the bytes from `offset` on by a read, also where the file is mapped.
+    /// Fills `buffer` with the bytes from `offset` on by a read, even if the file is mapped.
     ///
-    /// A file that ends before that is an error of kind `UnexpectedEof`.
+    /// A shorter file is an error of kind `UnexpectedEof`.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
     }
 
-    /// The bytes `offset..offset + byte_count` of the mapping, if there is one and it has them.
+    /// The bytes `offset..offset + byte_count` of the mapping, if it exists and has them.
     pub(crate) fn mapped(&self, offset: u64, byte_count: u64) -> Option<&[u8]> {
         let Watched { map, .. } = self.map.get()?;
         let first = usize::try_from(offset).ok()?;
         map.get(first..usize::try_from(offset.checked_add(byte_count)?).ok()?)
     }
 
-    /// Tells the system that `offset..offset + byte_count` will be read soon. A hint: what becomes
-    /// of it changes no result, so its failure is none.
+    /// Hints to the system: `offset..offset + byte_count` will be read soon. The hint changes no
+    /// result, so its failure is ignored.
     pub fn will_need(&self, offset: u64, byte_count: u64) {
         let Some(Watched { map, .. }) = self.map.get() else {
             return advise_file(&self.file, offset, byte_count, libc::POSIX_FADV_WILLNEED);
@@ -161,15 +161,15 @@ impl Source {
 fn map(file: &File) -> io::Result<Mmap> {
     #[expect(unsafe_code, reason = "zero-copy read path: no copy into a buffer of ours")]
     // SAFETY: sound while nobody writes or truncates the file. Shards are immutable: their writer
-    // renames a complete temporary file into place and never reopens it. A file that changes all
-    // the same is found by asking about it, and the `pread` back end, which needs no such promise,
-    // passes the same tests.
+    // renames a complete temporary file into place and never reopens it. Asking about the file
+    // finds any other change, and the `pread` back end, which needs no such promise, passes the
+    // same tests.
     unsafe {
         Mmap::map(file)
     }
 }
 
-/// A length of 0 is the whole file.
+/// A length of 0 means the whole file.
 fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     let (Ok(offset), Ok(byte_count)) = (i64::try_from(offset), i64::try_from(byte_count)) else {
         return;
@@ -179,15 +179,15 @@ fn advise_file(file: &File, offset: u64, byte_count: u64, advice: i32) {
     let _hint = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, byte_count, advice) };
 }
 
-/// How often this thread has waited so far for a disk or a network. What others took of its time
-/// does not count. 0 where the system does not tell.
+/// How often this thread has waited so far for a disk or a network, without preemption by others; 0
+/// if the system does not report it.
 ///
-/// In a mapping that is a fault that a device answers. A read may sleep without the device's being
-/// counted, as on network file systems, so by `pread` each sleep counts: a few are for locks of the
-/// process.
+/// With a mapping, a wait is a fault a device has to serve. A read may sleep without counting as a
+/// device's, as on network file systems, so with `pread` every sleep counts; a few are for locks of
+/// the process.
 pub(crate) fn waits_of_thread(backend: ReadBackend) -> u64 {
     #[expect(unsafe_code, reason = "the system's count, for which std has no call")]
-    // SAFETY: zeroes are a value of the structure, which the call fills in.
+    // SAFETY: zeroes are a valid value of the structure, and the call fills it in.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);

@@ -1,15 +1,15 @@
-//! A number that says whether two readers read the same.
+//! A number that shows whether two readers read the same.
 //!
-//! **Invariant:** it depends on the windows that were read and on nothing else: not on their order,
-//! nor on how they were cut into batches, ranks and runs.
+//! **Invariant:** it depends only on the windows read: not on their order, nor on how they were cut
+//! into batches, ranks and runs.
 
 use super::Batch;
 use crate::corpus::OutId;
 use plan::Plan;
 
-/// What a reader has read, as one number: the sum, modulo 2^64, of a hash of each window's number
-/// in the run ([`Plan::window_number`]) and its ids. So the parts that several ranks or restarts
-/// read add up.
+/// Everything a reader has read, as one number: the sum, modulo 2^64, of a hash of each window's
+/// number in the run ([`Plan::window_number`]) and its ids. So the parts read by several ranks or
+/// restarts add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest(pub u64);
 

@@ -1,6 +1,6 @@
-//! What can go wrong between a plan and its batches.
+//! Errors on the way from a plan to its batches.
 //!
-//! **Invariant:** every error says what was asked for and what is there.
+//! **Invariant:** every error names the value asked for and the value found.
 
 use crate::corpus::CorpusError;
 
@@ -13,33 +13,33 @@ pub enum LoaderError {
         /// Its name.
         field: &'static str,
     },
-    /// More reading threads than any machine has a use for.
+    /// More reading threads than any machine can use.
     #[error("loader.workers is {workers}; expected at most {workers_max}")]
     Workers {
-        /// As asked for.
+        /// As requested.
         workers: usize,
-        /// The most there may be.
+        /// The most allowed.
         workers_max: usize,
     },
-    /// A rank that the world does not have.
+    /// A rank outside the world.
     #[error("rank is {rank}; the world has {world_size} ranks, numbered from 0")]
     Rank {
-        /// As asked for.
+        /// As requested.
         rank: u64,
-        /// As asked for.
+        /// As requested.
         world_size: u64,
     },
-    /// Steps that the plan does not have.
+    /// Steps outside the plan.
     #[error("steps {from_step}..{end_step} are wanted; the plan has {step_count}")]
     Steps {
-        /// As asked for.
+        /// As requested.
         from_step: u64,
-        /// As asked for.
+        /// As requested.
         end_step: u64,
         /// Of the plan.
         step_count: u64,
     },
-    /// A plan that was made for another corpus.
+    /// A plan made for another corpus.
     #[error("the plan is for a corpus with {field} {planned}; {} has {found}", dir.display())]
     OtherCorpus {
         /// Its name.
@@ -53,8 +53,9 @@ pub enum LoaderError {
     },
     /// A step that does not split evenly.
     #[error(
-        "a step of phase {phase_index} has {windows_per_step} windows, which do not split into micro-batches of \
-         {micro_batch_windows} windows (train.micro_batch_windows) on {world_size} ranks; \
+        "a step of phase {phase_index} has {windows_per_step} windows, which do not split into \
+         micro-batches of {micro_batch_windows} windows \
+         (train.micro_batch_windows) on {world_size} ranks; \
          micro_batch_windows times ranks must divide {windows_per_step}"
     )]
     Split {
@@ -62,46 +63,48 @@ pub enum LoaderError {
         phase_index: usize,
         /// Of the phase.
         windows_per_step: u64,
-        /// As asked for.
+        /// As requested.
         micro_batch_windows: u64,
-        /// As asked for.
+        /// As requested.
         world_size: u64,
     },
     /// No room for a batch.
     #[error(
-        "loader.ring_bytes is {ring_bytes}; {workers} workers with batches of {batch_bytes} bytes need at least {needed_bytes}"
+        "loader.ring_bytes is {ring_bytes}; \
+         {workers} workers with batches of {batch_bytes} bytes need at least {needed_bytes}"
     )]
     Ring {
-        /// As asked for.
+        /// As requested.
         ring_bytes: u64,
-        /// As asked for.
+        /// As requested.
         workers: usize,
         /// Of the largest batch.
         batch_bytes: u64,
         /// One batch a worker.
         needed_bytes: u64,
     },
-    /// Ids that are wider than what the reader asked for.
+    /// Ids wider than the requested type.
     #[error(
-        "ids are wanted as {output}, which holds {output_max} different ones; {} has a vocabulary of {vocab_size}",
+        "ids are wanted as {output}, which holds {output_max} different ones; \
+         {} has a vocabulary of {vocab_size}",
         dir.display()
     )]
     Output {
         /// Name of the type.
         output: &'static str,
-        /// Ids that it can hold.
+        /// Number of ids it can hold.
         output_max: u64,
         /// Of the corpus.
         vocab_size: u64,
         /// The corpus.
         dir: std::path::PathBuf,
     },
-    /// No memory for a batch, or none that a device would take.
+    /// No memory for a batch, or none a device accepts.
     #[error("cannot get a buffer of {batch_bytes} bytes for a batch: {source}")]
     Memory {
         /// Of the largest batch.
         batch_bytes: u64,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A window could not be read.
@@ -119,9 +122,9 @@ pub enum LoaderError {
     Thread {
         /// From 0.
         worker: usize,
-        /// As asked for.
+        /// As requested.
         workers: usize,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A defect of the loader itself.
@@ -129,18 +132,18 @@ pub enum LoaderError {
     Panic {
         /// From 0.
         worker: usize,
-        /// What it panicked with.
+        /// The panic's message.
         message: String,
     },
 }
 
 impl LoaderError {
-    /// Whether the plan is of other data.
+    /// Whether the plan belongs to other data.
     pub fn is_mismatch(&self) -> bool {
         matches!(self, LoaderError::OtherCorpus { .. })
     }
 
-    /// Whether what was asked for is to be changed.
+    /// Whether the request must change.
     pub fn is_usage(&self) -> bool {
         use LoaderError::{Output, Rank, Ring, Split, Steps, Workers, Zero};
         matches!(

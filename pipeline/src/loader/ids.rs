@@ -1,8 +1,8 @@
 //! Memory for the ids of a batch.
 //!
-//! A buffer is a mapping of its own: it begins with a page, and one of 2 MiB or more is of large
-//! pages where the system has them (32 windows of 8,192 ids of 8 bytes take 512 small pages, or
-//! one).
+//! A buffer is a mapping of its own. It begins at a page; one of 2 MiB or more uses large pages
+//! where the system has them (32 windows of 8,192 ids of 8 bytes take 512 small pages, or one
+//! large).
 //!
 //! **Invariant:** a buffer's pin ends before its memory does.
 
@@ -17,22 +17,22 @@ use memmap2::MmapMut;
 
 use crate::corpus::OutId;
 
-/// From this size on a buffer asks for large pages.
+/// From this size on, a buffer asks for large pages.
 const LARGE_PAGE_BYTES: usize = 2 << 20;
 
-/// What keeps memory pinned as long as it lives.
+/// Keeps memory pinned until it is dropped.
 pub type Pinned = Box<dyn Any + Send>;
 
-/// Makes memory fit for a device, such as by registering it with a driver, so that it can be copied
-/// from without the processor. It is called once for each new buffer; what it returns is dropped
-/// before the memory goes.
+/// Prepares memory for a device, for example by registering it with a driver, so that the device
+/// can copy from it without the processor. Called once for each new buffer; its result is dropped
+/// before the memory is freed.
 #[derive(Clone)]
 pub struct Pin(Arc<PinFn>);
 
 type PinFn = dyn Fn(&mut [u8]) -> io::Result<Pinned> + Send + Sync;
 
 impl Pin {
-    /// From the function that pins.
+    /// Wraps the function that pins.
     pub fn new(pin: impl Fn(&mut [u8]) -> io::Result<Pinned> + Send + Sync + 'static) -> Pin {
         Pin(Arc::new(pin))
     }
@@ -44,7 +44,7 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// Ids of a batch; as a slice they are those of its windows, one after the other.
+/// Ids of a batch; as a slice, those of its windows, one after the other.
 pub struct Ids<T> {
     /// Dropped first.
     _pinned: Option<Pinned>,
@@ -66,10 +66,10 @@ impl<T: OutId> Ids<T> {
         Ok(Ids { _pinned: pinned, map, len: 0, of: PhantomData })
     }
 
-    /// What it holds from now on: `len` ids, of whatever value.
+    /// Sets the length to `len` ids, of any value.
     ///
     /// # Panics
-    /// If that is more than there is room for.
+    /// If there is no room for them.
     pub(super) fn set_len(&mut self, len: usize) {
         assert!(len * size_of::<T>() <= self.map.len(), "{len} ids in {} bytes", self.map.len());
         self.len = len;

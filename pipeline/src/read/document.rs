@@ -1,17 +1,16 @@
-//! A document of an input, a line or row that is none, and which columns make one.
+//! A document, a refused line or row, and the columns documents are made of.
 //!
-//! **Invariant:** a [`Refusal`] names its place and its reason.
+//! **Invariant:** a [`Refusal`] names its position and its reason.
 
 use std::borrow::Cow;
 
 /// Bytes of text after which a chunk is complete; one document can exceed it.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes of the longest document, unless something else is asked for: encoding takes some 160 bytes
-/// of memory a byte.
+/// Default maximum document length in bytes: encoding takes about 160 bytes of memory a byte.
 pub const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
-/// Bytes of JSON that a byte of text takes at most: `\u0001`.
+/// Maximum bytes of JSON for a byte of text: `\u0001`.
 const ESCAPED_BYTES: u64 = 6;
-/// What a line may hold beside its text.
+/// Bytes a line may have besides its text.
 const LINE_REST_BYTES: u64 = 1 << 20;
 
 /// A document of an input.
@@ -19,19 +18,18 @@ const LINE_REST_BYTES: u64 = 1 << 20;
 pub struct Doc<'a> {
     /// Its text.
     pub text: Cow<'a, str>,
-    /// The Pile's `pile_set_name`, or what the set column holds.
+    /// The Pile's `pile_set_name`, or the value of the set column.
     pub set_name: Option<Cow<'a, str>>,
-    /// 1-based line of JSON lines, 1-based row of Parquet.
+    /// 1-based line of JSON lines, or 1-based row of Parquet.
     pub row: u64,
-    /// Escaped surrogates without their other half, each of which became U+FFFD, in the text and in
-    /// the set name.
+    /// Unpaired surrogate escapes in the text and the set name, each replaced by U+FFFD.
     pub surrogates_replaced: u64,
 }
 
-/// A line or row that is no document.
+/// A line or row refused as a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
-    /// 1-based line of JSON lines, 1-based row of Parquet.
+    /// 1-based line of JSON lines, or 1-based row of Parquet.
     pub row: u64,
     /// Where the line begins in the decompressed file; `None` for Parquet.
     pub byte_offset: Option<u64>,
@@ -50,20 +48,20 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Where text and set name stand, and how long a text may be.
+/// Where to find the text and the set name, and how long a text may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
     /// Key or column of the text.
     pub text: String,
-    /// Key, column or dotted path of the set name, which then must be a string wherever it is
-    /// present; `None` is [`DEFAULT_SET_COLUMN`], taken where it is a string.
+    /// Key, column or dotted path of the set name, which must then be a string wherever present.
+    /// `None` means [`DEFAULT_SET_COLUMN`], used only where it is a string.
     pub set: Option<String>,
-    /// Bytes of the longest text in UTF-8; a longer one is refused.
+    /// Maximum bytes of a text in UTF-8; a longer one is refused.
     pub document_bytes_max: u64,
 }
 
 impl Columns {
-    /// What a text of this length is refused for.
+    /// Refuses a text longer than the maximum, with the reason.
     pub(crate) fn check_length(&self, bytes: u64) -> Result<(), String> {
         let max = self.document_bytes_max;
         if bytes <= max {
@@ -77,7 +75,7 @@ impl Columns {
         self.set.as_deref().unwrap_or(DEFAULT_SET_COLUMN)
     }
 
-    /// Bytes of the longest line that can hold a text that is not refused.
+    /// Maximum bytes of a line whose text is short enough.
     pub(crate) fn line_bytes_max(&self) -> u64 {
         self.document_bytes_max.saturating_mul(ESCAPED_BYTES).saturating_add(LINE_REST_BYTES)
     }
@@ -87,7 +85,7 @@ impl Columns {
 pub const DEFAULT_SET_COLUMN: &str = "meta.pile_set_name";
 
 impl Default for Columns {
-    /// Those of the Pile.
+    /// The Pile's columns.
     fn default() -> Columns {
         Columns { text: "text".to_owned(), set: None, document_bytes_max: DOCUMENT_BYTES_MAX }
     }

@@ -1,10 +1,10 @@
 //! Inputs to documents: JSON lines (plain, zstd, gzip) and Parquet, as a stream in bounded memory.
 //!
-//! [`Docs`] reads *chunks*, which is all that has to happen in order; taking a [`Chunk`] apart into
-//! documents (parsing JSON) needs no state, so that any thread can do it.
+//! [`Docs`] reads *chunks*; only this has to happen in order. Splitting a [`Chunk`] into documents
+//! (parsing JSON) needs no state, so any thread can do it.
 //!
-//! **Invariant:** every line that is not blank and every row comes out once, as a [`Doc`] or as a
-//! [`Refusal`] that says where it stands and why.
+//! **Invariant:** every nonblank line and every row comes out once, as a [`Doc`] or as a
+//! [`Refusal`] with its position and reason.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use crate::read::jsonl::{GZIP_MAGIC, LineChunk, Lines};
 use crate::read::parquet::Rows;
 use crate::read::parquet::rows::RowChunk;
 
-/// Documents that were read together.
+/// Documents read together.
 pub enum Chunk {
     /// Lines of JSON, not yet parsed.
     Lines(LineChunk),
@@ -39,7 +39,7 @@ impl Chunk {
         }
     }
 
-    /// Bytes of memory that its documents take, about.
+    /// Approximate memory of its documents in bytes.
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
             Chunk::Lines(chunk) => chunk.text_bytes(),
@@ -54,7 +54,7 @@ impl Chunk {
     }
 }
 
-/// An input that is being read.
+/// An input being read.
 pub struct Docs(Reader);
 
 enum Reader {
@@ -63,7 +63,7 @@ enum Reader {
 }
 
 impl Docs {
-    /// Opens an input, and checks that its content is what its name says.
+    /// Opens an input, and checks its content against its name.
     pub fn open(input: &Input, columns: &Columns) -> Result<Docs, DocsError> {
         let path = &input.path;
         let mut file =
@@ -76,10 +76,10 @@ impl Docs {
         Ok(Docs(reader))
     }
 
-    /// Passes over all before line or row `row` (1-based) without parsing it; only before the first
-    /// chunk.
+    /// Skips everything before line or row `row` (1-based) without parsing it; only before the
+    /// first chunk.
     ///
-    /// It is an error if the file has fewer: it was read further before, so it changed.
+    /// Fails if the file has fewer: it was once read past this point, so it has changed.
     pub fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {
         match &mut self.0 {
             Reader::Lines(lines) => lines.skip_to(row),
@@ -95,7 +95,7 @@ impl Docs {
         }
     }
 
-    /// Bytes of the file that were read so far; an estimate for Parquet.
+    /// Bytes of the file read so far; an estimate for Parquet.
     pub fn file_offset(&self) -> u64 {
         match &self.0 {
             Reader::Lines(lines) => lines.file_offset(),
@@ -120,7 +120,7 @@ pub fn for_each<E: From<DocsError>>(
     Ok(())
 }
 
-/// Compares the first bytes with what the name promises, and rewinds.
+/// Compares the first bytes with the format of the name, and rewinds.
 fn check_magic(file: &mut File, path: &Path, format: Format) -> Result<(), DocsError> {
     let mut found = Vec::new();
     let read = Read::by_ref(file).take(4).read_to_end(&mut found);
@@ -135,7 +135,7 @@ fn check_magic(file: &mut File, path: &Path, format: Format) -> Result<(), DocsE
     };
     let fits = match format {
         Format::JsonLines => found_format.is_none(),
-        // Cut off within the magic bytes: the decoder says so better.
+        // Cut off within the magic bytes: the decoder reports it better.
         Format::JsonLinesZstd | Format::JsonLinesGzip if found.len() < 4 => {
             found_format.is_none_or(|f| f == format)
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::read::document::Refusal;
 
-/// Why an input as a whole could not be read (on).
+/// Why an input as a whole could not be read, at its beginning or later.
 #[derive(Debug, thiserror::Error)]
 pub enum DocsError {
     /// A file that cannot be opened.
@@ -15,7 +15,7 @@ pub enum DocsError {
     Open {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file of 0 bytes.
@@ -24,9 +24,10 @@ pub enum DocsError {
         /// Which file.
         path: PathBuf,
     },
-    /// A file whose content is not what its name says.
+    /// A file whose content does not match its name.
     #[error(
-        "{} begins with {found:02x?}, which is {found_format}; its name promises {expected}: rename it or get it again",
+        "{} begins with {found:02x?}, which is {found_format}; its name promises {expected}: \
+         rename it or get it again",
         path.display()
     )]
     Mislabelled {
@@ -34,12 +35,12 @@ pub enum DocsError {
         path: PathBuf,
         /// Its first bytes.
         found: Vec<u8>,
-        /// What they mean.
+        /// The format they indicate.
         found_format: &'static str,
-        /// What the name means.
+        /// The format the name indicates.
         expected: &'static str,
     },
-    /// A compressed file that stops too early.
+    /// A compressed file cut off within its data.
     #[error(
         "{} ends at byte {file_offset} in the middle of its {format} data \
          (after {text_offset} bytes of text, line {row}): it was cut off; get it again",
@@ -50,38 +51,43 @@ pub enum DocsError {
         path: PathBuf,
         /// Its compression.
         format: &'static str,
-        /// Bytes of the file that were read.
+        /// Bytes of the file read.
         file_offset: u64,
-        /// Bytes of text that came out of them.
+        /// Bytes of text decoded from them.
         text_offset: u64,
-        /// The line at which the text stops.
+        /// The line where the text stops.
         row: u64,
     },
-    /// A file that cannot be read on.
+    /// A file whose remainder cannot be read.
     #[error(
-        "cannot read {} beyond byte {file_offset} of the file (byte {text_offset} of the text, line {row})",
+        "cannot read {} beyond byte {file_offset} of the file \
+         (byte {text_offset} of the text, line {row})",
         path.display()
     )]
     Read {
         /// Which file.
         path: PathBuf,
-        /// Bytes of the file that were read.
+        /// Bytes of the file read.
         file_offset: u64,
-        /// Bytes of text that came out of them.
+        /// Bytes of text decoded from them.
         text_offset: u64,
-        /// The line at which the text stops.
+        /// The line where the text stops.
         row: u64,
-        /// What the decoder or the system said.
+        /// The error of the decoder or the system.
         source: io::Error,
     },
     /// A file with fewer lines or rows than were read of it before.
-    #[error("{} has {rows} lines or rows; {} of them were read before: the file changed, begin anew", path.display(), row - 1)]
+    #[error(
+        "{} has {rows} lines or rows; {} of them were read before: the file changed, begin anew",
+        path.display(),
+        row - 1
+    )]
     Shorter {
         /// Which file.
         path: PathBuf,
-        /// Lines or rows that it has.
+        /// Its number of lines or rows.
         rows: u64,
-        /// The 1-based line or row to go on from.
+        /// The 1-based line or row to continue from.
         row: u64,
     },
     /// Parquet that cannot be read.
@@ -91,19 +97,19 @@ pub enum DocsError {
         path: PathBuf,
         /// Rows read before.
         row: u64,
-        /// What the Parquet reader said.
+        /// The error of the Parquet reader.
         reason: String,
     },
-    /// A column that the file does not have.
+    /// A column missing from the file.
     #[error("{} has no column {column:?}; it has {found}: {hint}", path.display())]
     NoColumn {
         /// Which file.
         path: PathBuf,
         /// Which column.
         column: String,
-        /// The columns that there are.
+        /// The columns of the file.
         found: String,
-        /// Which option names the column.
+        /// Names the option for the column.
         hint: &'static str,
     },
     /// A column that holds no strings.
@@ -116,7 +122,7 @@ pub enum DocsError {
         /// Its type.
         found: String,
     },
-    /// A document that was refused, where that stops the reading.
+    /// A refused document, where a refusal ends the reading.
     #[error("{}: {refusal}", path.display())]
     Document {
         /// Which file.

@@ -1,6 +1,6 @@
-//! Which files a command reads: files, folders and globs become a list in a stated order.
+//! The files a command reads: expands files, folders and globs into a list in a defined order.
 //!
-//! **Invariant:** inputs stand in the byte order of their relative paths, and no path stands twice.
+//! **Invariant:** inputs are in the byte order of their relative paths, and no path appears twice.
 
 use std::cell::Cell;
 use std::path::{Component, Path, PathBuf};
@@ -11,37 +11,37 @@ use walkdir::WalkDir;
 /// An input file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// Relative to the folder it was found in (the file's name if it was given itself), with `/`
-    /// between the parts.
+    /// Path relative to the folder it was found in, with `/` between the parts; just the file's
+    /// name if the file itself was given.
     pub name: String,
     /// Length on disk.
     pub bytes: u64,
-    /// Time of the last change in nanoseconds since 1970; of ids with a file beside them, the sum
-    /// of both files' times.
+    /// Modification time in nanoseconds since 1970. For ids with a second file, the sum of both
+    /// files' times.
     pub modified_nanoseconds: u64,
     /// By its name.
     pub format: Format,
 }
 
-/// The form of an input, by the end of its name.
+/// The format of an input, by its file extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// .jsonl, .json, .ndjson: an object a line.
+    /// .jsonl, .json, .ndjson: one object a line.
     JsonLines,
-    /// The same, and .zst.
+    /// The same with .zst.
     JsonLinesZstd,
-    /// The same, and .gz.
+    /// The same with .gz.
     JsonLinesGzip,
     /// .parquet
     Parquet,
-    /// Raw ids of another project, which only [`foreign`] finds.
+    /// Raw ids of another project; only [`foreign`] finds these.
     Ids,
 }
 
 impl Format {
-    /// The form that a name promises; `None` for the name of something else.
+    /// The format a name promises; `None` if the extension is unknown.
     pub fn of(name: &str) -> Option<Format> {
         let name = name.to_ascii_lowercase();
         let is_lines = |stem: &str| {
@@ -59,7 +59,7 @@ impl Format {
         is_lines(&name).then_some(Format::JsonLines)
     }
 
-    /// What it is called in messages.
+    /// Its name in messages.
     pub fn describe(self) -> &'static str {
         match self {
             Format::JsonLines => "JSON lines",
@@ -74,7 +74,7 @@ impl Format {
 /// Why inputs were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum InputsError {
-    /// An argument that is no file, folder or glob that matches.
+    /// An argument that names no file or folder and matches nothing as a glob.
     #[error("{argument}: no such file or folder, and no file matches it as a glob")]
     Missing {
         /// As given.
@@ -82,7 +82,8 @@ pub enum InputsError {
     },
     /// A folder without input files.
     #[error(
-        "{argument} holds no input; inputs end in .jsonl, .json or .ndjson (plain, .zst or .gz) or .parquet"
+        "{argument} holds no input; inputs end in .jsonl, .json or .ndjson (plain, .zst or .gz) \
+         or .parquet"
     )]
     NoneInFolder {
         /// As given.
@@ -93,10 +94,10 @@ pub enum InputsError {
     NoIdsInFolder {
         /// As given.
         argument: String,
-        /// What names of them end in.
+        /// Their file extension.
         extension: &'static str,
     },
-    /// A file of an unknown kind.
+    /// A file of an unknown format.
     #[error(
         "{} has a name of an unknown kind; \
          inputs end in .jsonl, .json or .ndjson (plain, .zst or .gz) or .parquet", path.display()
@@ -105,7 +106,7 @@ pub enum InputsError {
         /// Which file.
         path: PathBuf,
     },
-    /// Two inputs that a corpus could not tell apart.
+    /// Two inputs with the same name in a corpus.
     #[error(
         "{} and {} are both input {name:?}; give a folder above both, or leave one out",
         first.display(),
@@ -114,23 +115,23 @@ pub enum InputsError {
     Duplicate {
         /// Their relative path.
         name: String,
-        /// Where one lies.
+        /// Path of one.
         first: PathBuf,
-        /// Where the other lies.
+        /// Path of the other.
         second: PathBuf,
     },
-    /// A name that is no Unicode.
+    /// A name that is not Unicode.
     #[error("{} has a name that is not UTF-8; rename it", path.display())]
     Name {
         /// Which file.
         path: PathBuf,
     },
     /// A glob that cannot be parsed.
-    #[error("{argument} is no valid glob")]
+    #[error("{argument} is not a valid glob")]
     Glob {
         /// As given.
         argument: String,
-        /// What is wrong with it.
+        /// The parser's message.
         source: globset::Error,
     },
     /// A folder that cannot be walked.
@@ -138,37 +139,37 @@ pub enum InputsError {
     Walk {
         /// As given.
         argument: String,
-        /// What the system said.
+        /// The system's error.
         source: walkdir::Error,
     },
-    /// A file that cannot be looked at.
+    /// A file whose metadata cannot be read.
     #[error("cannot read {}", path.display())]
     Stat {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// The inputs that `arguments` name: files, folders (with all that is below) and globs (`*`, `?`,
-/// `[ab]`, `{a,b}`, `**`).
+/// The inputs `arguments` name: files, folders (with all below) and globs (`*`, `?`, `[ab]`,
+/// `{a,b}`, `**`).
 ///
-/// A name that exists is taken as it is, even with glob characters in it. Hidden files and files of
-/// other kinds in folders are no inputs; a file that is given itself must be one.
+/// A name that exists is taken literally, even with glob characters in it. In folders, hidden files
+/// and files of other formats are ignored; a file given directly must be an input.
 pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
     Ok(find_counted(arguments)?.inputs)
 }
 
-/// What [`find_counted`] finds.
+/// The result of [`find_counted`].
 pub struct Found {
-    /// As of [`find`].
+    /// As from [`find`].
     pub inputs: Vec<Input>,
-    /// Files of other kinds in the folders that were named, hidden ones left out.
+    /// Files of other formats in the named folders, without hidden ones.
     pub ignored_files: u64,
 }
 
-/// The same as [`find`], with the number of files in folders that are no inputs.
+/// Like [`find`], and also counts the ignored files in folders.
 pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     let mut inputs = Vec::new();
     let ignored_files = Cell::new(0);
@@ -213,7 +214,7 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     Ok(Found { inputs, ignored_files: ignored_files.get() })
 }
 
-/// Files of another project's ids: `path` itself, or those in the folder `path` and below whose
+/// Files of another project's ids: `path` itself, or all files in and below the folder `path` whose
 /// names end in `extension`, in the byte order of their relative paths.
 pub fn foreign(path: &Path, extension: &'static str) -> Result<Vec<Input>, InputsError> {
     let format_of = |_: &str| Some(Format::Ids);
@@ -255,7 +256,7 @@ fn walk(
     Ok(inputs)
 }
 
-/// A glob's folder without wildcards, and what the rest must match.
+/// A glob's folder without wildcards, and the pattern for the rest.
 fn glob(path: &Path, argument: &str) -> Result<(PathBuf, Option<GlobMatcher>), InputsError> {
     let is_literal =
         |part: &Component| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']);

@@ -1,7 +1,7 @@
-//! Lines of a plain or compressed file, in chunks that any thread can take apart.
+//! Lines of a plain or compressed file, in chunks any thread can parse.
 //!
-//! **Invariant:** every line that is not blank stands in one chunk, in order, with its number and
-//! its place in the text.
+//! **Invariant:** every nonblank line is in exactly one chunk, in order, with its number and its
+//! offset in the text.
 
 pub mod json;
 #[cfg(test)]
@@ -22,18 +22,18 @@ use crate::read::error::DocsError;
 use crate::read::inputs::Format;
 use crate::read::jsonl::zstd::Frames;
 
-/// Bytes of text that are read together.
+/// Bytes of text read at once.
 const READ_BYTES: usize = 1 << 18;
-/// Compressed bytes that are read together.
+/// Compressed bytes read at once.
 const BUFFER_BYTES: usize = 1 << 17;
-/// Lines of one chunk at most, however short: each may become an error, which is longer than it.
+/// Maximum lines in a chunk, however short: each may become an error longer than itself.
 const CHUNK_LINES_MAX: usize = 1 << 14;
 /// The first bytes of a gzip member.
 pub(crate) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// What some programs put before UTF-8, and `cat` between it.
+/// The byte order mark some programs put before UTF-8; `cat` can leave it in the middle.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Lines that are not blank.
+/// Nonblank lines.
 pub struct LineChunk {
     bytes: Vec<u8>,
     lines: Vec<Line>,
@@ -44,7 +44,7 @@ struct Line {
     text_offset: u64,
     start: usize,
     end: usize,
-    /// Length of a line that was too long to be kept.
+    /// Length of a line too long to keep.
     dropped_bytes: Option<u64>,
 }
 
@@ -66,7 +66,8 @@ impl LineChunk {
             if let Some(bytes) = line.dropped_bytes {
                 let max = columns.document_bytes_max;
                 return Err(refusal(format!(
-                    "the line is {bytes} bytes, too long for a document of {max} (--max-document-bytes)"
+                    "the line is {bytes} bytes, too long for a document of {max} \
+                     (--max-document-bytes)"
                 )));
             }
             let found = parser.parse(&self.bytes[line.start..line.end]).map_err(refusal)?;
@@ -82,23 +83,23 @@ impl LineChunk {
     }
 }
 
-/// A file that is being read line by line.
+/// A file being read line by line.
 pub(crate) struct Lines {
     path: PathBuf,
     format: Format,
     reader: Box<dyn Read + Send>,
-    /// Bytes of the file that were decoded. Relaxed: only the thread that reads looks at it.
+    /// Bytes of the file decoded. Relaxed: only the reading thread uses it.
     file_offset: Arc<AtomicU64>,
     /// A longer line is not held in memory.
     line_bytes_max: u64,
-    /// Text that was read and not given out; it begins with a line.
+    /// Text read but not yet returned; it begins with a line.
     pending: Vec<u8>,
     /// Bytes of text before `pending`.
     text_offset: u64,
     /// Lines before `pending`.
     row: u64,
     ended: bool,
-    /// What is said when all that came before it was given out.
+    /// The error to return once everything before it has been returned.
     failed: Option<io::Error>,
 }
 
@@ -171,10 +172,9 @@ impl Lines {
         }
     }
 
-    /// Passes over the lines before `row` (1-based) without looking into them; only before the
-    /// first chunk.
+    /// Skips the lines before `row` (1-based) without parsing them; only before the first chunk.
     ///
-    /// It is an error if the file has fewer.
+    /// Fails if the file has fewer lines.
     pub(crate) fn skip_to(&mut self, row: u64) -> Result<(), DocsError> {
         let mut is_within_line = false;
         while self.row + 1 < row {
@@ -206,7 +206,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Reads until at least `bytes` are pending; what ends it earlier is remembered.
+    /// Reads until at least `bytes` are pending; records what ends the text earlier.
     fn fill(&mut self, bytes: usize) {
         while self.pending.len() < bytes && !self.ended {
             self.read_more();
@@ -228,8 +228,7 @@ impl Lines {
         self.failed = read.err();
     }
 
-    /// Reads on in the line that is pending without an end, until it ends; gives it out only if it
-    /// is too long.
+    /// Reads the rest of the unfinished pending line; returns it only if it is too long.
     fn long_line(&mut self) -> Result<Option<LineChunk>, DocsError> {
         let mut searched = self.pending.len();
         let mut dropped_bytes = 0;
@@ -265,7 +264,7 @@ impl Lines {
         Ok(Some(LineChunk { bytes: Vec::new(), lines: vec![line] }))
     }
 
-    /// Makes a chunk of the whole lines that are pending.
+    /// Makes a chunk of the complete pending lines.
     fn take_lines(&mut self, whole_bytes: usize) -> LineChunk {
         let mut lines = Vec::new();
         let mut start = 0;
@@ -302,12 +301,12 @@ impl Lines {
         LineChunk { bytes, lines }
     }
 
-    /// The end of the file, or what came instead of it.
+    /// The end of the file, or the error met instead.
     fn end(&mut self) -> Result<(), DocsError> {
         let Some(source) = self.failed.take() else { return Ok(()) };
         let (path, file_offset, row) = (self.path.clone(), self.file_offset(), self.row + 1);
         let text_offset = self.text_offset + self.pending.len() as u64;
-        self.pending.clear(); // a part of a line is never given out
+        self.pending.clear(); // a partial line is never returned
         let format = self.format.describe();
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return Err(DocsError::Truncated { path, format, file_offset, text_offset, row });
@@ -316,7 +315,7 @@ impl Lines {
     }
 }
 
-/// Counts what is taken out of a buffered reader.
+/// Counts the bytes consumed from a buffered reader.
 struct Counted<R> {
     reader: R,
     count: Arc<AtomicU64>,
@@ -341,10 +340,22 @@ impl<R: BufRead> BufRead for Counted<R> {
     }
 }
 
+/// Reads to the first byte that is not zero.
+fn skip_zeros(reader: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let found = reader.fill_buf()?;
+        let zeros = found.iter().take_while(|&&byte| byte == 0).count();
+        if zeros == 0 {
+            return Ok(());
+        }
+        reader.consume(zeros);
+    }
+}
+
 /// The members of a gzip file, one after the other; `None` only within a call.
 ///
-/// Unlike flate2's decoder of several members it tells bytes that are no member from a member that
-/// was cut off.
+/// Unlike flate2's decoder of several members, it distinguishes bytes outside any member from a
+/// truncated member.
 struct GzipMembers<R: BufRead>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for GzipMembers<R> {
@@ -355,7 +366,16 @@ impl<R: BufRead> Read for GzipMembers<R> {
             if count > 0 || buffer.is_empty() {
                 return Ok(count);
             }
-            let next = member.get_mut().fill_buf()?;
+            let mut next = member.get_mut().fill_buf()?;
+            // Tapes and some writers pad the last member with zeros, which gzip ignores as well.
+            if next.first() == Some(&0) {
+                skip_zeros(member.get_mut())?;
+                next = member.get_mut().fill_buf()?;
+                if !next.is_empty() {
+                    let what = "its gzip data have ended, and zeros and other bytes follow";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+            }
             if next.is_empty() {
                 return Ok(0);
             }

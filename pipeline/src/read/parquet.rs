@@ -1,10 +1,13 @@
 //! Rows of Parquet to documents, reading only the columns of text and set name.
 //!
-//! Parquet is decoded by a large library that was not written for hostile files. Where [`isolate`]
-//! names a program, a process of that program decodes them, with limits on memory and on silence,
-//! and whatever becomes of it is an error of that file here ([`crate::read::parquet::process`]).
-//! Elsewhere (a library's user, a test) they are decoded in this process: panics become errors, but
-//! an abort or a lack of memory ends the process.
+//! Parquet is decoded by a large library not written for hostile files. When the commands run, a
+//! child process decodes it ([`isolate`], called by `cli::run`), with limits on memory and on
+//! silence. However the child fails, the result is an error of that file
+//! ([`crate::read::parquet::process`]). A user of the library, who may not have the program,
+//! decodes in the own process; so does a test. There panics become errors, but an abort or a lack
+//! of memory ends the process.
+//!
+//! A `meta` column of strings is parsed as JSON. A string that is not JSON has no set name.
 //!
 //! **Invariant:** a chunk has one entry a row, and rows come out in the file's order.
 
@@ -26,12 +29,12 @@ use crate::read::parquet::rows::RowChunk;
 /// How Parquet files are decoded from now on.
 static ISOLATION: OnceLock<Isolation> = OnceLock::new();
 
-/// Decodes Parquet files by processes of a program from now on; the first call counts.
+/// Decodes Parquet files in child processes of a program from now on; only the first call counts.
 pub fn isolate(isolation: Isolation) {
     let _ = ISOLATION.set(isolation);
 }
 
-/// A Parquet file that is being read.
+/// A Parquet file being read.
 pub(crate) struct Rows {
     path: PathBuf,
     columns: Columns,

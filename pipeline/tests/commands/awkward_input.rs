@@ -1,4 +1,4 @@
-//! `patchmill` on awkward input: what it says is true, helps, and does nothing to a terminal.
+//! `patchmill` on awkward input: its messages are true, help, and do nothing to a terminal.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn tokenize(dir: &Path, arguments: &[&str]) -> Output {
     patchmill(dir, &[&["tokenize", "--tokenizer", &tokenizer], arguments].concat())
 }
 
-/// Fails with all of `expected` in its message, which it returns.
+/// Fails with all of `expected` in its message; returns the message.
 #[track_caller]
 fn fail(output: &Output, code: i32, expected: &[&str]) -> String {
     expected.iter().for_each(|part| assert_fails(output, code, part));
@@ -88,7 +88,7 @@ fn what_stands_in_data_gives_a_terminal_no_command() {
     }
     let dry_run = [&again[..], &["--dry-run"]].concat();
     assert!(run(&dry_run).contains(r"\u{1b}]0;x\u{7}.jsonl"));
-    // Machines get it as it is.
+    // Machines get it unescaped.
     let made = patchmill(dir.path(), &["inspect", "--json", "corpus"]);
     let made: serde_json::Value = serde_json::from_str(&stdout(&made)).unwrap();
     assert_eq!(made["sets"][0]["set_name"], name);
@@ -117,7 +117,7 @@ fn a_run_file_for_a_tiny_corpus_plans_or_says_what_is_missing() {
     stdout(&patchmill(dir.path(), &["plan", "run/run.toml", "--verify"]));
 }
 
-/// What ends within half a minute; what waits for a pipe does not.
+/// The result of a command that ends within half a minute; waiting for a pipe would take longer.
 fn ends(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = support::patchmill();
     command.current_dir(dir).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -217,4 +217,49 @@ fn an_obstacle_is_shown_in_a_line() {
     let shown: serde_json::Value = serde_json::from_str(&stdout(&shown)).unwrap();
     let obstacle = shown["obstacles"][0].as_str().unwrap();
     assert!(obstacle.contains("normalizer") && obstacle.len() < 600, "{} bytes", obstacle.len());
+}
+
+/// As tapes and some writers leave it, and as `gzip -d` reads it.
+#[test]
+fn zeros_after_gzip_data_are_padding_and_other_bytes_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..50).map(|n| line(&format!("text {n}"), "S")).collect();
+    let member = crate::exchange::gz(&text);
+    let write = |name: &str, parts: &[&[u8]]| {
+        fs::write(dir.path().join(name), parts.concat()).unwrap();
+    };
+    write("plain.jsonl.gz", &[&member, &member]);
+    write("padded.jsonl.gz", &[&member, &member, &[0; 70_000]]);
+    write("byte.jsonl.gz", &[&member, &member, &[0]]);
+    for name in ["plain", "padded", "byte"] {
+        stdout(&tokenize(dir.path(), &["--out", name, &format!("{name}.jsonl.gz")]));
+        let ids = |name: &str| fs::read(dir.path().join(name).join("00000-00000.tok")).unwrap();
+        assert!(ids(name) == ids("plain"), "{name}");
+    }
+    write("more.jsonl.gz", &[&member, &[0; 512], &member]);
+    write("rubbish.jsonl.gz", &[&member, &[0; 512], b"x"]);
+    for name in ["more", "rubbish"] {
+        let refused = tokenize(dir.path(), &["--out", name, &format!("{name}.jsonl.gz")]);
+        fail(&refused, 1, &[name, "zeros and other bytes follow"]);
+    }
+}
+
+#[test]
+fn a_corpus_of_more_shards_than_the_soft_limit_of_open_files_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let valid = support::fixtures().join("text/valid").display().to_string();
+    stdout(&tokenize(dir.path(), &["--shard-bytes", "1000", "--out", "c", &valid]));
+    let shards = fs::read_dir(dir.path().join("c"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "tok"));
+    assert!(shards.count() > 60, "there are more shards than the limit below");
+    stdout(&patchmill(dir.path(), &["init", "r", "--corpus", "c"]));
+    for io in ["mmap", "pread"] {
+        let program = support::patchmill().get_program().to_owned();
+        let mut limited = Command::new("sh");
+        limited.current_dir(dir.path()).arg("-c");
+        limited.arg("ulimit -S -n 60 && exec \"$0\" \"$@\"").arg(program);
+        limited.args(["stream", "r/run.toml", "--sink", "null"]);
+        stdout(&limited.args(["--set", &format!("loader.io=\"{io}\"")]).output().unwrap());
+    }
 }

@@ -1,5 +1,5 @@
 //! Corpora in other projects' files and back: every id and every border, and an exact error for
-//! whatever is no such file.
+//! every invalid file.
 //!
 //! The readers here are written from the formats' descriptions and share no code with the program.
 
@@ -46,7 +46,7 @@ fn large_tokenizer(dir: &Path, used: &str) -> PathBuf {
     dir.to_owned()
 }
 
-/// A corpus of the fixtures, in shards of some 60 kB.
+/// A corpus of the fixtures, in shards of about 60 kB.
 fn corpus(out: &Path, tokenizer: &Path, options: &[&str]) {
     let texts = fixtures().join("text/valid");
     let fixed = ["tokenize", "--tokenizer", text(tokenizer), "--out", text(out), text(&texts)];
@@ -104,7 +104,7 @@ fn read_corpus(dir: &Path) -> (Stream, usize) {
     ((all, ends), width)
 }
 
-/// All files of a folder whose names end so, in byte order.
+/// All files of a folder whose names end in `extension`, in byte order.
 fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<PathBuf> = entries.filter(|path| text(path).ends_with(end)).collect();
@@ -122,7 +122,7 @@ fn write_run(path: &Path) {
     fs::write(path, toml::to_string(&run).unwrap()).unwrap();
 }
 
-/// What `patchmill stream` reads of a corpus by one plan.
+/// The output of `patchmill stream` for a corpus by one plan.
 fn digest(dir: &Path, vocab_size: u64) -> Value {
     let run = dir.with_extension("toml");
     write_run(&run);
@@ -163,7 +163,7 @@ fn write_megatron(prefix: &Path, sequences: &[&[u32]], documents: &[u64], width:
     fs::write(format!("{}.idx", prefix.display()), idx).unwrap();
 }
 
-fn gz(text: &str) -> Vec<u8> {
+pub(crate) fn gz(text: &str) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()

@@ -1,4 +1,4 @@
-//! `patchmill inspect`, and what holds for every command: exit codes and output that machines read.
+//! `patchmill inspect`, and rules for every command: exit codes and output for machines.
 
 use std::fs;
 use std::path::Path;
@@ -80,7 +80,7 @@ fn exit_codes_tell_usage_from_damage() {
     assert!(stderr(&damaged).contains("block 0"), "{}", stderr(&damaged));
 }
 
-/// Bytes in place of a file's; the message of `inspect --doc 0` that follows, and its exit code.
+/// Bytes replacing a file's; the resulting message of `inspect --doc 0`, and its exit code.
 fn inspect_with(
     out: &Path,
     name: &str,

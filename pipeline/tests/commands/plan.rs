@@ -32,7 +32,7 @@ fn fail(dir: &Path, args: &[&str], code: i32, expected: &str) {
     );
 }
 
-/// Makes `corpus` and `valid` of the texts of the fixtures.
+/// Makes `corpus` and `valid` of the fixtures' texts.
 fn make_corpora(dir: &Path) {
     let tokenizer = tokenizer().join("tokenizer.json");
     for (out, input) in [("corpus", "text/train/train-00.jsonl.zst"), ("valid", "text/valid")] {
@@ -78,7 +78,7 @@ fn check_plan(dir: &Path, manifest: &Value) {
             phase["tokens"]
         );
     }
-    // The document that a window begins with is found at that window.
+    // The first document of a window is found at this window.
     let document = plan["steps"][0]["windows"][0]["first_document"].to_string();
     let found = json(dir, &["plan", "run/run.toml", "--json", "--find", &document]);
     let readings = found["documents"][0]["readings"].as_array().unwrap();
@@ -116,7 +116,8 @@ fn every_reading_of_a_document_is_found_where_no_window_divides_another() {
     let phase = |patch_size: u64, share: &str| {
         let schedule = "{ kind = \"constant\", peak = 1e-3, warmup_steps = 0 }";
         format!(
-            "[[phases]]\npatch_size = {patch_size}\nshare = \"{share}\"\nschedule = {schedule}\ncarry = \"weights\"\n"
+            "[[phases]]\npatch_size = {patch_size}\nshare = \"{share}\"\nschedule = {schedule}\n\
+             carry = \"weights\"\n"
         )
     };
     let phases = [phase(6, "1/2"), phase(3, "1/2"), phase(2, "0/1")].concat();
@@ -159,7 +160,7 @@ fn every_reading_of_a_document_is_found_where_no_window_divides_another() {
     assert!(read_parts > 100, "{read_parts}");
 }
 
-/// Shards, documents and sets of windows, and documents by other names than their number.
+/// Shards, documents and sets of windows, and documents by keys other than their number.
 fn check_look_ups(dir: &Path, windows: &Value, found: &Value) {
     let windows = windows.as_array().unwrap();
     let sum = |list: &Value, key: &str| -> u64 {
@@ -378,8 +379,8 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(dir.path().join("pages/patchmill.1").exists());
 }
 
-/// The reader of docs/shards.md is the tested one, and reads the ids that `patchmill` reads.
-/// Without NumPy, which not every machine has, only the first is checked.
+/// The reader of docs/shards.md is the tested one, and reads the same ids as `patchmill`. Without
+/// NumPy, which not every machine has, only the first is checked.
 #[test]
 fn the_documented_reader_reads_shards_as_patchmill_does() {
     let script = "../benches/corpus/check_read_shards.py";

@@ -15,7 +15,7 @@ fn tokenize(out: &Path, input: &Path) -> Output {
     tokenize_up_to("1000000", out, input)
 }
 
-/// With documents of so many bytes at most.
+/// With this maximum of bytes a document.
 fn tokenize_up_to(document_bytes_max: &str, out: &Path, input: &Path) -> Output {
     let mut command = patchmill();
     command.arg("tokenize").arg("--json").arg("--tokenizer").arg(tokenizer());
@@ -51,8 +51,7 @@ fn a_damaged_file_is_an_error_of_that_file() {
     assert!(!error.contains("the process that decodes it"), "it said why: {error}");
 }
 
-/// Thousands of rows of one value: 4 MB in the file and 4 GB in a batch, twice what the child may
-/// have.
+/// Thousands of rows of one value: 4 MB in the file and 4 GB in a batch, twice the child's limit.
 #[test]
 fn a_file_that_takes_more_memory_than_there_may_be_is_an_error_of_that_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! Tokenizers whose ids the `tokenizers` crate makes: the same ids as the crate's, the same corpus
-//! for any number of threads and tasks, and after a kill. Most of them are refused early by our own
-//! encoder, on a thread of its own.
+//! Tokenizers whose ids come from the `tokenizers` crate: the same ids as the crate's, the same
+//! corpus for any number of threads and tasks, and after a kill. Most of them are refused early by
+//! our own encoder, on a thread of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ fn succeed(command: &mut Command) -> String {
     stderr(&output)
 }
 
-/// Small shards, so that an input has several.
+/// Small shards, so an input has several.
 fn tokenize(tokenizer: &Path, inputs: &Path, out: &Path, options: &[&str]) -> Command {
     let mut command = patchmill();
     command.arg("tokenize").arg("--tokenizer").arg(tokenizer).arg("--out").arg(out);
@@ -45,8 +45,8 @@ fn tokenize(tokenizer: &Path, inputs: &Path, out: &Path, options: &[&str]) -> Co
 
 /// Words of a few scripts and shapes, cased and accented.
 fn documents() -> Vec<String> {
-    let words = "The quick brown Fox jumps ÜBER the lazy dog ﬁne ① １２３ naïve Straße 日本語 тест état \
-        don't e\u{301}tude  two\tspaces 3.14 (a) x_y AbC";
+    let words = "The quick brown Fox jumps ÜBER the lazy dog ﬁne ① １２３ naïve Straße \
+        日本語 тест état don't e\u{301}tude  two\tspaces 3.14 (a) x_y AbC";
     let words: Vec<&str> = words.split(' ').collect();
     let document = |seed: usize| {
         let count = 3 + seed * 7 % 60;
@@ -76,7 +76,7 @@ fn learn(model: ModelWrapper, mut trainer: TrainerWrapper, pre_tokenizer: &Value
     serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap()
 }
 
-/// A model of each kind, with every normalizer and pre-tokenizer that real tokenizers have and our
+/// A model of each type, with every normalizer and pre-tokenizer that real tokenizers have and our
 /// own encoder lacks.
 fn families() -> Vec<(String, Value)> {
     let unknown = || vec![AddedToken::from("[UNK]", true)];
@@ -113,7 +113,8 @@ fn families() -> Vec<(String, Value)> {
         Value::Null,
         json!({ "type": "NFKC" }),
         json!({ "type": "Lowercase" }),
-        json!({ "type": "Sequence", "normalizers": [{ "type": "NFD" }, { "type": "StripAccents" }] }),
+        json!({ "type": "Sequence",
+                "normalizers": [{ "type": "NFD" }, { "type": "StripAccents" }] }),
         json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                 "strip_accents": null, "lowercase": true }),
     ];
@@ -180,8 +181,7 @@ fn every_family_that_is_not_fast_makes_one_corpus_by_any_threads_tasks_and_resta
     }
 }
 
-/// Files that say something different about BOS and EOS, and what stands around documents then, or
-/// the error.
+/// Files that disagree about BOS and EOS, and the ids then around documents, or the error.
 #[test]
 fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -191,8 +191,8 @@ fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
     // Ids of added tokens follow those of the vocabulary; below they are counted from 1000.
     let first_added = plain["model"]["vocab"].as_object().unwrap().len() as u64;
     let id = |token: &str, id: u64, special: bool| {
-        json!({ "id": first_added + id - 1000, "content": token, "special": special, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false })
+        json!({ "id": first_added + id - 1000, "content": token, "special": special,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false })
     };
     let mut json = plain.clone();
     let added = json["added_tokens"].as_array_mut().unwrap();
@@ -211,7 +211,7 @@ fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
     let ends = template(json!([text.clone(), piece("<|end|>")]));
     let twice = template(json!([piece("<s>"), piece("</s>"), text]));
     let mut ordinary = plain;
-    // An ordinary entry, as Qwen3's vocabulary has it.
+    // An ordinary entry, as in Qwen3's vocabulary.
     ordinary["model"]["vocab"]["<s>"] = json!(first_added);
     let none = Value::Null;
     let (bos, no_bos, eos) = (&["--bos"][..], &["--no-bos"][..], &["--eos"][..]);
@@ -271,7 +271,7 @@ fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
             &[],
             Err("--eos or --no-eos"),
         ),
-        // The post-processor decides where the configuration has no such key, as Llama-3's.
+        // The post-processor decides if the configuration has no such key, as Llama-3's.
         (&json, &begins, "", &[], Ok([1000, 0])),
         (&json, &begins, generic, &[], Ok([1000, 0])),
         (&json, &begins, generic, no_bos, Ok([0, 0])),

@@ -1,5 +1,5 @@
 //! Choosing documents as a user does it: lists of duplicates, samples, hold-outs, sets, parts, and
-//! what is said of them.
+//! the messages about them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -233,7 +233,8 @@ fn a_run_reads_a_sample_and_its_hold_out() {
     assert!(shown["token_count"].as_u64().unwrap() > 1 && shown["is_exact"] == true);
 }
 
-/// A series' number is its input's place, in the hold-out too, whatever the inputs before it hold.
+/// A series' number is its input's position, in the hold-out too, whatever the inputs before it
+/// hold.
 #[test]
 fn a_hold_out_of_which_an_input_has_nothing_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -290,7 +291,7 @@ fn parts_are_the_documents_that_cut_texts_would_give() {
     }
 }
 
-/// Documents of a later input are numbered behind all parts of the inputs before.
+/// Documents of a later input are numbered after all parts of the inputs before.
 #[test]
 fn parts_are_numbered_over_all_inputs() {
     let dir = tempfile::tempdir().unwrap();
@@ -353,7 +354,7 @@ fn the_rate_for_a_number_of_tokens_gives_just_what_is_said() {
     };
     check(&all_name, tokens / 4, &["--sample-seed", "3"]);
     check(&all_name, tokens / 5, &["--holdout-rate", "0.1", "--min-bytes", "100"]);
-    // A corpus that is a sample tells about smaller samples of the inputs.
+    // A corpus that is a sample predicts smaller samples of the inputs.
     let half = check(&all_name, tokens / 2, &[]);
     check(&half, tokens / 6, &[]);
     let other = patchmill(&["inspect", &half, "--rate-for", "1K", "--sample-seed", "1"]);

@@ -1,4 +1,4 @@
-//! What the tests of several commands share: the fixtures, the program and what it printed.
+//! Shared by the tests of several commands: the fixtures, the program and its output.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -28,7 +28,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// What a command printed that succeeded.
+/// The output of a command that succeeded.
 #[track_caller]
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", stderr(output));

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use crate::support::{assert_fails, fixtures, patchmill, stderr, tokenizer};
 use crate::trees::{assert_same_tree, tree};
 
-/// Small shards, so that every input has several.
+/// Small shards, so every input has several.
 fn tokenize(out: &Path, inputs: &Path, options: &[&str]) -> Command {
     let mut command = patchmill();
     command.arg("tokenize").arg("--tokenizer").arg(tokenizer());
@@ -36,8 +36,8 @@ fn fail(mut command: Command, status: i32, expected: &[&str]) {
     expected.iter().for_each(|part| assert_fails(&output, status, part));
 }
 
-/// Some 0.4 MB of the fixtures' texts in three inputs, with lines that are no documents among them,
-/// and a document that is encoded in parts.
+/// About 0.4 MB of the fixtures' texts in three inputs, with invalid documents among the lines, and
+/// a document encoded in parts.
 fn inputs(dir: &Path) -> PathBuf {
     let inputs = dir.join("in");
     fs::create_dir(&inputs).unwrap();
@@ -56,7 +56,7 @@ fn inputs(dir: &Path) -> PathBuf {
     inputs
 }
 
-/// The corpus of a run that nothing disturbs, by one thread.
+/// The corpus of an undisturbed run, by one thread.
 fn reference(dir: &Path, inputs: &Path, options: &[&str]) -> PathBuf {
     let out = dir.join(format!("reference{}", options.concat()));
     succeed(tokenize(&out, inputs, &[&["--threads", "1"], options].concat()));
@@ -140,8 +140,8 @@ fn a_killed_run_goes_on_behind_the_last_closed_shard() {
     }
 }
 
-/// Killed while it removes what only unfinished corpora have: the rest of that is all that is left
-/// to do.
+/// Killed while it removes the files only unfinished corpora have: only the rest of the removal is
+/// left to do.
 #[test]
 fn a_run_killed_behind_its_manifest_makes_nothing_again() {
     use std::os::unix::fs::MetadataExt;
@@ -166,7 +166,7 @@ fn a_run_killed_behind_its_manifest_makes_nothing_again() {
     }
 }
 
-/// What is in closed shards is not written again: their files stay the same ones.
+/// Closed shards are not written again: their files stay the same ones.
 #[test]
 fn closed_shards_are_not_made_again() {
     use std::os::unix::fs::MetadataExt;
@@ -185,7 +185,7 @@ fn closed_shards_are_not_made_again() {
     assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
-/// A part whose files are not as recorded is made again, and all behind it.
+/// A part whose files differ from their record is made again, and so are all parts after it.
 #[test]
 fn a_damaged_part_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,7 +291,8 @@ fn writers_that_would_meet_are_refused_by_name() {
     fail(tokenize(&out, &inputs, &[]), 1, &[held, "task 0 of 2, process 77"]);
     fail(merge(&out), 1, &[held, "task 0 of 2, process 77"]);
     succeed(tokenize(&out, &inputs, &["--task", "1/2"]));
-    // Closing would not do: a child that another test is just starting may hold both files as well.
+    // Closing would not be enough: a child just started by another test may hold both files as
+    // well.
     task.unlock().unwrap();
     folder.unlock().unwrap();
     succeed(tokenize(&out, &inputs, &["--task", "0/2"]));
@@ -347,7 +348,7 @@ fn a_forced_run_that_fails_or_is_killed_leaves_the_old_corpus() {
     assert_same_tree(&reference(dir.path(), &inputs, &[]), &out);
 }
 
-/// Files of others stay, also where a corpus keeps its own for a while.
+/// Foreign files stay, even under names a corpus uses for a while.
 #[test]
 fn files_of_others_are_never_removed() {
     let dir = tempfile::tempdir().unwrap();
@@ -367,8 +368,8 @@ fn files_of_others_are_never_removed() {
     }
 }
 
-/// Cut off while the new corpus takes the place of the old one: the same command ends with the new
-/// one and nothing else.
+/// Cut off while the new corpus replaces the old one: the same command ends with the new one and
+/// nothing else.
 #[test]
 fn a_replacement_that_was_cut_off_is_made_to_the_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -408,7 +409,7 @@ impl Drop for Mount {
 #[test]
 fn a_full_disk_is_named_and_the_run_goes_on_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    // Digits: as many tokens as bytes, so that the corpus is larger than it seems beforehand.
+    // Digits: as many tokens as bytes, so the corpus is larger than estimated beforehand.
     let inputs = dir.path().join("in");
     fs::create_dir(&inputs).unwrap();
     let line = |seed: u64| {

@@ -1,6 +1,7 @@
-//! What a run file says about the order of the data and the parts of its sets.
+//! The run file's part on the order of the data and the amounts of its sets.
 //!
-//! **Invariant:** fractions are exact and legal on their own; each value has one way to be written.
+//! **Invariant:** fractions are exact and legal on their own; each value is written in one way
+//! only.
 
 use std::fmt;
 
@@ -15,15 +16,15 @@ use crate::run::share::Share;
 /// group_blocks = 4096 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shuffle {
-    /// Keyed permutations of the whole subset, another one each epoch.
+    /// Keyed permutations of the whole subset, different in each epoch.
     Global,
     /// Keyed permutations of groups of neighbouring blocks, and of the blocks inside each group:
-    /// what is read within a short time lies in few places.
+    /// reads close in time lie in few places.
     Blocked {
         /// Blocks of a group; a block is the largest window of all phases.
         group_blocks: u64,
     },
-    /// File order, as the paper's scripts read; a subset is the first part of the corpus.
+    /// File order, as in the paper's scripts; a subset is the first part of the corpus.
     None,
 }
 
@@ -94,7 +95,8 @@ impl JsonSchema for Shuffle {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "How the reading order is mixed: keyed permutations of the whole subset, of groups of neighbouring blocks and inside them, or file order.",
+            "description": "How the reading order is mixed: keyed permutations of the whole \
+                subset, of groups of neighbouring blocks and inside them, or file order.",
             "oneOf": [
                 { "type": "string", "enum": ["global", "none"] },
                 {
@@ -102,7 +104,8 @@ impl JsonSchema for Shuffle {
                     "properties": {
                         "kind": { "const": "blocked" },
                         "group_blocks": {
-                            "description": "Blocks of a group; a block is the largest window of all phases.",
+                            "description": "Blocks of a group; \
+                                a block is the largest window of all phases.",
                             "type": "integer",
                             "minimum": 1
                         }
@@ -115,18 +118,18 @@ impl JsonSchema for Shuffle {
     }
 }
 
-/// How much of a set an epoch of the run reads. Written as `{ share = "1/10" }` or `{ epochs = 2
-/// }`.
+/// How much of a set an epoch of the run reads. Written as `{ share = "1/10" }` or
+/// `{ epochs = 2 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SetAmount {
-    /// This part of what an epoch reads.
+    /// This part of an epoch's reads.
     Share(Share),
-    /// The set itself, so many times.
+    /// The set itself, this many times.
     Epochs(Passes),
 }
 
-/// How often a set is read, an exact fraction from 0 on. Written as `2` or `"3/2"`.
+/// How often a set is read: an exact fraction, at least 0. Written as `2` or `"3/2"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passes {
     numer: u64,

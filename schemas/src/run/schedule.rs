@@ -1,13 +1,11 @@
-//! The part of the run file that says how a phase learns: its learning rate, and what it takes
-//! over.
+//! How a phase learns: its learning rate, and the state it takes over.
 //!
-//! **Invariant:** every kind of schedule warms up alike; what a kind does not have it does not
-//! accept.
+//! **Invariant:** every kind of schedule warms up alike; a kind rejects fields it does not have.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a phase takes over from the one before. Its schedule is its own either way.
+/// The state a phase takes over from the one before. Its schedule is its own either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Carry {
     /// The weights alone: moments, step count and schedule start afresh (paper §3.1).
@@ -56,10 +54,10 @@ pub enum Schedule {
         peak: f64,
         /// Steps of linear warm-up; less than the steps of the phase.
         warmup_steps: u64,
-        /// Last steps of the phase, in which the rate falls; at least 1, and no more than follow
+        /// Last steps of the phase, in which the rate falls; at least 1, at most the steps after
         /// the warm-up.
         decay_steps: u64,
-        /// The form in which it falls.
+        /// The shape of the fall.
         decay: Decay,
         /// Rate at the end of the phase, absolute.
         #[serde(rename = "final")]
@@ -67,8 +65,8 @@ pub enum Schedule {
     },
 }
 
-/// How a rate falls from its peak (share 1) to its final value (share 0), x being how much of the
-/// decay is done.
+/// How a rate falls from its peak (share 1) to its final value (share 0); x is the completed part
+/// of the decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
@@ -112,7 +110,7 @@ impl Schedule {
         }
     }
 
-    /// Steps of the decay, where it has a length of its own.
+    /// Steps of the decay, for schedules with one of its own length.
     pub fn decay_steps(self) -> Option<u64> {
         match self {
             Schedule::Wsd { decay_steps, .. } => Some(decay_steps),

@@ -1,13 +1,15 @@
 //! The rounds of a Feistel network for several indexes at once.
 //!
-//! A round is a SipHash-1-3 of one word (Aumasson and Bernstein, 2012), which is a chain of
-//! dependent operations; a processor that has nothing else to do waits for most of them. Sixteen
-//! chains next to each other are vector operations, of 512 or 256 bits where the processor has
-//! them, and two or four of these at a time.
+//! A permutation is a chain of dependent hashes. A round is a SipHash-1-3 of one word (Aumasson and
+//! Bernstein, 2012), whose operations depend on each other, so a processor with nothing else to do
+//! waits for most of them. Sixteen chains side by side are vector operations, of 512 or 256 bits
+//! where the processor has them, two or four of these at a time. A network of up to 19 bits keeps
+//! its rounds in a table of at most 64 KiB instead (`permutation`). Results equal those of looking
+//! up one window at a time.
 //!
-//! **Invariant:** every lane has what the `siphasher` crate gives for its word.
+//! **Invariant:** every lane holds the value the `siphasher` crate gives for its word.
 
-/// Indexes that are turned together.
+/// Indexes turned together.
 pub(super) const LANES: usize = 16;
 
 type Lanes = [u64; LANES];
@@ -27,7 +29,7 @@ impl Keys {
     }
 }
 
-/// All rounds: the left halves change in the even ones and the right halves in the odd ones, each
+/// All rounds. The left halves change in the even ones and the right halves in the odd ones, each
 /// by the hash of the other half and the round's number, of which the bits of `mask` count.
 pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&mut Lanes, u64)) {
     #[cfg(target_arch = "x86_64")]
@@ -37,7 +39,7 @@ pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&m
                 unsafe_code,
                 reason = "a part of the time of one by one; just bench kernels"
             )]
-            // SAFETY: the processor has what the function was compiled for.
+            // SAFETY: the processor has the feature the function was compiled for.
             return unsafe { turn_avx512(keys, rounds, left, right) };
         }
         if is_x86_feature_detected!("avx2") {
@@ -45,7 +47,7 @@ pub(super) fn turn(keys: &Keys, rounds: u32, left: (&mut Lanes, u64), right: (&m
                 unsafe_code,
                 reason = "a part of the time of one by one; just bench kernels"
             )]
-            // SAFETY: the processor has what the function was compiled for.
+            // SAFETY: the processor has the feature the function was compiled for.
             return unsafe { turn_avx2(keys, rounds, left, right) };
         }
     }
@@ -92,7 +94,7 @@ fn change(keys: &Keys, number: u64, changed: &mut Lanes, hashed: &Lanes, mask: u
 /// SipHash-1-3 of a message of one word, little-endian.
 #[inline(always)]
 fn hash(keys: &Keys, words: Lanes) -> Lanes {
-    /// A message ends with a word that has its length, 8 bytes, in the highest byte.
+    /// A message ends with a word that holds its length, 8 bytes, in the highest byte.
     const END: u64 = 8 << 56;
     let mut state = keys.0.map(|word| [word; LANES]);
     state[3] = zip(&state[3], &words, |word, message| word ^ message);
@@ -158,11 +160,13 @@ mod tests {
         /// Plain, 256 and 512 bits wide, against the crate.
         #[test]
         fn every_lane_is_turned_as_the_crate_hashes(
-            first: u64, second: u64, rounds in 0u32..33, left_bits in 1u32..32, right_bits in 1u32..32,
+            first: u64, second: u64, rounds in 0u32..33,
+            left_bits in 1u32..32, right_bits in 1u32..32,
             lefts: Lanes, rights: Lanes,
         ) {
             let (left_mask, right_mask) = ((1u64 << left_bits) - 1, (1u64 << right_bits) - 1);
-            let (lefts, rights) = (lefts.map(|half| half & left_mask), rights.map(|half| half & right_mask));
+            let lefts = lefts.map(|half| half & left_mask);
+            let rights = rights.map(|half| half & right_mask);
             let hasher = SipHasher13::new_with_keys(first, second);
             let (mut expected_left, mut expected_right) = (lefts, rights);
             for round in 0..rounds {

@@ -1,4 +1,5 @@
-//! A queue for one producer and one consumer, and a parker, made of a checker's atomics and locks.
+//! A queue for one producer and one consumer, and a parker, built from a checker's atomics and
+//! locks.
 //!
 //! **Invariant:** as `sync`.
 
@@ -31,7 +32,7 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        // Head first: read the other way round, pops in between would make it negative.
+        // Head first: in the other order, pops in between would make it negative.
         let head = self.head.load(Ordering::Acquire);
         self.tail.load(Ordering::Acquire).saturating_sub(head)
     }
@@ -68,7 +69,7 @@ pub struct Parker {
 }
 
 impl Parker {
-    /// One without a token.
+    /// A parker without a token.
     #[expect(clippy::new_without_default, reason = "as the real one is used here")]
     pub fn new() -> Parker {
         let token = Token { is_there: Mutex::new(false), arrived: Condvar::new() };
@@ -85,7 +86,7 @@ impl Parker {
         *is_there = false;
     }
 
-    /// What wakes it.
+    /// The handle that wakes it.
     pub fn unparker(&self) -> &Unparker {
         &self.unparker
     }

@@ -1,13 +1,16 @@
-//! One line of JSON to a text and a set name, reading nothing else.
+//! One line of JSON to a text and a set name; skips everything else.
 //!
-//! Written by hand because no crate does all of this: lone surrogates replaced and counted, numbers
-//! of any size where nobody reads them, errors with the byte at which they stand, at the speed of
-//! the fastest readers. What is JSON and what it says is compared with serde_json by tests and by a
-//! fuzz target; the module stands alone, so that the target can include it.
+//! The parser is written by hand because no crate replaces and counts lone surrogates, accepts
+//! numbers of any size nobody needs to read, and names the byte at fault. On two files of a mixed
+//! corpus (33,968 lines) it reached 0.84 to 0.98 of simd-json's speed and 1.4 to 1.7 times that of
+//! sonic-rs and serde_json (medians of seven interleaved rounds on a busy machine with 2 cores).
 //!
-//! **Invariant:** what is accepted is one JSON object in UTF-8 with nothing after it (RFC 8259; a
-//! surrogate escape may stand alone); of duplicate keys the last one counts, as in Python's json
-//! and in most other readers.
+//! Tests and a fuzz target compare its results with serde_json's. The module imports nothing from
+//! the crate, so the target can include it.
+//!
+//! **Invariant:** it accepts one JSON object in UTF-8 with nothing after it (RFC 8259, plus
+//! unpaired surrogate escapes). The last of duplicate keys counts, as in Python's json and most
+//! other readers.
 
 use std::borrow::Cow;
 
@@ -26,26 +29,26 @@ pub struct Parser<'a> {
     set_is_required_string: bool,
 }
 
-/// What a line holds.
+/// The result for a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<'a> {
-    /// The text, borrowed from the line where it has no escapes.
+    /// The text, borrowed from the line if it has no escapes.
     pub text: Cow<'a, str>,
     /// The string at the end of the path to the set name.
     pub set_name: Option<Cow<'a, str>>,
-    /// Escaped surrogates without their other half in both, each of which became U+FFFD.
+    /// Unpaired surrogate escapes in both, each replaced by U+FFFD.
     pub surrogates_replaced: u64,
 }
 
 impl<'p> Parser<'p> {
     /// Looks for the text under `text_key` and for the set name at the end of a dotted path, which
-    /// must be a string wherever it is present if `set_is_required_string`.
+    /// must be a string wherever present if `set_is_required_string`.
     pub fn new(text_key: &'p str, set_path: &'p str, set_is_required_string: bool) -> Parser<'p> {
         Parser { text_key, set_path: set_path.split('.').collect(), set_is_required_string }
     }
 
-    /// The text and the set name of a line, or the reason why it has none; offsets in it count
-    /// bytes of the line from 0.
+    /// The text and the set name of a line, or the reason it has none; offsets in it count bytes of
+    /// the line from 0.
     pub fn parse<'a>(&self, line: &'a [u8]) -> Result<Found<'a>, String> {
         let mut cursor = Cursor::new(line)?;
         let (mut text, mut set) = (None, None);
@@ -99,8 +102,8 @@ impl<'p> Parser<'p> {
     }
 }
 
-/// The string at the end of a path of keys in JSON, with the surrogates replaced in it; `None`
-/// where there is none, or no JSON.
+/// The string at the end of a path of keys in JSON, with the number of surrogates replaced in it;
+/// `None` if the string is missing or the JSON invalid.
 pub fn string_at<'a>(json: &'a str, path: &[&str]) -> Option<(Cow<'a, str>, u64)> {
     let mut cursor = Cursor { text: json, at: 0 };
     cursor.skip_space();
@@ -114,14 +117,13 @@ pub fn string_at<'a>(json: &'a str, path: &[&str]) -> Option<(Cow<'a, str>, u64)
 
 const NULL: &str = "null";
 
-/// A value, of which only strings are kept, with the number of surrogates that were replaced in
-/// them.
+/// A value; only strings are kept, with the number of surrogates replaced in them.
 enum Value<'a> {
     String(Cow<'a, str>, u64),
     Other(&'static str),
 }
 
-/// A place in a line.
+/// A position in a line.
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
@@ -149,7 +151,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// What stands here instead of what was expected.
+    /// The message for an unexpected character here.
     #[cold]
     fn fault(&self, expected: &str) -> String {
         let at = self.at;
@@ -216,7 +218,7 @@ impl<'a> Cursor<'a> {
         Ok(Value::Other(kind))
     }
 
-    /// Reads the value at the end of a path of keys; anything but an object on the way has none.
+    /// Reads the value at the end of a path of keys; `None` if the path crosses a non-object.
     fn nested(&mut self, depth: usize, path: &[&str]) -> Result<Option<Value<'a>>, String> {
         let Some((first, rest)) = path.split_first() else {
             return self.value(depth).map(Some);
@@ -245,16 +247,16 @@ impl<'a> Cursor<'a> {
         Err(format!("more than {NESTING_MAX} levels of nesting at byte {at} of the line"))
     }
 
-    /// Passes over a value inside `outer_depth` levels, without recursion.
+    /// Skips a value inside `outer_depth` levels, without recursion.
     fn skip_value(&mut self, outer_depth: usize) -> Result<(), String> {
-        let mut open = Vec::new(); // what closes each level that is open
+        let mut open = Vec::new(); // the closing bracket of each open level
         loop {
             match self.peek() {
                 Some(bracket @ (b'{' | b'[')) => {
                     self.check_depth(outer_depth + open.len() + 1)?;
                     self.at += 1;
                     self.skip_space();
-                    let close = bracket + 2; // '}' and ']' stand two after '{' and '[' in ASCII
+                    let close = bracket + 2; // '}' and ']' are two after '{' and '[' in ASCII
                     if self.peek() == Some(close) {
                         self.at += 1;
                     } else {
@@ -270,7 +272,7 @@ impl<'a> Cursor<'a> {
                 Some(b'n') => self.word("null")?,
                 _ => return Err(self.fault("a value")),
             }
-            // A value has ended; so may levels.
+            // A value has ended; levels may end too.
             loop {
                 let Some(&close) = open.last() else { return Ok(()) };
                 self.skip_space();
@@ -292,7 +294,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Passes over the key before a value, in an object.
+    /// In an object, skips the key before a value.
     fn skip_key(&mut self, close: u8) -> Result<(), String> {
         if close == b'}' {
             if self.peek() != Some(b'"') {
@@ -313,7 +315,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Passes over a number of any size.
+    /// Skips a number of any size.
     fn skip_number(&mut self) -> Result<(), String> {
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -365,7 +367,10 @@ mod tests {
     fn the_last_of_duplicate_keys_counts() {
         check(r#"{"text": "a", "text": "b"}"#, "b", None);
         check(r#"{"text": 1, "text": "b"}"#, "b", None);
-        let line = r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {"pile_set_name": "y", "pile_set_name": "z"}}"#;
+        let line = concat!(
+            r#"{"meta": {"pile_set_name": "x"}, "text": "a", "#,
+            r#""meta": {"pile_set_name": "y", "pile_set_name": "z"}}"#
+        );
         check(line, "a", Some("z"));
         check(r#"{"meta": {"pile_set_name": "x"}, "text": "a", "meta": {}}"#, "a", None);
         assert_eq!(
@@ -394,7 +399,7 @@ mod tests {
         );
     }
 
-    /// Wherever the special bytes stand: lanes have borders.
+    /// Wherever the special bytes are: vectors have borders.
     #[test]
     fn a_string_of_any_length_is_read() {
         for length in 0..70 {
@@ -460,7 +465,10 @@ mod tests {
             (r#"{"text" "a"}"#, "found '\"' at byte 8 of the line; expected ':' after the key"),
             (
                 r#"{"text": "\x41"}"#,
-                r#"found 'x' at byte 11 of the line; expected one of "\/bfnrtu after the backslash"#,
+                concat!(
+                    "found 'x' at byte 11 of the line; ",
+                    r#"expected one of "\/bfnrtu after the backslash"#
+                ),
             ),
             (
                 r#"{"text": "\u00g1"}"#,
@@ -519,13 +527,16 @@ mod tests {
         }
     }
 
-    /// What the fuzz target does, on inputs that are the same every time.
+    /// Does the same as the fuzz target, on fixed inputs.
     #[test]
     fn mutated_lines_are_read_as_serde_json_reads_them() {
         let seeds = [
             r#"{"text": "a", "meta": {"pile_set_name": "Pile-CC"}}"#,
             r#"{"text":"\ud83d\ude00\ud800x\u0000\"\\\/\b\f\n\r\t","meta":null}"#,
-            r#"{"meta":{"pile_set_name":1,"x":[1e999,-0.5E+3,true,false,null,{}]},"text":"é漢😀","text":""}"#,
+            concat!(
+                r#"{"meta":{"pile_set_name":1,"x":[1e999,-0.5E+3,true,false,null,{}]},"#,
+                r#""text":"é漢😀","text":""}"#
+            ),
             r#"{"te\u0078t":"x","":[[[]],{"a":{"b":"c"}}]}"#,
         ];
         let parser = Parser::new("text", "meta.pile_set_name", false);

@@ -1,7 +1,8 @@
-//! zstd data to bytes, frame by frame, so that an error names the frame in which it stands.
+//! Decodes zstd frame by frame, so an error names its frame.
 //!
-//! **Invariant:** the end of the data is the end of a frame; everything else that the data can end
-//! in is an error.
+//! Windows are limited to 2 GiB, with a notice above 128 MiB. Dictionaries are refused.
+//!
+//! **Invariant:** the data end at the end of a frame; any other end is an error.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use zstd::stream::raw::{DParameter, Decoder, Operation};
 
 /// The log of the largest zstd window, 2 GiB, as `zstd --long=31` writes.
 const WINDOW_LOG_MAX: u32 = 31;
-/// A window that is worth a word: the largest that zstd itself reads without being asked to.
+/// Larger windows get a notice: zstd itself reads at most this unless asked for more.
 const WINDOW_BYTES_NOTICE: u64 = 1 << 27;
 /// The first bytes of a frame.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The longest header of a frame, its magic number included.
+/// Maximum length of a frame header, its magic number included.
 const HEADER_BYTES_MAX: usize = 18;
-/// Compressed bytes that are read together.
+/// Compressed bytes read at once.
 const BUFFER_BYTES: usize = 1 << 17;
 
 /// The frames of a file, one after the other.
@@ -28,18 +29,17 @@ pub(crate) struct Frames<R> {
     start: usize,
     end: usize,
     decoder: Decoder<'static>,
-    /// Where the frame that is being decoded begins in the file.
+    /// Offset in the file of the frame being decoded.
     frame_offset: Option<u64>,
-    /// Bytes decoded so far. Relaxed: only the thread that reads looks at it.
+    /// Bytes decoded so far. Relaxed: only the reading thread uses it.
     consumed: Arc<AtomicU64>,
-    /// The file's name, for a word about a large window.
+    /// The file's name, for the notice about a large window.
     name: String,
     warned: bool,
 }
 
 impl<R: Read> Frames<R> {
-    /// Decodes `source`, which is called `name` in what is said, and adds to `consumed` what was
-    /// decoded.
+    /// Decodes `source`, called `name` in messages, and adds the decoded bytes to `consumed`.
     pub(crate) fn new(source: R, name: String, consumed: Arc<AtomicU64>) -> io::Result<Frames<R>> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
@@ -69,7 +69,7 @@ impl<R: Read> Frames<R> {
         self.consumed.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Reads on behind what is pending; false at the end of the file.
+    /// Reads more after the pending bytes; false at the end of the file.
     fn fill(&mut self) -> io::Result<bool> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -88,7 +88,7 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// Goes to the data of the next frame; false when there is none.
+    /// Advances to the data of the next frame; false if there are no more.
     fn begin_frame(&mut self) -> io::Result<bool> {
         loop {
             while self.pending().len() < HEADER_BYTES_MAX && self.fill()? {}
@@ -105,8 +105,9 @@ impl<R: Read> Frames<R> {
                 Kind::Frame { window_bytes, dictionary } => {
                     if dictionary != 0 {
                         return Err(refused(format!(
-                            "the zstd frame at byte {offset} was compressed with dictionary {dictionary}; \
-                             expected one without: decompress it with that, and compress it again"
+                            "the zstd frame at byte {offset} was compressed with dictionary \
+                             {dictionary}; expected one without: decompress it with that, \
+                             and compress it again"
                         )));
                     }
                     self.check_window(window_bytes, offset)?;
@@ -117,7 +118,8 @@ impl<R: Read> Frames<R> {
                 Kind::None => {
                     let found = &pending[..pending.len().min(4)];
                     return Err(refused(format!(
-                        "the zstd frame before byte {offset} has ended, and {found:02x?} there begins no other"
+                        "the zstd frame before byte {offset} has ended, and {found:02x?} there \
+                         begins no other"
                     )));
                 }
             }
@@ -127,8 +129,8 @@ impl<R: Read> Frames<R> {
     fn check_window(&mut self, window_bytes: u64, offset: u64) -> io::Result<()> {
         if window_bytes > 1 << WINDOW_LOG_MAX {
             return Err(refused(format!(
-                "the zstd frame at byte {offset} needs a window of {window_bytes} bytes; at most {} are \
-                 given (zstd --long={WINDOW_LOG_MAX}): compress it again",
+                "the zstd frame at byte {offset} needs a window of {window_bytes} bytes; \
+                 at most {} are given (zstd --long={WINDOW_LOG_MAX}): compress it again",
                 1u64 << WINDOW_LOG_MAX
             )));
         }
@@ -136,13 +138,14 @@ impl<R: Read> Frames<R> {
             self.warned = true;
             let name = &self.name;
             crate::console::progress::notice(&format!(
-                "{name}: its zstd data need {window_bytes} bytes of memory to be read (written by zstd --long)"
+                "{name}: its zstd data need {window_bytes} bytes of memory to be read \
+                 (written by zstd --long)"
             ));
         }
         Ok(())
     }
 
-    /// Passes over a skippable frame.
+    /// Skips a skippable frame.
     fn skip(&mut self, mut bytes: u64) -> io::Result<()> {
         while bytes > 0 {
             let count = self.pending().len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -197,20 +200,20 @@ fn refused(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// What begins with some bytes.
+/// Meaning of the first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
-    /// A frame of this length that holds nothing to decode.
+    /// A frame of this length with nothing to decode.
     Skippable { bytes: u64 },
-    /// A frame; dictionary 0 is none.
+    /// A frame; dictionary 0 means no dictionary.
     Frame { window_bytes: u64, dictionary: u64 },
-    /// The beginning of a header.
+    /// An incomplete header.
     Short,
-    /// No frame.
+    /// Not a frame.
     None,
 }
 
-/// Looks at what may be a frame's header (RFC 8878, 3.1).
+/// Parses a possible frame header (RFC 8878, 3.1).
 fn kind(bytes: &[u8]) -> Kind {
     let number = |at: usize, width: usize| {
         let field = bytes.get(at..at + width)?;
@@ -280,7 +283,7 @@ mod tests {
         }
     }
 
-    /// Sources hand out what they have, and readers take what they like.
+    /// Sources return as much as they have, and readers ask for as much as they like.
     #[test]
     fn frames_are_joined_whatever_the_sizes_of_reads() {
         struct Trickle<'a>(&'a [u8], usize);

@@ -1,6 +1,6 @@
 //! Columns of a Parquet file to [`RowChunk`]s, in this process.
 //!
-//! **Invariant:** as many rows come out as the footer promises, or an error.
+//! **Invariant:** exactly the number of rows promised by the footer comes out, or an error.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -24,23 +24,22 @@ use crate::read::error::DocsError;
 use crate::read::parquet::guard::guarded;
 use crate::read::parquet::rows::{Cell, RowChunk};
 
-/// Rows of one batch at most, however short: a page's dictionary can make them longer than the
-/// file.
+/// Maximum rows of a batch, however short: a page's dictionary can make them longer than the file.
 const BATCH_ROWS_MAX: u64 = 1024;
 
-/// A Parquet file that is being read.
+/// A Parquet file being read.
 pub(crate) struct ParquetRows {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
     text: String,
-    /// Column of the set name, and what is left of its path inside of JSON.
+    /// Column of the set name, and the number of keys of its path inside the column's JSON.
     set: Option<(Vec<String>, u32)>,
     rows_read: u64,
     rows: u64,
     batch_rows: u64,
-    /// Of each row group, the number of its last row.
+    /// For each row group, the number of its last row.
     group_ends: Vec<u64>,
-    /// Decoded and not given out.
+    /// Decoded but not yet returned.
     ready: VecDeque<RowChunk>,
     document_bytes_max: u64,
 }
@@ -61,7 +60,7 @@ impl ParquetRows {
         let leaves = || [text_leaf].into_iter().chain(set_leaf);
         let metadata = guarded(|| {
             let schema = strings_as_bytes(&schema, leaves())?;
-            // What the writer's Arrow types were would make strings of them again.
+            // The writer's Arrow types would make strings of them again.
             let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             ArrowReaderMetadata::load(&file, options.with_parquet_schema(Arc::new(schema)))
         });
@@ -103,8 +102,8 @@ impl ParquetRows {
         rows.check_types(columns.set.is_some())
     }
 
-    /// The types of the projected columns must be strings. A default set column of another type
-    /// holds no set names.
+    /// The projected columns must be strings. A default set column of another type holds no set
+    /// names.
     fn check_types(mut self, set_was_asked_for: bool) -> Result<ParquetRows, DocsError> {
         let empty = RecordBatch::new_empty(self.reader.schema());
         let text = [self.text.clone()];
@@ -167,7 +166,7 @@ impl ParquetRows {
         }
     }
 
-    /// The row groups that the next batch reads, counted from 0.
+    /// The row groups in the next batch, counted from 0.
     fn next_groups(&self) -> String {
         let group_of = |row| self.group_ends.partition_point(|&end| end < row);
         let last_row = (self.rows_read + self.batch_rows).min(self.rows);
@@ -180,12 +179,11 @@ impl ParquetRows {
     }
 }
 
-/// Where text and set name stand in a file.
+/// Position of text and set name in a file.
 struct Found {
     text_leaf: usize,
     set_leaf: Option<usize>,
-    /// Column of the set name, and the number of keys of its path that lie inside of JSON in that
-    /// column.
+    /// Column of the set name, and the number of keys of its path inside the column's JSON.
     set: Option<(Vec<String>, u32)>,
 }
 
@@ -216,8 +214,8 @@ fn find(schema: &SchemaDescriptor, path: &Path, columns: &Columns) -> Result<Fou
     Ok(Found { text_leaf, set_leaf: set.map(|(leaf, _)| leaf), set: set_parts })
 }
 
-/// The schema with bytes in place of strings in some leaves: for one string that is no UTF-8 the
-/// decoder refuses a whole batch, and we one row.
+/// The schema with bytes in place of strings in some leaves: for one string of invalid UTF-8 the
+/// decoder refuses a whole batch; we refuse one row.
 fn strings_as_bytes(
     schema: &SchemaDescriptor,
     leaves: impl Iterator<Item = usize>,
@@ -272,12 +270,12 @@ fn is_string(info: &BasicTypeInfo) -> bool {
         )
 }
 
-/// What to do about a missing column of the text.
+/// How to fix a missing text column.
 pub(crate) const TEXT_HINT: &str = "--text-column names the one with the text";
-/// What to do about a missing column of the set name.
+/// How to fix a missing column of the set name.
 pub(crate) const SET_HINT: &str = "--set-column names the one with the set name";
 
-/// As many rows as make a chunk, by the mean size of the row group with the largest rows.
+/// Rows in a chunk, by the mean size of the row group with the largest rows.
 fn batch_rows(groups: &[RowGroupMetaData]) -> u64 {
     let row_bytes = |group: &RowGroupMetaData| {
         let bytes = u64::try_from(group.total_byte_size()).unwrap_or(0);
@@ -287,7 +285,7 @@ fn batch_rows(groups: &[RowGroupMetaData]) -> u64 {
     (CHUNK_BYTES as u64 / row_bytes).clamp(1, BATCH_ROWS_MAX)
 }
 
-/// Values of a batch in chunks, so that one holds about [`CHUNK_BYTES`], or one row.
+/// Splits the values of a batch into chunks of about [`CHUNK_BYTES`], or one row.
 fn chunks(
     text: &Column,
     set: Option<&Column>,
@@ -327,14 +325,14 @@ fn chunks(
     chunks
 }
 
-/// A column of bytes, null where a struct on the way is.
+/// A column of bytes; null wherever a struct on its path is null.
 struct Column {
     array: ArrayRef,
     nulls: Option<arrow::buffer::NullBuffer>,
 }
 
 impl Column {
-    /// The column at a path of a batch; or the type that is not bytes, as which strings are read.
+    /// The column at a path of a batch, or its type if not bytes; strings are read as bytes.
     fn of(batch: &RecordBatch, path: &[String]) -> Result<Column, String> {
         let (first, rest) = path.split_first().expect("a path has a column");
         let mut array: ArrayRef =
@@ -356,7 +354,7 @@ impl Column {
         }
     }
 
-    /// The bytes of a row; `None` is null.
+    /// The bytes of a row; `None` for null.
     fn value(&self, row: usize) -> Option<&[u8]> {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return None;

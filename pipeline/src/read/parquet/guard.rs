@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::console::panic::panic_text;
 
-/// The reader's panics on crafted files become errors.
+/// Makes an error of a panic of the reader, as crafted files can cause it.
 pub(crate) fn guarded<T, E: std::fmt::Display>(
     read: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, String> {

@@ -1,22 +1,22 @@
-//! Rows of Parquet, decoded by another process, so that a hostile file can only end that one.
+//! Rows of Parquet, decoded by another process, so a hostile file can end only that one.
 //!
-//! The child is this program with the hidden command `read-parquet`. It limits its own memory,
-//! decodes, and writes frames to a pipe; it ends when the parent is gone. The parent believes
-//! nothing: lengths are bounded before memory is taken for them, silence has a limit, and a child
-//! that ends in any other way than with its last frame is an error that names the file and the last
-//! row that came.
+//! The child runs this program with the hidden command `read-parquet`. It limits its own address
+//! space, decodes, and writes frames to a pipe; it ends when the parent is gone. A crash, an abort,
+//! a lack of memory or two minutes of silence becomes an error of that file. It names the file and
+//! the last row received. The parent checks every length the child sends before it allocates memory
+//! for it.
 //!
-//! | frame   | bytes, little-endian                                                                                |
-//! |---------|-----------------------------------------------------------------------------------------------------|
-//! | `H`     | rows of the file `u64`                                                                               |
-//! | `C`     | first row `u64`, JSON keys `u32`, row count `u32`, bytes `u64`; of each row two cells `u64`; the bytes |
-//! | `E`     | none: the last one                                                                                   |
-//! | `X`     | kind `u8`, row `u64`, two texts, each its length `u32` and UTF-8; the last one                       |
+//! Each frame begins with a letter. Numbers are little-endian:
+//! - `H`: rows of the file `u64`.
+//! - `C`: first row `u64`, JSON keys `u32`, row count `u32`, bytes `u64`; two cells `u64` for each
+//!   row; the bytes.
+//! - `E`: nothing; the last frame.
+//! - `X`: error type `u8`, row `u64`, two texts, each its length `u32` and UTF-8; the last frame.
 //!
-//! A cell is the length of its bytes; 2^64 - 1 is null; with bit 63 it is the length of a value
-//! that was left out.
+//! A cell is the length of its bytes; 2^64 - 1 is null; with bit 63 set, it is the length of a
+//! value left out.
 //!
-//! **Invariant:** what `decode_chunk` accepts re-encodes to the same bytes.
+//! **Invariant:** every frame accepted by `decode_chunk` re-encodes to the same bytes.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -36,35 +36,34 @@ use crate::read::error::DocsError;
 use crate::read::parquet::decode::{ParquetRows, SET_HINT, TEXT_HINT};
 use crate::read::parquet::rows::{Cell, RowChunk};
 
-/// Silence after which a child is given up: a minute for a disk that has to wake up, and as much
-/// again.
+/// Silence after which the child is killed: a minute for a disk to wake up, and as much again.
 const STALL: Duration = Duration::from_secs(120);
-/// Address space of a child, but for documents.
+/// Address space of a child, apart from documents.
 const MEMORY_BYTES: u64 = 2 << 30;
-/// Address space of a child for each byte that a document may have.
+/// Additional address space of a child for each byte of the maximum document length.
 const MEMORY_BYTES_PER_DOCUMENT_BYTE: u64 = 16;
-/// Rows of one frame at most.
+/// Maximum rows of a frame.
 const ROWS_MAX: u32 = 1 << 16;
-/// Bytes of a text in an error at most.
+/// Maximum bytes of a text in an error.
 const TEXT_BYTES_MAX: u32 = 1 << 16;
-/// Bytes of what a child said that are shown.
+/// Maximum bytes shown of a child's stderr.
 const SAID_BYTES_MAX: usize = 300;
 const NULL: u64 = u64::MAX;
 const TOO_LONG: u64 = 1 << 63;
 
-/// Which program decodes Parquet files, and how long it may be silent.
+/// The program used to decode Parquet files, and how long it may be silent.
 #[derive(Clone, Debug)]
 pub struct Isolation {
     /// The program.
     pub program: PathBuf,
     /// Its first arguments.
     pub arguments: Vec<OsString>,
-    /// Time without a byte after which it is ended.
+    /// Time without a byte after which it is killed.
     pub stall: Duration,
 }
 
 impl Isolation {
-    /// This program's `read-parquet`; only for programs that have that command.
+    /// This program's `read-parquet`; only for programs with this command.
     pub fn this_program() -> Isolation {
         Isolation {
             // Stays right when the file is replaced while the program runs.
@@ -80,9 +79,9 @@ pub(crate) fn serve(path: &Path, columns: &Columns, first_row: u64) -> anyhow::R
     let limit = Some(memory_bytes(columns));
     setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).context("limit memory")?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context("no core")?;
-    std::panic::set_hook(Box::new(|_| {})); // a panic is handed on as an error
+    std::panic::set_hook(Box::new(|_| {})); // a panic becomes an error
     std::thread::spawn(|| {
-        // Stdin says nothing; its end is the parent's.
+        // Stdin carries no data; it ends when the parent does.
         let _ = io::stdin().read(&mut [0]);
         std::process::exit(1);
     });
@@ -142,7 +141,7 @@ pub(crate) fn encode_chunk(out: &mut impl Write, chunk: &RowChunk) -> io::Result
     out.write_all(&chunk.bytes)
 }
 
-/// Reads what follows the `C` of a frame, of which no text is longer than `document_bytes_max`.
+/// Reads the rest of a frame after its `C`; no text is longer than `document_bytes_max`.
 pub(crate) fn decode_chunk(
     source: &mut impl Read,
     document_bytes_max: u64,
@@ -177,7 +176,7 @@ pub(crate) fn decode_chunk(
     if sum != bytes {
         return Err(broken(format!("cells of {sum} bytes in a frame of {bytes}")));
     }
-    // Grows with what comes, so that a promise alone takes no memory.
+    // Grows with the data received, so a promised length alone takes no memory.
     let mut text = Vec::new();
     if source.take(bytes).read_to_end(&mut text)? as u64 != bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -215,7 +214,7 @@ fn encode_error(err: &DocsError) -> Vec<u8> {
     frame
 }
 
-/// Reads what follows the `X` of a frame.
+/// Reads the rest of a frame after its `X`.
 fn decode_error(source: &mut impl Read, path: &Path) -> io::Result<DocsError> {
     let [kind] = array(source)?;
     let row = u64::from_le_bytes(array(source)?);
@@ -239,11 +238,11 @@ fn decode_error(source: &mut impl Read, path: &Path) -> io::Result<DocsError> {
     })
 }
 
-/// A child that decodes a file; it ends with this value.
+/// A child decoding a file; it ends when this value is dropped.
 pub(crate) struct RowProcess {
     path: PathBuf,
     child: Child,
-    /// Its end tells the child that we are gone.
+    /// Closing it signals to the child that we are gone.
     _stdin: Option<ChildStdin>,
     pipe: Pipe,
     rows: u64,
@@ -268,7 +267,7 @@ impl RowProcess {
         command.arg("--max-document-bytes").arg(columns.document_bytes_max.to_string());
         command.arg("--first-row").arg(first_row.to_string()).arg("--").arg(path);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // So that Ctrl-C reaches us and not it.
+        // Ctrl-C then reaches only us.
         command.process_group(0);
         let error = |reason: String| DocsError::Parquet { path: path.to_owned(), row: 0, reason };
         let mut child = command.spawn().map_err(|err| {
@@ -342,7 +341,7 @@ impl RowProcess {
         DocsError::Parquet { path: self.path.clone(), row: self.rows_read, reason }
     }
 
-    /// What became of the child when its pipe gave no whole frame.
+    /// The child's fate when its pipe held no complete frame.
     fn broken_off(&mut self, err: &io::Error) -> DocsError {
         self.ended = true;
         if self.pipe.stalled {
@@ -355,7 +354,7 @@ impl RowProcess {
             return self.error(format!("the process that decodes it cannot be understood: {err}"));
         }
         let status = self.wait();
-        let _ = self.child.kill(); // so that its stderr has an end
+        let _ = self.child.kill(); // so its stderr ends
         let mut said = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
             let _ = stderr.take(SAID_BYTES_MAX as u64).read_to_end(&mut said);
@@ -369,7 +368,7 @@ impl RowProcess {
         ))
     }
 
-    /// How the child ended, which has closed its pipe; it is ended if it does nothing else.
+    /// How the child ended after it closed its pipe; reports a closed pipe if it keeps running.
     fn wait(&mut self) -> String {
         let deadline = Instant::now() + self.pipe.stall;
         loop {
@@ -387,7 +386,7 @@ impl RowProcess {
 
 impl Drop for RowProcess {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nobody to kill.
+        // It may have ended by itself; then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -465,7 +464,7 @@ mod tests {
         }
     }
 
-    /// The error of a child that is this shell script.
+    /// The error if the child is this shell script.
     fn child_error(script: &str) -> String {
         let isolation = Isolation {
             program: PathBuf::from("sh"),
@@ -483,7 +482,10 @@ mod tests {
     #[test]
     fn whatever_becomes_of_the_child_is_an_error_that_names_the_file() {
         let head = r"printf 'H\5\0\0\0\0\0\0\0'; ";
-        let frame = r"printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377a'; ";
+        let frame = concat!(
+            r"printf 'C\1\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0",
+            r"\1\0\0\0\0\0\0\0\377\377\377\377\377\377\377\377a'; "
+        );
         for (script, said) in [
             (
                 "exec sleep 600".to_owned(),

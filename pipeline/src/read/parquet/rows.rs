@@ -1,4 +1,4 @@
-//! Rows of Parquet that were read together, and the documents that they are.
+//! Rows of Parquet read together, and their documents.
 //!
 //! **Invariant:** a chunk has one entry a row, in the file's order.
 
@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::read::document::{Columns, Doc, Refusal};
 use crate::read::jsonl::json;
 
-/// Rows that were read together.
+/// Rows read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowChunk {
     /// 1-based.
@@ -16,7 +16,7 @@ pub struct RowChunk {
     pub(crate) rows: Vec<[Cell; 2]>,
     /// The texts and set names, one after the other.
     pub(crate) bytes: Vec<u8>,
-    /// Keys of the set name's path that lie inside of strings with JSON.
+    /// Keys of the set name's path inside the column's JSON.
     pub(crate) json_keys: u32,
 }
 
@@ -24,7 +24,7 @@ pub struct RowChunk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
     Null,
-    /// The next so many bytes.
+    /// This number of bytes, after those of the cells before.
     Bytes(u64),
     /// Longer than a document may be, and left out.
     TooLong(u64),

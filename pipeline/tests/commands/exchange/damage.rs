@@ -1,4 +1,4 @@
-//! Files that are not what their format promises: an exact error for each, never a panic.
+//! Files that break the promises of their format: an exact error for each, never a panic.
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +25,7 @@ fn arguments(source: &Path, from: ForeignFormat, out: &Path) -> ImportSpec {
     }
 }
 
-/// The error of an import in this process, with its exit status; `None` where it is done.
+/// The error of an import in this process, with its exit status; `None` on success.
 fn import_error(arguments: &ImportSpec) -> Option<(String, u8)> {
     let err = pipeline::exchange::import::read(arguments).err()?;
     Some((format!("{err:#}"), pipeline::cli::exit_status(&err)))
@@ -54,24 +54,28 @@ fn whatever_is_wrong_with_an_index_is_named() {
     check(
         17,
         &[4],
-        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 8, where the sequence before ends",
+        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 8, \
+         where the sequence before ends",
     );
     check(18, &[4], "D/m.idx is 94 bytes; expected 106 for 4 sequences and 3 document borders");
     check(
         18,
         &[255; 8],
-        "D/m.idx is 94 bytes; expected fewer than 2^64 for 18446744073709551615 sequences and 3 document borders",
+        "D/m.idx is 94 bytes; expected fewer than 2^64 for 18446744073709551615 sequences \
+         and 3 document borders",
     );
     check(
         25,
         &[1],
-        "D/m.idx is 94 bytes; expected 864691128455135326 for 72057594037927939 sequences and 3 document borders",
+        "D/m.idx is 94 bytes; expected 864691128455135326 for 72057594037927939 sequences \
+         and 3 document borders",
     );
     check(26, &[0], "D/m.idx: number of document borders (at byte 26) is 0; expected at least 1");
     check(
         34,
         &[1],
-        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 2, where the sequence before ends",
+        "D/m.idx: pointer of sequence 1 (at byte 54) is 4; expected 2, \
+         where the sequence before ends",
     );
     check(
         34,
@@ -82,7 +86,8 @@ fn whatever_is_wrong_with_an_index_is_named() {
     check(
         46,
         &[255; 8],
-        "D/m.idx: pointer of sequence 0 (at byte 46) is -1; expected 0, where the sequence before ends",
+        "D/m.idx: pointer of sequence 0 (at byte 46) is -1; expected 0, \
+         where the sequence before ends",
     );
     check(70, &[1], "D/m.idx: document border 0 (at byte 70) is 1; expected 0");
     check(78, &[4], "D/m.idx: document border 1 (at byte 78) is 4; expected 0 to 3");
@@ -160,7 +165,8 @@ fn documents_of_a_csv_fill_the_ids_or_the_line_is_named() {
     );
     fails(&gz("0,2\n2,1\n"), "D/a.csv.gz: end in line 2 is 1; expected 2 to 5, the number of ids");
     fails(&gz("0,2\n2,6\n"), "D/a.csv.gz: end in line 2 is 6; expected 2 to 5, the number of ids");
-    let short = "D/a.csv.gz: what stands in line 2 is the end of the file, at token 4; expected documents up to token 5";
+    let short = "D/a.csv.gz: what stands in line 2 is the end of the file, at token 4; \
+                 expected documents up to token 5";
     fails(&gz("0,4\n"), short);
     let header =
         "D/a.csv.gz: the text in line 1 is \"start,end\"; expected two numbers such as 0,128";
@@ -198,7 +204,7 @@ fn raw_ids_that_are_none_are_named() {
     let saved = "D/train.bin: the beginning (at byte 0) is that of a file of numpy.save; \
                  expected raw ids, as numpy's tofile writes them";
     check(b"\x93NUMPY\x01\x00v\x00", ForeignFormat::Olmo, saved);
-    // Ids of 4 bytes read as 2 come apart; said to be of 4 they are read.
+    // Ids of 4 bytes read as 2 split in the middle; declared as 4 bytes, they are read.
     fs::write(&bin, [5u32, 6].map(u32::to_le_bytes).concat()).unwrap();
     let of_four = ImportSpec {
         token_bytes: Some(TokenBytes::Four),
@@ -212,7 +218,7 @@ fn raw_ids_that_are_none_are_named() {
 fn what_stands_around_documents_cuts_and_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     let (bin, out) = (dir.path().join("train.bin"), dir.path().join("c"));
-    // <s> is 1 and </s> is 2; the cut falls on the border of what is read together.
+    // <s> is 1 and </s> is 2; the cut falls on the border between two reads.
     let check = |ids: &[u16], bos: bool, eos: bool, expected: Result<&[u64], &str>| {
         fs::write(&bin, ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
         let policy = Policy { bos, eos, special_tokens: SpecialTokens::Text };
@@ -243,7 +249,8 @@ fn what_stands_around_documents_cuts_and_is_checked() {
 }
 
 /// Lets `change` do something while an import reads: a file of 2 MB, which becomes many shards, and
-/// one behind it. Whether what is there then can be imported; if so, going on gives what is there.
+/// one after it. Returns whether the files left can be imported; if so, resuming gives their
+/// contents.
 #[track_caller]
 fn check_changed(change: impl Fn(&Path), what: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
@@ -294,7 +301,7 @@ fn an_import_sees_that_its_files_change_while_it_reads() {
         |ids| fs::write(ids.join("b.npy"), two_bytes(&[6, 6])).unwrap(),
         &of("b.npy", "it was written to or replaced"),
     ));
-    // With the length and the time that it had.
+    // With its previous length and time.
     assert!(check_changed(
         |ids| {
             let path = ids.join("b.npy");

@@ -144,7 +144,7 @@ fn ids_of_four_bytes_go_to_all_that_hold_them_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = large_tokenizer(&dir.path().join("large"), " of the ");
     check_round_trips(&tokenizer, &["--no-bos", "--eos"], &["--no-bos", "--eos"]);
-    // A vocabulary that is too large does no harm where its ids are not used.
+    // Too large a vocabulary does no harm if its ids are not used.
     let unused = large_tokenizer(&dir.path().join("unused"), "<never used>");
     corpus(&dir.path().join("c"), &unused, &[]);
     let out = dir.path().join("n");
@@ -349,7 +349,7 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
     assert!(!dir.path().join("none").exists() && !source.join("new").exists());
     let inside = export(&source, "olmo", &source.join("series/../new"), &[]);
     assert_eq!(inside.status.code(), Some(2));
-    // Behind folders that exist it leads where it says.
+    // After existing folders it leads where its text suggests.
     fs::create_dir(dir.path().join("there")).unwrap();
     let output = export(&source, "olmo", &dir.path().join("there/../source/new"), &[]);
     assert_fails(&output, 2, "lies inside the corpus");

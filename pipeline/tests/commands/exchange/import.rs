@@ -1,4 +1,4 @@
-//! Imports: the stream that the files hold, also after an interruption, and refusals.
+//! Imports: the stream in the files, also after an interruption, and refusals.
 
 use std::fs;
 use std::io::Write;
@@ -135,7 +135,7 @@ fn an_import_refuses_what_cannot_be_meant() {
     assert_fails(&missing, 2, "nothing.bin");
     write_megatron(&at("ids/a"), &[&[5]], &[1], 2);
     fails(&at("ids"), "megatron", &plain, "train.bin has no");
-    // The source inside the folder that is written.
+    // The source is inside the output folder.
     let output = import(&at("ids/train.bin"), "nanogpt", &at("ids"), &plain);
     assert_fails(&output, 2, "lies inside --out");
     assert_eq!(fs::read(at("ids/train.bin")).unwrap(), [5, 0, 6, 0]);
@@ -145,8 +145,8 @@ fn an_import_refuses_what_cannot_be_meant() {
     fails(&at("ids"), "olmo", &plain, "c.npy has a .csv.gz of its documents and");
 }
 
-/// Imports two files, the second of which has an id too large; mends it and lets `change` do
-/// something to the first. Going on must give what a fresh import gives.
+/// Imports two files, the second of which has an id too large; repairs it and lets `change` do
+/// something to the first. Resuming must give the result of a fresh import.
 #[track_caller]
 fn check_goes_on_after(from: &str, dir: &Path, second: &Path, change: impl Fn()) {
     let (out, fresh) = (dir.with_extension("out"), dir.with_extension("fresh"));
