@@ -30,7 +30,6 @@ mod by_set;
 mod loader;
 mod run_file;
 
-mod cluster;
 mod presets;
 mod tidy;
 

@@ -1,5 +1,6 @@
 //! Run files, and whole runs of them.
 
+mod cluster;
 mod file;
 mod presets;
 #[cfg(feature = "trainer")]
