@@ -1,7 +1,7 @@
-//! Compiles the C++ shim, its kernels once for each level of the instruction set, and passes on
-//! where libtorch lies.
+//! Compiles the C++ shim, with its kernels once for each level of the instruction set, and passes
+//! on the location of libtorch.
 //!
-//! Dependent packages read that place as `DEP_PATCHMILL_SHIM_LIBTORCH_LIB`, so that their own
+//! Dependent packages read this location as `DEP_PATCHMILL_SHIM_LIBTORCH_LIB`, so their own
 //! binaries find the shared libraries too: a link argument reaches only the package that prints it.
 //! In the CUDA flavour they also read `DEP_PATCHMILL_SHIM_CUDART_LIB`, the folder of the CUDA
 //! runtime.
@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).expect(
-        "torch-sys is a direct dependency, so its build script has said where libtorch lies",
+        "torch-sys is a direct dependency, so its build script has named libtorch's folder",
     );
-    let include = lib.parent().expect("libtorch's libraries lie in a folder of it").join("include");
+    let include = lib.parent().expect("libtorch's libraries are in a folder of it").join("include");
 
     println!("cargo::metadata=LIBTORCH_LIB={}", lib.display());
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
@@ -20,19 +20,21 @@ fn main() {
     println!("cargo::rerun-if-changed=shim");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false);
-    // As libtorch was built: some of its types have other members without it.
+    // libtorch was built with it; without it some types have other members.
     build.define("NDEBUG", None);
-    // libtorch's loops over threads are templates: without this they run on one, without a word.
-    // Its own runtime, GNU's, is linked already; that of another compiler would be a second one.
+    // libtorch's loops over threads are templates: without OpenMP they silently run on one thread.
+    // GNU's runtime is already linked; another compiler's would be a second one.
     let compiler = build.get_compiler();
     if compiler.is_like_gnu() && !compiler.is_like_clang() {
         build.flag("-fopenmp");
     } else {
         println!(
-            "cargo::warning=the shim's loops run on one thread: only g++ compiles them for libtorch's threads"
+            "cargo::warning=the shim's loops run on one thread: only g++ \
+             compiles them for libtorch's threads"
         );
     }
-    build.define("USE_DISTRIBUTED", None); // as libtorch was built
+    // libtorch was built with it.
+    build.define("USE_DISTRIBUTED", None);
     for folder in [&include, &include.join("torch/csrc/api/include"), Path::new("shim/gloo")] {
         build.flag("-isystem").flag(folder);
     }
@@ -61,15 +63,15 @@ fn main() {
     build.objects(kernels()).compile("patchmill_shim");
 }
 
-/// The headers and libraries of the CUDA runtime, which the wheels put beside torch's folder.
+/// The headers and libraries of the CUDA runtime, which the wheels put next to torch's folder.
 fn link_cuda(lib: &Path, build: &mut cc::Build) {
-    // Nothing need refer to a symbol of it, so the linker would drop it, and CUDA would be missing
-    // without a word.
+    // Nothing needs to refer to its symbols, so the linker would drop it, and CUDA would silently
+    // be missing.
     println!("cargo::rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
     let runtime = lib.join("../../nvidia/cu13");
     let runtime = runtime.canonicalize().unwrap_or_else(|err| {
         panic!(
-            "{}: {err}; the CUDA flavour needs the CUDA runtime's wheels beside torch: \
+            "{}: {err}; the CUDA flavour needs the CUDA runtime's wheels next to torch: \
              run `./bootstrap.sh --cuda setup`, or point LIBTORCH at a folder that it made",
             runtime.display()
         )
@@ -86,7 +88,7 @@ fn link_cuda(lib: &Path, build: &mut cc::Build) {
     println!("cargo::rustc-link-lib=dylib:+verbatim=libcudart.so.13");
 }
 
-/// Name and flags of each level of the instruction set that `shim/kernels.cpp` is compiled for.
+/// Name and flags of each instruction set level `shim/kernels.cpp` is compiled for.
 fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => &[
@@ -99,8 +101,8 @@ fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     }
 }
 
-/// Objects of `shim/kernels.cpp`, one a level; each in a folder of its own, since they have one
-/// name.
+/// Objects of `shim/kernels.cpp`, one for each level. Each is in its own folder because all have
+/// the same name.
 fn kernels() -> Vec<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let compile = |&(level, flags): &(&str, &[&str])| {
@@ -109,8 +111,8 @@ fn kernels() -> Vec<PathBuf> {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).debug(false).define("PATCHMILL_LEVEL", level);
         build.flag("-fopenmp-simd").flag("-fno-math-errno").flag("-fno-trapping-math");
-        // Else GCC makes a branch of each bound of `exponential`, and vectors of SwiGLU that
-        // compute both sides.
+        // Without it GCC turns each bound of `exponential` into a branch, and vectorizes SwiGLU by
+        // computing both sides.
         build.flag_if_supported("-fno-thread-jumps");
         for flag in flags {
             build.flag(flag);

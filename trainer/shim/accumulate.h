@@ -1,5 +1,4 @@
-// Weight gradients in fp32 whatever the kind of the factors, added where the leaf keeps its
-// gradient.
+// Weight gradients in fp32 for factors of any dtype, added to the leaf's own gradient.
 #pragma once
 
 #include "kernels.h"
@@ -10,8 +9,7 @@
 
 namespace patchmill {
 
-// sum += x, without the fp32 copy of x that libtorch would make of it. Both lie densely, on the
-// CPU.
+// sum += x, without the fp32 copy of x libtorch would make. Both are dense and on the CPU.
 inline void add_to_fp32(at::Tensor& sum, const at::Tensor& x) {
   const auto* from = static_cast<const Bf16*>(x.data_ptr());
   auto* to = sum.data_ptr<float>();
@@ -21,7 +19,7 @@ inline void add_to_fp32(at::Tensor& sum, const at::Tensor& x) {
 }
 
 // sum += grad_no^T x_ni, accumulated in fp32. On the CPU each bf16 product is rounded once before
-// it is added: libtorch has no bf16 product with an fp32 result there.
+// the addition: libtorch has no bf16 product with an fp32 result there.
 inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at::Tensor& x_ni) {
   if (x_ni.scalar_type() == at::kFloat) {
     add_multiplied(sum_oi, grad_no.t(), x_ni);
@@ -34,8 +32,8 @@ inline void add_product(at::Tensor& sum_oi, const at::Tensor& grad_no, const at:
   }
 }
 
-// Adds grad_no^T x_ni to the gradient of the leaf w and returns nothing, or returns it where none
-// is set.
+// Adds grad_no^T x_ni to the gradient of the leaf w and returns nothing. If none is set, returns it
+// instead.
 inline at::Tensor add_weight_grad(const at::Tensor& w, const at::Tensor& grad_no,
                                   const at::Tensor& x_ni) {
   if (w.grad().defined()) {
@@ -48,7 +46,7 @@ inline at::Tensor add_weight_grad(const at::Tensor& w, const at::Tensor& grad_no
   return grad;
 }
 
-// Adds dw to the gradient of the leaf w and returns nothing, or returns it where none is set.
+// Adds dw to the gradient of the leaf w and returns nothing. If none is set, returns it instead.
 inline at::Tensor add_grad(const at::Tensor& w, const at::Tensor& dw) {
   if (!w.grad().defined()) {
     return dw;

@@ -1,5 +1,5 @@
-// Causal attention on the CPU by the kernels of kernels.h, from merged rows to merged rows: no head
-// is ever copied apart.
+// Causal attention on the CPU by the kernels of kernels.h, from merged rows to merged rows: heads
+// are never copied apart.
 //
 // Shapes: b windows, t positions, h query heads, g key and value heads, e width of a head.
 #include "error.h"
@@ -121,7 +121,7 @@ struct Attention : torch::autograd::Function<Attention> {
 
 extern "C" {
 
-// What a thread takes besides its result, forward and backward.
+// Scratch bytes a thread needs besides its result, forward and backward.
 int64_t pm_attention_scratch_bytes(int64_t t, int64_t e, int is_bf16) {
   const auto floats =
       is_bf16 ? kernels<Bf16>().attention_scratch(t, e) : kernels<float>().attention_scratch(t, e);
@@ -129,7 +129,7 @@ int64_t pm_attention_scratch_bytes(int64_t t, int64_t e, int is_bf16) {
 }
 
 // out [b, t, h e] = causal attention of the heads in qkv [b, t, (h + 2 g) e], on the CPU; queries
-// and keys are turned by cos and sin [t, e / 2].
+// and keys are rotated by cos and sin [t, e / 2].
 int pm_attention(const Tensor* qkv, const Tensor* cos, const Tensor* sin, int64_t h, int64_t g,
                  int64_t e, Tensor** out) {
   return patchmill::guard([&] {

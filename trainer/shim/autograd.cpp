@@ -1,4 +1,4 @@
-// What tch lacks of autograd: gradients kept in storage of ours, and the fused head + loss.
+// Autograd functions tch lacks: gradients kept in storage of ours, and the fused head + loss.
 //
 // Shapes: n rows, d width, v vocabulary, k targets per row, c rows of a chunk.
 #include "accumulate.h"
@@ -20,17 +20,17 @@ namespace {
 
 using at::Tensor;
 
-// Targets that count for nothing, as in torch's cross-entropy.
+// Targets that are not counted, as in torch's cross-entropy.
 constexpr int64_t IGNORED = -100;
 
-// Sum of the negative log-likelihoods of a chunk, and, where asked for, d(mean loss)/d(logits) in
-// the compute kind.
+// Sum of the negative log-likelihoods of a chunk, and, if requested, d(mean loss)/d(logits) in the
+// compute dtype.
 struct ChunkLoss {
   Tensor nll_sum;
   Tensor grad_cv;
 };
 
-// On the CPU: in place of the logits, a row at a time in fp32.
+// On the CPU: overwrites the logits, one row at a time in fp32.
 template <class T>
 ChunkLoss chunk_loss_on_cpu(Tensor logits_cv, const Tensor& y_ck, const Tensor& targets,
                             bool with_grad) {
@@ -47,7 +47,7 @@ ChunkLoss chunk_loss_on_cpu(Tensor logits_cv, const Tensor& y_ck, const Tensor& 
   return {nll.sum(), with_grad ? logits_cv : Tensor()};
 }
 
-// Elsewhere, of libtorch's operations; nothing is read back from the device.
+// Elsewhere, composed of libtorch's operations; nothing is read back from the device.
 ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const Tensor& targets,
                               bool with_grad) {
   const auto counted_ck = y_ck.ne(IGNORED);
@@ -63,7 +63,7 @@ ChunkLoss composed_chunk_loss(const Tensor& logits_cv, const Tensor& y_ck, const
   return {nll_sum, grad_cv.to(logits_cv.scalar_type())};
 }
 
-// `logits_cv` is room for them.
+// `logits_cv` is storage for the logits.
 ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, const Tensor& y_ck,
                      const Tensor& targets, bool with_grad) {
   patchmill::multiply(x_cd, w_vd.t(), logits_cv);
@@ -77,9 +77,9 @@ ChunkLoss chunk_loss(Tensor logits_cv, const Tensor& x_cd, const Tensor& w_vd, c
 }
 
 // Mean of -log softmax(x w^T)[row, target] over all n * k targets that are not ignored, by chunks
-// of rows: no [n, v] tensor ever lives. The gradients are made beside the loss, while a chunk's
-// logits are at hand; backward scales them. x: [n, d] in the compute kind; w: [v, d] in fp32, cast
-// to that kind here; y: [n, k] int64.
+// of rows: an [n, v] tensor never exists. The gradients are computed together with the loss, while
+// a chunk's logits are available; backward scales them. x: [n, d] in the compute dtype; w: [v, d]
+// in fp32, cast to the compute dtype here; y: [n, k] int64.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_nd,
                         const Tensor& w_vd, const Tensor& y_nk, int64_t chunk_rows,
@@ -113,9 +113,9 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     return loss.div_(targets.clamp_min(1));
   }
 
-  // Scales in place, always (asking whether the factor is 1 would wait for the device). The saved
-  // tensors' versions change by it, so a second backward through the same graph is refused by
-  // autograd, not silently wrong.
+  // Always scales in place (asking whether the factor is 1 would wait for the device). This changes
+  // the versions of the saved tensors, so autograd refuses a second backward through the same graph
+  // instead of returning a wrong result.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grad_outputs) {
     at::NoGradGuard no_grad;
@@ -155,7 +155,7 @@ int pm_linear_cross_entropy(const Tensor* x_nd, const Tensor* w_vd, const Tensor
   });
 }
 
-// Makes `grad` the gradient of `leaf`. Backward adds to it in place, so it may be a view of a
+// Sets `grad` as the gradient of `leaf`. Backward adds to it in place, so it may be a view of a
 // larger tensor.
 int pm_set_grad(const Tensor* leaf, const Tensor* grad) {
   return patchmill::guard([&] {
@@ -163,7 +163,7 @@ int pm_set_grad(const Tensor* leaf, const Tensor* grad) {
                 "a gradient can only be set on a leaf that requires one");
     TORCH_CHECK(leaf->sizes() == grad->sizes() && leaf->scalar_type() == grad->scalar_type() &&
                     leaf->device() == grad->device(),
-                "the gradient is not of the leaf's shape, kind and device");
+                "the gradient does not have the leaf's shape, dtype and device");
     leaf->mutable_grad() = *grad;
   });
 }

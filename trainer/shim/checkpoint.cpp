@@ -1,5 +1,5 @@
-// Activation checkpointing: a part of the forward pass of which only the inputs are kept, and which
-// is made again in the backward pass.
+// Activation checkpointing: for a part of the forward pass only the inputs are kept, and the part
+// is recomputed in the backward pass.
 #include "error.h"
 
 #include <ATen/core/grad_mode.h>
@@ -15,8 +15,8 @@
 
 extern "C" {
 
-// Makes as many tensors as it was registered with, owned by the caller, of inputs that stay the
-// caller's. Not 0 is a failure, of which it has told pm_set_last_error.
+// Returns as many tensors as it was registered with, owned by the caller, from inputs owned by the
+// caller. A result other than 0 is a failure, already reported to pm_set_last_error.
 typedef int (*pm_body)(const void* context, const at::Tensor* const* inputs, size_t input_count,
                        at::Tensor** outputs);
 }
@@ -27,7 +27,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The function that is checkpointed. It ends with the last graph that may call it.
+// The checkpointed function. It is dropped with the last graph that may call it.
 struct Body : torch::CustomClassHolder {
   pm_body call;
   void (*drop)(void*);
@@ -65,8 +65,8 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
     return (*body)(inputs);
   }
 
-  // The gradients of parameters, which the body holds, are added where they lie by the inner pass.
-  // An output that nothing needs has no gradient, and is no root of that pass.
+  // The inner pass adds the gradients of parameters, which the body holds, directly to them. An
+  // output needed by nothing has no gradient, and is not a root of the inner pass.
   static variable_list backward(AutogradContext* context, variable_list grads) {
     variable_list inputs;
     for (const auto& saved : context->get_saved_variables()) {
@@ -99,9 +99,9 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 
 extern "C" {
 
-// outputs_out = what `call` makes of the inputs, of which at least one requires a gradient; it is
-// called once more in each backward pass, on a thread of libtorch's perhaps, never on two at a
-// time. `drop` ends `context` when nothing can call it any more, also if this fails.
+// outputs_out = the outputs of `call` for the inputs, of which at least one requires a gradient. It
+// is called once more in each backward pass, perhaps on one of libtorch's threads, never on two at
+// a time. `drop` ends `context` when nothing can call it any more, also if this function fails.
 int pm_checkpoint(pm_body call, void (*drop)(void*), void* context, const Tensor* const* inputs,
                   size_t input_count, Tensor** outputs_out, size_t output_count) {
   return patchmill::guard([&] {

@@ -1,5 +1,5 @@
-// Choices that libtorch makes for the whole process, and the states of its random generators. All
-// of it exists in both flavours of libtorch.
+// Process-wide settings of libtorch, and the states of its random generators. All of these exist in
+// both flavours of libtorch.
 #include "error.h"
 
 #include <ATen/Context.h>
@@ -18,7 +18,7 @@ namespace {
 
 using at::Tensor;
 
-// Backends as the ABI numbers them, which is libtorch's own numbering.
+// Backend numbers of the ABI, which are libtorch's own.
 constexpr int64_t kBackendCount = 4;
 static_assert(int64_t(at::SDPBackend::math) == 0 && int64_t(at::SDPBackend::flash_attention) == 1 &&
               int64_t(at::SDPBackend::efficient_attention) == 2 &&
@@ -33,9 +33,9 @@ at::Generator generator_of(int device) {
 
 extern "C" {
 
-// From now on attention takes the first of these backends that can do a shape: 0 math, 1 flash, 2
-// memory-efficient, 3 cuDNN. A backend that is not listed is not used. On the CPU only which ones
-// are listed counts.
+// From now on attention uses the first of these backends that supports a shape: 0 math, 1 flash, 2
+// memory-efficient, 3 cuDNN. An unlisted backend is not used. On the CPU only the selection counts,
+// not the order.
 int pm_set_attention_backends(const int64_t* backends, int64_t count) {
   return patchmill::guard([&] {
     std::vector<int64_t> order(backends, backends + count);
@@ -47,7 +47,7 @@ int pm_set_attention_backends(const int64_t* backends, int64_t count) {
     }
     for (int64_t backend = 0; backend < kBackendCount; ++backend) {
       if (!listed[backend]) {
-        order.push_back(backend);  // libtorch wants all of them; what is not allowed is passed over
+        order.push_back(backend);  // libtorch requires all; it skips those not allowed
       }
     }
     order.push_back(int64_t(at::SDPBackend::overrideable));
@@ -60,18 +60,19 @@ int pm_set_attention_backends(const int64_t* backends, int64_t count) {
   });
 }
 
-// How exact fp32 products are on a GPU: "highest" is IEEE fp32, "high" allows TF32, "medium" bf16.
+// Precision of fp32 products on a GPU: "highest" is IEEE fp32, "high" allows TF32, "medium" bf16.
 int pm_set_matmul_precision(const char* precision) {
   return patchmill::guard([&] { at::globalContext().setFloat32MatmulPrecision(precision); });
 }
 
-// 1 if products of fp32 matrices on a GPU may be made in TF32, else 0.
+// 1 if products of fp32 matrices on a GPU may use TF32, else 0.
 int pm_allows_tf32(int* allows) {
   return patchmill::guard([&] { *allows = at::globalContext().allowTF32CuBLAS(); });
 }
 
-// Settings of the GPU's caching allocator, unless the environment has some. Before the first
-// allocation on a GPU. `applied` becomes 1 if they were taken, 0 if the environment's stay.
+// Settings of the GPU's caching allocator, used unless the environment sets some. Must be called
+// before the first allocation on a GPU. `applied` becomes 1 if they were used, 0 if the
+// environment's were kept.
 int pm_set_allocator_default(const char* settings, int* applied) {
   return patchmill::guard([&] {
     const auto is_set = [](const char* name) {
@@ -85,14 +86,14 @@ int pm_set_allocator_default(const char* settings, int* applied) {
   });
 }
 
-// 1 if the GPU's caching allocator uses segments that can grow.
+// 1 if the GPU's caching allocator uses expandable segments.
 int pm_expandable_segments(int* on) {
   return patchmill::guard(
       [&] { *on = c10::CachingAllocator::AcceleratorAllocatorConfig::use_expandable_segments(); });
 }
 
-// threads_out = on how many threads a loop of the shim runs, which is how many libtorch was told to
-// use.
+// threads_out = the number of threads that run a loop of the shim, which is the number set in
+// libtorch.
 int pm_loop_threads(int64_t* threads_out) {
   return patchmill::guard([&] {
     std::atomic<int64_t> parts{0};
@@ -111,7 +112,7 @@ int pm_random_state(int device, Tensor** state_out) {
   });
 }
 
-// Puts that generator into a state that `pm_random_state` gave.
+// Sets that generator to a state returned by `pm_random_state`.
 int pm_set_random_state(int device, const Tensor* state) {
   return patchmill::guard([&] {
     auto generator = generator_of(device);

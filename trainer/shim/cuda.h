@@ -1,11 +1,10 @@
-// The ABI of what only a GPU has. Either all of cuda_*.cpp define it, or cuda_absent.cpp does,
-// whose functions fail with a text that says why: so Rust code is one. Which it is, build.rs
-// decides by what lies in libtorch's folder.
+// The ABI of GPU-only features. It is defined either by all of cuda_*.cpp, or by cuda_absent.cpp,
+// whose functions fail with a reason: so the Rust code is the same. build.rs decides which by the
+// contents of libtorch's folder.
 //
-// As everywhere in the shim: 0 is success, -1 failure with its text in `pm_last_error`;
-// out-parameters are written on success alone. Handles are made by the functions that write them
-// and freed by the `_free` of their kind, which takes none of them twice; `_free` never fails and
-// waits for nothing.
+// As everywhere in the shim, 0 is success, and -1 is failure with its text in `pm_last_error`;
+// out-parameters are written on success alone. Each handle is made by the function that writes it
+// and freed once by the `_free` of its kind; `_free` never fails and never waits.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -41,38 +40,38 @@ int pm_cuda_built();
 int pm_cuda_properties(int device, PmCudaProperties* properties);
 int pm_cuda_memory(int device, PmCudaMemory* memory);
 int pm_cuda_reset_peaks(int device);
-// Waits until the device has done all that it was given.
+// Waits until the device has finished everything it was given.
 int pm_cuda_synchronize(int device);
-// While 1: an operation of libtorch that makes the host wait for the device fails instead. For
+// While 1, an operation of libtorch that makes the host wait for the device fails instead. For
 // tests.
 int pm_cuda_forbid_waits(int forbid);
 
-// cuda_stream.cpp. A stream of the device's pool; one of high priority goes before others.
+// cuda_stream.cpp. A stream of the device's pool; one of high priority runs before others.
 int pm_cuda_stream(int device, int is_high_priority, PmStream** stream);
 void pm_cuda_stream_free(PmStream* stream);
-// The stream of this thread on the device, and how to change it; the thread's device becomes that
-// of the stream.
+// This thread's current stream on the device, and how to change it; the thread's device becomes
+// that of the stream.
 int pm_cuda_current_stream(int device, PmStream** stream);
 int pm_cuda_set_current_stream(const PmStream* stream);
-// Memory of `tensor` is not used again before what `stream` was given up to the tensor's end is
-// done.
+// Keeps the memory of `tensor` from being reused until `stream` has finished the work it was given
+// before the tensor's end.
 int pm_cuda_record_stream(const at::Tensor* tensor, const PmStream* stream);
 
-// An event; `is_timed` ones can tell the time between them.
+// An event; the time between two `is_timed` ones can be read.
 int pm_cuda_event(int is_timed, PmEvent** event);
 void pm_cuda_event_free(PmEvent* event);
 int pm_cuda_event_record(PmEvent* event, const PmStream* stream);
-// The stream, not the host, waits for what the event has recorded.
+// The stream, not the host, waits for the work recorded by the event.
 int pm_cuda_event_block(PmEvent* event, const PmStream* stream);
 int pm_cuda_event_is_done(const PmEvent* event, int* is_done);
 // The host waits.
 int pm_cuda_event_synchronize(const PmEvent* event);
-// Both are recorded, timed and done.
+// Both must be recorded, timed and done.
 int pm_cuda_event_elapsed(const PmEvent* start, const PmEvent* end, double* milliseconds);
 
-// cuda_graph.cpp. What this thread's current stream is given between begin and end is captured and
-// not run; it must not be the default stream. Other threads go on as ever. `shares_pool_of` may be
-// null; graphs that share memory are replayed in the order of their capture.
+// cuda_graph.cpp. Work given to this thread's current stream between begin and end is captured, not
+// run; the stream must not be the default one. Other threads continue as usual. `shares_pool_of`
+// may be null; graphs that share memory are replayed in the order of their capture.
 int pm_cuda_graph(PmGraph** graph);
 void pm_cuda_graph_free(PmGraph* graph);
 int pm_cuda_graph_begin(PmGraph* graph, PmGraph* shares_pool_of);
@@ -80,12 +79,12 @@ int pm_cuda_graph_end(PmGraph* graph);
 // Runs the captured work on the current stream.
 int pm_cuda_graph_replay(PmGraph* graph);
 
-// cuda_host.cpp. Pins memory that exists, for the copies of every device; it is unpinned before it
-// goes.
+// cuda_host.cpp. Pins existing memory, for copies to every device; it must be unpinned before it is
+// freed.
 int pm_cuda_pin(int device, void* memory, int64_t bytes);
 int pm_cuda_unpin(void* memory);
-// Copies `bytes`, which is all of `to`, from pinned memory on `stream`, and does not wait for it:
-// the memory must stay as it is until an event behind the copy is done.
+// Copies `bytes`, the size of all of `to`, from pinned memory on `stream`, without waiting: the
+// memory must stay unchanged until an event recorded after the copy is done.
 int pm_cuda_upload(at::Tensor* to, const void* from, int64_t bytes, const PmStream* stream);
 
 }

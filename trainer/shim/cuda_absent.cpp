@@ -1,4 +1,4 @@
-// What cuda.h declares, for the CPU flavour of libtorch: each function fails and says why.
+// The functions of cuda.h for the CPU flavour of libtorch: each fails and gives the reason.
 #include "cuda.h"
 #include "error.h"
 #include "group.h"

@@ -11,7 +11,7 @@
 
 namespace {
 
-// Throws libtorch's own text where there is no driver, and ours where there are fewer devices.
+// Throws libtorch's own error without a driver, and ours for a device that does not exist.
 void check_device(int device) {
   const int count = c10::cuda::device_count_ensure_non_zero();
   TORCH_CHECK(0 <= device && device < count, "cuda:", device, " does not exist; libtorch sees ",

@@ -1,4 +1,4 @@
-// CUDA graphs: work that is captured once and replayed by one launch.
+// CUDA graphs: work captured once and replayed by one launch.
 #include "cuda_handles.h"
 #include "error.h"
 
@@ -14,8 +14,8 @@ int pm_cuda_graph_begin(PmGraph* graph, PmGraph* shares_pool_of) {
   return patchmill::guard([&] {
     const auto pool =
         shares_pool_of != nullptr ? shares_pool_of->graph.pool() : c10::MempoolId_t{0, 0};
-    // Thread-local: the loader's threads may pin memory meanwhile, which a capture of the global
-    // mode would forbid.
+    // Thread-local: the loader's threads may pin memory meanwhile, which a capture in global mode
+    // would forbid.
     graph->graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
   });
 }

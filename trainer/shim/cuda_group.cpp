@@ -1,4 +1,4 @@
-// Collectives of GPUs, by NCCL.
+// Collectives of GPUs by NCCL.
 #define USE_C10D_NCCL
 #include "group.h"
 

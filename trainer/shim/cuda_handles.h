@@ -1,4 +1,4 @@
-// What the opaque handles of cuda.h hold.
+// Contents of the opaque handles of cuda.h.
 #pragma once
 
 #include "cuda.h"

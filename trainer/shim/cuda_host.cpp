@@ -1,4 +1,4 @@
-// Memory of the host that a GPU copies from by itself.
+// Host memory a GPU copies from by itself.
 #include "cuda_handles.h"
 #include "error.h"
 
@@ -9,7 +9,7 @@ extern "C" {
 
 int pm_cuda_pin(int device, void* memory, int64_t bytes) {
   return patchmill::guard([&] {
-    // Else this thread's context is that of device 0.
+    // Otherwise this thread would use the context of device 0.
     c10::cuda::CUDAGuard guard{c10::DeviceIndex(device)};
     C10_CUDA_CHECK(cudaHostRegister(memory, size_t(bytes), cudaHostRegisterPortable));
   });

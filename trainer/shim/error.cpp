@@ -13,13 +13,13 @@ const std::string& last_error() noexcept { return error_text; }
 
 extern "C" {
 
-// Text of the last failure on this thread. Valid until the next failure on it.
+// Text of the last failure on this thread, valid until the next failure on it.
 const char* pm_last_error() { return error_text.c_str(); }
 
-// Tells the failure of a function that the shim was given to call; of this thread too.
+// Reports the failure of a callback passed to the shim, also on this thread.
 void pm_set_last_error(const char* text) { patchmill::set_last_error(text); }
 
-// Version of the libtorch that the shim was compiled against. Static.
+// Version of the libtorch the shim was compiled against. Static.
 const char* pm_torch_version() { return TORCH_VERSION; }
 
 }

@@ -1,4 +1,4 @@
-// How the shim reports failure: every function catches every exception, keeps its text for
+// Error reporting of the shim: every function catches every exception, keeps its text for
 // `pm_last_error` and returns -1; 0 is success. Out-parameters are written on success alone.
 #pragma once
 

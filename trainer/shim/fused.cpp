@@ -1,6 +1,6 @@
-// The parts of a LLaMA block that memory traffic bounds, each as one differentiable function: on
-// the CPU by the kernels of kernels.h, elsewhere composed of libtorch's own. And the products,
-// whose weight gradients go straight to where the leaf keeps its gradient.
+// The parts of a LLaMA block bound by memory traffic, each as one differentiable function: on the
+// CPU by the kernels of kernels.h, elsewhere composed of libtorch's own. Also the products, with
+// weight gradients written directly to the leaf's gradient.
 //
 // Shapes: b windows, t positions, k tokens per patch, d width, f width of the MLP, h query heads, g
 // key and value heads, e width of a head, n = b * t.
@@ -29,8 +29,8 @@ using patchmill::kernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Parts of the rows over which the gradient of a gain is summed: a fixed number, so that threads
-// take no part in it.
+// Parts of the rows for summing the gradient of a gain: a fixed number, so the result does not
+// depend on threads.
 constexpr int64_t GAIN_PARTS = 32;
 
 template <class T>
@@ -38,7 +38,7 @@ T* data(const Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
 }
 
-// Calls body with a null pointer of the element type that kernels know of `tensor`.
+// Calls body with a null pointer of the kernels' element type for `tensor`.
 template <class Body>
 void with_type(const Tensor& tensor, Body body) {
   if (tensor.scalar_type() == at::kFloat) {
@@ -55,7 +55,7 @@ void over_rows(int64_t rows, int64_t row_elements, Body body) {
   at::parallel_for(0, rows, grain, body);
 }
 
-// y = x w^T with the fp32 leaf w cast to the kind of x.
+// y = x w^T with the fp32 leaf w cast to the dtype of x.
 struct Linear : torch::autograd::Function<Linear> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& w) {
     at::NoGradGuard no_grad;
@@ -206,9 +206,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   }
 };
 
-// Rows [b, t, (h + 2 g) e] that hold the heads of queries, keys and values side by side, and each
-// of these three apart, [b, heads, t, e]: copied from one to the other, queries and keys turned,
-// values not.
+// Copies between rows [b, t, (h + 2 g) e], which hold the heads of queries, keys and values side by
+// side, and these three apart, [b, heads, t, e]. Queries and keys are rotated, values are not.
 void turn(const Tensor& rows, std::vector<Tensor>& apart, const Tensor& cos_te,
           const Tensor& sin_te, bool is_forward) {
   const auto b = rows.size(0), t = rows.size(1), width = rows.size(2), e = apart[0].size(3);
@@ -263,7 +262,7 @@ struct SplitRotate : torch::autograd::Function<SplitRotate> {
   }
 };
 
-// The same of libtorch's operations, for devices without kernels of ours.
+// The same composed of libtorch's operations, for devices without our kernels.
 
 Tensor composed_embed_mean(const Tensor& w, const Tensor& ids, at::ScalarType kind) {
   const auto b = ids.size(0), t = ids.size(1), k = ids.size(2);
@@ -301,8 +300,8 @@ variable_list composed_split_rotate(const Tensor& qkv, const Tensor& cos_te, con
 
 extern "C" {
 
-// out = x w^T, x [.., i] in the compute kind, w [o, i] an fp32 leaf whose gradient, if it is set,
-// is added to in place.
+// out = x w^T, with x [.., i] in the compute dtype and w [o, i] an fp32 leaf. If w has a gradient
+// set, its gradient is added to that in place.
 int pm_linear(const Tensor* x, const Tensor* w, Tensor** out) {
   return patchmill::guard([&] {
     TORCH_CHECK(w->dim() == 2 && x->size(-1) == w->size(1) && 0 < w->size(1), "x is ", x->sizes(),
@@ -311,12 +310,12 @@ int pm_linear(const Tensor* x, const Tensor* w, Tensor** out) {
   });
 }
 
-// out [b, t, d] in fp32, or in bf16 where `is_bf16`: means of the embeddings w [v, d] of ids [b, t,
+// out [b, t, d], in fp32, or in bf16 if `is_bf16`: means of the embeddings w [v, d] of ids [b, t,
 // k] (int64, each below v: they are not checked here).
 int pm_embed_mean(const Tensor* w, const Tensor* ids, int is_bf16, Tensor** out) {
   return patchmill::guard([&] {
     TORCH_CHECK(w->dim() == 2 && w->scalar_type() == at::kFloat && w->is_contiguous(),
-                "w is no fp32 matrix");
+                "w is not an fp32 matrix");
     TORCH_CHECK(ids->dim() == 3 && ids->scalar_type() == at::kLong, "ids are ", ids->sizes(),
                 " of ", ids->scalar_type(), "; expected [b, t, k] of Long");
     const auto kind = is_bf16 ? at::kBFloat16 : at::kFloat;
@@ -325,8 +324,8 @@ int pm_embed_mean(const Tensor* w, const Tensor* ids, int is_bf16, Tensor** out)
   });
 }
 
-// sum_out = x + delta, y_out = RMSNorm of it times gain (fp32 [d]). Without delta (null), sum_out
-// is not written.
+// sum_out = x + delta, y_out = RMSNorm of this sum times gain (fp32 [d]). Without delta (null),
+// sum_out is not written.
 int pm_add_rms_norm(const Tensor* x, const Tensor* delta, const Tensor* gain, double eps,
                     Tensor** sum_out, Tensor** y_out) {
   return patchmill::guard([&] {
@@ -342,7 +341,7 @@ int pm_add_rms_norm(const Tensor* x, const Tensor* delta, const Tensor* gain, do
   });
 }
 
-// out [.., f] = silu(gate) * up of gate_up [.., 2 f].
+// out [.., f] = silu(gate) * up, from gate_up [.., 2 f].
 int pm_swiglu(const Tensor* gate_up, Tensor** out) {
   return patchmill::guard([&] {
     if (gate_up->is_cpu()) {
@@ -354,8 +353,8 @@ int pm_swiglu(const Tensor* gate_up, Tensor** out) {
   });
 }
 
-// q_out [b, h, t, e], k_out and v_out [b, g, t, e] of qkv [b, t, (h + 2 g) e]; q and k turned by
-// cos and sin [t, e / 2].
+// q_out [b, h, t, e], k_out and v_out [b, g, t, e] from qkv [b, t, (h + 2 g) e]; q and k are
+// rotated by cos and sin [t, e / 2].
 int pm_split_rotate(const Tensor* qkv, const Tensor* cos_te, const Tensor* sin_te, int64_t h,
                     int64_t g, int64_t e, Tensor** q_out, Tensor** k_out, Tensor** v_out) {
   return patchmill::guard([&] {

@@ -1,4 +1,7 @@
 // Collectives between ranks: all ranks of a group make the same calls in the same order.
+//
+// libtorch exports Gloo's process group, but its wheel omits Gloo's headers. `gloo/` declares the
+// types needed by the process group's header.
 #define USE_C10D_GLOO
 #include "group.h"
 #include "error.h"
@@ -34,11 +37,11 @@ struct PmGroup {
 
 extern "C" {
 
-// Meets the other ranks at `host`:`port`. Who `listens` there does so on the socket `listen_fd`,
-// which it takes over, or on one that it opens (-1). Ranks of another `attempt` are others.
-// `address` is this machine's, under which the other ranks reach it; `interfaces` names network
-// interfaces instead, with commas between, where it is not null. Waits `meet_ms` for the others at
-// the beginning, and in each collective `timeout_ms`, or `device_timeout_ms` for tensors of a GPU.
+// Meets the other ranks at `host`:`port`. The rank that `listens` there does so on the socket
+// `listen_fd`, which it takes over, or opens one itself (-1). Ranks with another `attempt` are
+// separate. `address` is this machine's, reachable by the other ranks; `interfaces`, if not null,
+// names network interfaces to use instead, separated by commas. Waits `meet_ms` for the others at
+// the beginning, and in each collective `timeout_ms`, or `device_timeout_ms` for GPU tensors.
 int pm_group(const char* host, int port, int listens, int listen_fd, const char* attempt,
              const char* address, const char* interfaces, int rank, int world_size, int64_t meet_ms,
              int64_t timeout_ms, int64_t device_timeout_ms, PmGroup** group) {
@@ -77,8 +80,8 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
   });
 }
 
-// Gives up what a GPU still waits for, so that its streams come to an end. Nothing can be asked of
-// the group after that.
+// Aborts the collectives a GPU still waits for, so that its streams finish. The group is unusable
+// after that.
 int pm_group_abort(PmGroup* group) {
   return patchmill::guard([&] {
     if (group->device) {
@@ -89,9 +92,9 @@ int pm_group_abort(PmGroup* group) {
 
 void pm_group_free(PmGroup* group) { delete group; }
 
-// Makes `tensor` the sum over the ranks of all their tensors, or the largest; bit for bit the same
-// on every rank. On the host it is so when this returns; on a GPU the current stream waits for it,
-// and the host does not.
+// Replaces `tensor` by the sum over all ranks, or the maximum; bit for bit the same on every rank.
+// A host tensor is complete on return. For a GPU tensor the current stream waits, and the host does
+// not.
 int pm_group_all_reduce(PmGroup* group, Tensor* tensor, int is_max) {
   return patchmill::guard([&] {
     std::vector<Tensor> tensors{*tensor};
@@ -101,7 +104,7 @@ int pm_group_all_reduce(PmGroup* group, Tensor* tensor, int is_max) {
   });
 }
 
-// Makes `tensor` what it is on rank 0.
+// Replaces `tensor` by that of rank 0.
 int pm_group_broadcast(PmGroup* group, Tensor* tensor) {
   return patchmill::guard([&] {
     std::vector<Tensor> tensors{*tensor};

@@ -1,10 +1,10 @@
-// What the loops of kernels.cpp reckon with. Included within the anonymous namespace of a level of
-// the instruction set, so that no copy of it is linked into code that runs on other processors.
+// Scalar arithmetic for the loops of kernels.cpp. Included within the anonymous namespace of a
+// level of the instruction set, so no copy is linked into code for other processors.
 
 inline float load(float value) { return value; }
 inline float load(Bf16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
 inline void store(float& to, float value) { to = value; }
-// Rounds to nearest, ties to even. NaN stays NaN, whatever its other bits are.
+// Rounds to nearest, ties to even. NaN stays NaN, for any other bits.
 inline void store(Bf16& to, float value) {
   const auto bits = __builtin_bit_cast(uint32_t, value);
   to.bits = value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);

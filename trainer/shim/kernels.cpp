@@ -1,7 +1,13 @@
-// The loops of kernels.h, for one level of the instruction set: PATCHMILL_LEVEL names it.
+// The loops of kernels.h, for one level of the instruction set, named by PATCHMILL_LEVEL.
 //
-// No header with inline functions is included outside of the anonymous namespace: their copies,
-// compiled for this level, could be linked into code that runs on other processors.
+// On a CPU, operations bound by memory traffic are ours: residual sum with RMSNorm, SwiGLU, patch
+// embedding, softmax with loss, AdamW with clipping. Each is one pass, compiled for four levels of
+// the instruction set and chosen at start; fused.cpp makes them differentiable. On a GPU the same
+// functions are composed of libtorch's operations. Sums are in fp32, and their order does not
+// depend on the number of threads.
+//
+// No header with inline functions is included outside the anonymous namespace: their copies,
+// compiled for this level, could be linked into code for other processors.
 #include "kernels.h"
 
 #if defined(__AVX512BF16__)

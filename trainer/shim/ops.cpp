@@ -1,4 +1,4 @@
-// Counts the operations that a piece of code calls, so that a test can say which ones it does not
+// Counts the operations called by a piece of code, so a test can assert which ones it does not
 // call.
 #include "error.h"
 
@@ -13,7 +13,7 @@
 namespace {
 
 std::mutex counts_mutex;  // backward passes on a GPU run on threads of their own
-// By the outermost operation and the operation itself.
+// Keyed by the outermost operation and the operation itself.
 std::map<std::pair<std::string, std::string>, int64_t> counts;
 thread_local std::string outermost;
 thread_local int64_t depth = 0;
@@ -65,9 +65,9 @@ int pm_count_begin() {
   });
 }
 
-// Stops counting. `listing_out` has a line for each operation within each outermost one: the
-// outermost one's name, a tab, its own, a tab, how often; beside the operations "copy to host". It
-// is valid until the next call on this thread.
+// Stops counting. `listing_out` has one line for each operation within each outermost one: the
+// outermost one's name, a tab, its own name, a tab, the number of calls. Besides the operations it
+// lists "copy to host". It is valid until the next call on this thread.
 int pm_count_end(const char** listing_out) {
   return patchmill::guard([&] {
     TORCH_CHECK(counting != at::INVALID_CALLBACK_HANDLE, "this thread does not count");

@@ -1,4 +1,4 @@
-// What tch lacks for an optimizer step that never waits for the device.
+// Functions tch lacks for an optimizer step that never waits for the device.
 #include "error.h"
 #include "kernels.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 using at::Tensor;
 
-// Elements that a thread takes at a time, at least.
+// Minimum number of elements a thread takes at a time.
 constexpr int64_t GRAIN = 1 << 14;
 
 float number(const Tensor& tensor) {
@@ -37,9 +37,9 @@ float* elements(const Tensor& tensor, int64_t count) {
 extern "C" {
 
 // One AdamW update of `param` in place: param *= 1 - rate * weight_decay, then param -= rate *
-// m_hat / (sqrt(v_hat) + eps), of the gradient times `clip` (fp32, []). `step` (fp32, []) counts
-// this update already. All of it is left as it is where `found_inf` (fp32, []) is 1. On the CPU by
-// one kernel, which leaves `grad` as it is; elsewhere `grad` is clipped in place.
+// m_hat / (sqrt(v_hat) + eps), with the gradient multiplied by `clip` (fp32, []). `step` (fp32, [])
+// already counts this update. If `found_inf` (fp32, []) is 1, everything stays unchanged. On the
+// CPU one kernel does it and leaves `grad` unchanged; elsewhere `grad` is clipped in place.
 int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, Tensor* step,
              const Tensor* clip, const Tensor* found_inf, double rate, double beta1, double beta2,
              double weight_decay, double eps) {
@@ -76,8 +76,8 @@ int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, T
   });
 }
 
-// norm_out = L2 norm of the flat tensor, as the norm of the norms of its parts: an fp32 sum over a
-// billion squares would lose digits.
+// norm_out = L2 norm of the flat tensor, computed as the norm of the norms of its parts: an fp32
+// sum over a billion squares would lose digits.
 int pm_norm(const Tensor* flat, int64_t part_elements, Tensor** norm_out) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;

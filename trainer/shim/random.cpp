@@ -1,4 +1,4 @@
-// Random numbers from a generator of their own, so that no ambient state takes part.
+// Random numbers from their own generator, independent of ambient state.
 #include "error.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -12,16 +12,17 @@ namespace {
 
 using at::Tensor;
 
-// Drawn at a time: 8 MiB. A multiple of 16, as many as libtorch draws together.
+// Numbers drawn at a time: 8 MiB. A multiple of 16, the number libtorch draws together.
 constexpr int64_t PART_ELEMENTS = 1 << 20;
 
 }  // namespace
 
 extern "C" {
 
-// Fills `out` (a dense fp32 tensor) from N(0, std) by a generator seeded with `seed`. Serial, so
-// that the thread count takes no part; drawn in fp64, because the fp32 fill takes another path on
-// machines with AVX2, and a part at a time, so that not all of a large matrix lies there twice.
+// Fills `out` (a dense fp32 tensor) from N(0, std) by a generator seeded with `seed`. The fill is
+// serial, so the thread count does not matter. It is drawn in fp64, because the fp32 fill takes
+// another path on machines with AVX2, and in parts, so that a large matrix never exists twice as a
+// whole.
 int pm_fill_normal(Tensor* out, double std, uint64_t seed) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;

@@ -1,4 +1,8 @@
-//! The commands of `patchmill-train`: one line a command.
+//! The commands of `patchmill-train`, one match arm each.
+//!
+//! libgomp reads its spin setting before `main`, so the commands that train or evaluate restart
+//! themselves with it. Threads then look for work a thirtieth as long as libgomp's default before
+//! they sleep.
 //!
 //! **Invariant:** results go to stdout, everything else to stderr.
 
@@ -27,20 +31,19 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train by a run file; goes on where a run was stopped.
+    /// Train by a run file; resumes where a run was stopped.
     Pretrain(PretrainArgs),
-    /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves nothing
-    /// behind.
+    /// Measure each phase of a run file: speed, where a step's time goes, memory. Leaves no files.
     Bench(BenchArgs),
-    /// Say what memory each phase of a run file takes, part by part, without data and without a
+    /// Estimate the memory each phase of a run file takes, part by part, without data and without a
     /// device.
     PlanMemory(PlanMemoryArgs),
     /// Print loss and perplexity of a model on a text or a corpus.
     Eval(EvalArgs),
     /// Let a model continue a text.
     Generate(GenerateArgs),
-    /// Say what libtorch, devices, dtypes, shared memory and limits this machine has, and what is
-    /// wrong with them.
+    /// Show this machine's libtorch, devices, dtypes, shared memory and limits, and any problems
+    /// with them.
     Doctor,
     /// Print a shell's completion script.
     Completions {
@@ -49,22 +52,22 @@ enum Command {
     },
     /// Write man pages into a folder.
     Man {
-        /// Where to; made if it is not there.
+        /// Target folder; created if missing.
         folder: PathBuf,
     },
 }
 
-/// How often libtorch's threads look for work before they sleep, in turns of a loop: some tens of
-/// microseconds. By itself libgomp lets them look for milliseconds, and where others want the cores
-/// too, each of a step's hundreds of meetings of threads waits for the scheduler: beside two busy
-/// programs on two cores a step took 428 ms by itself and 263 ms with this, and alone as long
+/// How long libtorch's threads look for work before they sleep, in turns of a loop: some tens of
+/// microseconds. libgomp's default is milliseconds. Where other programs want the cores too, each
+/// of a step's hundreds of thread barriers then waits for the scheduler. Next to two busy programs
+/// on two cores a step took 428 ms by default and 263 ms with this; alone it took equally long
 /// either way.
 const SPIN_COUNT: &str = "10000";
-/// What the caller may have said about it.
+/// Variables by which the caller may have set it.
 const SPIN_SETTINGS: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
 
-/// Starts this program anew in its place, with [`SPIN_COUNT`]: libgomp reads it when it is loaded,
-/// which is before `main`. Where that fails, all goes on as it is.
+/// Restarts this program in its place with [`SPIN_COUNT`]: libgomp reads it when it is loaded,
+/// before `main`. If that fails, the program continues unchanged.
 fn spin_briefly() {
     let is_set = SPIN_SETTINGS.iter().any(|name| std::env::var_os(name).is_some());
     if let (false, Ok(program)) = (is_set, std::env::current_exe()) {

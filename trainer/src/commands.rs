@@ -1,4 +1,4 @@
-//! The commands of `patchmill-train`, one file each: arguments become the library's plain values
+//! The commands of `patchmill-train`, one file each. Arguments become the library's plain values
 //! here.
 //!
 //! **Invariant:** only this folder and `cli` know clap; with `--json` the last line of stdout is

@@ -1,4 +1,4 @@
-//! What a training step costs, from its shape alone: floating-point operations and memory.
+//! The cost of a training step, from its shape alone: FLOPs and memory.
 //!
 //! **Invariant:** an estimate needs neither the run's data nor its weights.
 

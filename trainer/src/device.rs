@@ -1,6 +1,9 @@
-//! From the run file's names of devices and dtypes to libtorch's.
+//! The run file's devices and dtypes as libtorch's.
 //!
-//! **Invariant:** a device that is handed out exists.
+//! fp32 is fp32. TF32 is off for products of fp32 matrices in every run: whoever asks for fp32
+//! wants parity, and bf16 is there for speed.
+//!
+//! **Invariant:** a returned device exists.
 
 use schemas::run;
 use tch::{Cuda, Device, Kind};
@@ -15,36 +18,37 @@ pub mod timing;
 
 pub mod memory;
 
-/// Why a device can't be used.
+/// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// A CUDA device was asked for and libtorch sees fewer.
+    /// The requested CUDA device does not exist for libtorch.
     #[error(
-        "device is cuda:{index}, but libtorch sees {found} CUDA devices: {why}; or use \"cpu\" or \"auto\"; \
-         `patchmill-train doctor` says more"
+        "device is cuda:{index}, but libtorch sees {found} CUDA devices: {why}; or use \"cpu\" or \
+         \"auto\"; `patchmill-train doctor` prints more"
     )]
     Missing {
-        /// The index asked for.
+        /// The requested index.
         index: usize,
-        /// CUDA devices that libtorch sees.
+        /// The number of CUDA devices visible to libtorch.
         found: i64,
-        /// Why there are no more, and what to do.
+        /// The reason why there are so few, and the remedy.
         why: String,
     },
-    /// One GPU for several ranks of a machine.
+    /// Several ranks of a machine were given one GPU.
     #[error(
-        "device is cuda:{index}, for rank {local_rank} of this machine as well as for the others; \"auto\" gives each rank one of its own"
+        "device is cuda:{index}, for rank {local_rank} of this machine as well as for the others; \
+         \"auto\" gives each rank one of its own"
     )]
     Shared {
-        /// The index asked for.
+        /// The requested index.
         index: usize,
-        /// This rank, among those of its machine.
+        /// This rank within its machine.
         local_rank: u64,
     },
 }
 
-/// As [`resolve`], for a rank of a group: `auto` is the CUDA device of its number on the machine,
-/// or the only one that it sees.
+/// Like [`resolve`], for a rank of a process group: `auto` is the CUDA device numbered by the rank
+/// within its machine, or the only visible one.
 pub fn resolve_for(group: &ProcessGroup, device: run::Device) -> Result<Device, DeviceError> {
     let Some(local_rank) = group.local_rank() else { return resolve(device) };
     match device {
@@ -59,7 +63,7 @@ pub fn resolve_for(group: &ProcessGroup, device: run::Device) -> Result<Device, 
     }
 }
 
-/// The device of the run file, `auto` resolved: the first CUDA device if there is one, else the
+/// The run file's device, with `auto` resolved to the first CUDA device if there is one, else the
 /// CPU.
 pub fn resolve(device: run::Device) -> Result<Device, DeviceError> {
     match device {
@@ -76,7 +80,7 @@ pub fn resolve(device: run::Device) -> Result<Device, DeviceError> {
     }
 }
 
-/// libtorch's kind of the run file's compute dtype.
+/// libtorch's dtype for the run file's compute dtype.
 pub fn kind(dtype: run::Dtype) -> Kind {
     match dtype {
         run::Dtype::Fp32 => Kind::Float,
@@ -97,7 +101,7 @@ pub fn name(device: Device) -> String {
     }
 }
 
-/// libtorch's threads within an operation.
+/// The number of threads libtorch uses within an operation.
 pub fn thread_count() -> u64 {
     u64::try_from(tch::get_num_threads()).unwrap_or(0)
 }

@@ -1,4 +1,6 @@
-//! The run: phases of the plan, one after the other, from wherever the run stands.
+//! The run: phases of the plan, one after the other, from the current state.
+//!
+//! Tests kill runs in both phases and at the switch, and compare the resumed run bit for bit.
 //!
 //! **Invariant:** the state after step s is a function of run file, data and s alone (for one
 //! device and number of threads), however often the run was stopped in between.
@@ -62,15 +64,15 @@ pub mod diverged;
 
 pub mod output;
 
-/// How a run ended that did not fail.
+/// How a successful run ended.
 pub enum Outcome {
     /// Every step is done.
     Done(Box<Summary>),
-    /// Somebody asked; the checkpoint is saved.
+    /// Somebody asked to stop; the checkpoint is saved.
     Stopped {
         /// Steps done.
         next_step: u64,
-        /// Where the run can go on.
+        /// Where the run can resume.
         checkpoint: PathBuf,
     },
 }
@@ -91,20 +93,20 @@ pub struct Run {
     optimizer: AdamW,
     state: TrainerState,
     last_checkpoint: Option<PathBuf>,
-    /// What the device can do at most, where that is known.
+    /// The device's peak performance, where it is known.
     peak: Option<Peak>,
     limits: Limits,
-    /// With the steps done when it was made.
+    /// With the number of steps done at that time.
     last_validation: Option<(u64, Validation)>,
 }
 
-/// What the rank has that writes for all.
+/// State of the rank that writes for all.
 struct Writer {
     folder: RunFolder,
     metrics: MetricsLog,
 }
 
-/// Where a run ends, and whether it leaves checkpoints behind.
+/// Where a run ends, and whether it saves checkpoints.
 struct Limits {
     /// Steps done at the end.
     end_step: u64,
@@ -112,9 +114,9 @@ struct Limits {
 }
 
 impl Run {
-    /// Loads, checks and prepares everything up to the first step: what is wrong with run file,
-    /// data or checkpoint is reported here, before any training. Every rank of the group calls it;
-    /// no rank goes on where one cannot.
+    /// Loads, checks and prepares everything up to the first step. Errors in run file, data or
+    /// checkpoint are reported here, before any training. Every rank of the group calls it; if one
+    /// rank cannot proceed, none does.
     pub fn prepare(file: &run_file::Run, resume: &Resume, group: ProcessGroup) -> Result<Run> {
         let inputs = group.all_ranks_ok(Inputs::open(file, &group))?;
         let output = file.output_dir();
@@ -135,7 +137,7 @@ impl Run {
         Ok(run)
     }
 
-    /// The run at the checkpoint that was found, or at its beginning.
+    /// The run at the checkpoint found, or at its beginning.
     fn load(
         file: &run_file::Run,
         inputs: Inputs,
@@ -199,7 +201,8 @@ impl Run {
             progress(&format!("MFU is of {tera:.3} TFLOP/s ({})", peak.source));
         }
         if self.catch_up_evaluation(stop)? && self.state.next_step == last_step {
-            self.save()?; // so that it is not made again
+            // Save now, so the evaluation is not repeated.
+            self.save()?;
         }
         while self.state.next_step < last_step && self.run_phase(stop)? {}
         let is_complete = self.validation.is_none() || self.state.evaluated_step == Some(last_step);
@@ -210,8 +213,8 @@ impl Run {
         Ok(Outcome::Done(Box::new(self.summarize()?)))
     }
 
-    /// Trains on the steps of `range`, which begin a phase and lie in it, with the weights as they
-    /// are, to measure: nothing is saved. False if somebody asked to stop before.
+    /// Trains on the steps of `range`, which begin a phase and lie in it, with the current weights,
+    /// to measure: nothing is saved. False if somebody asked to stop before the end.
     pub fn train_part(&mut self, range: Range<u64>, stop: &StopFlag) -> Result<bool> {
         self.state.next_step = range.start;
         self.limits = Limits { end_step: range.end, saves: false };
@@ -228,12 +231,12 @@ impl Run {
         self.model.compute()
     }
 
-    /// What the device can do at most, where that is known.
+    /// The device's peak performance, where it is known.
     pub fn peak(&self) -> Option<&Peak> {
         self.peak.as_ref()
     }
 
-    /// Makes model, optimizer and state those of a phase's first step.
+    /// Turns model, optimizer and state into those of a phase's first step.
     fn begin_phase(&mut self, phase_index: usize) -> Result<()> {
         let (config, model, optimizer) = (&self.config, &self.model, &self.optimizer);
         if let Some(changed) = prepare::change_maps(config, phase_index, model, optimizer)? {
@@ -243,15 +246,15 @@ impl Run {
             self.optimizer.reset();
         }
         self.optimizer.loss_guard().reset_window();
-        // Fresh maps are drawn on each rank; should machines differ in a last bit, the first one's
-        // count.
+        // Fresh maps are drawn on each rank. Should machines differ in a last bit, the first rank's
+        // maps count.
         self.group.broadcast(&mut self.model.parameters().masters().shallow_clone())?;
         self.state.phase_index = phase_index as u64;
         self.state.phase_steps_done = 0;
         Ok(())
     }
 
-    /// Trains to the end of the phase in which the next step lies; false if somebody asked to stop
+    /// Trains to the end of the phase containing the next step; false if somebody asked to stop
     /// before.
     fn run_phase(&mut self, stop: &StopFlag) -> Result<bool> {
         let phase_index = self.plan.phase_index_of(self.state.next_step);
@@ -319,7 +322,7 @@ impl Run {
         Prefetcher::start(spec, shape, self.model.compute().device)
     }
 
-    /// Has a GPU use the fastest attention for the phase, and says which.
+    /// Makes a GPU use the fastest attention for the phase, and prints which one.
     fn choose_attention(&self, phase: &Phase) -> Result<()> {
         let (model, compute) = (self.model.config(), self.model.compute());
         let windows = self.config.train.micro_batch_windows;
@@ -360,8 +363,8 @@ impl Run {
     }
 
     /// Waits for the device (host-device synchronisation) and looks at the steps since the last
-    /// time: an error if one of them stops the run. The last one's report; `None` if there was
-    /// none.
+    /// time. Returns an error if one of them stops the run, else the last one's report, or `None`
+    /// if there was none.
     fn read(&mut self, phase_index: usize, interval: &mut Interval) -> Result<Option<StepReport>> {
         let started = Instant::now();
         let Some((report, skipped_steps)) = interval.unread.read() else { return Ok(None) };
@@ -378,7 +381,7 @@ impl Run {
         }
     }
 
-    /// The error of a run that a step stops, read at `step`.
+    /// The error of a run stopped by a step, read at `step`.
     fn diverged(&self, step: u64, stop: StopReport) -> Result<Diverged> {
         let StopReport { steps_ago, loss, grad_norm } = stop;
         let numbers = StopNumbers { step: step - steps_ago, loss, grad_norm };
@@ -447,7 +450,7 @@ impl Run {
         self.writer.as_mut().map_or(Ok(()), |writer| writer.metrics.write(point))
     }
 
-    /// Before the first step (the fresh model, which the patch phase's weights are compared with),
+    /// Due before the first step (the fresh model, for comparison with the patch phase's weights),
     /// at the end of each phase, and every so many steps.
     fn is_evaluation_due(&self, step: u64) -> bool {
         let every = self.config.train.eval_every_steps;
@@ -457,8 +460,8 @@ impl Run {
             || self.plan.phases().iter().any(is_end)
     }
 
-    /// Makes the evaluation that is due before the next step, if it was not made yet or a stop cut
-    /// it off; says whether.
+    /// Makes the evaluation due before the next step, unless it was already made. Returns whether
+    /// it was completed now; one cut off by a stop is made again.
     fn catch_up_evaluation(&mut self, stop: &StopFlag) -> Result<bool> {
         let step = self.state.next_step;
         if !self.is_evaluation_due(step) || self.state.evaluated_step == Some(step) {
@@ -472,8 +475,8 @@ impl Run {
         Ok(self.state.evaluated_step == Some(step))
     }
 
-    /// Token-level validation, and the patch loss beside it in a patch phase. A request to stop
-    /// cuts it off: nothing is logged, and the resumed run makes it again.
+    /// Token-level validation, with the patch loss in a patch phase. A request to stop cuts it off:
+    /// nothing is logged, and the resumed run makes it again.
     fn evaluate(&mut self, patch_size: u64, stop: &StopFlag) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
         let (model, group) = (&self.model, &self.group);

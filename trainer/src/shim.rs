@@ -1,7 +1,18 @@
-//! The C++ shim: what tch does not bind of libtorch. The crate's only FFI.
+//! A small C++ shim supplies what tch does not bind: the fused AdamW, a chunked linear +
+//! cross-entropy for K labels that never holds `[N, V]` in fp32, a gradient that is a given view,
+//! activation checkpointing. It calls only what stock libtorch exports. All FFI of the crate is in
+//! this module.
 //!
-//! **Invariant:** every call either succeeds or returns the text of the C++ exception; none unwinds
-//! into Rust.
+//! GPU-only features (streams, events, graphs, memory statistics, pinned memory;
+//! `trainer/shim/cuda.h`) have one ABI in both flavours. In the CPU flavour each function fails and
+//! explains why, so the Rust code is the same.
+//!
+//! The shim is compiled with `NDEBUG`, as libtorch was: without it some types have other members.
+//! It is compiled with OpenMP, because libtorch's loops over threads are templates, silently serial
+//! without it.
+//!
+//! **Invariant:** every call either succeeds or returns the text of the C++ exception; no exception
+//! unwinds into Rust.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -26,12 +37,12 @@ pub mod ops;
 pub struct ShimError {
     /// The function that failed.
     pub operation: &'static str,
-    /// What libtorch says.
+    /// libtorch's message.
     pub message: String,
 }
 
 impl ShimError {
-    /// Of what tch says, without the addresses that it was raised from.
+    /// An error from tch, without the addresses it was raised from.
     pub(crate) fn of(operation: &'static str, err: &tch::TchError) -> ShimError {
         let text = err.to_string();
         let message = text.split("\nException raised from").next().unwrap_or_default().to_owned();
@@ -40,7 +51,7 @@ impl ShimError {
 }
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a
+// SAFETY: the signatures match shim/*.cpp. `at::Tensor*` there is tch's `*mut C_tensor`; a
 // `const Tensor*` is never written through, and tensors are interior-mutable handles on the C++
 // side in any case.
 unsafe extern "C" {
@@ -111,7 +122,7 @@ unsafe extern "C" {
     fn pm_keep_freed_memory() -> c_int;
 }
 
-/// The operands of one AdamW update, all flat, fp32 and of one length but for the scalars.
+/// The operands of one AdamW update. All are flat, fp32 and of one length, except for the scalars.
 pub struct AdamWOperands<'a> {
     /// Updated.
     pub param: &'a mut Tensor,
@@ -123,9 +134,9 @@ pub struct AdamWOperands<'a> {
     pub exp_avg_sq: &'a mut Tensor,
     /// Number of this update, from 1; fp32, `[]`.
     pub step: &'a mut Tensor,
-    /// What the gradient is multiplied by; fp32, `[]`.
+    /// Factor for the gradient; fp32, `[]`.
     pub clip: &'a Tensor,
-    /// 1 if nothing may change, else 0; fp32, `[]`.
+    /// 1 to change nothing, else 0; fp32, `[]`.
     pub found_inf: &'a Tensor,
 }
 
@@ -142,8 +153,8 @@ pub struct AdamWNumbers {
     pub eps: f64,
 }
 
-/// Updates `operands.param` and the moments in place. What `operands.grad` holds then depends on
-/// the device.
+/// Updates `operands.param` and the moments in place. The content of `operands.grad` afterwards
+/// depends on the device.
 pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), ShimError> {
     let AdamWOperands { param, grad, exp_avg, exp_avg_sq, step, clip, found_inf } = operands;
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -167,7 +178,7 @@ pub fn adamw(operands: AdamWOperands<'_>, numbers: AdamWNumbers) -> Result<(), S
     check(status, "fused AdamW")
 }
 
-/// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, made
+/// Mean cross-entropy of `x_nd · w_vdᵀ` against the k targets of each row of `y_nk`, computed
 /// `chunk_rows` rows at a time; fp32, `[]`, differentiable in `x_nd` and `w_vd`. `x_nd` is in the
 /// compute dtype, `w_vd` in fp32, `y_nk` int64.
 pub fn linear_cross_entropy(
@@ -192,8 +203,8 @@ pub fn linear_cross_entropy(
     Ok(adopt(loss))
 }
 
-/// `a · b`, `[n, i]` and `[i, o]` to `[n, o]`, or of as many as the first of three dimensions says,
-/// by the library that [`linear`] multiplies with.
+/// `a · b`, by the library [`linear`] multiplies with: `[n, i]` and `[i, o]` to `[n, o]`, or a
+/// batch of these in three dimensions.
 pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -203,8 +214,8 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// `x · wᵀ` in the dtype of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. The gradient of
-/// a leaf that has one set is added to in place, in fp32.
+/// `x · wᵀ` in the dtype of `x`: `[.., i]` and an fp32 leaf `[o, i]` to `[.., o]`. If the leaf
+/// has a gradient set, its gradient is added to that in place, in fp32.
 pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -214,10 +225,10 @@ pub fn linear(x: &Tensor, w_oi: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// Mean of the embeddings (an fp32 leaf `w_vd`) of the k ids of each unit, `[b, t, d]` in `kind`
-/// (fp32 or bf16).
+/// For each unit, the mean of the embeddings (rows of the fp32 leaf `w_vd`) of its k ids,
+/// `[b, t, d]` in `kind` (fp32 or bf16).
 pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor, ShimError> {
-    assert!(matches!(kind, Kind::Float | Kind::BFloat16), "no compute dtype: {kind:?}");
+    assert!(matches!(kind, Kind::Float | Kind::BFloat16), "not a compute dtype: {kind:?}");
     let mut out = std::ptr::null_mut();
     let is_bf16 = c_int::from(kind == Kind::BFloat16);
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -231,8 +242,8 @@ pub fn embed_mean(w_vd: &Tensor, ids_btk: &Tensor, kind: Kind) -> Result<Tensor,
 pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
     let (mut sum, mut y) = (std::ptr::null_mut(), std::ptr::null_mut());
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: the handles are alive for the call; `y` is written on success, `sum` never without a
-    // delta.
+    // SAFETY: the handles are alive for the call; `y` is written on success alone, `sum` never
+    // without a delta.
     let status = unsafe {
         pm_add_rms_norm(
             x.as_ptr(),
@@ -247,7 +258,7 @@ pub fn rms_norm(x: &Tensor, gain_d: &Tensor, eps: f64) -> Result<Tensor, ShimErr
     Ok(adopt(y))
 }
 
-/// `(x + delta, RMSNorm of it times the fp32 gain)`, in the dtype of `x`.
+/// `x + delta` and the RMSNorm of this sum times the fp32 gain, both in the dtype of `x`.
 pub fn add_rms_norm(
     x: &Tensor,
     delta: &Tensor,
@@ -264,7 +275,7 @@ pub fn add_rms_norm(
     Ok((adopt(sum), adopt(y)))
 }
 
-/// `silu(gate) * up` of the two side by side: `[.., 2 f]` to `[.., f]`.
+/// `silu(gate) * up`, with gate and up side by side: `[.., 2 f]` to `[.., f]`.
 pub fn swiglu(gate_up: &Tensor) -> Result<Tensor, ShimError> {
     let mut out = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -274,19 +285,19 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor, ShimError> {
     Ok(adopt(out))
 }
 
-/// Heads of a model's attention.
+/// The heads of a model's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
-    /// Of queries.
+    /// Query heads.
     pub query: i64,
-    /// Of keys, and of values.
+    /// Key heads, and as many value heads.
     pub key_value: i64,
-    /// Elements of a head.
+    /// Elements per head.
     pub width: i64,
 }
 
-/// Queries, keys and values, `[b, heads, t, e]`, from merged rows `[b, t, (h + 2 g) e]`; queries
-/// and keys are turned by the rotary tables `[t, e / 2]`.
+/// Queries, keys and values, `[b, heads, t, e]`, from merged rows `[b, t, (h + 2 g) e]`. Queries
+/// and keys are rotated by the rotary tables `[t, e / 2]`.
 pub fn split_rotate(
     qkv: &Tensor,
     cos_te: &Tensor,
@@ -313,8 +324,8 @@ pub fn split_rotate(
     Ok([adopt(q), adopt(k), adopt(v)])
 }
 
-/// Bytes of scratch that each thread takes in [`attention`] of `kind` with `units` units and heads
-/// of `head_width`.
+/// Bytes of scratch each thread needs in [`attention`] of `kind` with `units` units and heads of
+/// `head_width`.
 pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
     let is_bf16 = c_int::from(kind == Kind::BFloat16);
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -323,9 +334,9 @@ pub fn attention_scratch_bytes(units: i64, head_width: i64, kind: Kind) -> u64 {
     u64::try_from(bytes).expect("sizes are not negative")
 }
 
-/// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`; queries and
-/// keys are turned by the rotary tables `[t, e / 2]`. Sums are in fp32; factors are so too, but for
-/// bf16 where the processor multiplies that.
+/// Causal attention on the CPU, `[b, t, h e]`, from merged rows `[b, t, (h + 2 g) e]`. Queries and
+/// keys are rotated by the rotary tables `[t, e / 2]`. Sums are in fp32. So are factors, except for
+/// bf16 where the processor multiplies it.
 pub fn attention(
     qkv: &Tensor,
     cos_te: &Tensor,
@@ -350,11 +361,11 @@ pub fn attention(
     Ok(adopt(out))
 }
 
-/// Keeps the memory that tensors on the CPU gave back for those to come, instead of mapping it anew
-/// in each step.
+/// Keeps the memory freed by tensors on the CPU for later tensors, instead of mapping it anew in
+/// each step.
 pub fn keep_freed_memory() -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: takes nothing; glibc's settings are its own to guard.
+    // SAFETY: takes no arguments; glibc guards its own settings.
     let status = unsafe { pm_keep_freed_memory() };
     check(status, "allocator settings")
 }
@@ -379,7 +390,7 @@ pub fn norm(flat: &Tensor, part_elements: i64) -> Result<Tensor, ShimError> {
     Ok(adopt(norm))
 }
 
-/// Fills a dense fp32 tensor from N(0, `std`), by a generator of its own on the CPU.
+/// Fills a dense fp32 tensor from N(0, `std`), by its own generator on the CPU.
 pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: the handle is alive for the call.
@@ -387,7 +398,7 @@ pub fn fill_normal(out: &mut Tensor, std: f64, seed: u64) -> Result<(), ShimErro
     check(status, "normal fill")
 }
 
-/// Version of the libtorch that this program was built against, such as `2.13.0`.
+/// Version of the libtorch this program was built against, such as `2.13.0`.
 pub fn torch_version() -> &'static str {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: a string literal of the shim.
@@ -400,13 +411,13 @@ fn check(status: c_int, operation: &'static str) -> Result<(), ShimError> {
         return Ok(());
     }
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: a failed call has just set this thread's text, which lives until the next failure on
-    // it.
+    // SAFETY: a failed call has just set this thread's text, which lives until the thread's next
+    // failure.
     let message = unsafe { CStr::from_ptr(pm_last_error()) }.to_string_lossy().into_owned();
     Err(ShimError { operation, message })
 }
 
-/// Number of a device as libtorch has it: -1 for the CPU.
+/// libtorch's number of a device: -1 for the CPU.
 fn device_index(device: Device) -> c_int {
     match device {
         Device::Cuda(index) => c_int::try_from(index).expect("a machine has few devices"),
@@ -417,7 +428,7 @@ fn device_index(device: Device) -> c_int {
 fn adopt(tensor: *mut C_tensor) -> Tensor {
     assert!(!tensor.is_null(), "a shim call that succeeds hands out a tensor");
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: a new C++ handle that nobody else owns.
+    // SAFETY: a new C++ handle with no other owner.
     unsafe {
         Tensor::from_ptr(tensor)
     }

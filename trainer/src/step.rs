@@ -1,8 +1,8 @@
 //! One training step: rate, zero, micro-batches, clip, update. The run loop and the parity test
-//! call this one.
+//! share it.
 //!
-//! **Invariant:** no host-device synchronisation inside a step; what the host wants to know it
-//! reads from [`StepOutput`], as late as it can.
+//! **Invariant:** no host-device synchronisation inside a step; the host reads its numbers from
+//! [`StepOutput`], as late as it can.
 
 use tch::{Kind, Tensor};
 
@@ -20,20 +20,20 @@ pub mod adamw;
 
 pub mod graph;
 
-/// What a step came to, still on the device.
+/// The results of a step, still on the device.
 #[derive(Debug)]
 pub struct StepOutput {
     /// Mean loss over the step's micro-batches, before the update; fp32, `[]`.
     pub loss: Tensor,
     /// Global L2 norm of the gradient, before clipping; fp32, `[]`.
     pub grad_norm: Tensor,
-    /// 1 if the guard let the update be applied, else 0 and nothing changed; fp32, `[]`.
+    /// 1 if the loss guard allowed the update, else 0 and nothing changed; fp32, `[]`.
     pub finite: Tensor,
     /// As [`crate::step::loss_guard::LossGuard::stop`].
     pub stop: Tensor,
 }
 
-/// What a step came to, on the host.
+/// The results of a step, on the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// Mean loss over the step's micro-batches, before the update.
@@ -49,7 +49,7 @@ pub struct StepReport {
 /// A step that stops the run; no update was applied from it on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StopReport {
-    /// How many steps before the one that was read.
+    /// How many steps before the one read here.
     pub steps_ago: u64,
     /// Its loss.
     pub loss: f64,
@@ -76,13 +76,14 @@ impl StepOutput {
     }
 }
 
-/// The outputs of the steps that the host has not looked at: all that it keeps of them is on the
+/// The outputs of the steps the host has not looked at. Everything it keeps of them is on the
 /// device.
 #[derive(Debug, Default)]
 pub struct UnreadSteps {
     last: Option<StepOutput>,
     steps: u64,
-    updates: Option<Tensor>, // fp32, []: exact below 2^24 steps
+    // fp32, `[]`: exact below 2^24 steps.
+    updates: Option<Tensor>,
 }
 
 impl UnreadSteps {
@@ -96,8 +97,8 @@ impl UnreadSteps {
         self.last = Some(output);
     }
 
-    /// Waits for the device: the last step's report, and how many of the steps since the last
-    /// reading made no update. `None` if there was no step.
+    /// Waits for the device. Returns the last step's report, and how many of the steps since the
+    /// last reading made no update. `None` if there was no step.
     pub fn read(&mut self) -> Option<(StepReport, u64)> {
         let UnreadSteps { last, steps, updates } = std::mem::take(self);
         let report = last?.read();
@@ -108,10 +109,10 @@ impl UnreadSteps {
 /// Trains `model` on one step's micro-batches, each `[b, t, k]` on the model's device and all of
 /// one size.
 ///
-/// `micro_batch_count` is how many `micro_batches` yields; each loss counts by its inverse. A step
-/// that the optimizer's guard refuses leaves weights, moments and step count as they were, decided
-/// on the device; a stop is the caller's to read, before anything is saved. An error of the
-/// iterator ends the step before its update.
+/// `micro_batch_count` is the number of `micro_batches`; each loss is weighted by its inverse. If
+/// the loss guard refuses a step, weights, moments and step count stay unchanged; the device
+/// decides this. The caller must check for a stop before saving anything. An error of the iterator
+/// ends the step before its update.
 pub fn train_step<E: From<ShimError>>(
     model: &Llama,
     optimizer: &mut AdamW,
@@ -131,7 +132,7 @@ pub fn train_step<E: From<ShimError>>(
     )
 }
 
-/// [`train_step`] of one of a process group's ranks, its parts timed; `micro_batches` are the
+/// [`train_step`] for one rank of a process group, with its parts timed; `micro_batches` are the
 /// rank's own.
 pub(crate) fn train_step_timed<E: From<ShimError>>(
     model: &Llama,
@@ -174,7 +175,7 @@ pub(crate) fn accumulate_gradients(
     timer.end(Part::Backward)
 }
 
-/// What follows a rank's micro-batches of a step: add up what the ranks have, clip, update.
+/// The rest of a rank's step after its micro-batches: sum over the ranks, clip, update.
 pub(crate) fn reduce_and_update(
     model: &Llama,
     optimizer: &mut AdamW,

@@ -1,4 +1,5 @@
-//! `patchmill-train` on the command line: help, exit codes, what goes to stdout and what to stderr.
+//! `patchmill-train` on the command line: help, exit codes, and the split between stdout and
+//! stderr.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 use std::path::Path;
 
@@ -45,7 +46,7 @@ fn a_missing_run_file_or_model_is_named() {
         let stderr = text(&output.stderr);
         assert!(stderr.starts_with("error: ") && stderr.contains("absent"), "{stderr}");
         assert!(stderr.contains("No such file"), "{stderr}");
-        assert_eq!(stderr.matches("No such file").count(), 1, "a cause is said once: {stderr}");
+        assert_eq!(stderr.matches("No such file").count(), 1, "a cause is printed once: {stderr}");
     }
 }
 

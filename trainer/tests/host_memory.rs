@@ -1,5 +1,5 @@
-//! The allocator of a trainer's process, in a process of its own: it is chosen before the first
-//! tensor is made.
+//! The allocator of a trainer's process. It is tested in a process of its own because it is chosen
+//! before the first tensor is made.
 
 use tch::{Device, Kind, Tensor};
 use trainer::shim::keep_freed_memory;
@@ -18,7 +18,8 @@ fn memory_is_aligned_counted_and_fits_the_next_tensor_of_its_size() {
         assert!(place.is_multiple_of(64), "{count} bytes at {place:#x}");
         assert_eq!(peak, count.cast_unsigned());
         if count >= 1 << 20 {
-            let _fence = bytes(1 << 16); // so that what is given back stays a hole of its size
+            // Keeps the freed block a hole of its size.
+            let _fence = bytes(1 << 16);
             drop(tensor);
             assert_eq!(bytes(count).data_ptr() as usize, place, "{count} bytes");
         }

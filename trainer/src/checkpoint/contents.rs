@@ -1,7 +1,7 @@
-//! What lies in a checkpoint beside the model, and what a run starts from where there is none.
+//! The contents of a checkpoint besides the model, and the weights a run starts from without one.
 //!
-//! **Invariant:** what is loaded is what was saved: weights, moments, step count and the phase's
-//! maps.
+//! **Invariant:** loading restores exactly the saved state: weights, moments, step count and the
+//! phase's maps.
 
 use std::fs;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
 
-/// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are
+/// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are in
 /// `model.safetensors`.
 pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
 
-/// BLAKE3 of the weights that a run starts from. A run that is `resumed` needs them no more: where
-/// they are gone, it is what the checkpoint says.
+/// BLAKE3 of the weights a run starts from. A `resumed` run no longer needs the weights; if they
+/// are gone, the hash recorded in the checkpoint is used.
 pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Result<Option<String>> {
     let Some(folder) = init_from else { return Ok(None) };
     let path = folder.join(weights::WEIGHTS_FILE);
@@ -54,7 +54,7 @@ pub fn initial_model(
     Ok(model)
 }
 
-/// Model and optimizer of a checkpoint, with the maps of the phase that it was saved in.
+/// Model and optimizer of a checkpoint, with the maps of the phase it was saved in.
 pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Result<(Llama, AdamW)> {
     let path = checkpoint.path.join(OPTIMIZER_FILE);
     let read = || -> Result<(Llama, AdamW)> {
@@ -82,7 +82,7 @@ pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Resu
     Ok((model, optimizer))
 }
 
-/// The optimizer's state as a checkpoint has it, the phase's maps among it.
+/// The optimizer's state as saved in a checkpoint, including the phase's maps.
 pub fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> {
     let maps = model.parameters().iter().filter(|parameter| is_map(parameter.name()));
     let mut tensors: Vec<_> =
@@ -91,7 +91,7 @@ pub fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tenso
     tensors
 }
 
-/// Copies the tokenizer's files of a corpus into a checkpoint.
+/// Copies a corpus's tokenizer files into a checkpoint.
 pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
     for file in &corpus.manifest().tokenizer.files {
         let from = corpus.dir().join(&file.path);

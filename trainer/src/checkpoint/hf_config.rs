@@ -1,18 +1,18 @@
 //! `config.json` and `generation_config.json` of a Hugging Face model directory.
 //!
-//! **Invariant:** a configuration that is read describes exactly the model that `model.rs` builds;
-//! what that can't do (scaled RoPE, biases, other activations) is refused with the reason, never
+//! **Invariant:** an accepted configuration describes exactly the model `model::llama` builds.
+//! Unsupported features (scaled RoPE, biases, other activations) are refused with the reason, never
 //! ignored.
 
 use schemas::run::ModelConfig;
 use serde_json::{Map, Value, json};
 
-/// What a model directory says beside the architecture.
+/// Facts from a model directory besides the architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelNotes {
     /// Largest T: `max_position_embeddings`.
     pub position_count: u64,
-    /// K of the phase that the weights come from; 1 for a token-level model.
+    /// K of the phase the weights come from; 1 for a token-level model.
     pub patch_size: u64,
     /// Token that opens a document.
     pub bos_token_id: Option<u32>,
@@ -21,8 +21,8 @@ pub struct ModelNotes {
 }
 
 impl ModelNotes {
-    /// Tokens at which a generated document ends: those that end one, and the one that opens the
-    /// next, because a corpus without EOS has no other sign.
+    /// Tokens at which a generated document ends: those that end a document, and the one that opens
+    /// the next, because a corpus without EOS has no other sign.
     pub fn end_ids(&self) -> Vec<u32> {
         self.eos_token_ids.iter().copied().chain(self.bos_token_id).collect()
     }
@@ -34,29 +34,29 @@ pub enum HfConfigError {
     /// Not JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// A field that must be there isn't, or is of another type.
+    /// A required field is missing or has another type.
     #[error("{field} is {found}; expected {expected}")]
     Field {
         /// Its name.
         field: String,
         /// Its value, as JSON.
         found: String,
-        /// What is legal.
+        /// The legal values.
         expected: &'static str,
     },
-    /// Something that this trainer's LLaMA doesn't have.
+    /// A feature this trainer's LLaMA does not have.
     #[error("{field} is {found}; this trainer supports {supported} alone")]
     Unsupported {
         /// Its name.
         field: String,
         /// Its value, as JSON.
         found: String,
-        /// What is supported.
+        /// The supported values.
         supported: &'static str,
     },
 }
 
-/// Reads a `config.json`. Defaults of absent fields are those of `transformers`' `LlamaConfig`.
+/// Reads a `config.json`. Absent fields get the defaults of `transformers`' `LlamaConfig`.
 pub fn parse(text: &str) -> Result<(ModelConfig, ModelNotes), HfConfigError> {
     let root: Map<String, Value> = serde_json::from_str(text)?;
     let fields = Fields { root: &root };
@@ -135,7 +135,7 @@ fn eos_json(ids: &[u32]) -> Value {
     }
 }
 
-/// Refuses what the model can't do. Returns the base of the rotary embedding, which has two places.
+/// Refuses unsupported features. Returns the base of the rotary embedding, which has two places.
 fn check_supported(fields: &Fields<'_>) -> Result<f64, HfConfigError> {
     let only: [(&str, Value, &str); 8] = [
         ("model_type", json!("llama"), "\"llama\""),
@@ -173,7 +173,7 @@ fn check_supported(fields: &Fields<'_>) -> Result<f64, HfConfigError> {
     Fields { root: object }.number_or("rope_theta", fields.number_or("rope_theta", 10000.0)?)
 }
 
-/// Whether this is a `rope_scaling` (or `rope_parameters`) that scales nothing.
+/// Whether this `rope_scaling` (or `rope_parameters`) scales nothing.
 fn is_plain_rope(field: &str, found: &Value) -> bool {
     let Some(object) = found.as_object().filter(|_| field == "rope_scaling") else { return false };
     object.iter().all(|(key, value)| match key.as_str() {
@@ -286,12 +286,14 @@ mod tests {
         check(
             "rope_scaling",
             json!({"rope_type": "llama3", "factor": 8.0}),
-            "rope_scaling is {\"rope_type\":\"llama3\",\"factor\":8.0}; this trainer supports null, plain rotary embedding alone",
+            "rope_scaling is {\"rope_type\":\"llama3\",\"factor\":8.0}; \
+             this trainer supports null, plain rotary embedding alone",
         );
         check(
             "rope_parameters",
             json!({"rope_type": "linear", "factor": 2.0}),
-            "rope_parameters is {\"rope_type\":\"linear\",\"factor\":2.0}; this trainer supports rope_type \"default\" alone",
+            "rope_parameters is {\"rope_type\":\"linear\",\"factor\":2.0}; this trainer supports \
+             rope_type \"default\" alone",
         );
         check(
             "attention_bias",

@@ -1,13 +1,16 @@
-//! What a run must have alike to go on from a checkpoint, and where it goes on.
+//! Where a run resumes, and the settings it must share with its checkpoint.
 //!
-//! Data, plan, phases, model, optimizer and initial weights are a run's *identity*: a difference
-//! refuses the resume and names field and values. Dtype of the compute, device, threads, ranks and
-//! micro-batch are *recorded*: they may change, with a notice, because they change rounding alone,
-//! and so is what a step without a finite loss or with a spike does, because a run that stopped at
-//! one could not go on otherwise. Loader, logging and paths are neither.
+//! Data, plan, phases, model, optimizer and initial weights are a run's *identity*. A difference
+//! refuses the resume and names the field and both values (exit 4). Device, compute dtype, threads,
+//! ranks and micro-batch are *recorded*. They may change, with a notice, because they affect only
+//! rounding. So may `optimizer.nonfinite` and `optimizer.spike`: a run stopped by a spike or a
+//! non-finite loss would meet it again at every restart. Loader, logging and paths are free.
 //!
-//! **Invariant:** two runs of equal identity read the same windows in every step and apply the same
-//! update rule.
+//! Resuming never mixes runs: an output folder with later checkpoints, or with foreign files, is
+//! refused.
+//!
+//! **Invariant:** two runs with equal identity read the same windows in every step and apply the
+//! same update rule.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,19 +26,19 @@ use crate::ranks::process_group::ProcessGroup;
 const NONFINITE: &str = "optimizer.nonfinite";
 const SPIKE: &str = "optimizer.spike";
 
-/// Everything that a resumed run must have alike, by name.
+/// Everything a resumed run must have alike, by name.
 pub type Identity = BTreeMap<String, Value>;
-/// A checkpoint at which a run goes on, and notices about damaged newer ones.
+/// A checkpoint to resume from, and notices about damaged newer ones.
 pub type Found = (Checkpoint, Vec<String>);
 
 /// Where a run starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// At the newest whole checkpoint of its output folder, else at the beginning.
+    /// From the newest complete checkpoint of its output folder, or from the beginning.
     Auto,
-    /// At the beginning; an output folder with checkpoints is refused.
+    /// From the beginning; an output folder with checkpoints is refused.
     Never,
-    /// At the checkpoint in this folder.
+    /// From the checkpoint in this folder.
     Path(PathBuf),
 }
 
@@ -51,12 +54,12 @@ impl std::str::FromStr for Resume {
     }
 }
 
-/// Why a run does not start.
+/// The reason a run does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
-    /// The output folder belongs to a run already.
+    /// The output folder already belongs to a run.
     #[error(
-        "{path} already holds checkpoints; --resume auto goes on from the newest, \
+        "{path} already holds checkpoints; --resume auto resumes from the newest, \
          or choose another folder with --set train.output=…"
     )]
     NotEmpty {
@@ -65,15 +68,17 @@ pub enum ResumeError {
     },
     /// Going back would mix two runs in one folder.
     #[error(
-        "{path} holds checkpoints up to step {last_step}, which a run from {from} would mix with its own; \
-         give the new run a folder of its own with --set train.output=…, or remove the later checkpoints first"
+        "{path} holds checkpoints up to step {last_step}, which a run from {from} \
+         would mix with its own; \
+         give the new run a folder of its own with --set train.output=…, \
+         or remove the later checkpoints first"
     )]
     Mixed {
         /// The output folder.
         path: PathBuf,
         /// Step of its last checkpoint.
         last_step: u64,
-        /// The checkpoint that was asked for.
+        /// The requested checkpoint.
         from: PathBuf,
     },
     /// The checkpoint belongs to a run of other data, plan, model or optimizer.
@@ -92,9 +97,10 @@ pub enum ResumeError {
         /// A line for each field that differs.
         differences: String,
     },
-    /// Ranks that train together were given different runs.
+    /// Ranks of one process group were given different runs.
     #[error(
-        "rank {rank} was given another run than rank 0; what differs (rank 0 → rank {rank}):\n{differences}\n\
+        "rank {rank} was given another run than rank 0; \
+         what differs (rank 0 → rank {rank}):\n{differences}\n\
          start every rank with the same run file, settings and data"
     )]
     OtherRank {
@@ -103,13 +109,13 @@ pub enum ResumeError {
         /// A line for each field that differs.
         differences: String,
     },
-    /// No whole checkpoint, or one that cannot be read.
+    /// No complete checkpoint, or an unreadable one.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
 
-/// The identity of a run. `init_hash` is the BLAKE3 of the weights of `train.init_from`:
-/// what they are, not where they lie.
+/// The identity of a run. `init_hash` is the BLAKE3 of the weights of `train.init_from`: it
+/// identifies their contents, not their location.
 pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> Identity {
     let mut identity: BTreeMap<String, Value> =
         plan.identity().into_iter().map(|(name, value)| (format!("plan.{name}"), value)).collect();
@@ -130,7 +136,7 @@ pub fn identity(run: &RunFile, plan: &Plan, init_hash: Option<String>) -> Identi
     identity
 }
 
-/// What may change between two starts of a run, with a notice.
+/// Settings that may change between two starts of a run, with a notice.
 pub fn recorded(run: &RunFile, device: &str, threads: u64, ranks: u64) -> BTreeMap<String, Value> {
     let mut recorded = BTreeMap::new();
     flatten(&mut recorded, NONFINITE, &run.optimizer.nonfinite);
@@ -146,7 +152,7 @@ pub fn recorded(run: &RunFile, device: &str, threads: u64, ranks: u64) -> BTreeM
     recorded
 }
 
-/// Adds the leaves of `value` under dotted names that begin with `name`, which may be empty.
+/// Adds the leaves of `value` under dotted names beginning with `name`, which may be empty.
 fn flatten(into: &mut BTreeMap<String, Value>, name: &str, value: &impl serde::Serialize) {
     fn leaves(into: &mut BTreeMap<String, Value>, name: String, value: Value) {
         match value {
@@ -165,7 +171,7 @@ fn flatten(into: &mut BTreeMap<String, Value>, name: &str, value: &impl serde::S
     leaves(into, name.to_owned(), value);
 }
 
-/// A line for each name whose values differ: `name: before → now`.
+/// A line for each name with different values: `name: before → now`.
 pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<String> {
     let mut names: Vec<&String> = before.keys().chain(now.keys()).collect();
     names.sort();
@@ -178,8 +184,7 @@ pub fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Valu
         .collect()
 }
 
-/// The checkpoint at which a run goes on, with notices about damaged newer ones; `None` for the
-/// beginning.
+/// The checkpoint to resume from, with notices about damaged newer ones; `None` to begin anew.
 pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, ResumeError> {
     match resume {
         Resume::Auto => Ok(store::newest_whole(output)?),
@@ -205,7 +210,7 @@ pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, 
     }
 }
 
-/// What the first rank of a group has found, on all of them.
+/// Shares what the group's first rank found with all its ranks.
 pub fn broadcast_found(
     found: Option<Found>,
     output: &Path,
@@ -225,14 +230,14 @@ pub fn broadcast_found(
     Ok(Some((checkpoint, Vec::new())))
 }
 
-/// Settings that each machine of a group may have of its own: paths, by what lies there, and what
-/// no result depends on.
+/// Settings each machine of a group may choose for itself: paths, by their location, and those no
+/// result depends on.
 const RANK_LOCAL_SETTINGS: [&str; 5] =
     ["data.corpus", "data.validation", "train.output", "train.device", "train.init_from"];
 
-/// Refuses ranks that were given different runs: they would part, or wait for each other in vain.
-/// `validation` is the fingerprint of the validation corpus, `device` the kind of device, which has
-/// collectives of its own.
+/// Refuses ranks with different runs: they would diverge, or wait for each other in vain.
+/// `validation` is the fingerprint of the validation corpus. `device` is the type of device, which
+/// has its own collectives.
 pub fn check_ranks_agree(
     config: &RunFile,
     identity: &Identity,
@@ -286,8 +291,8 @@ mod tests {
     use super::*;
 
     proptest::proptest! {
-        /// A run would not be its own otherwise: a checkpoint and the first rank say what they are
-        /// in JSON.
+        /// Otherwise a run would not match itself: its identity passes through JSON in a checkpoint
+        /// and in the first rank's message.
         #[test]
         fn a_number_comes_back_from_json_bit_by_bit(number in proptest::num::f64::NORMAL) {
             let mut own = BTreeMap::new();

@@ -1,12 +1,12 @@
-//! Checkpoint folders: `checkpoint-<step>` is complete or absent, and the newest whole one is found
-//! again.
+//! Checkpoint folders: `checkpoint-<step>` is complete or absent, and the newest complete one can
+//! be found.
 //!
-//! A folder is written under a temporary name: its files, then `MANIFEST.json` with the hash of
-//! each, every one synced, then the folder is renamed and its parent synced. What is in it beside
-//! the progress record is the caller's.
+//! A folder is written under a temporary name: first its files, then `MANIFEST.json` with the hash
+//! of each. Every file is synced, the folder is renamed and its parent is synced. The caller
+//! supplies all contents except the progress record.
 //!
-//! **Invariant:** a folder named `checkpoint-<step>` that [`verify`] accepts is byte for byte what
-//! was saved.
+//! **Invariant:** a folder named `checkpoint-<step>` accepted by [`verify`] holds exactly the saved
+//! bytes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,35 +22,35 @@ const TEMPORARY: &str = ".tmp-checkpoint-";
 const REPLACED: &str = "-replaced";
 const LATEST: &str = "latest";
 
-/// Why a checkpoint was not written or not accepted.
+/// The reason a checkpoint was not written or not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{action} {path}: {source}")]
     Io {
-        /// Such as "read".
+        /// The operation, such as "read".
         action: &'static str,
-        /// Of what.
+        /// Its object.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file that is not of its form.
+    /// A malformed file.
     #[error("{path}: {reason}")]
     Form {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// A file that differs from what the manifest says.
+    /// A file whose hash or length differs from its record in the manifest.
     #[error("{path} {what}; the checkpoint's {CHECKPOINT_MANIFEST} says {expected}")]
     Content {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The value found.
         what: String,
-        /// What was written.
+        /// The value written.
         expected: String,
     },
     /// The caller could not write its part.
@@ -58,16 +58,16 @@ pub enum CheckpointError {
     Write {
         /// The temporary folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         reason: anyhow::Error,
     },
-    /// Nothing that was ever saved.
+    /// Not a checkpoint folder.
     #[error("{path} is no checkpoint folder: it has no {CHECKPOINT_MANIFEST}")]
     NoCheckpoint {
         /// The folder.
         path: PathBuf,
     },
-    /// There are checkpoints, and none of them is whole.
+    /// There are checkpoints, but none is complete.
     #[error("none of the checkpoints in {path} is whole:\n{reasons}")]
     NoneWhole {
         /// The run's folder.
@@ -81,16 +81,16 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Chec
     move |source| CheckpointError::Io { action, path: path.to_owned(), source }
 }
 
-/// A checkpoint whose every byte was checked.
+/// A checkpoint with every byte checked.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Its folder.
     pub path: PathBuf,
-    /// Where the run stood.
+    /// The progress of the run.
     pub state: TrainerState,
 }
 
-/// What stays when a new checkpoint is written.
+/// Checkpoints to keep when a new one is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// The newest so many, at least 1.
@@ -100,8 +100,8 @@ pub struct Retention {
 }
 
 /// Saves `run_folder/checkpoint-<next_step>`: `write_files` puts the caller's files into the folder
-/// it is given, flat or nested. A whole folder of the same state stays as it is. Then older
-/// checkpoints go, by `retention`.
+/// it is given, flat or nested. An existing complete folder with the same state is kept. Older
+/// checkpoints are then removed, by `retention`.
 pub fn save(
     run_folder: &Path,
     state: &TrainerState,
@@ -113,7 +113,8 @@ pub fn save(
     remove_folder(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io_error("create", &temporary))?;
     if let Err(reason) = write_files(&temporary) {
-        remove_folder(&temporary)?; // on a full disk its room is needed
+        // On a full disk its room is needed.
+        remove_folder(&temporary)?;
         return Err(CheckpointError::Write { path: temporary, reason });
     }
     let text = serde_json::to_vec_pretty(state).expect("a trainer state is plain data");
@@ -125,8 +126,8 @@ pub fn save(
 
     let path = run_folder.join(&name);
     if path.exists() {
-        // Of the same state, or damaged: a run never goes back behind a whole checkpoint of its
-        // own.
+        // The old folder has the same state or is damaged: a run never goes back beyond one of its
+        // own complete checkpoints.
         if verify(&path).is_ok_and(|before| before.state == *state) {
             remove_folder(&temporary)?;
             return Ok(path);
@@ -143,8 +144,8 @@ pub fn save(
     Ok(path)
 }
 
-/// The newest whole checkpoint of a run, with a line for each newer one that is damaged; `None` if
-/// there is none at all.
+/// The newest complete checkpoint of a run, with a line for each damaged newer one; `None` if there
+/// are no checkpoints at all.
 pub fn newest_whole(
     run_folder: &Path,
 ) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
@@ -162,8 +163,8 @@ pub fn newest_whole(
     Err(CheckpointError::NoneWhole { path: run_folder.to_owned(), reasons })
 }
 
-/// Checks every byte of a model folder that is a checkpoint; one from elsewhere has no manifest to
-/// check it by.
+/// Checks every byte of a model folder if it is a checkpoint. A folder from elsewhere has no
+/// manifest to check against.
 pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
     match verify(path) {
         Ok(_) | Err(CheckpointError::NoCheckpoint { .. }) => Ok(()),
@@ -171,7 +172,7 @@ pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Where a run's checkpoint of `step` lies.
+/// Path of a run's checkpoint of `step`.
 pub fn path(run_folder: &Path, step: u64) -> PathBuf {
     run_folder.join(format!("{PREFIX}{step}"))
 }
@@ -223,7 +224,7 @@ pub fn last_step(run_folder: &Path) -> Result<Option<u64>, CheckpointError> {
     Ok(steps(run_folder)?.last().copied())
 }
 
-/// Steps of the checkpoint folders, rising.
+/// Steps of the checkpoint folders, in ascending order.
 fn steps(run_folder: &Path) -> Result<Vec<u64>, CheckpointError> {
     let mut steps: Vec<u64> = names(run_folder)?
         .iter()
@@ -242,13 +243,14 @@ fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(io_error("list", folder))?;
-        names.extend(entry.file_name().into_string()); // a name that is not UTF-8 is none of ours
+        // A name outside UTF-8 is not ours.
+        names.extend(entry.file_name().into_string());
     }
     Ok(names)
 }
 
-/// Removes what a killed run left under temporary names; a checkpoint that was set aside and not
-/// yet replaced gets its name back. The caller holds the run's lock.
+/// Removes the leftovers of a killed run under temporary names. A checkpoint set aside and not yet
+/// replaced gets its name back. The caller holds the run's lock.
 pub fn remove_leftovers(run_folder: &Path) -> Result<(), CheckpointError> {
     for name in names(run_folder)? {
         let Some(step) = name.strip_prefix(TEMPORARY) else { continue };
@@ -263,17 +265,17 @@ pub fn remove_leftovers(run_folder: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Removes what `retention` lets go of the checkpoints up to `saved_step`, which was just written
-/// and always stays. Later ones are damaged (the run was resumed from before them): the run will
-/// write them again.
+/// Of the checkpoints up to `saved_step`, removes those not kept by `retention`. The one at
+/// `saved_step` was just written and always stays. Later ones are damaged (the run was resumed from
+/// before them): the run will write them again.
 fn prune(run_folder: &Path, saved_step: u64, retention: Retention) -> Result<(), CheckpointError> {
     let mut steps = steps(run_folder)?;
     steps.retain(|&step| step <= saved_step);
     let newest_from = steps.len().saturating_sub(retention.newest.max(1) as usize);
     for &step in &steps[..newest_from] {
         if retention.every_steps == 0 || !step.is_multiple_of(retention.every_steps) {
-            // Under a temporary name first, so that a kill leaves no half of a checkpoint under its
-            // own.
+            // Rename to a temporary name first, so a kill never leaves a partial checkpoint under
+            // its own name.
             let path = path(run_folder, step);
             let aside = run_folder.join(format!("{TEMPORARY}{step}-old"));
             fs::rename(&path, &aside).map_err(io_error("set aside", &path))?;
@@ -283,7 +285,7 @@ fn prune(run_folder: &Path, saved_step: u64, retention: Retention) -> Result<(),
     Ok(())
 }
 
-/// Syncs every file below `folder` and gives their records, in byte order of the path.
+/// Syncs every file below `folder` and returns their records, in byte order of the path.
 fn sync_and_hash(folder: &Path) -> Result<Vec<FileRecord>, CheckpointError> {
     let mut pending = vec![String::new()];
     let mut files = Vec::new();
@@ -334,7 +336,7 @@ fn remove_folder(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Makes `latest` a link to the checkpoint of this name.
+/// Makes `latest` a link to the checkpoint with this name.
 fn point_latest(run_folder: &Path, name: &str) -> Result<(), CheckpointError> {
     let link = run_folder.join(LATEST);
     let temporary = run_folder.join(format!(".{LATEST}.tmp"));
@@ -459,7 +461,8 @@ mod tests {
         let path = save_one(folder.path(), 1, ALL);
         let aside = folder.path().join(format!("{TEMPORARY}1{REPLACED}"));
         fs::rename(&path, &aside).unwrap();
-        fs::create_dir(folder.path().join(format!("{TEMPORARY}1"))).unwrap(); // half of the new one
+        // Half of the new one.
+        fs::create_dir(folder.path().join(format!("{TEMPORARY}1"))).unwrap();
         remove_leftovers(folder.path()).unwrap();
         verify(&path).unwrap();
         assert_eq!(steps(folder.path()).unwrap(), [1]);

@@ -1,9 +1,9 @@
 //! Safetensors files, read and written a tensor at a time: never the whole file in memory.
 //!
-//! The header is parsed by the `safetensors` crate; the data are read and written here, because the
-//! crate wants the whole file in memory, and writes it with the access rights of a temporary file.
+//! The `safetensors` crate parses the header. The data are read and written here, because the crate
+//! wants the whole file in memory and writes it with the access rights of a temporary file.
 //!
-//! **Invariant:** a file is read only if it is exactly as long as its header promises; equal
+//! **Invariant:** a file is read only if its length is exactly what its header promises; equal
 //! tensors give equal bytes.
 
 use std::collections::HashMap;
@@ -15,20 +15,21 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use tch::{Device, Kind, Tensor};
 
-/// Bytes of the length of the header.
+/// Bytes of the header's length field.
 const LENGTH_BYTES: u64 = 8;
-/// Largest header that is read: some 8,000 tensors. A crafted length must not cost memory.
+/// Largest accepted header: some 8,000 tensors. A crafted length must not cost memory.
 pub const HEADER_BYTES_MAX: u64 = 1 << 20;
 
-/// Why a safetensors file can't be read or written.
+/// The reason a safetensors file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorFileError {
-    /// The operating system says no.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Not as long as promised.
+    /// The length differs from the header's.
     #[error(
-        "file is {found_bytes} bytes; its header promises {expected_bytes}, so it is truncated or damaged"
+        "file is {found_bytes} bytes; its header promises {expected_bytes}, so it is \
+         truncated or damaged"
     )]
     Length {
         /// Length of the file.
@@ -36,27 +37,28 @@ pub enum TensorFileError {
         /// Length by the header.
         expected_bytes: u64,
     },
-    /// A header length beyond [`HEADER_BYTES_MAX`], so hardly a safetensors file.
+    /// A header length beyond [`HEADER_BYTES_MAX`], hence hardly a safetensors file.
     #[error(
-        "header is {found_bytes} bytes; at most {HEADER_BYTES_MAX} are read, so this is hardly a safetensors file"
+        "header is {found_bytes} bytes; at most {HEADER_BYTES_MAX} are read, so this is \
+         hardly a safetensors file"
     )]
     HeaderLength {
         /// Length in the file.
         found_bytes: u64,
     },
-    /// The header is no JSON of the format's form.
+    /// The header is not valid JSON of the format.
     #[error("header: {0}")]
     Header(#[from] serde_json::Error),
     /// The header contradicts itself.
     #[error("header: {0}")]
     Layout(#[from] SafeTensorError),
-    /// A tensor that is asked for is not there.
+    /// A requested tensor is missing.
     #[error("there is no tensor {name:?}")]
     Missing {
         /// Its name.
         name: String,
     },
-    /// A kind that this program has no use for.
+    /// An unsupported dtype.
     #[error("tensor {name:?} is of dtype {found:?}; expected one of F64, F32, BF16, F16, I64, U8")]
     Kind {
         /// The tensor.
@@ -64,12 +66,12 @@ pub enum TensorFileError {
         /// Its dtype.
         found: Dtype,
     },
-    /// libtorch failed, for instance for want of memory.
+    /// libtorch failed, for instance for lack of memory.
     #[error("tensor {name:?}: {source}")]
     Tensor {
         /// The tensor.
         name: String,
-        /// What libtorch says.
+        /// libtorch's message.
         source: tch::TchError,
     },
 }
@@ -116,7 +118,7 @@ impl TensorFile {
         self.metadata.offset_keys()
     }
 
-    /// Shape and kind of a tensor.
+    /// Shape and dtype of a tensor.
     pub fn form(&self, name: &str) -> Result<(Vec<i64>, Kind), TensorFileError> {
         let info = self.info(name)?;
         let shape = info
@@ -129,7 +131,7 @@ impl TensorFile {
         Ok((shape, kind))
     }
 
-    /// Reads a tensor, onto the CPU.
+    /// Reads a tensor onto the CPU.
     pub fn read(&mut self, name: &str) -> Result<Tensor, TensorFileError> {
         let (shape, kind) = self.form(name)?;
         let (first, end) = self.info(name)?.data_offsets;
@@ -153,7 +155,8 @@ impl TensorFile {
 /// Writes `tensors` to a new file at `path`, in order of their names, and waits until it is on the
 /// disk.
 ///
-/// Kinds are kept. The file is not there under its name alone: publishing it is the caller's.
+/// Dtypes are kept. The file is written directly under its name; publishing it atomically is left
+/// to the caller.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TensorFileError> {
     let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));

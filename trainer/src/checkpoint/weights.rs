@@ -1,7 +1,7 @@
 //! Hugging Face model directories: `config.json`, `generation_config.json`, `model.safetensors`.
 //!
-//! **Invariant:** a model that is saved and loaded has the same bits; a load that succeeds has set
-//! every parameter and has left no tensor of the file unread.
+//! **Invariant:** a saved and reloaded model has the same bits; a successful load has set every
+//! parameter and left no tensor of the file unread.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,53 +22,56 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 /// The weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// Which tensor lies in which file, where the weights are split over several.
+/// Maps each tensor to its file, where the weights are split over several.
 pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
 /// The files that [`save_model`] writes, in byte order.
 pub const MODEL_FILES: [&str; 3] = [CONFIG_FILE, GENERATION_CONFIG_FILE, WEIGHTS_FILE];
 
-/// Tables that old checkpoints store and that are computed here.
+/// Tables stored in old checkpoints and computed here.
 const ROTARY_BUFFER: &str = ".rotary_emb.inv_freq";
 
-/// Why a model directory can't be read or written.
+/// The reason a model directory cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The operating system says no.
+    /// The operating system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A `config.json` that is refused.
+    /// A refused `config.json`.
     #[error("{}: {source}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: HfConfigError,
     },
-    /// A safetensors file that can't be read or written.
+    /// A safetensors file that cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: TensorFileError,
     },
-    /// An index of several weight files that is not of its form.
-    #[error("{}: expected {{\"weight_map\": {{tensor: file name}}}} with file names of this folder", path.display())]
+    /// A malformed index of several weight files.
+    #[error(
+        "{}: expected {{\"weight_map\": {{tensor: file name}}}} with file names of this folder",
+        path.display()
+    )]
     Index {
         /// The file.
         path: PathBuf,
     },
-    /// Tensors that do not fit the model.
+    /// The tensors do not fit the model.
     #[error("{}: the tensors do not fit the model: {problems}", path.display())]
     Tensors {
         /// The directory.
         path: PathBuf,
-        /// Every tensor that is missing, unexpected or of another form.
+        /// Every missing, unexpected or malformed tensor.
         problems: String,
     },
     /// The directory holds another model.
@@ -79,12 +82,12 @@ pub enum WeightsError {
         /// Each field that differs, with both values.
         differences: String,
     },
-    /// A configuration that makes no model.
+    /// A configuration that gives no valid model.
     #[error("{}: {source}", path.display())]
     Model {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: ModelError,
     },
 }
@@ -110,8 +113,7 @@ pub fn load_model(
 
 /// Sets the weights of `model` to those in `dir`, which must hold the same architecture.
 ///
-/// `initializer_range` and `max_position_embeddings` may differ: they say nothing about the
-/// weights.
+/// `initializer_range` and `max_position_embeddings` may differ: they do not affect the weights.
 pub fn load_weights(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
     let (mut found, _) = load_config(dir)?;
     found.initializer_range = model.config().initializer_range;
@@ -122,7 +124,7 @@ pub fn load_weights(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
     fill(dir, model)
 }
 
-/// Reads `config.json` of `dir`.
+/// Reads `config.json` in `dir`.
 pub fn load_config(dir: &Path) -> Result<(ModelConfig, ModelNotes), WeightsError> {
     let path = dir.join(CONFIG_FILE);
     let text = fs::read_to_string(&path)
@@ -130,10 +132,11 @@ pub fn load_config(dir: &Path) -> Result<(ModelConfig, ModelNotes), WeightsError
     hf_config::parse(&text).map_err(|source| WeightsError::Config { path, source })
 }
 
-/// Writes [`MODEL_FILES`] into `dir`, fp32, and waits until each is on the disk. Files that exist
+/// Writes [`MODEL_FILES`] into `dir`, in fp32, and waits until each is on the disk. Existing files
 /// are an error.
 ///
-/// `dir` itself is neither made nor synced: to publish the folder as a whole is the caller's.
+/// `dir` itself is neither created nor synced: publishing the folder as a whole is left to the
+/// caller.
 pub fn save_model(dir: &Path, model: &Llama, notes: &ModelNotes) -> Result<(), WeightsError> {
     write_json(&dir.join(CONFIG_FILE), &hf_config::config_json(model.config(), notes))?;
     write_json(&dir.join(GENERATION_CONFIG_FILE), &hf_config::generation_config_json(notes))?;
@@ -164,7 +167,7 @@ fn config_differences(found: &ModelConfig, expected: &ModelConfig) -> String {
     named.collect::<Vec<_>>().join("; ")
 }
 
-/// The weight files of a directory, and which tensor lies in which.
+/// The weight files of a directory, and which of them holds each tensor.
 struct WeightFiles {
     files: Vec<(PathBuf, TensorFile)>,
     place: BTreeMap<String, usize>,
@@ -193,7 +196,7 @@ impl WeightFiles {
     }
 }
 
-/// The one weight file, or those that an index names.
+/// The only weight file, or the files an index names.
 fn weight_paths(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let index_path = dir.join(WEIGHTS_INDEX_FILE);
     if dir.join(WEIGHTS_FILE).exists() || !index_path.exists() {
@@ -238,7 +241,7 @@ fn fill(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// Every tensor that is missing, unexpected, or of another shape or kind than the model's.
+/// Every tensor that is missing, unexpected, or has another shape or dtype than the model's.
 fn form_problems(files: &WeightFiles, model: &Llama) -> Vec<String> {
     let mut problems = Vec::new();
     for parameter in model.own_parameters() {

@@ -1,12 +1,11 @@
-//! `patchmill-train bench`: what each phase of a run file reaches on this machine, from the loop
-//! that trains.
+//! `patchmill-train bench`: the speed and memory of each phase of a run file on this machine,
+//! measured in the training loop.
 //!
-//! Each phase is measured in a process of its own, so that the peak of its memory is its own too:
-//! fresh weights, the phase's own windows by the loader, no validation, no checkpoint, nothing left
-//! behind.
+//! Each phase is measured in a process of its own, so its memory peak is its own too. It has fresh
+//! weights and the phase's own windows through the loader. There is no validation and no
+//! checkpoint, and nothing is left on disk.
 //!
-//! **Invariant:** the figures are those that the run loop logs; nothing is measured by another
-//! loop.
+//! **Invariant:** the figures are those the run loop logs; no other loop measures anything.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,9 +36,9 @@ use self::report::{PhaseReport, Report, Spread};
 
 mod report;
 
-/// Intervals that the steps are measured in, where there are as many.
+/// Intervals the measured steps are split into, if there are enough steps.
 const INTERVALS: u64 = 10;
-/// Times that a step's products are made alone.
+/// How often a step's products are measured alone.
 const PRODUCT_TRIES: usize = 5;
 
 /// Arguments of `bench`.
@@ -50,11 +49,21 @@ pub struct BenchArgs {
     /// Replaces a value of the run file, such as train.dtype=bf16.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Steps of each phase that are measured.
-    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = value_parser!(u64).range(1..=1 << 32))]
+    /// Steps to measure in each phase.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 20,
+        value_parser = value_parser!(u64).range(1..=1 << 32)
+    )]
     steps: u64,
     /// Steps before them.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = value_parser!(u64).range(1..=1 << 32))]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 3,
+        value_parser = value_parser!(u64).range(1..=1 << 32)
+    )]
     warm_up_steps: u64,
     /// Measure this phase alone, counted from 0.
     #[arg(long, value_name = "INDEX")]
@@ -83,14 +92,15 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     print(&text)
 }
 
-/// Every phase that has steps, each by this program in another process.
+/// Every phase with steps, each measured by this program in another process.
 fn measure_all(file: &run_file::Run, args: &BenchArgs) -> Result<Report> {
     let corpus = file.open_corpus(file.file.loader.io)?;
     let plan = file.plan_of(corpus.manifest())?;
     let has_steps = |&index: &usize| plan.phases()[index].steps > 0;
     let indexes: Vec<usize> = (0..plan.phases().len()).filter(has_steps).collect();
     for &index in &indexes {
-        measurable(&plan, index, args)?; // before any is measured
+        // Before any is measured.
+        measurable(&plan, index, args)?;
     }
     let mut all: Option<Report> = None;
     for index in indexes {
@@ -115,7 +125,7 @@ fn measure_in_child(args: &BenchArgs, index: usize) -> Result<Report> {
     let output = command.stderr(Stdio::inherit()).output().context("start this program again")?;
     match output.status.code() {
         Some(0) => {}
-        // It has said why; its exit code says what kind of error that is.
+        // It has printed the cause; its exit code gives the error's class.
         Some(code) => std::process::exit(code),
         None => bail!("phases.{index}: the process that measured it ended by {}", output.status),
     }
@@ -134,14 +144,15 @@ fn measure(
     let output = folder.path().to_str().context("the path of temporary files is not UTF-8")?;
     let config = &mut file.file;
     config.data.validation = None;
-    config.train.init_from = None; // says nothing about speed
+    // Does not affect speed.
+    config.train.init_from = None;
     config.train.output = output.to_owned();
     let plan = file.plan_of(file.open_corpus(file.file.loader.io)?.manifest())?;
     let phase = measurable(&plan, index, args)?;
     let steps = args.steps.min(phase.steps - args.warm_up_steps);
     if steps < args.steps {
         progress(&format!(
-            "notice: phases.{index} has {steps} steps behind the warm-up: measuring these"
+            "notice: phases.{index} has {steps} steps after the warm-up: measuring these"
         ));
     }
     let measured_from = phase.first_step + args.warm_up_steps;
@@ -196,18 +207,19 @@ fn measure(
     })
 }
 
-/// Steps of an interval of the log: about a tenth of the measured ones, and a divisor of the step
-/// that they begin at, so that an interval begins there.
+/// Steps of a log interval: about a tenth of the measured ones, and a divisor of the first measured
+/// step, so an interval begins there.
 fn interval_steps(steps: u64, measured_from: u64) -> u64 {
     let wanted = steps.div_ceil(INTERVALS);
     (1..=wanted).rev().find(|every| measured_from.is_multiple_of(*every)).expect("1 divides it")
 }
 
-/// A step that stopped the run, said without the record of the step, which goes with the folder.
+/// A step that stopped the run, reported without its record, which is deleted with the folder.
 fn without_the_folder(err: anyhow::Error, index: usize) -> anyhow::Error {
     match err.downcast_ref::<Diverged>() {
         Some(Diverged { numbers, .. }) => anyhow!(
-            "phases.{index}: step {} diverged, loss {}, gradient norm {}; a bench begins with fresh weights, so measure with a \
+            "phases.{index}: step {} diverged, loss {}, gradient norm {}; \
+             a bench begins with fresh weights, so measure with a \
              lower rate, such as --set phases.{index}.schedule.peak=1e-4",
             numbers.step,
             numbers.loss,
@@ -217,7 +229,7 @@ fn without_the_folder(err: anyhow::Error, index: usize) -> anyhow::Error {
     }
 }
 
-/// Milliseconds of what a step does as often as it has micro-batches.
+/// Milliseconds of an operation a step performs once for each micro-batch.
 fn alone(
     micro_batches: f64,
     mut measure: impl FnMut() -> Result<f64, ShimError>,
@@ -227,7 +239,7 @@ fn alone(
     Ok(Spread::of(tries.collect::<Result<Vec<_>>>()?))
 }
 
-/// The phase, if it has steps behind the warm-up.
+/// The phase, if it has steps after the warm-up.
 fn measurable(plan: &Plan, index: usize, args: &BenchArgs) -> Result<Phase, NotMeasurable> {
     let refuse = |found: String, wanted: String| NotMeasurable { index, found, wanted };
     let phases = plan.phases();
@@ -237,7 +249,8 @@ fn measurable(plan: &Plan, index: usize, args: &BenchArgs) -> Result<Phase, NotM
     })?;
     if phase.steps <= args.warm_up_steps {
         let wanted = format!(
-            "--warm-up-steps {} leaves none to measure: choose fewer, or a larger data.subset_tokens",
+            "--warm-up-steps {} leaves none to measure: \
+             choose fewer, or a larger data.subset_tokens",
             args.warm_up_steps
         );
         return Err(refuse(format!("has {} steps", phase.steps), wanted));
@@ -245,7 +258,7 @@ fn measurable(plan: &Plan, index: usize, args: &BenchArgs) -> Result<Phase, NotM
     Ok(*phase)
 }
 
-/// The times and rates in the run's metrics, of the intervals that lie behind the warm-up.
+/// The times and rates in the run's metrics, from the intervals after the warm-up.
 fn figures(path: &Path, first_step: u64, measured_from: u64) -> Result<BTreeMap<String, Spread>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();

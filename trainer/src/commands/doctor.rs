@@ -1,7 +1,6 @@
-//! `patchmill-train doctor`: what this machine offers to a run, and what is wrong with it.
+//! `patchmill-train doctor`: this machine's resources for a run, and any problems with them.
 //!
-//! **Invariant:** it changes nothing and needs no GPU; every problem comes with what to do about
-//! it.
+//! **Invariant:** it changes nothing and needs no GPU; every problem comes with a remedy.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,11 +12,11 @@ use tch::{Cuda, Device, Kind, Tensor};
 use crate::device::cuda;
 use crate::shim;
 
-/// What was found.
+/// The findings.
 pub struct Report {
-    /// Name and value, in the order in which they are printed.
+    /// Name and value, in printing order.
     pub facts: Vec<(&'static str, String)>,
-    /// What is wrong, with what to do.
+    /// Problems, each with its remedy.
     pub problems: Vec<String>,
 }
 
@@ -93,7 +92,7 @@ fn gpu(report: &mut Report) {
     }
 }
 
-/// What each GPU is, and what is set for all of them.
+/// The properties of each GPU, and the settings of all of them.
 fn devices(report: &mut Report, count: i64) {
     for index in 0..usize::try_from(count).unwrap_or(0) {
         let found = match shim::cuda::properties(index) {
@@ -184,7 +183,8 @@ fn threads(report: &mut Report) {
         report.fact("OMP_NUM_THREADS", text.clone());
         if text.parse().is_ok_and(|threads: usize| threads > cores) {
             report.problems.push(format!(
-                "OMP_NUM_THREADS is {text}, but only {cores} cores are available: set it to {cores} or unset it"
+                "OMP_NUM_THREADS is {text}, but only {cores} cores are available: \
+                 set it to {cores} or unset it"
             ));
         }
     }
@@ -207,7 +207,8 @@ fn memory(report: &mut Report) -> Result<()> {
             report.fact("/dev/shm free", gib(bytes));
             if bytes < 64 << 20 {
                 report.problems.push(format!(
-                    "/dev/shm has {} free: several ranks on one machine need 64 MiB (container: --shm-size=1g)",
+                    "/dev/shm has {} free: several ranks on one machine need 64 MiB \
+                     (container: --shm-size=1g)",
                     gib(bytes)
                 ));
             }
@@ -230,12 +231,14 @@ fn limits(report: &mut Report) -> Result<()> {
         report.fact(label, soft);
         if soft.parse().is_ok_and(|soft: u64| soft < least) {
             report.problems.push(format!(
-                "only {soft} {label} are allowed; a corpus of many shards needs more: `ulimit -n {least}`"
+                "only {soft} {label} are allowed; \
+                 a corpus of many shards needs more: `ulimit -n {least}`"
             ));
         }
         if label != "open files" && label != "locked memory" && soft != "unlimited" {
             report.problems.push(format!(
-                "{label} is limited to {soft} bytes; mapped corpora and checkpoints may fail: `ulimit` in this shell"
+                "{label} is limited to {soft} bytes; \
+                 mapped corpora and checkpoints may fail: `ulimit` in this shell"
             ));
         }
     }

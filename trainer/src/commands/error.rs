@@ -1,11 +1,11 @@
 //! Errors of commands that the library below them cannot have.
 //!
-//! **Invariant:** each has an exit code of its own kind in `exit`.
+//! **Invariant:** each class of error has an exit code of its own in `exit`.
 
-/// A corpus whose ids mean something else to the model.
+/// A corpus whose ids have another meaning in the model.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusMismatch {
-    /// Ids that the model's embedding does not have.
+    /// Ids missing from the model's embedding.
     #[error("the corpus has a vocabulary of {found}; the model's vocab_size is {expected}")]
     Vocabulary {
         /// Of the corpus.
@@ -13,7 +13,7 @@ pub enum CorpusMismatch {
         /// Of the model.
         expected: u64,
     },
-    /// Made by another tokenizer than the model's.
+    /// The corpus was made by another tokenizer than the model's.
     #[error(
         "the corpus was made by the tokenizer {found}; the model's tokenizer.json is {expected}: \
          tokenize the text with that one, or give the text itself as --data"
@@ -26,27 +26,28 @@ pub enum CorpusMismatch {
     },
 }
 
-/// A phase that has nothing to measure.
+/// A phase with nothing to measure.
 #[derive(Debug, thiserror::Error)]
 #[error("phases.{index} {found}; {wanted}")]
 pub struct NotMeasurable {
     /// Of the phase.
     pub index: usize,
-    /// Why there is nothing.
+    /// The reason there is nothing.
     pub found: String,
-    /// What there could be.
+    /// The possible values.
     pub wanted: String,
 }
 
-/// Tokens of a micro-batch at most: more than any memory holds, and few enough that no sum
-/// overflows.
+/// Most tokens of a micro-batch: more than any memory holds, and few enough for no sum to overflow.
 pub(crate) const TOKENS_MAX: u64 = 1 << 24;
 
-/// A step that a run could not make either.
+/// A step no run could make either.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "phases.{index}: a step of {step_tokens} tokens (plan.step_tokens) does not split into micro-batches of \
-     {windows} windows (train.micro_batch_windows) of {units} units (window_units, at least 2) of {patch_size} tokens \
+    "phases.{index}: a step of {step_tokens} tokens (plan.step_tokens) \
+     does not split into micro-batches of \
+     {windows} windows (train.micro_batch_windows) of {units} units \
+     (window_units, at least 2) of {patch_size} tokens \
      (patch_size); a micro-batch has at most {TOKENS_MAX} tokens"
 )]
 pub struct WrongStep {

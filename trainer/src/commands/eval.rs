@@ -1,6 +1,6 @@
 //! `patchmill-train eval`: loss and perplexity of a model on a corpus or a text.
 //!
-//! **Invariant:** a corpus whose ids mean something else to the model is refused.
+//! **Invariant:** a corpus whose ids have another meaning in the model is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -33,19 +33,29 @@ pub struct EvalArgs {
     /// Tokens of a window [default: the model's positions].
     #[arg(long, value_name = "T")]
     window_units: Option<u64>,
-    /// K above 1 gives the patch loss, which is no token-level loss.
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    /// K above 1 gives the patch loss, which is not a token-level loss.
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20)
+    )]
     patch_size: u64,
-    /// Windows that are computed at once; says nothing about the result.
-    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    /// Windows computed at once; does not affect the result.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u64).range(1..=1 << 20)
+    )]
     micro_batch_windows: u64,
-    /// A text file's tokenizer.json or the folder with it [default: that of the model].
+    /// tokenizer.json for a text file, or the folder with it [default: that of the model].
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
-    /// A text file's key or column of the text.
+    /// Key or column of the text in a text file.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_column: String,
-    /// A longer text of a text file is refused.
+    /// Longest text accepted in a text file; a longer one is refused.
     #[arg(long, value_name = "BYTES", default_value_t = documents::DOCUMENT_BYTES_MAX)]
     max_document_bytes: u64,
     /// Print the result as one JSON object.
@@ -98,7 +108,8 @@ fn check_corpus(corpus: &Corpus, model: &Llama, model_folder: &Path) -> Result<(
     let path = model_folder.join("tokenizer.json");
     if !path.exists() {
         progress(
-            "notice: the model's folder has no tokenizer.json to compare the corpus' tokenizer with",
+            "notice: the model's folder has no tokenizer.json \
+             to compare the corpus' tokenizer with",
         );
         return Ok(());
     }
@@ -115,7 +126,8 @@ fn describe(found: &Evaluation, shape: EvalShape) -> String {
     let bits = found.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits/byte"));
     format!(
         "loss {:.6}, perplexity {:.4}{bits} ({level}, K = {})\n\
-         {} tokens in {} windows of {} that do not overlap, {} of them predicted; {} tokens of the tail dropped",
+         {} tokens in {} windows of {} that do not overlap, {} of them predicted; \
+         {} tokens of the tail dropped",
         found.loss,
         found.perplexity,
         shape.patch_size,

@@ -1,4 +1,4 @@
-//! What an error means to the caller of `patchmill-train`: its exit code.
+//! Exit codes: what an error means to the caller of `patchmill-train`.
 //!
 //! **Invariant:** an error is printed once, here.
 
@@ -24,8 +24,7 @@ use crate::step::schedule::ScheduleError;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
-/// Exit code of a run that was stopped on request, with its checkpoint saved: start it again
-/// (EX_TEMPFAIL).
+/// Exit code of a run stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
 pub const EXIT_STOPPED: u8 = 75;
 
 /// Prints an error, unless another rank does, and returns its exit code.

@@ -1,6 +1,6 @@
 //! `patchmill-train generate`: a model's continuation of a text.
 //!
-//! **Invariant:** stdout has the text alone, or with `--json` one JSON object.
+//! **Invariant:** stdout has only the text, or with `--json` one JSON object.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::model::generate::{Sampling, Stop, generate as continue_ids};
 pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to go on from.
+    /// The text to continue.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Tokens to generate, at most.
@@ -69,8 +69,13 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
             Stop::ContextLimit => "context limit",
         };
         let (prompt_tokens, token_ids) = (prompt.len(), &found.token_ids);
-        json!({ "text": text, "prompt_tokens": prompt_tokens, "token_ids": token_ids, "stop": stop })
-            .to_string()
+        json!({
+            "text": text,
+            "prompt_tokens": prompt_tokens,
+            "token_ids": token_ids,
+            "stop": stop,
+        })
+        .to_string()
     } else {
         text
     };

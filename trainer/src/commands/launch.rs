@@ -1,9 +1,9 @@
 //! `pretrain --ranks`: the ranks of one machine, each a process of this program.
 //!
-//! **Invariant:** the launcher ends when all ranks have, with the exit code of one that failed by
-//! itself, if one did; a signal to the launcher is one to each rank, once, and a rank that fails
-//! has the others asked to stop, and killed if they do not. What the launcher itself asks never
-//! ends a rank that is saving.
+//! **Invariant:** the launcher ends when all ranks have. Its exit code is that of a rank that
+//! failed by itself, if one did. A signal to the launcher reaches each rank once. If a rank fails,
+//! the others are asked to stop, and killed if they do not. The launcher's own request never ends a
+//! rank that is saving.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,18 +25,18 @@ use crate::console::progress::progress;
 use crate::console::stop;
 use crate::ranks::environment;
 
-/// Tells a rank its launcher's process.
+/// Gives a rank its launcher's process id.
 const LAUNCHER: &str = "PATCHMILL_LAUNCHER";
-/// Tells the first rank on which open socket it listens.
+/// Gives the first rank the open socket to listen on.
 const LISTENER: &str = "PATCHMILL_LISTENER";
 /// libtorch's threads.
 const THREADS: &str = "OMP_NUM_THREADS";
-/// How often the launcher looks after the ranks.
+/// How often the launcher checks the ranks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long ranks may take to end when one has failed: the first one may be saving a checkpoint. On
-/// a GPU they may wait for it where no request reaches them.
+/// How long ranks may take to end after one has failed: the first may be saving a checkpoint. On a
+/// GPU they may wait for the failed rank where no request reaches them.
 const GRACE_PERIOD: Duration = Duration::from_secs(300);
-/// The exit code of a rank that fails because another one did, which may be the first to end.
+/// The exit code of a rank that fails because another did. It may be the first to end.
 const PEER_FAILURE: i32 = 1;
 
 /// Runs this program with `arguments` as `count` ranks.
@@ -64,7 +64,8 @@ pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
                     progress(&format!("rank {rank} ended by {status}"));
                     let signal = status.signal().unwrap_or(0);
                     let is_by_launcher = match signal {
-                        stop::REQUEST_SIGNAL => failed.is_some(), // before it could listen
+                        // Ended before it could listen.
+                        stop::REQUEST_SIGNAL => failed.is_some(),
                         SIGKILL => is_killed,
                         _ => false,
                     };
@@ -84,7 +85,7 @@ pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
             is_killed = true;
             for (rank, child) in &mut running {
                 progress(&format!(
-                    "rank {rank} has not ended since another one failed: killing it"
+                    "rank {rank} has not ended since another rank failed: killing it"
                 ));
                 let _has_ended = child.kill();
             }
@@ -94,7 +95,7 @@ pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(combined_exit_code(&codes)).unwrap_or(1)))
 }
 
-/// The exit code that says most: of the first rank that failed by itself, or else of one that
+/// The most informative exit code: of the first rank that failed by itself, or else of one that
 /// failed or stopped.
 fn combined_exit_code(codes: &[i32]) -> i32 {
     let stopped = i32::from(EXIT_STOPPED);
@@ -104,14 +105,14 @@ fn combined_exit_code(codes: &[i32]) -> i32 {
 }
 
 fn signal_all(running: &[(u64, Child)], signal: i32) {
-    let signal = Signal::from_named_raw(signal).expect("one of the signals that ask");
+    let signal = Signal::from_named_raw(signal).expect("a request signal");
     for (_, child) in running {
         let _has_ended = kill_process(Pid::from_child(child), signal);
     }
 }
 
-/// Ranks and their processes, each of them in a group of its own: a terminal's signal reaches them
-/// by the launcher alone.
+/// Ranks and their processes. Each is in a process group of its own, so a terminal's signal reaches
+/// it only through the launcher.
 fn spawn_ranks(count: u64, arguments: &[OsString]) -> Result<Vec<(u64, Child)>> {
     let program = env::current_exe().context("find this program")?;
     let listener =
@@ -129,12 +130,13 @@ fn spawn_ranks(count: u64, arguments: &[OsString]) -> Result<Vec<(u64, Child)>> 
         command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string());
         command.env("MASTER_PORT", port.to_string());
         command.env(LAUNCHER, std::process::id().to_string());
-        // The ranks are not those of a torchrun around this.
+        // These ranks do not belong to a torchrun around this process.
         command.env_remove(environment::AGENT_STORE).env_remove(environment::RESTART_COUNT);
         if env::var_os(THREADS).is_none() {
             command.env(THREADS, (cores / count).max(1).to_string());
         }
-        let listener = listener.take(); // the first rank's alone
+        // For the first rank alone.
+        let listener = listener.take();
         if let Some(listener) = &listener {
             fcntl_setfd(listener, FdFlags::empty()).context("hand on the port of the ranks")?;
             command.env(LISTENER, listener.as_raw_fd().to_string());
@@ -152,7 +154,7 @@ fn spawn_ranks(count: u64, arguments: &[OsString]) -> Result<Vec<(u64, Child)>> 
     Ok(running)
 }
 
-/// What a rank does first: end when its launcher does, as if asked to stop.
+/// A rank's first action: arrange to end when its launcher does, as if asked to stop.
 pub fn exit_with_launcher() -> Result<()> {
     let Some(launcher) = number(LAUNCHER) else { return Ok(()) };
     let asking = Signal::from_named_raw(stop::REQUEST_SIGNAL).expect("it has a name");
@@ -162,7 +164,7 @@ pub fn exit_with_launcher() -> Result<()> {
     Ok(())
 }
 
-/// The socket on which the first rank listens, if its launcher has opened one.
+/// The socket the first rank listens on, if its launcher has opened one.
 pub fn listener() -> Option<i32> {
     number(LISTENER)
 }

@@ -1,4 +1,4 @@
-//! The model that `eval` and `generate` read: its folder, where it computes, its tokenizer.
+//! The model of `eval` and `generate`: its folder, its device and dtype, its tokenizer.
 //!
 //! **Invariant:** a checkpoint of ours is verified before its weights are used.
 
@@ -23,14 +23,18 @@ enum DtypeArg {
     Bf16,
 }
 
-/// The model and where it computes.
+/// The model, its device and its dtype.
 #[derive(Args)]
 pub struct ModelArgs {
     /// Folder of the model: a checkpoint, or any Hugging Face directory of a LLaMA.
     #[arg(long, value_name = "DIR")]
     pub(super) model: PathBuf,
     /// auto, cpu, cuda or cuda:INDEX.
-    #[arg(long, default_value = "auto", value_parser = |text: &str| Device::try_from(text.to_owned()))]
+    #[arg(
+        long,
+        default_value = "auto",
+        value_parser = |text: &str| Device::try_from(text.to_owned())
+    )]
     device: Device,
     /// Dtype of the compute.
     #[arg(long, default_value = "fp32")]
@@ -49,7 +53,7 @@ impl ModelArgs {
 }
 
 /// A tokenizer that fits the model. Its own configuration decides whether a BOS begins each
-/// document; a BOS does where the configuration leaves that open. Special tokens are text.
+/// document; if it leaves that open, a BOS does. Special tokens are text.
 pub(super) fn load_encoder(path: &Path, model: &Llama) -> Result<Encoder> {
     let load = |bos| {
         let special_tokens = SpecialTokens::Text;

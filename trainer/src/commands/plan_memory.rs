@@ -1,9 +1,9 @@
-//! `patchmill-train plan-memory`: what a run takes of a device's memory, from its run file alone.
+//! `patchmill-train plan-memory`: a run's memory estimate for a device, from its run file alone.
 //!
-//! What the process takes besides a step's tensors is found by a step of a model that has next to
-//! no tensors: libtorch's code, its own objects, and what its products keep.
+//! The process's memory besides a step's tensors is measured with a step of a model that has almost
+//! no tensors: libtorch's code, its own objects, and the data its products keep.
 //!
-//! **Invariant:** no data is read, and of the run's model nothing is made.
+//! **Invariant:** no data is read, and no part of the run's model is built.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::step::train_step;
 /// Arguments of `plan-memory`.
 #[derive(Args)]
 pub struct PlanMemoryArgs {
-    /// The run file. Its corpus need not be there.
+    /// The run file. Its corpus may be missing.
     run: PathBuf,
     /// Replaces a value of the run file, such as train.activation_checkpointing=block.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -46,7 +46,8 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     architecture::check_config(&config.model)?;
     plan::check_shares(&run_file::plan_spec(config, 0, None).phases)?;
     let is_composed = match config.train.device {
-        run::Device::Cuda(_) => true, // which need not be here
+        // The device may be missing.
+        run::Device::Cuda(_) => true,
         device => device::resolve(device)?.is_cuda(),
     };
     let program = if is_composed { 0 } else { program_bytes(config)? };
@@ -87,8 +88,8 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
     print(&text(config, &phases, (!is_composed).then_some(program))?)
 }
 
-/// What the process holds on a CPU besides a step's tensors, in bytes: what is resident behind a
-/// step of this compute dtype on a model of a few thousand scalars.
+/// Memory of the process on a CPU besides a step's tensors, in bytes: resident memory after a step
+/// of this compute dtype on a model of a few thousand scalars.
 fn program_bytes(config: &RunFile) -> Result<u64> {
     let width = 64;
     let model = ModelConfig {

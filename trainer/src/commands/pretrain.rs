@@ -27,12 +27,12 @@ pub struct PretrainArgs {
     /// Replaces a value of the run file, such as train.dtype=fp32 or phases.0.share="1/2".
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where to go on: auto (the newest whole checkpoint, else the beginning), never, or a
+    /// Where to resume: auto (the newest complete checkpoint, else the beginning), never, or a
     /// checkpoint's folder.
     #[arg(long, default_value = "auto", value_name = "auto|never|PATH")]
     resume: Resume,
-    /// Start this many processes on this machine, which train together: one for each GPU. On
-    /// several machines torchrun, srun or mpirun start them, without this.
+    /// Start this many processes on this machine to train together: one for each GPU. On several
+    /// machines, start the ranks with torchrun, srun or mpirun, without this option.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1024))]
     ranks: Option<u64>,
     /// Print the report as one JSON object.
@@ -61,7 +61,7 @@ impl PretrainArgs {
     }
 }
 
-/// `pretrain`: exit code 0 for a run that is done, 75 for one that was stopped on request.
+/// `pretrain`: exit code 0 for a finished run, 75 for one stopped on request.
 pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
     let rendezvous = environment::from_environment(|name| std::env::var(name).ok())?;
     if let Some(rendezvous) = &rendezvous {
@@ -79,7 +79,7 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
             )?;
             let Rendezvous { world_size, host, port, .. } = rendezvous;
             progress(&format!("{world_size} ranks have met at {host}:{port}"));
-            // Said before the others lose this one, so that it is read before what they say then.
+            // Report before the others lose this rank, so this error is read before theirs.
             let ending = train(args, &file, group.clone());
             Ok(ending.unwrap_or_else(|err| report(&err)))
         }
@@ -87,8 +87,8 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// Trains as one of a process group. Until here a signal ends the process at once: it may wait for
-/// others that do not come.
+/// Trains as one rank of a process group. Until here a signal ends the process at once: it may be
+/// waiting for ranks that never come.
 fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Result<ExitCode> {
     let stop = StopFlag::install()?;
     let is_first = group.is_rank_zero();
@@ -99,7 +99,7 @@ fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Resu
         Outcome::Done(summary) => print(&format!("\n{}", summary.text())),
         Outcome::Stopped { next_step, checkpoint } => {
             progress(&format!(
-                "stopped on request after step {next_step}; the same command goes on from {}",
+                "stopped on request after step {next_step}; the same command resumes from {}",
                 checkpoint.display()
             ));
             Ok(ExitCode::from(EXIT_STOPPED))

@@ -1,7 +1,7 @@
 //! Results on stdout, and lines for a person on stderr.
 //!
-//! **Invariant:** results go to stdout alone, lines to stderr; a closed stderr stops no run, and
-//! lines of several ranks do not mix.
+//! **Invariant:** only results go to stdout, and lines go to stderr. A closed stderr stops no run,
+//! and lines of several ranks do not mix.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,29 +9,29 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 
-/// Which rank of several this process is.
+/// The rank of this process, if it is one of several.
 static RANK: OnceLock<u64> = OnceLock::new();
 
-/// Writes one line to stderr; a failure is nobody's business.
+/// Writes one line to stderr on rank 0; a failure is ignored.
 pub fn progress(line: &str) {
     if RANK.get().is_none_or(|&rank| rank == 0) {
         write(&format!("{line}\n"));
     }
 }
 
-/// Writes one line to stderr on whichever rank, with who says it.
+/// Writes one line to stderr on any rank, prefixed with the rank.
 pub fn progress_of_rank(line: &str) {
     let who = RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "));
     write(&format!("{who}{line}\n"));
 }
 
-/// At once, since other processes write to the same stderr.
+/// In one call, since other processes write to the same stderr.
 fn write(line: &str) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// From now on this process is that rank of several: the first one says what all of them have to
-/// say.
+/// Sets the rank of this process, one of several. Lines that concern all ranks then come from rank
+/// 0.
 pub fn set_rank(rank: u64) {
     let _is_set = RANK.set(rank);
 }

@@ -1,11 +1,11 @@
-//! Stopping on request: the first SIGTERM or SIGINT asks, one that comes a second later or more
-//! ends the process at once. SIGUSR1 asks and never ends: a scheduler's warning, or a launcher that
-//! knows of no person's impatience.
+//! Stopping on request. The first SIGTERM or SIGINT asks the run to stop; one that arrives a second
+//! or more later ends the process at once. SIGUSR1 only ever asks: it comes from a scheduler as a
+//! warning, or from a launcher.
 //!
-//! What comes within the second is the same request: a signal to a whole group of processes reaches
-//! a rank of it twice, the second time by its launcher.
+//! Signals within the second belong to the same request: a signal to a whole group of processes
+//! reaches a rank twice, the second time through its launcher.
 //!
-//! **Invariant:** a request leaves the process' state untouched; the loop looks at the flag between
+//! **Invariant:** a request leaves the process's state untouched; the loop checks the flag between
 //! steps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,23 +19,23 @@ use signal_hook::low_level;
 
 use crate::console::progress::progress_of_rank;
 
-/// The signals that ask.
+/// The signals that ask the run to stop.
 pub const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGUSR1];
-/// The one of them that only asks.
+/// The signal that only asks.
 pub const REQUEST_SIGNAL: i32 = SIGUSR1;
-/// How long signals are the request that the first of them was.
+/// How long further signals belong to the request of the first.
 const REPEAT_WINDOW: Duration = Duration::from_secs(1);
-/// How long an end at once waits for its reason to be read.
+/// How long an immediate exit waits for its message to be read.
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Whether somebody asked the run to stop.
+/// Whether a stop was requested.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
     requested: Arc<AtomicBool>,
 }
 
 impl StopFlag {
-    /// Takes over the three signals for the rest of the process.
+    /// Handles the three signals for the rest of the process.
     pub fn install() -> Result<StopFlag> {
         let stop = StopFlag::default();
         let requested = Arc::clone(&stop.requested);
@@ -57,19 +57,19 @@ impl StopFlag {
         Ok(stop)
     }
 
-    /// True from the first signal on.
+    /// Returns true from the first signal on.
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 }
 
-/// Says that the process ends, unless nobody reads it: the run may hang in a line that nobody
-/// reads, too.
+/// Reports the immediate exit. If nobody reads the message, the process ends anyway: the run may
+/// hang in an unread line too.
 fn report_forced_exit() {
     let (done, said) = mpsc::channel();
     let say = move || {
         progress_of_rank(
-            "ended at once by a second signal; steps behind the last checkpoint are lost",
+            "ended at once by a second signal; steps after the last checkpoint are lost",
         );
         let _nobody_waits = done.send(());
     };

@@ -1,8 +1,7 @@
-//! The matrix products of a training step, and what they come to: operations, and the share of a
-//! device's peak.
+//! The matrix products of a training step: their FLOPs, and their share of a device's peak.
 //!
-//! **Invariant:** the products are those that the model makes, no more: the embedding is a lookup,
-//! and the last position of a window has nothing to predict.
+//! **Invariant:** exactly the model's products are counted: the embedding is a lookup, and the last
+//! position of a window predicts nothing.
 
 use std::time::Instant;
 
@@ -17,28 +16,28 @@ use crate::model::patch;
 use crate::shim::cuda as gpu;
 use crate::shim::{self, ShimError};
 
-/// Rows and columns of the product that says what a CPU can do.
+/// Rows and columns of the product that measures a CPU's peak.
 const PEAK_SIZE: i64 = 2048;
-/// Times that it is made, unless one takes long.
+/// Number of tries after a first one, unless one takes long.
 const PEAK_TRIES: usize = 3;
-/// Scores that are made to measure attention's products.
+/// Size of the scores allocated to measure attention's products.
 const SCORES_BYTES_MAX: u64 = 1 << 27;
-/// Seconds after which it is not tried again.
+/// A try longer than this, in seconds, is the last.
 const PEAK_SECONDS: f64 = 0.5;
 
-/// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. The
-/// backward pass makes two products of as many operations of each.
+/// `[rows, inner] · [inner, columns]`, `count` times in the forward pass of a micro-batch. For
+/// each, the backward pass computes two products of the same FLOPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixProduct {
-    /// Which matrices of the model.
+    /// The matrices of the model.
     pub name: &'static str,
-    /// Units, or targets.
+    /// Units or targets.
     pub rows: u64,
-    /// Width that goes in.
+    /// Input width.
     pub inner: u64,
-    /// Width that comes out.
+    /// Output width.
     pub columns: u64,
-    /// How often.
+    /// The number of products.
     pub count: u64,
 }
 
@@ -48,22 +47,23 @@ impl MatrixProduct {
     }
 }
 
-/// How much of attention counts as work.
+/// How attention's FLOPs are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlopsConvention {
-    /// Every query against every key, as if nothing were masked: the convention of the PaLM paper
+    /// Every query with every key, as if nothing were masked: the convention of the PaLM paper
     /// (appendix B).
     Palm,
-    /// Every query against the keys that it may see: half.
+    /// Every query with the keys visible to it: half.
     Causal,
 }
 
-/// What one forward and backward pass over a micro-batch has to multiply.
+/// The products of one forward and backward pass over a micro-batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassFlops {
-    /// With the model's matrices.
+    /// Products with the model's matrices.
     pub products: Vec<MatrixProduct>,
-    /// Of queries and keys, and of these scores and values, in all layers, forward, unmasked.
+    /// Forward FLOPs of the products of queries with keys and of scores with values, in all layers,
+    /// unmasked.
     attention_flops: f64,
     attention: AttentionSize,
 }
@@ -77,7 +77,7 @@ struct AttentionSize {
 }
 
 impl PassFlops {
-    /// Of `windows` windows of `units` units of `maps.patch_size` tokens.
+    /// Counts `windows` windows of `units` units of `maps.patch_size` tokens.
     pub fn new(model: &ModelConfig, maps: PatchMaps, windows: u64, units: u64) -> PassFlops {
         let [d, f, v] = [model.hidden_size, model.intermediate_size, model.vocab_size];
         let (layers, k) = (model.num_hidden_layers, maps.patch_size);
@@ -112,8 +112,8 @@ impl PassFlops {
         PassFlops { products, attention_flops, attention }
     }
 
-    /// Operations of forward and backward pass, an addition counted as one. What checkpointing
-    /// computes again is not counted.
+    /// FLOPs of the forward and backward pass; an addition counts as one. Recomputation by
+    /// activation checkpointing is not counted.
     pub fn total(&self, convention: FlopsConvention) -> f64 {
         let linear: f64 = self.products.iter().map(|product| product.flops()).sum();
         let seen = match convention {
@@ -123,8 +123,8 @@ impl PassFlops {
         3.0 * (linear + seen * self.attention_flops)
     }
 
-    /// Seconds that the products with the model's matrices take alone, forward and backward, in
-    /// `dtype` on `device`: what a step can't do without. Attention's are apart:
+    /// Seconds for the products with the model's matrices alone, forward and backward, in `dtype`
+    /// on `device`: a lower bound of a step. Attention's products are measured by
     /// [`PassFlops::measure_attention`].
     pub fn measure_products(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
@@ -148,9 +148,9 @@ impl PassFlops {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// Seconds that attention's products take alone, forward and backward: every query with every
-    /// key, in `dtype` on `device`. Of long windows, whose scores no step holds as a whole, as many
-    /// heads are measured as 128 MiB hold.
+    /// Seconds for attention's products alone, forward and backward: every query with every key, in
+    /// `dtype` on `device`. For long windows, whose scores no step holds as a whole, only as many
+    /// heads are measured as fit into 128 MiB.
     pub fn measure_attention(&self, dtype: Dtype, device: Device) -> Result<f64, ShimError> {
         let _no_grad = tch::no_grad_guard();
         let AttentionSize { layers, heads, units, head_width } = self.attention;
@@ -177,17 +177,17 @@ impl PassFlops {
     }
 }
 
-/// What a device can do at most, and who says so.
+/// The peak of a device, and the source of the figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peak {
-    /// Operations of dense products a second.
+    /// FLOPs of dense products per second.
     pub flops_per_sec: f64,
-    /// A datasheet, or how it was measured.
+    /// A datasheet, or the method of measurement.
     pub source: String,
 }
 
-/// The peak of `device` in `dtype`: of a GPU what its maker says, `None` for one that is not in the
-/// table; of a CPU what a large product reaches on it.
+/// The peak of `device` in `dtype`. For a GPU it is its maker's figure, `None` if the GPU is not in
+/// the table; for a CPU it is measured with a large product.
 pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
     if let Device::Cuda(index) = device {
         let found = cuda::peak(&gpu::properties(index)?.name, dtype);
@@ -236,7 +236,7 @@ mod tests {
         }
     }
 
-    /// 6 N T for the matrices N, and 12 L D T² for attention, of each window (PaLM, appendix B).
+    /// 6 N T for the matrices N, and 12 L D T² for attention, for each window (PaLM, appendix B).
     #[test]
     fn operations_are_those_of_the_formula() {
         let (windows, units) = (5u64, 8u64);

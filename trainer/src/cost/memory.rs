@@ -1,15 +1,19 @@
-//! The memory of a training step, part by part, before it is made.
+//! The memory estimate of a training step, part by part, without running it.
 //!
-//! The sums follow the step as it is made: what autograd keeps of each block, what the loss holds
-//! beside it, what the backward pass makes. On a CPU a test compares them with the tensors that
-//! live at a time: in fp32 they agree to the percent, in bf16 they leave out what libtorch's
-//! products take for themselves, about 1 MB. On a GPU they are an estimate.
+//! The sums follow the step: the activations autograd keeps of each block, the additional tensors
+//! of the loss, the temporaries of the backward pass. On a CPU a test compares them with the
+//! tensors alive at a time: in fp32 they agree to the percent. In bf16 they omit memory taken by
+//! libtorch's products, about 1 MB. On a GPU they are an estimate.
 //!
-//! Left out are holes between tensors, where memory that was freed does not fit the next one (2 to
-//! 8 % in models of 7M to 21M parameters), and the pages of a mapped corpus, which the system takes
-//! back when others need them.
+//! A test compares the estimate with the tensors counted in two steps: both dtypes, each kind of
+//! activation checkpointing, grouped heads, tied head, large vocabulary, maps. `just bench-trainer`
+//! compares it with the process's peak.
 //!
-//! **Invariant:** nothing is made: a configuration goes in, numbers come out.
+//! The estimate omits holes between tensors, where freed memory does not fit the next tensor (2 to
+//! 8 % in models of 7M to 21M parameters), and the pages of a mapped corpus, which the system
+//! reclaims when others need memory.
+//!
+//! **Invariant:** nothing is allocated: a configuration goes in, numbers come out.
 
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 
@@ -21,22 +25,22 @@ use crate::shim;
 
 const FP32_BYTES: u64 = 4;
 
-/// What a step is made of, as far as memory is concerned.
+/// The properties of a step that determine its memory.
 #[derive(Clone, Debug)]
 pub struct StepShape {
     /// The architecture.
     pub model: ModelConfig,
-    /// Of the phase, its K among them.
+    /// The phase's maps, including its K.
     pub maps: PatchMaps,
-    /// Windows of a micro-batch.
+    /// Windows per micro-batch.
     pub windows: u64,
     /// T.
     pub units: u64,
     /// Compute dtype.
     pub dtype: Dtype,
-    /// What is made again.
+    /// The parts that are recomputed.
     pub checkpointing: ActivationCheckpointing,
-    /// Whether the parts of a block are composed of libtorch's operations, as they are on a GPU.
+    /// Whether the parts of a block are composed of libtorch's operations, as on a GPU.
     pub is_composed: bool,
 }
 
@@ -47,19 +51,19 @@ pub struct MemoryEstimate {
     pub parameters: u64,
     /// Gradients, flat.
     pub gradients: u64,
-    /// Both of AdamW.
+    /// Both moments of AdamW.
     pub moments: u64,
-    /// What the forward pass keeps for the backward pass.
+    /// Activations kept by the forward pass for the backward pass.
     pub activations: u64,
-    /// What lives beside them at the peak: the loss with a chunk of logits, or the backward pass of
-    /// a block.
+    /// Further memory at the peak: the loss with a chunk of logits, or the backward pass of a
+    /// block.
     pub working: u64,
-    /// Of that, the chunk of logits.
+    /// The part of `working` for the chunk of logits.
     pub logits: u64,
 }
 
 impl MemoryEstimate {
-    /// Of a step of this shape.
+    /// The estimate for a step of this shape.
     pub fn new(shape: &StepShape) -> MemoryEstimate {
         let mut specs = architecture::parameter_specs(&shape.model);
         specs.extend(architecture::map_specs(&shape.model, shape.maps));
@@ -76,13 +80,13 @@ impl MemoryEstimate {
         }
     }
 
-    /// All of it.
+    /// The sum of all parts.
     pub fn total(&self) -> u64 {
         self.parameters + self.gradients + self.moments + self.activations + self.working
     }
 }
 
-/// Lengths of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of
+/// Sizes of a step's tensors: n units, d and f widths, kv width of keys, v vocabulary; s bytes of
 /// the compute dtype.
 struct Sizes<'a> {
     shape: &'a StepShape,
@@ -92,7 +96,7 @@ struct Sizes<'a> {
     f: u64,
     kv: u64,
     v: u64,
-    /// Of a scalar of a matrix as it is multiplied, where that is not the master weight.
+    /// Bytes per scalar of a matrix in a product, if it is not the master weight itself.
     cast: u64,
 }
 
@@ -116,7 +120,7 @@ impl Sizes<'_> {
         }
     }
 
-    /// Scalars of a block's matrices.
+    /// Scalars in the matrices of a block's attention.
     fn attention_matrices(&self) -> u64 {
         self.d * (2 * self.d + 2 * self.kv)
     }
@@ -125,27 +129,27 @@ impl Sizes<'_> {
         3 * self.d * self.f
     }
 
-    /// A norm and the sum before it: the sum, what it is divided by, and the result.
+    /// A norm and the sum before it: the sum, its divisor, and the result.
     fn norm(&self) -> u64 {
         let fp32_sum = if self.shape.is_composed && self.s < 4 { 4 * self.d } else { 0 };
         self.n * (2 * self.d * self.s + 4 + fp32_sum)
     }
 
-    /// Of attention behind its norm: queries, keys and values, the result, and the logarithms of
-    /// the sums.
+    /// Attention after its norm: queries, keys and values, the result, and the logarithms of the
+    /// sums.
     fn attention(&self) -> u64 {
         let heads = self.shape.model.num_attention_heads;
         self.n * ((2 * self.d + 2 * self.kv) * self.s + 4 * heads)
             + self.cast * self.attention_matrices()
     }
 
-    /// Of the MLP behind its norm: gate and up, and their product.
+    /// The MLP after its norm: gate and up, and their product.
     fn mlp(&self) -> u64 {
         let silu = if self.shape.is_composed { self.f } else { 0 };
         self.n * (3 * self.f + silu) * self.s + self.cast * self.mlp_matrices()
     }
 
-    /// What the forward pass keeps.
+    /// Everything the forward pass keeps.
     fn activations(&self) -> u64 {
         let layers = self.shape.model.num_hidden_layers;
         let block = match self.shape.checkpointing {
@@ -154,7 +158,7 @@ impl Sizes<'_> {
             ActivationCheckpointing::Block => 2 * self.n * self.d * self.s,
         };
         let k = self.shape.maps.patch_size;
-        let mut ends = self.n * 8 * k + self.norm(); // ids, and the last norm
+        let mut ends = self.n * 8 * k + self.norm(); // ids and the last norm
         if self.shape.maps.input {
             ends += self.n * k * self.d * self.s + self.cast * k * self.d * self.d;
         }
@@ -164,7 +168,7 @@ impl Sizes<'_> {
         layers * block + ends
     }
 
-    /// Rows that predict.
+    /// The number of predicting rows.
     fn predictions(&self) -> u64 {
         let slots = if self.shape.maps.output { self.shape.maps.patch_size } else { 1 };
         self.shape.windows * (self.shape.units - 1) * slots
@@ -176,8 +180,8 @@ impl Sizes<'_> {
         chunk * self.v * copies
     }
 
-    /// The loss: its rows and their gradient, the head as it is multiplied, its gradient, a product
-    /// of that, a chunk of logits.
+    /// The loss: its rows and their gradient, the head as a factor, its gradient, a product for the
+    /// gradient, a chunk of logits.
     fn loss_pass(&self) -> u64 {
         let rows = self.predictions();
         let targets = rows * 8 * self.shape.maps.patch_size;
@@ -187,9 +191,9 @@ impl Sizes<'_> {
             + self.logits()
     }
 
-    /// The backward pass of the last block, where it begins: what is made again, and the gradients
-    /// of the residual stream and of the MLP. What the last norm kept is gone then, and before
-    /// attention is made again so is what the MLP kept.
+    /// The start of the backward pass of the last block: its recomputed part, and the gradients of
+    /// the residual stream and of the MLP. By then the tensors kept by the last norm are freed.
+    /// Those kept by the MLP are freed before attention is recomputed.
     fn block_backward(&self) -> u64 {
         let gradients = self.n * (self.d + 2 * self.f) * self.s + self.cast * 2 * self.d * self.f;
         let recomputed = match self.shape.checkpointing {
@@ -201,7 +205,7 @@ impl Sizes<'_> {
     }
 }
 
-/// What attention takes on the threads of a CPU besides tensors that are handed on.
+/// Scratch memory of attention on the threads of a CPU, besides the tensors it passes on.
 pub fn scratch_bytes(shape: &StepShape) -> u64 {
     let StepShape { model, windows, units, dtype, .. } = shape;
     let threads = device::thread_count().min(windows * model.num_key_value_heads);

@@ -1,30 +1,30 @@
-//! From the loader's ids to the tensor that the model reads.
+//! From the loader's ids to the model's input tensor.
 //!
-//! **Invariant:** the one place where lengths become `i64`; every id that reaches the device is
-//! below the vocabulary size, because an id beyond it kills a CUDA context.
+//! **Invariant:** lengths become `i64` only here. Every id that reaches the device is below the
+//! vocabulary size, because an id beyond it kills a CUDA context.
 
 use tch::{Device, Tensor};
 
 /// Shape of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {
-    /// T: units of a window.
+    /// T: units per window.
     pub window_units: u64,
-    /// K: tokens of a unit.
+    /// K: tokens per unit.
     pub patch_size: u64,
-    /// Ids must be below it.
+    /// All ids must be below this.
     pub vocab_size: u64,
 }
 
-/// Why ids make no batch.
+/// Why ids are not a valid batch.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Not a whole number of windows, or none.
+    /// Not a whole number of windows, or no window.
     #[error(
         "batch holds {found} ids; expected windows of {window_units} units x {patch_size} tokens"
     )]
     Length {
-        /// Ids.
+        /// The number of ids.
         found: usize,
         /// T.
         window_units: u64,
@@ -33,19 +33,20 @@ pub enum BatchError {
     },
     /// An id beyond the model's vocabulary.
     #[error(
-        "token id {found} at position {position} of the batch; the model's vocab_size is {vocab_size}, so the corpus was made with another tokenizer"
+        "token id {found} at position {position} of the batch; the model's vocab_size is \
+         {vocab_size}, so the corpus was made with another tokenizer"
     )]
     Id {
         /// The id.
         found: i64,
-        /// Its place in the batch, 0-based.
+        /// Its position in the batch, from 0.
         position: usize,
         /// Entries of the embedding.
         vocab_size: u64,
     },
 }
 
-/// The ids of whole windows, one after the other, as `[b, t, k]` on `device`.
+/// The ids of whole windows, one window after the other, as `[b, t, k]` on `device`.
 pub fn tokens_btk(ids: &[i64], shape: BatchShape, device: Device) -> Result<Tensor, BatchError> {
     let BatchShape { window_units, patch_size, vocab_size } = shape;
     let window_tokens = usize::try_from(window_units * patch_size).expect("a window fits memory");

@@ -1,16 +1,17 @@
-//! Micro-batches of the loader as `[b, t, k]` tensors on the model's device, in plan order.
+//! The prefetcher: the loader's micro-batches as `[b, t, k]` tensors on the model's device, in plan
+//! order.
 //!
-//! On the CPU a batch is copied as it comes. For a GPU ids travel as narrow as the vocabulary
-//! allows, from memory that the loader filled and the driver pinned, on a stream of their own, two
-//! micro-batches ahead of the one that computes, across the borders of steps; they are widened on
-//! the device.
+//! On a GPU, ids are sent ahead. The loader's buffers are pinned when they are allocated. Two
+//! micro-batches are in flight on their own stream, across step boundaries, as `u16` where the
+//! vocabulary allows, and are widened on the device. A buffer returns to the loader when the event
+//! after its copy is done, which is polled, never waited for.
 //!
-//! **Invariant:** the same ids in the same order on every device, each checked on the host to be
+//! Each id is still compared with the vocabulary's size on the host. The loader's check of a block
+//! does not cover a file overwritten after the check, within the 200 ms it takes to notice, and an
+//! id beyond the embedding kills a CUDA context. On the CPU each batch is copied as it arrives.
+//!
+//! **Invariant:** every device gets the same ids in the same order, each checked on the host to be
 //! below the vocabulary's size. The host waits for the loader and never for the device.
-//!
-//! The loader has checked each block's ids when it read the block first. They are looked at here
-//! again because a file that is overwritten after that is found out only within 200 ms, and an id
-//! beyond the embedding kills a CUDA context.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,10 +25,10 @@ use tch::{Device, Kind, Tensor};
 use crate::data::batch::{BatchError, BatchShape, tokens_btk};
 use crate::shim::cuda::{Event, PinnedMemory, Priority, Stream};
 
-/// Micro-batches that are on their way to the device before they are asked for.
+/// Micro-batches on their way to the device before they are requested.
 const PREFETCH_COUNT: usize = 2;
 
-/// Step, and micro-batch of the step.
+/// A step, and a micro-batch of the step.
 pub type MicroBatchIndex = (u64, u64);
 
 /// The micro-batches of a phase.
@@ -44,7 +45,7 @@ enum Source {
 }
 
 impl Prefetcher {
-    /// Starts the loader: plain on the CPU, ahead on a GPU.
+    /// Starts the loader: direct on the CPU, sending ahead on a GPU.
     pub fn start(spec: LoaderSpec, shape: BatchShape, device: Device) -> Result<Prefetcher> {
         if device.is_cuda() {
             return Prefetcher::start_copying(spec, shape, device);
@@ -52,7 +53,7 @@ impl Prefetcher {
         Ok(Prefetcher { source: Source::Direct(Loader::start(spec)?), shape, device })
     }
 
-    /// As for a GPU, on any device. On the CPU a copy is done when it is asked for.
+    /// Starts as for a GPU, on any device. On the CPU a copy is complete when it is requested.
     pub fn start_copying(
         spec: LoaderSpec,
         shape: BatchShape,
@@ -66,7 +67,7 @@ impl Prefetcher {
         Ok(Prefetcher { source, shape, device })
     }
 
-    /// The next micro-batch and where in the plan it stands; `None` after the last one.
+    /// The next micro-batch and its place in the plan; `None` after the last one.
     pub fn next_micro_batch(&mut self) -> Result<Option<(MicroBatchIndex, Tensor)>> {
         let loader = match &mut self.source {
             Source::Direct(loader) => loader,
@@ -80,7 +81,7 @@ impl Prefetcher {
         Ok(Some((index, tokens)))
     }
 
-    /// How long the loader was waited for in all.
+    /// Total time spent waiting for the loader.
     pub fn waited(&self) -> Duration {
         match &self.source {
             Source::Direct(loader) => loader.waited(),
@@ -90,18 +91,18 @@ impl Prefetcher {
     }
 }
 
-/// An id as it travels.
+/// An id as it is transferred.
 trait TransferId: OutId + Ord {
-    /// libtorch's kind of that width; tch has no unsigned one of 2 bytes.
+    /// libtorch's dtype of that width; tch has no unsigned 2-byte dtype.
     const KIND: Kind;
-    /// The numbers as `Int64`, of ids as they arrived.
+    /// Converts transferred ids to `Int64`.
     fn widen(ids: &Tensor) -> Tensor;
 }
 
 impl TransferId for u16 {
     const KIND: Kind = Kind::Int16;
     fn widen(ids: &Tensor) -> Tensor {
-        ids.to_kind(Kind::Int64).bitwise_and(0xffff) // the sign was none
+        ids.to_kind(Kind::Int64).bitwise_and(0xffff) // the sign bit is part of the id
     }
 }
 
@@ -112,11 +113,11 @@ impl TransferId for i32 {
     }
 }
 
-/// A micro-batch on its way. The loader's memory stays as it is until the copy is done.
+/// A micro-batch in flight. The loader's memory stays unchanged until the copy is done.
 struct InFlight<T> {
     batch: Batch<T>,
     ids: Tensor,
-    /// `None` on the CPU, where it is done.
+    /// `None` on the CPU, where the copy is already done.
     copied: Option<Event>,
 }
 
@@ -126,16 +127,16 @@ impl<T> InFlight<T> {
     }
 }
 
-/// A loader whose batches are sent ahead.
+/// A loader with batches sent ahead.
 struct CopyQueue<T: TransferId> {
     loader: Loader<T>,
     vocab_size: u64,
     device: Device,
-    /// Of the copies; `None` on the CPU.
+    /// The stream of the copies; `None` on the CPU.
     stream: Option<Stream>,
-    /// In the order in which they are asked for.
+    /// In the order of requests.
     in_flight: VecDeque<InFlight<T>>,
-    /// Asked for, but perhaps not copied yet.
+    /// Requested, but perhaps not copied yet.
     delivered: VecDeque<InFlight<T>>,
 }
 
@@ -174,7 +175,7 @@ impl<T: TransferId> CopyQueue<T> {
         Ok(Some((index, tokens_btk)))
     }
 
-    /// Sends batches until enough are under way.
+    /// Sends batches until enough are in flight.
     fn fill(&mut self) -> Result<()> {
         while self.in_flight.len() < PREFETCH_COUNT {
             let Some(batch) = self.loader.next_batch()? else { return Ok(()) };
@@ -193,7 +194,7 @@ impl<T: TransferId> CopyQueue<T> {
             return Ok(InFlight { batch, ids, copied: None });
         };
         let (computing, copied) = (Stream::current(index)?, Event::new()?);
-        stream.set_current()?; // so that the tensor's memory is this stream's
+        stream.set_current()?; // the tensor's memory belongs to this stream
         let ids = Tensor::f_empty(size, (T::KIND, self.device));
         computing.set_current()?;
         let mut ids = ids?;
@@ -214,7 +215,7 @@ impl<T: TransferId> CopyQueue<T> {
 }
 
 impl<T: TransferId> Drop for CopyQueue<T> {
-    /// Memory that a copy still reads must not go.
+    /// Waits for the copies: they still read this memory.
     fn drop(&mut self) {
         for in_flight in self.in_flight.iter().chain(&self.delivered) {
             if let Some(copied) = &in_flight.copied {
@@ -224,7 +225,7 @@ impl<T: TransferId> Drop for CopyQueue<T> {
     }
 }
 
-/// What pins the loader's buffers for copies to a GPU.
+/// Pins the loader's buffers for copies to a GPU.
 fn pin(device: usize) -> Pin {
     Pin::new(move |memory| {
         let pinned = PinnedMemory::new(device, memory).map_err(io::Error::other)?;

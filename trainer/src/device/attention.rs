@@ -1,7 +1,10 @@
-//! Which of libtorch's implementations of attention is used: the fastest for a phase's shape, found
-//! by measuring.
+//! The choice among libtorch's implementations of attention.
 //!
-//! **Invariant:** on the CPU nothing is measured or changed: a result there is no matter of timing.
+//! The one used is the fastest by measurement on the phase's shape. FlashAttention is preferred
+//! where another is less than 3 % faster, so that near ties always fall alike. The CPU is not
+//! affected: its results never depend on timing.
+//!
+//! **Invariant:** on the CPU nothing is measured or changed: results there do not depend on timing.
 
 use std::time::Instant;
 
@@ -13,25 +16,25 @@ use crate::shim::ShimError;
 use crate::shim::context::{AttentionBackend, set_attention_backends};
 use crate::shim::cuda;
 
-/// All of them, the one that is kept when another is hardly faster first.
+/// All backends, in order of preference when they are hardly faster than each other.
 const BACKENDS: [AttentionBackend; 4] = [
     AttentionBackend::Flash,
     AttentionBackend::CuDnn,
     AttentionBackend::Efficient,
     AttentionBackend::Math,
 ];
-/// Passes before the first one that is timed: some backends compile or tune in them.
+/// Passes before timing starts: some backends compile or tune in them.
 const WARM_UP_PASSES: usize = 3;
-/// Passes that are timed; the median counts.
+/// Timed passes; the median counts.
 const TIMED_PASSES: usize = 9;
-/// Another backend has to be this much faster than one before it in `BACKENDS`, so that near ties
+/// A backend must be this much faster than one listed before it in `BACKENDS`, so that near ties
 /// fall alike at each start.
 const GAIN_MIN: f64 = 0.03;
 
-/// What attention is given in a phase.
+/// The shape of attention in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
-    /// Windows of a micro-batch.
+    /// Windows per micro-batch.
     pub windows: i64,
     /// Query heads.
     pub heads: i64,
@@ -46,7 +49,7 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Of a micro-batch of `windows` windows of `units` units.
+    /// The shape for a micro-batch of `windows` windows of `units` units.
     pub fn new(model: &ModelConfig, windows: u64, units: u64, dtype: Dtype) -> AttentionShape {
         AttentionShape {
             windows: extent(windows),
@@ -59,13 +62,13 @@ impl AttentionShape {
     }
 }
 
-/// What was measured, and what is used from now on.
+/// The measurements, and the order used from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The first that can do a shape is used.
+    /// Backends in order: the first that supports a shape is used.
     pub order: Vec<AttentionBackend>,
-    /// Median milliseconds of a forward and a backward pass; `None` for a backend that cannot do
-    /// the shape.
+    /// Median milliseconds of a forward and a backward pass; `None` for a backend that does not
+    /// support the shape.
     pub pass_ms: Vec<(AttentionBackend, Option<f64>)>,
 }
 
@@ -82,7 +85,8 @@ impl Choice {
     }
 }
 
-/// Measures all backends on `device`, a GPU, and has libtorch use the fastest; nothing on the CPU.
+/// Measures all backends on `device`, a GPU, and makes libtorch use the fastest; does nothing on
+/// the CPU.
 pub fn choose(shape: AttentionShape, device: Device) -> Result<Option<Choice>, ShimError> {
     if !device.is_cuda() {
         return Ok(None);
@@ -92,7 +96,7 @@ pub fn choose(shape: AttentionShape, device: Device) -> Result<Option<Choice>, S
     Ok(Some(choice))
 }
 
-/// Measures `backends`, each alone. Afterwards libtorch may use all of them, in the order of
+/// Measures each of `backends` alone. Afterwards libtorch may use all of them, in the order of
 /// [`Choice::order`] or any other.
 pub fn measure(
     shape: AttentionShape,
@@ -108,8 +112,8 @@ pub fn measure(
     Ok(Choice { order: order(&pass_ms), pass_ms })
 }
 
-/// The backends that can do the shape, the best first: the fastest, but one that stands before it
-/// and is hardly slower.
+/// The backends that support the shape, best first. The best is the fastest, unless one listed
+/// before it is hardly slower.
 fn order(pass_ms: &[(AttentionBackend, Option<f64>)]) -> Vec<AttentionBackend> {
     let mut left: Vec<(AttentionBackend, f64)> =
         pass_ms.iter().filter_map(|&(backend, ms)| ms.map(|ms| (backend, ms))).collect();
@@ -122,7 +126,7 @@ fn order(pass_ms: &[(AttentionBackend, Option<f64>)]) -> Vec<AttentionBackend> {
     order
 }
 
-/// `None` where the backend that is set refuses the shape.
+/// Returns `None` if the current backend refuses the shape.
 fn median_ms(shape: AttentionShape, device: Device) -> Option<f64> {
     let AttentionShape { windows, heads, key_value_heads, units, head_width, kind } = shape;
     let random = |heads: i64| {

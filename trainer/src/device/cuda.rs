@@ -1,4 +1,4 @@
-//! What a program sets before it uses a GPU, what a GPU can do at most, and why there is none.
+//! GPU defaults of the process, peak figures of GPUs, and reasons for a missing GPU.
 //!
 //! **Invariant:** fp32 means fp32: products of fp32 matrices are never made in TF32.
 
@@ -11,50 +11,53 @@ use crate::shim::ShimError;
 use crate::shim::context::{self, MatmulPrecision};
 use crate::shim::cuda;
 
-/// Segments that can grow leave fewer holes where the sizes of tensors change, as at the switch of
+/// Expandable segments leave fewer holes where the sizes of tensors change, as at the switch of
 /// phases.
 const ALLOCATOR_DEFAULT: &CStr = c"expandable_segments:True";
-/// Where the driver says its version.
+/// The file with the driver's version.
 pub const DRIVER_VERSION_PATH: &str = "/proc/driver/nvidia/version";
 
-/// Sets the process' defaults, before anything is allocated on a GPU: the allocator's, unless the
-/// environment has some (`PYTORCH_ALLOC_CONF`), and IEEE products for fp32.
+/// Sets the process's defaults, before anything is allocated on a GPU: the allocator's, unless the
+/// environment sets them (`PYTORCH_ALLOC_CONF`), and IEEE products for fp32.
 pub fn set_defaults() -> Result<(), ShimError> {
     context::set_allocator_default(ALLOCATOR_DEFAULT)?;
     context::set_matmul_precision(MatmulPrecision::Ieee)
 }
 
-/// Why libtorch sees fewer GPUs than were asked for, and what to do.
+/// Why libtorch sees fewer GPUs than requested, and the remedy.
 pub fn why_missing() -> String {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_else(|_| "unset".to_owned());
     if !cuda::is_built() {
-        "this program was built against the CPU libtorch: build it with `./bootstrap.sh --cuda build`".to_owned()
+        "this program was built against the CPU libtorch: build it with \
+         `./bootstrap.sh --cuda build`"
+            .to_owned()
     } else if !std::path::Path::new(DRIVER_VERSION_PATH).exists() {
         format!(
-            "this program has CUDA, but no NVIDIA driver is loaded ({DRIVER_VERSION_PATH} is absent): \
-             install the driver, or run on a machine that has one"
+            "this program has CUDA, but no NVIDIA driver is loaded ({DRIVER_VERSION_PATH} is \
+             absent): install the driver, or run on a machine that has one"
         )
     } else if Cuda::device_count() == 0 {
         format!(
-            "driver and CUDA are there, but no device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES ({visible})"
+            "driver and CUDA are present, but no device is visible: check nvidia-smi and \
+             CUDA_VISIBLE_DEVICES ({visible})"
         )
     } else {
-        format!("the visible ones count from cuda:0; CUDA_VISIBLE_DEVICES is {visible}")
+        format!("visible devices are numbered from cuda:0; CUDA_VISIBLE_DEVICES is {visible}")
     }
 }
 
-/// What a GPU can do at most, by its maker.
+/// Peak speed of a GPU, according to its maker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peak {
-    /// Dense products, additions counted as operations too.
+    /// Dense products; an addition counts as an operation too.
     pub flops_per_sec: f64,
-    /// Where the figure stands.
+    /// The source of the figure.
     pub source: &'static str,
 }
 
 /// Part of a device's name; dense TFLOP/s in bf16 on tensor cores with fp32 sums, and in fp32
-/// without TF32; source. More exact names come first. Makers print the bf16 figures of some with
-/// sparsity, twice these.
+/// without TF32; source. More specific names come first. For some devices makers print bf16 figures
+/// with sparsity, twice these.
 const PEAKS: [(&str, f64, f64, &str); 12] = [
     ("B200", 2250.0, 75.0, "NVIDIA Blackwell datasheet (HGX B200, per GPU)"),
     ("H200 NVL", 835.0, 60.0, "NVIDIA H200 datasheet"),
@@ -70,10 +73,10 @@ const PEAKS: [(&str, f64, f64, &str); 12] = [
     ("RTX 4090", 165.2, 82.6, "NVIDIA Ada GPU architecture paper, appendix A"),
 ];
 
-/// The peak of the device that has this name, for a model's products in `dtype`; `None` for one
-/// that is not in the table.
+/// The peak of the device with this name, for a model's products in `dtype`; `None` if the device
+/// is not in the table.
 pub fn peak(device_name: &str, dtype: Dtype) -> Option<Peak> {
-    // Whole words: an A100 is no A10, an L40S no L4.
+    // Whole words are compared: `A100` must not match `A10`, nor `L40S` match `L4`.
     let words: Vec<&str> = device_name.split([' ', '-']).collect();
     let is_named = |part: &str| {
         let part: Vec<&str> = part.split(' ').collect();

@@ -1,14 +1,15 @@
-//! The memory that the process holds, measured.
+//! The memory held by the process, measured.
 //!
-//! **Invariant:** a figure is the system's or the allocator's own; what neither gives is `None`.
+//! **Invariant:** a figure comes from the system or the allocator; one that neither provides is
+//! `None`.
 
 use tch::Device;
 
 use crate::shim::ShimError;
 use crate::shim::cuda;
 
-/// The most memory, in bytes, that the process held on `device`: of the CPU all that was resident,
-/// of a GPU what tensors took.
+/// The peak of the process's memory on `device`, in bytes: everything resident for the CPU, tensors
+/// for a GPU.
 pub fn peak_memory_bytes(device: Device) -> Result<Option<u64>, ShimError> {
     match device {
         Device::Cuda(index) => Ok(Some(cuda::memory(index)?.allocated_peak_bytes)),
@@ -16,7 +17,7 @@ pub fn peak_memory_bytes(device: Device) -> Result<Option<u64>, ShimError> {
     }
 }
 
-/// What is resident of the process now.
+/// The process's resident memory now, in bytes.
 pub fn resident_memory_bytes() -> Option<u64> {
     resident_bytes("VmRSS:")
 }

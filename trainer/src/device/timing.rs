@@ -1,6 +1,7 @@
-//! Where the time of steps goes: by the host's clock on the CPU, by events in the stream on a GPU.
+//! The time of each part of a step: by the host's clock on the CPU, by events in the stream on a
+//! GPU.
 //!
-//! **Invariant:** marking never waits for the device; only [`StepTimer::take`] does, which is
+//! **Invariant:** marking never waits for the device. Only [`StepTimer::take`] does, which is
 //! called where the run waits anyway.
 
 use std::collections::VecDeque;
@@ -15,19 +16,19 @@ use crate::shim::cuda::{self, Event, Stream};
 /// A part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Loss of a micro-batch.
+    /// The loss of a micro-batch.
     Forward,
     /// Its gradients.
     Backward,
-    /// Both, where they are replayed as one graph.
+    /// Both, if they are replayed as one graph.
     Passes,
-    /// Gradients and loss of all ranks added up: the slowest of them is waited for too.
+    /// Sum of gradients and loss over all ranks. It includes waiting for the slowest rank.
     Communication,
-    /// Clip, guard and update.
+    /// Clipping, loss guard and update.
     Optimizer,
 }
 
-/// Parts, as a number of them.
+/// The number of parts.
 const PARTS: usize = 5;
 
 /// Time by part.
@@ -45,7 +46,7 @@ impl PartTimes {
     }
 }
 
-/// Adds up the time of each part over the steps of a phase.
+/// Sums the time of each part over the steps of a phase.
 #[derive(Debug)]
 pub struct StepTimer {
     clock: Clock,
@@ -56,7 +57,7 @@ pub struct StepTimer {
 enum Clock {
     Off,
     Host(Option<Instant>),
-    /// `open`: parts that may not be over.
+    /// `open`: parts that may not have ended.
     Device {
         last: Option<Rc<Event>>,
         open: VecDeque<(Part, Rc<Event>, Rc<Event>)>,
@@ -65,7 +66,7 @@ enum Clock {
 }
 
 impl StepTimer {
-    /// A timer of steps on `device`.
+    /// A timer for steps on `device`.
     pub fn new(device: Device) -> StepTimer {
         let clock = match device {
             Device::Cuda(device) => Clock::Device { last: None, open: VecDeque::new(), device },
@@ -79,7 +80,7 @@ impl StepTimer {
         StepTimer { clock: Clock::Off, times: PartTimes::default() }
     }
 
-    /// The part that [`StepTimer::end`] names begins here.
+    /// Starts the part named by the next [`StepTimer::end`].
     pub fn start(&mut self) -> Result<(), ShimError> {
         match &mut self.clock {
             Clock::Off => {}
@@ -89,7 +90,7 @@ impl StepTimer {
         Ok(())
     }
 
-    /// What was done since the last start or end was `part`; the next part begins here.
+    /// Counts the time since the last start or end as `part`; the next part begins here.
     pub fn end(&mut self, part: Part) -> Result<(), ShimError> {
         const STARTED: &str = "a part was started";
         match &mut self.clock {
@@ -135,7 +136,7 @@ fn record(device: usize) -> Result<Rc<Event>, ShimError> {
     Ok(Rc::new(event))
 }
 
-/// Waits until `device` has done all that it was given; on the CPU that is done.
+/// Waits until `device` has finished everything it was given; returns at once on the CPU.
 pub fn synchronize(device: Device) -> Result<(), ShimError> {
     match device {
         Device::Cuda(index) => cuda::synchronize(index),

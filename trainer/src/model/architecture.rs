@@ -1,8 +1,15 @@
-//! What a LLaMA is made of: its parameters by name and shape, and what a configuration must
-//! satisfy.
+//! The architecture of a LLaMA: its parameters by name and shape, and the requirements on a
+//! configuration.
 //!
-//! **Invariant:** a configuration that passes [`check_config`] makes a model whose sizes divide as
-//! they must, fit `i64` and overflow nothing.
+//! The linear maps at the ends of a model (the paper's §3.7: `input_map`, `output_map`) belong to
+//! a phase. They are in the flat storage of the phase's model, so clipping and the fused update
+//! cover them. In a checkpoint they are in the optimizer's file, so `model.safetensors` stays a
+//! plain LLaMA. At the switch the model is rebuilt without them, which briefly takes the memory of
+//! both. Token-level evaluation, every patch size but the phase's own, and `eval` of a checkpoint
+//! do without maps.
+//!
+//! **Invariant:** a configuration accepted by [`check_config`] makes a model whose sizes divide as
+//! required, fit `i64` and overflow nothing.
 
 use schemas::run::ModelConfig;
 
@@ -10,80 +17,81 @@ use crate::device::extent;
 use crate::model::params::ParameterSpec;
 use crate::shim::ShimError;
 
-/// Largest size of a model's dimensions, so that a crafted configuration can't overflow or exhaust
+/// Largest size of a model's dimensions, so a crafted configuration cannot overflow or exhaust
 /// anything.
 const SIZE_MAX: u64 = 1 << 24;
-/// Most layers.
+/// Maximum number of layers.
 const LAYERS_MAX: u64 = 4096;
-/// Most positions: the rotary tables are made for all of them.
+/// Maximum number of positions: the rotary tables cover all of them.
 const POSITIONS_MAX: u64 = 1 << 20;
-/// Most parameters: 4 TiB of master_weights.
+/// Maximum number of parameters: 4 TiB of master weights.
 const PARAMETERS_MAX: u128 = 1 << 40;
 
-/// Why a model can't be built.
+/// Why a model cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A size that is 0, or beyond what any model has.
+    /// A size is 0, or larger than in any real model.
     #[error("model.{field} is {found}; expected 1 to {max}")]
     Size {
-        /// Field of the configuration.
+        /// The field of the configuration.
         field: &'static str,
         /// Its value.
         found: u64,
-        /// Largest legal value.
+        /// The largest legal value.
         max: u64,
     },
-    /// Sizes that are legal one by one make a model that nothing holds.
+    /// Sizes that are legal individually make a model too large for any machine.
     #[error("the model has {found} parameters; at most {PARAMETERS_MAX} are supported")]
     TooLarge {
-        /// Scalars of all matrices.
+        /// The number of scalars in all matrices.
         found: u128,
     },
-    /// One size must divide another.
+    /// One size does not divide another.
     #[error("model.{field} is {found}, which model.{divisor_field} = {divisor} does not divide")]
     Divide {
-        /// Field that must be a multiple.
+        /// The field that must be a multiple.
         field: &'static str,
         /// Its value.
         found: u64,
-        /// Field that must divide it.
+        /// The field that must divide it.
         divisor_field: &'static str,
         /// Its value.
         divisor: u64,
     },
-    /// Rotary embedding rotates pairs.
+    /// A head has an odd width, but rotary embedding rotates pairs.
     #[error(
-        "a head is hidden_size / num_attention_heads = {found} wide; rotary embedding needs an even width"
+        "a head is hidden_size / num_attention_heads = {found} wide; rotary embedding needs an \
+         even width"
     )]
     OddHead {
-        /// Width of a head.
+        /// The width of a head.
         found: u64,
     },
-    /// A number that must be finite and positive (or not negative) isn't.
+    /// A number must be finite and positive (or not negative), but is not.
     #[error("model.{field} is {found}; expected a finite number {expected}")]
     Number {
-        /// Field of the configuration.
+        /// The field of the configuration.
         field: &'static str,
         /// Its value.
         found: f64,
-        /// What is legal.
+        /// The legal values.
         expected: &'static str,
     },
-    /// libtorch failed, for instance for want of memory.
+    /// libtorch failed, for instance for lack of memory.
     #[error(transparent)]
     Shim(#[from] ShimError),
 }
 
 /// The token embedding.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The gain of the last norm.
+/// The gain of the final norm.
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
-/// The head, where it is not the embedding.
+/// The head, unless it is tied to the embedding.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// Queries, keys and values: one matrix in storage, in this order.
+/// Queries, keys and values: stored as one matrix, in this order.
 pub(crate) const QKV: [&str; 3] = [Q_PROJ, K_PROJ, V_PROJ];
-/// Gate and up of the MLP: one matrix in storage, in this order.
+/// Gate and up of the MLP: stored as one matrix, in this order.
 pub(crate) const GATE_UP: [&str; 2] = [GATE_PROJ, UP_PROJ];
 
 const Q_PROJ: &str = "self_attn.q_proj.weight";
@@ -92,20 +100,20 @@ const V_PROJ: &str = "self_attn.v_proj.weight";
 const GATE_PROJ: &str = "mlp.gate_proj.weight";
 const UP_PROJ: &str = "mlp.up_proj.weight";
 
-/// Maps `[d, k·d]` the K token embeddings of a patch, one after the other, to its input.
+/// Maps (`[d, k·d]`) the K token embeddings of a patch, one after the other, to its input.
 pub const INPUT_MAP: &str = "input_map.weight";
-/// Maps `[k·d, d]` the last hidden state to K of them, slot after slot.
+/// Maps (`[k·d, d]`) the last hidden state to K hidden states, slot after slot.
 pub const OUTPUT_MAP: &str = "output_map.weight";
 
-/// The linear maps at both ends of a model in a patch phase (paper §3.7). They belong to the phase
-/// and are no part of the model: Hugging Face's weights do not have them.
+/// The linear maps at both ends of a model in a patch phase (paper §3.7). They belong to the
+/// phase, not to the model: Hugging Face's weights do not have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchMaps {
-    /// K that the maps are made for; other patch sizes do without.
+    /// The maps' K; other patch sizes do without maps.
     pub patch_size: u64,
-    /// Whether [`INPUT_MAP`] is there.
+    /// Whether [`INPUT_MAP`] exists.
     pub input: bool,
-    /// Whether [`OUTPUT_MAP`] is there.
+    /// Whether [`OUTPUT_MAP`] exists.
     pub output: bool,
 }
 
@@ -114,12 +122,12 @@ impl PatchMaps {
     pub const NONE: PatchMaps = PatchMaps { patch_size: 1, input: false, output: false };
 }
 
-/// Whether a parameter is a map of a phase, not the model's own.
+/// Whether a parameter is a phase's map, not the model's own.
 pub fn is_map(name: &str) -> bool {
     name == INPUT_MAP || name == OUTPUT_MAP
 }
 
-/// The maps' parameters; decayed like all matrices.
+/// The maps' parameters. Weight decay applies to them, as to all matrices.
 pub(crate) fn map_specs(config: &ModelConfig, maps: PatchMaps) -> Vec<ParameterSpec> {
     let (d, kd) = (extent(config.hidden_size), extent(config.hidden_size * maps.patch_size));
     let mut specs = Vec::new();
@@ -146,7 +154,7 @@ pub(crate) fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
     let spec = |name: String, shape: &[i64]| ParameterSpec {
         shape: shape.to_vec(),
         decayed: shape.len() > 1,
-        // The decayed ones lie in this order, so that k and v follow q, and up follows gate.
+        // Decayed parameters are stored in this order, so k and v follow q, and up follows gate.
         joined: [K_PROJ, V_PROJ, UP_PROJ].iter().any(|part| name.ends_with(part)),
         name,
     };
@@ -173,7 +181,7 @@ pub(crate) fn parameter_specs(config: &ModelConfig) -> Vec<ParameterSpec> {
     specs
 }
 
-/// Checks what a model demands of a configuration, without building anything.
+/// Checks a model's requirements on a configuration, without building anything.
 pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
     let sizes = [
         ("vocab_size", config.vocab_size, SIZE_MAX),
@@ -215,7 +223,7 @@ pub fn check_config(config: &ModelConfig) -> Result<(), ModelError> {
     }
 }
 
-/// Checks the number of positions that rotary tables are made for.
+/// Checks the number of positions of the rotary tables.
 pub(crate) fn check_position_count(found: u64) -> Result<(), ModelError> {
     check_size("max_position_embeddings", found, POSITIONS_MAX)
 }
@@ -228,12 +236,12 @@ fn check_parameter_count(config: &ModelConfig) -> Result<(), ModelError> {
     check_map_sizes(config, PatchMaps::NONE)
 }
 
-/// Whether a checked model is not too large with a phase's maps.
+/// Checks the size of a checked model together with a phase's maps.
 pub(crate) fn check_map_sizes(config: &ModelConfig, maps: PatchMaps) -> Result<(), ModelError> {
     let [v, d, f, layers] =
         [config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers]
             .map(u128::from);
-    // As if nothing were tied or grouped.
+    // Computed as if nothing were tied or grouped.
     let of_model = 2 * v * d + layers * (4 * d * d + 3 * d * f);
     let of_map = u128::from(maps.patch_size) * d * d;
     let found = of_model + (u128::from(maps.input) + u128::from(maps.output)) * of_map;
@@ -281,7 +289,8 @@ mod tests {
         );
         check(
             |c| c.hidden_size = 12,
-            "a head is hidden_size / num_attention_heads = 3 wide; rotary embedding needs an even width",
+            "a head is hidden_size / num_attention_heads = 3 wide; rotary embedding needs an even \
+             width",
         );
         check(|c| c.rope_theta = 0.0, "model.rope_theta is 0; expected a finite number above 0");
         check(

@@ -1,10 +1,10 @@
-//! Loss and perplexity of a token stream, by the definition that the paper's authors use.
+//! Loss and perplexity of a token stream, as defined by the paper's authors.
 //!
-//! The stream is cut into windows that do not overlap; each starts cold; the tail is dropped and
-//! counted. At K = 1 this is the token-level loss that perplexity comes from; at K > 1 it is the
-//! patch loss, another quantity.
+//! Evaluation is always at token level: K = 1, windows of T that do not overlap and start cold, the
+//! tail dropped and reported. A patch loss (K > 1) is another quantity and not a perplexity. A
+//! patch phase shows both.
 //!
-//! **Invariant:** each predicted token has the same weight, however windows are batched.
+//! **Invariant:** each predicted token has the same weight, no matter how windows are batched.
 
 use crate::data::batch::{self, BatchError, BatchShape};
 use crate::model::llama::Llama;
@@ -14,38 +14,38 @@ use crate::shim::ShimError;
 /// How a stream is cut and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalShape {
-    /// T: units of a window, at least 2.
+    /// T: units per window, at least 2.
     pub window_units: u64,
     /// K: 1 for token-level loss and perplexity.
     pub patch_size: u64,
-    /// Windows that are computed at once; bounds memory, says nothing about the result.
+    /// Windows computed at once; this bounds memory and does not affect the result.
     pub micro_batch_windows: u64,
 }
 
-/// What an evaluation found.
+/// The result of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean negative log-likelihood of a predicted token, in nats.
+    /// Mean negative log-likelihood per predicted token, in nats.
     pub loss: f64,
     /// exp(loss).
     pub perplexity: f64,
-    /// Tokens in whole windows: what was read.
+    /// Tokens in whole windows, all of which were read.
     pub tokens: u64,
-    /// Tokens that were predicted: all but the first unit of each window.
+    /// Predicted tokens: all but the first unit of each window.
     pub predicted_tokens: u64,
     /// Windows.
     pub windows: u64,
     /// Tokens of the tail, shorter than a window.
     pub dropped_tokens: u64,
-    /// Bits per byte of text, where the bytes of the stream's text are known: the mean loss, taken
-    /// for every token of the stream, over the stream's bytes.
+    /// Bits per byte of text, if the size of the stream's text is known: the mean loss, applied to
+    /// every token of the stream, divided by the stream's bytes.
     pub bits_per_byte: Option<f64>,
 }
 
 /// Why nothing could be evaluated.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
-    /// Not one window.
+    /// The stream is shorter than one window.
     #[error("{tokens} tokens do not fill one window of {window_tokens}")]
     TooShort {
         /// Tokens of the stream.
@@ -53,7 +53,7 @@ pub enum EvalError {
         /// Tokens of a window.
         window_tokens: u64,
     },
-    /// A window without a prediction, or longer than the model's tables.
+    /// Windows have no prediction, or are longer than the model's tables.
     #[error(
         "windows have {window_units} units; expected 2 to the model's {position_count} positions"
     )]
@@ -63,7 +63,7 @@ pub enum EvalError {
         /// Largest T of the model.
         position_count: u64,
     },
-    /// Ids that are no tokens of the model.
+    /// Some ids are not tokens of the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The other ranks are lost.
@@ -71,7 +71,7 @@ pub enum EvalError {
     Shim(#[from] ShimError),
 }
 
-/// Evaluates a stream of ids at once; see [`Evaluator`] for streams that are read in pieces.
+/// Evaluates a whole stream of ids; see [`Evaluator`] for streams read in pieces.
 pub fn evaluate(
     model: &Llama,
     ids: &[u32],
@@ -83,7 +83,7 @@ pub fn evaluate(
     evaluator.finish(text_bytes)
 }
 
-/// An evaluation under way: takes a stream of ids in pieces of any size.
+/// An evaluation in progress: takes a stream of ids in pieces of any size.
 pub struct Evaluator<'a> {
     model: &'a Llama,
     shape: EvalShape,
@@ -95,7 +95,7 @@ pub struct Evaluator<'a> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// An evaluation that has seen nothing.
+    /// An evaluation before its first ids.
     pub fn new(model: &'a Llama, shape: EvalShape) -> Result<Evaluator<'a>, EvalError> {
         let position_count = model.compute().position_count;
         let window_units = shape.window_units;
@@ -130,13 +130,13 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// The result, over all whole windows. `text_bytes`: bytes of the text that the whole stream
-    /// stands for.
+    /// The result over all whole windows. `text_bytes`: the size of the text of the whole stream.
     pub fn finish(self, text_bytes: Option<u64>) -> Result<Evaluation, EvalError> {
         self.finish_all_reduced(text_bytes, &ProcessGroup::single())
     }
 
-    /// The result over the streams of all ranks, on each of them; `text_bytes` is that of all.
+    /// The result over the streams of all ranks, returned on each of them; `text_bytes` covers all
+    /// streams.
     pub fn finish_all_reduced(
         mut self,
         text_bytes: Option<u64>,
@@ -150,7 +150,7 @@ impl<'a> Evaluator<'a> {
         let counts =
             [self.predicted_tokens, self.windows, self.stream_tokens, self.pending.len() as u64];
         let [nll_sum] = group.all_reduce_sums([self.nll_sum])?;
-        // A double holds counts below 2^53.
+        // A double represents counts below 2^53 exactly.
         let [predicted_tokens, windows, stream_tokens, dropped_tokens] =
             group.all_reduce_sums(counts.map(|count| count as f64))?.map(|count| count as u64);
         let window_tokens = window_tokens as u64;
@@ -177,7 +177,8 @@ impl<'a> Evaluator<'a> {
         to_usize(self.shape.window_units * self.shape.patch_size)
     }
 
-    /// Evaluates the first `tokens` pending ids, whole windows (host-device synchronisation).
+    /// Evaluates the first `tokens` pending ids, which are whole windows (host-device
+    /// synchronisation).
     fn run(&mut self, tokens: usize) -> Result<(), EvalError> {
         let EvalShape { window_units, patch_size, .. } = self.shape;
         let vocab_size = self.model.config().vocab_size;

@@ -1,7 +1,7 @@
 //! Text from a model, token by token.
 //!
-//! **Invariant:** equal model, prompt and sampling give equal ids on one machine; no ambient
-//! randomness takes part.
+//! **Invariant:** equal model, prompt and sampling give equal ids on one machine, without ambient
+//! randomness.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,9 +11,9 @@ use crate::model::llama::{KeyValueCache, Llama};
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampling {
-    /// The most likely token; of equals the lowest id.
+    /// The most likely token; among equally likely ones, the lowest id.
     Greedy,
-    /// Drawn from the most likely tokens that together have the probability `top_p`.
+    /// Drawn from the most likely tokens that together reach the probability `top_p`.
     TopP {
         /// Divides the logits; above 0.
         temperature: f64,
@@ -27,25 +27,25 @@ pub enum Sampling {
 /// Why generation stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The model ended the text; the token that says so is the last of the ids.
+    /// The model ended the text; the last id is the end token.
     EndOfText,
-    /// As many tokens as were asked for.
+    /// All requested tokens were generated.
     TokenLimit,
     /// Prompt and new tokens fill the model's positions.
     ContextLimit,
 }
 
-/// What was generated.
+/// The result of generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// New ids, without the prompt.
     pub token_ids: Vec<u32>,
-    /// Why there are no more.
+    /// Why generation ended here.
     pub stop: Stop,
 }
 
 impl Generation {
-    /// The new ids without the one that ended the text.
+    /// The new ids without the end token.
     pub fn text_ids(&self) -> &[u32] {
         let end_count = usize::from(self.stop == Stop::EndOfText);
         &self.token_ids[..self.token_ids.len() - end_count]
@@ -55,12 +55,13 @@ impl Generation {
 /// Why nothing can be generated.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum GenerateError {
-    /// Nothing to go on from.
-    #[error("prompt has no tokens; give a text, or a tokenizer with a token that opens a document")]
+    /// The prompt is empty.
+    #[error("prompt has no tokens; give a text, or a tokenizer with a document-start token")]
     EmptyPrompt,
-    /// No position left.
+    /// The prompt leaves no position.
     #[error(
-        "prompt is {prompt_tokens} tokens; the model's context is {position_count}, and one must be left to generate"
+        "prompt is {prompt_tokens} tokens; the model's context is {position_count}, and one \
+         must be left to generate"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
@@ -68,22 +69,22 @@ pub enum GenerateError {
         /// Positions of the model.
         position_count: u64,
     },
-    /// A sampling number out of its range.
+    /// A sampling parameter is out of range.
     #[error("{field} is {found}; expected {expected}")]
     Sampling {
         /// `temperature` or `top_p`.
         field: &'static str,
         /// Its value.
         found: f64,
-        /// What is legal.
+        /// The legal values.
         expected: &'static str,
     },
-    /// Ids that are no tokens of the model.
+    /// Some ids are not tokens of the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
 }
 
-/// Up to `new_tokens_max` tokens after `prompt`, ended early by one of `end_ids`.
+/// Generates up to `new_tokens_max` tokens after `prompt`; one of `end_ids` ends the text early.
 pub fn generate(
     model: &Llama,
     prompt: &[u32],
@@ -115,7 +116,7 @@ pub fn generate(
     Ok(Generation { token_ids, stop })
 }
 
-/// Logits of the token after `unseen`, on the host (host-device synchronisation).
+/// The logits of the token after `unseen`, on the host (host-device synchronisation).
 fn next_logits(
     model: &Llama,
     unseen: &[u32],
@@ -134,7 +135,7 @@ fn next_logits(
     Ok(logits)
 }
 
-/// Chooses tokens, with its own stream of random numbers.
+/// Chooses tokens with its own stream of random numbers.
 struct Sampler {
     sampling: Sampling,
     random: blake3::OutputReader,
@@ -145,7 +146,7 @@ impl Sampler {
         let mut seed_bytes = [0; 8];
         if let Sampling::TopP { temperature, top_p, seed } = sampling {
             if !(temperature.is_finite() && 0.0 < temperature) {
-                let expected = "a finite number above 0; greedy choice needs none";
+                let expected = "a finite number above 0; greedy sampling needs none";
                 return Err(GenerateError::Sampling {
                     field: "temperature",
                     found: temperature,
@@ -172,7 +173,7 @@ impl Sampler {
         u32::try_from(index).expect("the vocabulary fits u32")
     }
 
-    /// The next number of [0, 1), 53 bits of it.
+    /// The next random number in [0, 1), with 53 bits.
     fn uniform(&mut self) -> f64 {
         let mut bytes = [0; 8];
         self.random.fill(&mut bytes);
@@ -186,7 +187,7 @@ fn argmax(logits: &[f32]) -> usize {
     (0..logits.len()).reduce(better).expect("the vocabulary is not empty")
 }
 
-/// The index that `uniform` of [0, 1) falls on among the most likely ones, which together reach
+/// The index selected by `uniform`, in [0, 1), among the most likely tokens that together reach
 /// `top_p`.
 fn draw(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> usize {
     let highest = f64::from(logits[argmax(logits)]);
@@ -210,7 +211,7 @@ fn draw(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> usize {
             return *index;
         }
     }
-    weights[count - 1].1 // rounding has left a crumb
+    weights[count - 1].1 // rounding left a remainder
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! All parameters of a model in one flat tensor, and their gradients in another.
+//! All fp32 master weights are one tensor, and all gradients another. Parameters are views with
+//! their Hugging Face names. Decayed ones come first, so AdamW is two fused calls, clipping is one
+//! norm, and a checkpoint is a loop over views.
 //!
-//! An optimizer update, a norm, a zeroing or an all-reduce is then one call over contiguous memory.
-//! Each parameter is a named leaf of autograd: a view of the master weights, whose gradient is the
-//! same view of the flat gradient.
+//! Zeroing and all-reduce are also single calls over contiguous memory. Each parameter is a named
+//! leaf of autograd: a view of the master weights, whose gradient is the same view of the flat
+//! gradient.
 //!
-//! **Invariant:** decayed parameters fill `0..decayed_elements` and the others all that follows;
-//! the padding between parameters is zero in master weights, gradients and moments alike.
+//! **Invariant:** decayed parameters fill `0..decayed_elements` and the others the rest; the
+//! padding between parameters is zero in master weights, gradients and moments alike.
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +16,7 @@ use crate::shim::{self, ShimError};
 /// Parameters start at multiples of this many elements (256 bytes), for vector loads.
 const ALIGN_ELEMENTS: i64 = 64;
 
-/// What a parameter is, before storage exists for it.
+/// A parameter before its storage exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {
     /// Hugging Face name.
@@ -23,8 +25,8 @@ pub struct ParameterSpec {
     pub shape: Vec<i64>,
     /// Whether weight decay applies: matrices, embedding and head, not norm gains.
     pub decayed: bool,
-    /// Whether it follows the parameter before without padding, so that both are one matrix too;
-    /// see [`Parameters::merged`].
+    /// Whether it follows the previous parameter without padding, so both together also form one
+    /// matrix; see [`Parameters::merged`].
     pub joined: bool,
 }
 
@@ -34,7 +36,7 @@ impl ParameterSpec {
     }
 }
 
-/// A parameter and its place in flat storage.
+/// A parameter and its position in flat storage.
 #[derive(Debug)]
 pub struct Parameter {
     spec: ParameterSpec,
@@ -58,7 +60,7 @@ impl Parameter {
         &self.leaf
     }
 
-    /// This parameter's part of a tensor laid out like the master weights, such as a moment.
+    /// This parameter's part of a tensor laid out like the master weights, for example a moment.
     pub fn view_of(&self, flat: &Tensor) -> Tensor {
         flat.narrow(0, self.first_element, self.spec.elements()).view(self.spec.shape.as_slice())
     }
@@ -68,8 +70,8 @@ fn align(elements: i64) -> i64 {
     (elements + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS
 }
 
-/// Elements of the flat storage of these parameters: of the decayed ones, which come first, and of
-/// all.
+/// The number of elements in the flat storage of these parameters: those of the decayed ones, which
+/// come first, and the total.
 pub(crate) fn storage(specs: &[ParameterSpec]) -> (i64, i64) {
     let end = |first: i64, decayed: bool| {
         let specs = specs.iter().filter(|spec| spec.decayed == decayed);
@@ -91,8 +93,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Storage for `specs`, all zero. The order of `specs` is kept among the decayed and among the
-    /// others.
+    /// Allocates storage for `specs`, all zero. Decayed parameters keep their order among
+    /// themselves, and so do the others.
     pub fn new(specs: Vec<ParameterSpec>, device: Device) -> Result<Parameters, ShimError> {
         let (decayed_elements, flat_elements) = storage(&specs);
         let (decayed, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decayed);
@@ -120,13 +122,13 @@ impl Parameters {
         self.list.iter()
     }
 
-    /// The parameter of that Hugging Face name.
+    /// The parameter with this Hugging Face name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.list.iter().find(|parameter| parameter.name() == name)
     }
 
-    /// Parameters that lie one after the other without padding, as one matrix: a leaf over the same
-    /// master weights and gradients, with the rows of all of them.
+    /// Adjacent parameters without padding as one matrix: a leaf over the same master weights and
+    /// gradients, with the rows of all of them.
     pub fn merged(&self, names: &[String]) -> Result<Tensor, ShimError> {
         let start = self
             .list
@@ -157,17 +159,17 @@ impl Parameters {
         &self.master_weights
     }
 
-    /// The gradients, flat, laid out like the master_weights.
+    /// The gradients, flat, laid out like the master weights.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
     }
 
-    /// Leading elements of flat storage to which weight decay applies.
+    /// The number of leading elements of flat storage with weight decay.
     pub fn decayed_elements(&self) -> i64 {
         self.decayed_elements
     }
 
-    /// Scalars that are trained, padding not counted.
+    /// The number of trained scalars, without padding.
     pub fn scalar_count(&self) -> u64 {
         let elements: i64 = self.list.iter().map(|parameter| parameter.spec.elements()).sum();
         u64::try_from(elements).expect("a count is not negative")

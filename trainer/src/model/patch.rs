@@ -1,7 +1,7 @@
 //! Folding tokens into patches, and the loss of predicting the next patch.
 //!
-//! Each exists twice: in plain tensor operations, which say what is meant, and in the form that
-//! training uses, which is tested against it.
+//! Each exists in two forms: in plain tensor operations, which define the result, and in the form
+//! used in training, which is tested against it.
 //!
 //! **Invariant:** K = 1 is token-level training: the fold is the embedding, the loss is next-token
 //! cross-entropy.
@@ -12,25 +12,25 @@ use tch::{Kind, Tensor};
 
 use crate::shim;
 
-/// Logits that live at a time in the chunked loss: 64 MiB in fp32.
+/// Logits alive at a time in the chunked loss: 64 MiB in fp32.
 const CHUNK_LOGITS: i64 = 1 << 24;
-/// Fewest rows of a chunk, however large the vocabulary: below it the products get slow.
+/// Minimum rows of a chunk, even for a large vocabulary: below this the products get slow.
 const CHUNK_ROWS_MIN: i64 = 128;
 
-/// Average of the K token embeddings of each patch; K = 1 is the identity. The plain form of
+/// Mean of the K token embeddings of each patch; K = 1 is the identity. This is the plain form of
 /// [`embed_patches`].
 pub fn fold_patches(emb_btkd: &Tensor) -> Tensor {
     emb_btkd.mean_dim(2, false, None) // [B, T, D]
 }
 
-/// Mean embedding of each patch by the fp32 table `weight_vd`, `[b, t, d]` in `kind`; never holds a
-/// `[b, t, k, d]` tensor.
+/// Mean embedding of each patch from the fp32 table `weight_vd`, `[b, t, d]` in `kind`. It never
+/// holds a `[b, t, k, d]` tensor.
 pub fn embed_patches(weight_vd: &Tensor, tokens_btk: &Tensor, kind: Kind) -> Tensor {
     shim::embed_mean(weight_vd, tokens_btk, kind).expect("shapes and dtypes are the model's own")
 }
 
 /// Mean cross-entropy of each position against all K tokens of the next patch, `[]` in fp32; K = 1
-/// is next-token loss. The plain form of [`chunked_patch_loss`].
+/// is next-token loss. This is the plain form of [`chunked_patch_loss`].
 pub fn patch_loss(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
     patch_nll(logits_btv, tokens_btk).mean(Kind::Float)
 }
@@ -42,10 +42,10 @@ pub fn patch_nll(logits_btv: &Tensor, tokens_btk: &Tensor) -> Tensor {
     -logp_btv.gather(2, &tokens_btk.narrow(1, 1, last), false)
 }
 
-/// The same loss from hidden states and the fp32 head, made by chunks of rows: no `[n, v]` tensor
-/// ever lives.
+/// The same loss from hidden states and the fp32 head, computed in chunks of rows: an `[n, v]`
+/// tensor never exists.
 ///
-/// Products run in the dtype of `hidden_btd`; loss and the sum of the head's gradient are fp32.
+/// Products run in the dtype of `hidden_btd`; the loss and the sum of the head's gradient are fp32.
 /// Panics unless T ≥ 2.
 pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1; // the last position has no next patch
@@ -53,11 +53,11 @@ pub fn chunked_patch_loss(hidden_btd: &Tensor, head_vd: &Tensor, tokens_btk: &Te
     chunked_loss(&hidden_nd, head_vd, &tokens_btk.narrow(1, 1, last).flatten(0, 1))
 }
 
-/// The loss where each token of the next patch has a hidden state of its own, `[b, t, k, d]`; made
+/// The loss when each token of the next patch has its own hidden state, `[b, t, k, d]`; computed
 /// like [`chunked_patch_loss`].
 pub fn chunked_slot_loss(slots_btkd: &Tensor, head_vd: &Tensor, tokens_btk: &Tensor) -> Tensor {
     let last = tokens_btk.size()[1] - 1;
-    // One row a token, with one target.
+    // One row per token, with one target.
     let slots_nd = slots_btkd.narrow(1, 0, last).flatten(0, 2);
     chunked_loss(&slots_nd, head_vd, &tokens_btk.narrow(1, 1, last).flatten(0, 2).unsqueeze(1))
 }
@@ -68,7 +68,7 @@ fn chunked_loss(hidden_nd: &Tensor, head_vd: &Tensor, targets_nk: &Tensor) -> Te
         .expect("shapes and dtypes are the model's own")
 }
 
-/// Rows of a chunk of the loss, for a vocabulary of `v`.
+/// Rows per chunk of the loss, for a vocabulary of `v`.
 pub(crate) fn chunk_rows(v: i64) -> i64 {
     (CHUNK_LOGITS / v).max(CHUNK_ROWS_MIN)
 }

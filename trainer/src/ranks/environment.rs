@@ -1,77 +1,77 @@
-//! Which of several processes this one is, by what its launcher says in the environment: torchrun,
-//! Slurm, Open MPI, an indexed Kubernetes job, or `pretrain --ranks`.
+//! Reads this process's place among several from the variables of its launcher: torchrun, Slurm,
+//! Open MPI, an indexed Kubernetes job, or `pretrain --ranks`.
 //!
-//! **Invariant:** what is handed out is complete: a rank below the world's size, and where all of
-//! them meet.
+//! **Invariant:** a returned rendezvous is complete: a rank below the world's size, and an address
+//! where all ranks meet.
 
 use std::ops::ControlFlow;
 
-/// The port where ranks meet if nothing names one; torchrun's default too.
+/// The port where ranks meet by default; torchrun's default too.
 const PORT: u16 = 29500;
-/// Set by torchrun: whether its agent listens where the ranks meet, ...
+/// Set by torchrun: whether its agent listens at the meeting point, ...
 pub const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
-/// ... and how often it has started them again.
+/// ... and how often it has restarted the ranks.
 pub const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
-/// Ports of Slurm's steps, below those that systems hand out by themselves.
+/// Ports of Slurm's steps, below the ephemeral ports of systems.
 const SLURM_PORTS: std::ops::Range<u64> = 20_000..32_000;
 
-/// A process among several that train one model.
+/// One process among several that train one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendezvous {
-    /// Which one, from 0.
+    /// The rank, from 0.
     pub rank: u64,
-    /// How many there are.
+    /// The number of ranks.
     pub world_size: u64,
-    /// Which one of its machine, from 0: which GPU it takes.
+    /// The rank within its machine, from 0; it selects the GPU.
     pub local_rank: u64,
-    /// Machine of rank 0.
+    /// The machine of rank 0.
     pub host: String,
-    /// Where rank 0 listens, or its launcher.
+    /// The port where rank 0 or its launcher listens.
     pub port: u16,
     /// Whether the launcher listens there.
     pub is_served: bool,
-    /// How often the launcher has started all ranks anew; empty where it does not say.
+    /// How often the launcher has started all ranks anew; empty if it does not set this.
     pub attempt: String,
 }
 
-/// The environment speaks of ranks, and not clearly.
+/// The environment describes ranks incompletely or wrongly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RanksError {
-    /// A variable is missing beside another.
+    /// A variable is set, but one that belongs to it is missing.
     #[error("{present} is set, so this is one of several ranks, but {missing} is not: {wanted}")]
     Missing {
         /// The variable that is set.
         present: &'static str,
-        /// The one that is not.
+        /// The missing variable.
         missing: &'static str,
-        /// What it should say.
+        /// The expected content.
         wanted: &'static str,
     },
-    /// A variable has a value that cannot be.
+    /// A variable has an impossible value.
     #[error("{name} is {found:?}; expected {expected}")]
     Value {
         /// The variable.
         name: &'static str,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// The legal values.
         expected: String,
     },
-    /// A rank is to start ranks.
+    /// A rank was asked to start ranks.
     #[error(
-        "--ranks starts all ranks of one machine, but the environment says that this process is one of several already: \
-         leave out --ranks, or unset WORLD_SIZE"
+        "--ranks starts all ranks of one machine, but by its environment this process is already \
+         one of several: leave out --ranks, or unset WORLD_SIZE"
     )]
     Nested,
-    /// Several ranks for what is of one.
+    /// Several ranks for a command that runs on one.
     #[error(
-        "bench measures one rank, but the environment says that this process is one of several: start it by itself, and with \
-         what is a rank's share of plan.step_tokens"
+        "bench measures one rank, but by its environment this process is one of several: start it \
+         by itself, with one rank's share of plan.step_tokens"
     )]
     Bench,
 }
 
-/// What `get` finds of variables, as a rendezvous; `None` for a process that is alone.
+/// The rendezvous described by the variables `get` finds; `None` for a process that is alone.
 pub fn from_environment(
     get: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Rendezvous>, RanksError> {
@@ -88,7 +88,8 @@ struct Environment<G> {
     get: G,
 }
 
-/// Found by a launcher's variables, `None` alone; or they are not there.
+/// `Break` if a launcher's variables are set, with `None` for a process that is alone; `Continue`
+/// if they are not.
 type Found = Result<ControlFlow<Option<Rendezvous>>, RanksError>;
 
 impl<G: Fn(&str) -> Option<String>> Environment<G> {
@@ -104,7 +105,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         }
     }
 
-    /// WORLD_SIZE and RANK, or the index of a Kubernetes job's pod.
+    /// Reads WORLD_SIZE and RANK, or the index of a Kubernetes job's pod.
     fn torchrun(&self) -> Found {
         const WORLD_SIZE: &str = "WORLD_SIZE";
         let Some(world_size) = self.number(WORLD_SIZE)? else {
@@ -125,8 +126,8 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         self.rendezvous([name, WORLD_SIZE], [rank, world_size, local_rank], host, PORT)
     }
 
-    /// A task of a step that `srun` started, unless it is `mpirun` that it started. A batch
-    /// script's own process has a task's number too, and is alone.
+    /// Reads a task of a step started by `srun`, unless `srun` started `mpirun`. A batch script's
+    /// own process has a task number too, and is alone.
     fn slurm(&self) -> Found {
         let counts = ["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
         let count = counts.into_iter().find(|name| self.text(name).is_some());
@@ -151,7 +152,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         self.rendezvous(["SLURM_PROCID", count], [rank, world_size, local_rank], host, port)
     }
 
-    /// A process of `mpirun`.
+    /// Reads a process of `mpirun`.
     fn open_mpi(&self) -> Found {
         const COUNT: &str = "OMPI_COMM_WORLD_SIZE";
         const RANK: &str = "OMPI_COMM_WORLD_RANK";
@@ -175,7 +176,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         self.text("MASTER_ADDR")
     }
 
-    /// Checked; `port` is the one that is taken if MASTER_PORT names none.
+    /// Checks the numbers; `port` is the default if MASTER_PORT is unset.
     fn rendezvous(
         &self,
         names: [&'static str; 2],
@@ -209,7 +210,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
     }
 }
 
-/// The first name of a Slurm host list, such as `gpu003` of `gpu[003-005,007],x12`.
+/// The first host of a Slurm host list, such as `gpu003` of `gpu[003-005,007],x12`.
 fn first_host(list: &str) -> String {
     let mut host = String::new();
     let mut rest = list;
@@ -256,7 +257,8 @@ mod tests {
             ("WORLD_SIZE", "16"),
             ("MASTER_ADDR", "10.0.0.1"),
             ("MASTER_PORT", "4000"),
-            ("SLURM_STEP_ID", "0"), // torchrun under srun: its own variables count
+            // torchrun under srun: its own variables count
+            ("SLURM_STEP_ID", "0"),
             ("SLURM_NTASKS", "2"),
         ];
         assert_eq!(find(&torchrun), Ok(rendezvous(9, 16, 1, "10.0.0.1", 4000)));
@@ -282,7 +284,8 @@ mod tests {
             ("OMPI_COMM_WORLD_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
-            ("SLURM_STEP_ID", "0"), // mpirun starts its daemons by srun: a task a machine
+            // mpirun starts its daemons by srun: one task per machine
+            ("SLURM_STEP_ID", "0"),
             ("SLURM_STEP_NUM_TASKS", "1"),
             ("SLURM_PROCID", "0"),
         ];
@@ -305,7 +308,8 @@ mod tests {
         let error = |variables: &[(&str, &str)]| find(variables).unwrap_err().to_string();
         assert_eq!(
             error(&[("WORLD_SIZE", "2")]),
-            "WORLD_SIZE is set, so this is one of several ranks, but RANK is not: the number of this process, from 0"
+            "WORLD_SIZE is set, so this is one of several ranks, but RANK is not: \
+             the number of this process, from 0"
         );
         let two = [("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_ADDR", "a")];
         assert!(error(&two[..2]).contains("MASTER_ADDR is not"));

@@ -1,10 +1,10 @@
-//! The ranks that train one model together: what they add up, agree on and wait for.
+//! The process group of ranks that train one model: sums, agreements and waits.
 //!
-//! Each rank reads its part of every step and holds the whole model. Gradients are added up over
-//! the ranks before the update, so that all of them make the same one. The first rank alone writes.
+//! Each rank reads its part of every step and holds the whole model. Gradients are summed over the
+//! ranks before the update, so all ranks make the same update. Only the first rank writes.
 //!
 //! **Invariant:** all ranks make the same calls in the same order, and get the same bits from them.
-//! A rank that is alone gets what it gave.
+//! A single rank gets its input back.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs as _, UdpSocket};
@@ -18,31 +18,31 @@ use crate::ranks::environment::Rendezvous;
 use crate::shim::ShimError;
 use crate::shim::group::{Group, GroupOptions, Reduction};
 
-/// How long ranks wait for each other at the start: those of a large job come over minutes, those
+/// How long ranks wait for each other at the start. Ranks of a large job arrive over minutes, those
 /// of one machine at once.
 const INIT_TIMEOUT: Duration = Duration::from_secs(600);
 const INIT_TIMEOUT_LOCAL: Duration = Duration::from_secs(60);
-/// How long they wait in a collective: for as long as the first rank may take to save a checkpoint.
+/// How long ranks wait in a collective: as long as the first rank may take to save a checkpoint.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The same for what GPUs add up: ranks have met on the host before, in the same step.
+/// The same for sums on GPUs: ranks have met on the host before, in the same step.
 const DEVICE_COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
-/// Names network interfaces, with commas between, where the machine has several; of Gloo, as in
-/// PyTorch.
+/// Names network interfaces, separated by commas, if the machine has several. The variable is
+/// Gloo's, as in PyTorch.
 const INTERFACES_VARIABLE: &str = "GLOO_SOCKET_IFNAME";
 
-/// How long a rank tries to reach the first one at a time, and when it does so again.
+/// Time limit of one attempt to reach the first rank, and the pause before the next one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 const INIT_OPERATION: &str = "meet the other ranks";
 
-/// The first rank has failed by the same: it alone says so.
+/// The first rank has failed for the same reason; it alone reports it.
 #[derive(Debug, thiserror::Error)]
-#[error("rank 0 says why")]
+#[error("rank 0 reports the reason")]
 pub struct ReportedByRankZero;
 
-/// Another rank cannot go on.
+/// Another rank cannot continue.
 #[derive(Debug, thiserror::Error)]
-#[error("another rank cannot begin: what it printed says why")]
+#[error("another rank cannot begin: its output gives the reason")]
 pub struct OtherRankFailed;
 
 /// See the module.
@@ -55,13 +55,13 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Of this process alone.
+    /// The group of a process that trains alone.
     pub fn single() -> ProcessGroup {
         ProcessGroup { rank: 0, world_size: 1, local_rank: None, backend: None }
     }
 
-    /// Waits for all ranks to come. `listener`: a socket on the port where they meet, if this
-    /// process has one already.
+    /// Waits for all ranks to arrive. `listener`: a socket on the port where they meet, if this
+    /// process already has one.
     pub fn init(rendezvous: &Rendezvous, listener: Option<i32>) -> Result<ProcessGroup, ShimError> {
         let Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt } =
             rendezvous;
@@ -69,7 +69,7 @@ impl ProcessGroup {
         let timeout = if is_local(host) { INIT_TIMEOUT_LOCAL } else { INIT_TIMEOUT };
         let listens = *rank == 0 && !is_served;
         let own = if listens {
-            // Where its name is none, the others will say so.
+            // If the host name is invalid, the other ranks will report it.
             address_towards(host, *port).unwrap_or(Ipv4Addr::LOCALHOST.into())
         } else {
             wait_for(host, *port, timeout)?
@@ -101,45 +101,45 @@ impl ProcessGroup {
         })
     }
 
-    /// Which rank this is, from 0.
+    /// The rank of this process, from 0.
     pub fn rank(&self) -> u64 {
         self.rank
     }
 
-    /// How many there are.
+    /// The number of ranks.
     pub fn world_size(&self) -> u64 {
         self.world_size
     }
 
-    /// Which rank of its machine this is; `None` if it is alone.
+    /// The rank within the machine; `None` for a process that trains alone.
     pub fn local_rank(&self) -> Option<u64> {
         self.local_rank
     }
 
-    /// Whether this is the rank that writes: the first.
+    /// Whether this is the first rank, which writes.
     pub fn is_rank_zero(&self) -> bool {
         self.rank == 0
     }
 
-    /// All-reduce: makes a flat tensor, on any device, the sum of those of all ranks. On a GPU the
+    /// All-reduce: replaces a flat tensor, on any device, by the sum over all ranks. On a GPU the
     /// host does not wait.
     pub fn all_reduce(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
         self.collective(|backend| backend.all_reduce(tensor, Reduction::Sum))
     }
 
-    /// Broadcast: makes a flat tensor, on any device, that of rank 0.
+    /// Broadcast: replaces a flat tensor, on any device, by that of rank 0.
     pub fn broadcast(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
         self.collective(|backend| backend.broadcast(tensor))
     }
 
-    /// Whether any rank says so. The ranks wait for each other; GPUs work on.
+    /// Whether `this_one` is true on any rank. The ranks wait for each other; GPUs keep working.
     pub fn any_rank(&self, this_one: bool) -> Result<bool, ShimError> {
         let mut flag = Tensor::from_slice(&[i64::from(this_one)]);
         self.collective(|backend| backend.all_reduce(&mut flag, Reduction::Max))?;
         Ok(flag.int64_value(&[0]) != 0)
     }
 
-    /// Waits until every rank has called it; GPUs work on.
+    /// Waits until every rank has called it; GPUs keep working.
     pub fn barrier(&self) -> Result<(), ShimError> {
         self.any_rank(false).map(drop)
     }
@@ -166,7 +166,7 @@ impl ProcessGroup {
         }
     }
 
-    /// The sums over all ranks of each of `numbers`.
+    /// The sum over all ranks of each of `numbers`.
     pub fn all_reduce_sums<const N: usize>(
         &self,
         numbers: [f64; N],
@@ -176,7 +176,7 @@ impl ProcessGroup {
         Ok(std::array::from_fn(|index| sums.double_value(&[index as i64])))
     }
 
-    /// The text that rank 0 passes, on every rank.
+    /// Returns the text passed by rank 0, on every rank.
     pub fn broadcast_text(&self, text: &str) -> Result<String, ShimError> {
         let mut length = Tensor::from_slice(&[text.len() as i64]);
         self.broadcast(&mut length)?;
@@ -197,25 +197,27 @@ impl ProcessGroup {
     ) -> Result<(), ShimError> {
         let Some(backend) = &self.backend else { return Ok(()) };
         operation(backend).map_err(|ShimError { operation, message }| {
-            // A GPU would wait for the others, and the host for it. That this fails too adds
-            // nothing.
+            // Otherwise a GPU would wait for the others, and the host for it. A failure of the
+            // abort itself adds nothing.
             let _is_free = backend.abort();
             let message = message.split(". This is typically").next().unwrap_or_default(); // advice
             let (rank, world_size) = (self.rank, self.world_size);
             let message = format!(
-                "rank {rank} of {world_size} lost the others: one of them has ended or hangs, and what it printed says why ({message})"
+                "rank {rank} of {world_size} lost the others: one of them has ended or hangs, and \
+                 its output gives the reason ({message})"
             );
             ShimError { operation, message }
         })
     }
 }
 
-/// Whether a name is this machine's for itself alone.
+/// Whether a name means this machine only to itself.
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Waits until somebody listens at `host`, and returns this machine's address on the way there.
+/// Waits until a listener is reachable at `host`, and returns this machine's address on the way
+/// there.
 fn wait_for(host: &str, port: u16, limit: Duration) -> Result<IpAddr, ShimError> {
     let started = Instant::now();
     loop {
@@ -235,7 +237,7 @@ fn wait_for(host: &str, port: u16, limit: Duration) -> Result<IpAddr, ShimError>
     }
 }
 
-/// This machine's address on the way to `host`, which may be itself.
+/// This machine's address on the way to `host`, which may be this machine.
 fn address_towards(host: &str, port: u16) -> io::Result<IpAddr> {
     let to = (host, port).to_socket_addrs()?.next();
     let to = to.ok_or_else(|| io::Error::other("it has no address"))?;
@@ -249,10 +251,10 @@ fn address_towards(host: &str, port: u16) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// `own`, or, should it be of no use to other machines although `host` is meant for them, the
-/// address towards all others. Some machines have their own name for a local one.
+/// Returns `own`. If other machines cannot use it although `host` is meant for them, returns the
+/// address towards all other machines instead. Some machines map their own name to a local address.
 fn for_others(own: IpAddr, host: &str) -> IpAddr {
-    const ANYWHERE: &str = "192.0.2.1"; // RFC 5737: nobody's
+    const ANYWHERE: &str = "192.0.2.1"; // RFC 5737: assigned to nobody
     if own.is_loopback() && !is_local(host) {
         return address_towards(ANYWHERE, 9).unwrap_or(own);
     }
@@ -296,7 +298,7 @@ mod tests {
         }
     }
 
-    /// Ranks are processes by rights; as threads they meet all the same.
+    /// Ranks are normally processes; here they meet as threads.
     fn in_process_group<R: Send>(
         world_size: u64,
         work: impl Fn(ProcessGroup) -> R + Sync,
@@ -400,7 +402,7 @@ mod tests {
             if group.is_rank_zero() {
                 return None;
             }
-            // The other may be in time for one more.
+            // The other rank may still take part in one more.
             (0..2).find_map(|_| group.any_rank(false).err().map(|err| err.to_string()))
         });
         let text = found[1].as_ref().expect("the other rank is gone");

@@ -1,7 +1,7 @@
-//! What is said about a step that stopped the run: its numbers, and the documents that it read.
+//! The report on a step that stopped the run: its numbers, and the documents it read.
 //!
-//! **Invariant:** the record is written before the error is returned, and a look-up that fails
-//! hides no divergence.
+//! **Invariant:** the record is written before the error is returned, and a failed look-up hides no
+//! divergence.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use pipeline::corpus::Corpus;
 use plan::Plan;
 use serde_json::json;
 
-/// Lines about windows and their documents that go to stderr.
+/// Lines about windows and their documents printed to stderr.
 const LINES_MAX: usize = 16;
 
 /// A step that stops the run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StopNumbers {
-    /// Which step, 0-based.
+    /// The step, 0-based.
     pub step: u64,
     /// Of the step's windows.
     pub loss: f64,
@@ -26,18 +26,19 @@ pub struct StopNumbers {
 }
 
 impl StopNumbers {
-    /// Whether it was the loss by itself, and nothing that is not finite.
+    /// Whether the loss alone caused the stop, with every number finite.
     pub fn is_spike(&self) -> bool {
         self.loss.is_finite() && self.grad_norm.is_finite()
     }
 }
 
-/// The loss or the gradient was not finite, or the loss rose too much, and the run file says
+/// The loss or the gradient was not finite, or the loss rose too much, and the run file has "stop".
 /// "stop".
 #[derive(Debug, thiserror::Error)]
 #[error(
     "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
-     The last checkpoint is {checkpoint}. The same command with --set {setting}=skip goes on without such steps; a lower \
+     The last checkpoint is {checkpoint}. The same command with --set {setting}=skip \
+     continues without such steps; a lower \
      peak rate or a longer warm-up is another run, in another train.output. It read:\n{read}",
     numbers.step, numbers.loss, numbers.grad_norm
 )]
@@ -48,12 +49,12 @@ pub struct Diverged {
     pub setting: &'static str,
     /// Path of the last checkpoint, or "none".
     pub checkpoint: String,
-    /// The step's documents, shortened, and where all of them stand.
+    /// The step's documents, shortened, and the path of the full list.
     pub read: String,
 }
 
 /// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the
-/// step with its shards, documents and sets. Returns the first lines of the same for people.
+/// step with its shards, documents and sets. Returns its first lines as text for people.
 pub fn write_record(
     folder: &Path,
     numbers: StopNumbers,

@@ -1,4 +1,4 @@
-//! What a rank opens for a run, and what all ranks must have alike of it.
+//! The inputs a rank opens for a run, and the parts of them all ranks must have alike.
 //!
 //! **Invariant:** nothing is written.
 
@@ -19,15 +19,15 @@ use crate::run::prepare;
 use crate::run::validation::ValidationSet;
 use crate::step::schedule::PhaseSchedule;
 
-/// What a rank reads and finds in order by itself.
+/// Inputs a rank has read and checked by itself.
 pub struct Inputs {
     /// The order of the data.
     pub plan: Arc<Plan>,
     /// By phase; `None` for a phase without steps.
     pub schedules: Vec<Option<PhaseSchedule>>,
-    /// What is trained on.
+    /// The training corpus.
     pub corpus: Arc<Corpus>,
-    /// What is validated on, if the run file names it.
+    /// The validation corpus, if the run file names one.
     pub validation: Option<ValidationSet>,
     /// How the model computes.
     pub compute: Compute,
@@ -56,14 +56,14 @@ impl Inputs {
         Ok(Inputs { plan, schedules, corpus, validation, compute })
     }
 
-    /// What a resumed run must have alike, with the checkpoint that it goes on from.
+    /// Everything a resumed run must have alike, with the checkpoint it resumes from.
     pub fn identity(&self, file: &run_file::Run, found: Option<&Found>) -> Result<Identity> {
         let checkpoint = found.map(|(checkpoint, _)| checkpoint);
         let init_hash = contents::init_hash(init_from(file).as_deref(), checkpoint)?;
         Ok(resume::identity(&file.file, &self.plan, init_hash))
     }
 
-    /// Refuses a rank that was given another run than the first.
+    /// Refuses a rank with another run than the first.
     pub fn check_ranks_agree(
         &self,
         file: &run_file::Run,
@@ -78,7 +78,7 @@ impl Inputs {
     }
 }
 
-/// Folder of the weights that a run starts from.
+/// Folder of the weights a run starts from.
 pub fn init_from(file: &run_file::Run) -> Option<PathBuf> {
     file.file.train.init_from.as_deref().map(|path| file.resolve(path))
 }

@@ -1,7 +1,6 @@
-//! What was measured since the last line of the log, and the figures that the line shows.
+//! Measurements since the last line of the log, and the figures of that line.
 //!
-//! **Invariant:** evaluating and saving are in no figure: a rate is that of the training steps
-//! alone.
+//! **Invariant:** no figure includes evaluating or saving: a rate covers the training steps alone.
 
 use std::time::Duration;
 
@@ -17,16 +16,15 @@ use crate::step::UnreadSteps;
 pub struct Interval {
     /// How many.
     pub steps: u64,
-    /// Time of the host in them and in waiting for their numbers.
+    /// Host time in the steps and in waiting for their numbers.
     pub busy: Duration,
     /// The loader's waiting time at the start of the interval.
     pub waited_before: Duration,
-    /// Steps that the host has not looked at yet; none where anything is logged, evaluated or
-    /// saved.
+    /// Steps the host has not looked at yet; empty at each log line, evaluation and save.
     pub unread: UnreadSteps,
 }
 
-/// What a step of a phase comes to: tokens and units of all ranks, operations of one.
+/// The cost of a step of a phase: tokens and units of all ranks, FLOPs of one.
 #[derive(Clone, Debug)]
 pub struct StepCost {
     tokens: u64,
@@ -70,10 +68,10 @@ pub struct Figures {
     pub tokens_per_sec: f64,
     /// Milliseconds of a step.
     pub step_ms: f64,
-    /// Share of the time in which the run waited for the loader, in percent.
+    /// Share of the time spent waiting for the loader, in percent.
     pub data_wait_pct: f64,
-    /// Model FLOPs utilization, in percent: the operations of the model against the device's peak;
-    /// by the PaLM paper's counting, and with causal attention counted by half.
+    /// Model FLOPs utilization, in percent: the model's FLOPs against the device's peak; by the
+    /// PaLM paper's counting, and with causal attention counted by half.
     pub mfu_pct: Option<[f64; 2]>,
     units_per_sec: f64,
     times: PartTimes,
@@ -81,7 +79,7 @@ pub struct Figures {
 }
 
 impl Interval {
-    /// The figures of the interval; `waited` is the loader's waiting time now, `times` those of the
+    /// The figures of the interval; `waited` is the loader's waiting time now, `times` covers the
     /// parts of its steps.
     pub fn figures(
         &self,
@@ -109,7 +107,7 @@ impl Interval {
 }
 
 impl Figures {
-    /// As values of the metrics. The times of parts are those of a step, on the device.
+    /// The figures as values of the metrics. Times of parts are those of one step, on the device.
     pub fn values(&self) -> Vec<(&'static str, f64)> {
         let mut values = vec![
             ("throughput/tokens_per_sec", self.tokens_per_sec),

@@ -1,6 +1,7 @@
-//! What a run logs of a step and of an evaluation: the values of a point, and the line on stderr.
+//! Log values of a step and of an evaluation, and their line on stderr.
 //!
 //! **Invariant:** nothing is computed on the device and nothing is written: numbers in, values and
+//! text out.
 //! text out.
 
 use plan::Plan;
@@ -19,7 +20,7 @@ pub struct StepLog<'a> {
     pub learning_rate: f64,
     /// L2 norm of all weights after it.
     pub param_norm: f64,
-    /// The most memory so far, where it is known.
+    /// Peak memory so far, where it is known.
     pub peak_memory_bytes: Option<u64>,
     /// Rates and times since the point before.
     pub figures: &'a Figures,
@@ -51,7 +52,7 @@ impl StepLog<'_> {
         values
     }
 
-    /// The line of the step with which `next_step` steps are done.
+    /// The line of the step after which `next_step` steps are done.
     pub fn line(&self, plan: &Plan, phase_index: usize, next_step: u64) -> String {
         let phase = plan.phases()[phase_index];
         let figures = self.figures;
@@ -80,7 +81,7 @@ impl StepLog<'_> {
 pub struct EvaluationLog {
     /// At token level.
     pub validation: Validation,
-    /// Of predicting patches, in a patch phase.
+    /// Loss of predicting patches, in a patch phase.
     pub patch_loss: Option<f64>,
 }
 
@@ -98,7 +99,7 @@ impl EvaluationLog {
         values
     }
 
-    /// The line of an evaluation behind `step` of `step_count` steps.
+    /// The line of an evaluation after `step` of `step_count` steps.
     pub fn line(&self, step: u64, step_count: u64) -> String {
         let Validation { loss, perplexity, unigram_perplexity, bits_per_byte } = self.validation;
         let patch_loss =

@@ -1,9 +1,8 @@
-//! What a run reports while it goes on: `metrics.jsonl`, TensorBoard event files, and the lines on
-//! stderr.
+//! Reports of a run in progress: `metrics.jsonl`, TensorBoard event files, and the lines on stderr.
 //!
-//! **Invariant:** after [`MetricsLog::open`] for a run that goes on at step s, `metrics.jsonl`
-//! holds whole lines of steps up to s alone, so a resumed run leaves the same lines as one that
-//! never stopped (but for times and memory).
+//! **Invariant:** after [`MetricsLog::open`] for a run resumed at step s, `metrics.jsonl` holds
+//! only whole lines of steps up to s, so a resumed run leaves the same lines as an uninterrupted
+//! one (except times and memory).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -35,8 +34,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the logs of the run in `folder`. A run that goes on at `resumed_step` keeps the lines
-    /// of `metrics.jsonl` up to that step; one that begins (`None`) keeps none.
+    /// Opens the logs of the run in `folder`. A run resumed at `resumed_step` keeps the lines of
+    /// `metrics.jsonl` up to that step; a new run (`None`) keeps none.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<MetricsLog> {
         let path = folder.join(METRICS_FILE);
         cut_back(&path, resumed_step).with_context(|| format!("cut back {}", path.display()))?;
@@ -51,7 +50,8 @@ impl MetricsLog {
         let mut line = Map::new();
         line.insert("step".to_owned(), point.step.into());
         for &(tag, value) in &point.values {
-            line.insert(tag.to_owned(), Value::from(value)); // null when not finite
+            // Null when not finite.
+            line.insert(tag.to_owned(), Value::from(value));
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
@@ -60,7 +60,8 @@ impl MetricsLog {
     }
 }
 
-/// Keeps the whole lines of steps up to `last_step`; a torn last line, left by a kill, goes too.
+/// Keeps the whole lines of steps up to `last_step`; a torn last line left by a kill is removed
+/// too.
 fn cut_back(path: &Path, last_step: Option<u64>) -> Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -92,7 +93,7 @@ struct EventFile {
 
 impl EventFile {
     /// Creates a new file in `folder`. It opens with a session start, by which TensorBoard drops
-    /// the points after `resumed_step` (all of them for `None`) from the files before.
+    /// the points after `resumed_step` (all of them for `None`) from the earlier files.
     fn create(folder: &Path, resumed_step: Option<u64>) -> Result<EventFile> {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let path = free_name(folder)?;
@@ -128,7 +129,7 @@ impl EventFile {
     }
 }
 
-/// A name of TensorBoard's form that is not taken: several starts may fall into one second.
+/// An unused name in TensorBoard's format: several starts may fall into one second.
 fn free_name(folder: &Path) -> Result<PathBuf> {
     let seconds = wall_seconds() as u64;
     let pid = std::process::id();

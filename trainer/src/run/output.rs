@@ -1,8 +1,7 @@
-//! A run's output folder: locked while the run goes on, with the resolved run file beside the
-//! results.
+//! A run's output folder, locked during the run, with the resolved run file next to the results.
 //!
-//! **Invariant:** at most one process writes into the folder; the kernel frees the lock of one that
-//! died.
+//! **Invariant:** at most one process writes into the folder; the kernel frees the lock of a dead
+//! one.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -16,10 +15,11 @@ use crate::checkpoint::store;
 pub const RUN_FILE: &str = "run.toml";
 const LOCK_FILE: &str = ".lock";
 
-/// The output folder holds files that are no run's.
+/// The output folder holds files that do not belong to a run.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "train.output is {}, which holds other files (such as {found}) and no run; choose an empty or a new folder",
+    "train.output is {}, which holds other files (such as {found}) and no run; \
+     choose an empty or a new folder",
     path.display()
 )]
 pub struct ForeignFolder {
@@ -31,14 +31,14 @@ pub struct ForeignFolder {
 
 /// A locked output folder.
 pub struct RunFolder {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     _lock: File,
 }
 
 impl RunFolder {
-    /// Creates and locks the folder, and removes what a killed run left under temporary names. A
-    /// folder that holds anything and never held a run is refused.
+    /// Creates and locks the folder, and removes the leftovers of a killed run under temporary
+    /// names. A folder that holds anything but never held a run is refused.
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         refuse_foreign(path)?;
@@ -62,7 +62,7 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_owned(), _lock: lock })
     }
 
-    /// Writes the run file as it is in force, with absolute paths.
+    /// Writes the run file in force, with absolute paths.
     pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
         let text = toml::to_string_pretty(run).context("encode the run file")?;
         let path = self.path.join(RUN_FILE);
@@ -71,7 +71,7 @@ impl RunFolder {
     }
 }
 
-/// A run's folder has a lock file from its first moment on.
+/// A run's folder has a lock file from the first moment.
 fn refuse_foreign(path: &Path) -> Result<()> {
     if path.join(LOCK_FILE).exists() {
         return Ok(());

@@ -1,6 +1,6 @@
-//! What a run loads and checks before its first step.
+//! Loading and checking before a run's first step.
 //!
-//! **Invariant:** what passes here trains: data, model and run file fit each other.
+//! **Invariant:** anything that passes here trains: data, model and run file fit each other.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,7 +24,7 @@ use crate::ranks::process_group::ProcessGroup;
 use crate::step::adamw::AdamW;
 use crate::step::schedule::PhaseSchedule;
 
-/// What the loader of a rank reads for these steps of the run.
+/// The loader settings of a rank for these steps of the run.
 pub fn loader_spec(
     config: &RunFile,
     corpus: &Arc<Corpus>,
@@ -61,8 +61,8 @@ pub fn schedules(config: &RunFile, plan: &Plan) -> Result<Vec<Option<PhaseSchedu
         .collect()
 }
 
-/// Whether a phase goes on with the moments and the step count of the last phase before it that has
-/// steps. A phase without steps between the two hands on what it would have taken over.
+/// Whether a phase continues with the moments and the step count of the last phase before it that
+/// has steps. A phase without steps in between passes on whatever it would have inherited.
 pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> bool {
     let before = plan.phases()[..phase_index].iter().rposition(|phase| phase.steps > 0);
     before.is_some_and(|before| {
@@ -71,8 +71,8 @@ pub fn carries_optimizer(config: &RunFile, plan: &Plan, phase_index: usize) -> b
     })
 }
 
-/// Model and optimizer for a phase that begins: its own fresh maps in place of those of the phase
-/// before, all else as it was. `None` where neither phase has any.
+/// Model and optimizer for a new phase: its own fresh maps replace those of the phase before, and
+/// all else is unchanged. `None` where neither phase has maps.
 pub fn change_maps(
     config: &RunFile,
     phase_index: usize,
@@ -134,7 +134,7 @@ pub fn fresh_state(
     }
 }
 
-/// Says on stderr where a run goes on, what was damaged, and what changed that may change.
+/// Prints to stderr where a run resumes, any damage, and permitted changes.
 pub fn notice_resume(
     checkpoint: &Checkpoint,
     damaged: &[String],
@@ -153,8 +153,8 @@ pub fn notice_resume(
     }
 }
 
-/// The tokenizer's files in the corpus folder, which go into every checkpoint, must be the ones
-/// that made its ids.
+/// The tokenizer's files in the corpus folder, which are copied into every checkpoint, must be the
+/// ones that made its ids.
 pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
     let record = &corpus.manifest().tokenizer;
     if !record.files.is_empty() {
@@ -163,7 +163,7 @@ pub fn check_tokenizer(corpus: &Corpus) -> Result<()> {
     Ok(())
 }
 
-/// Positions that the model computes: T of the widest phase, or that of validation if it is wider.
+/// Positions the model computes: T of the widest phase, or validation's if it is wider.
 pub fn position_count(config: &RunFile, plan: &Plan) -> u64 {
     let phases = plan.phases().iter().map(|phase| phase.window_units);
     phases.chain([config.plan.window_units]).max().expect("there is at least one")

@@ -1,7 +1,7 @@
-//! The closing report of a run: both phases, validation, what it cost, where it lies.
+//! The closing report of a run: both phases, validation, cost, location.
 //!
-//! **Invariant:** every number is one that the run measured or the plan derived; nothing is
-//! estimated but what says so.
+//! **Invariant:** every number was measured by the run or derived by the plan; an estimate is
+//! labelled as one.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use plan::Plan;
 use schemas::checkpoint::PhaseRecord;
 use serde_json::{Value, json};
 
-/// What a finished or stopped run came to.
+/// Results of a finished or stopped run.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// Phases with steps, in order.
@@ -21,7 +21,7 @@ pub struct Summary {
     pub relative_cost: f64,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,
-    /// Prompt and continuation by the final weights.
+    /// Prompt, and continuation by the final weights.
     pub sample: Option<Sample>,
 }
 
@@ -35,7 +35,7 @@ pub struct PhaseSummary {
 }
 
 impl PhaseSummary {
-    /// Of the phases that have steps.
+    /// Of the phases with steps.
     pub fn of_all(plan: &Plan, records: &[PhaseRecord]) -> Vec<PhaseSummary> {
         let phases = plan.phases().iter().zip(records).filter(|(phase, _)| phase.steps > 0);
         phases
@@ -55,8 +55,8 @@ pub struct Validation {
     pub loss: f64,
     /// exp of it.
     pub perplexity: f64,
-    /// exp of the entropy of the validation tokens: what a model reaches that knows their
-    /// frequencies alone.
+    /// exp of the entropy of the validation tokens: the perplexity of a model that knows only their
+    /// frequencies.
     pub unigram_perplexity: f64,
     /// Bits per byte of text.
     pub bits_per_byte: f64,
@@ -65,9 +65,9 @@ pub struct Validation {
 /// A sample of generated text.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Given.
+    /// The prompt.
     pub prompt: String,
-    /// Generated.
+    /// The generated text.
     pub continuation: String,
 }
 
@@ -112,7 +112,8 @@ impl Summary {
         if let Some(validation) = &self.validation {
             writeln!(
                 text,
-                "validation      loss {:.4}, perplexity {:.2} (unigram {:.2}, ratio {:.3}), {:.4} bits/byte",
+                "validation      loss {:.4}, perplexity {:.2} (unigram {:.2}, ratio {:.3}), \
+                 {:.4} bits/byte",
                 validation.loss,
                 validation.perplexity,
                 validation.unigram_perplexity,
@@ -127,7 +128,8 @@ impl Summary {
         {
             writeln!(
                 text,
-                "at the switch   token-level validation loss {carried:.4} from the patch phase's weights, \
+                "at the switch   token-level validation loss {carried:.4} \
+                 from the patch phase's weights, \
                  {fresh:.4} from fresh ones"
             )?;
         }
@@ -148,7 +150,7 @@ impl Summary {
         Ok(())
     }
 
-    /// Seconds of the run against reading all its tokens at the speed of its last, token-level
+    /// Seconds of the run relative to reading all its tokens at the speed of its last, token-level
     /// phase.
     fn time_ratio(&self) -> Option<f64> {
         let last = self.phases.last().filter(|last| last.record.patch_size == 1)?;

@@ -1,6 +1,6 @@
 //! Saving a run between two steps.
 //!
-//! **Invariant:** nothing of a run is saved whose ranks no longer have the same weights.
+//! **Invariant:** nothing is saved of a run whose ranks no longer have the same weights.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::model::llama::Llama;
 use crate::ranks::process_group::ProcessGroup;
 use crate::step::adamw::{self, AdamW};
 
-/// Every rank makes the same updates: should one not, nothing of it is saved.
+/// Every rank makes the same updates. If one does not, nothing of the run is saved.
 pub fn check_ranks_have_equal_weights(
     model: &Llama,
     group: &ProcessGroup,
@@ -36,32 +36,34 @@ pub fn check_ranks_have_equal_weights(
         let rank = group.rank();
         let this = if differs { "differs" } else { "does not differ" };
         bail!(
-            "the weights of the ranks are no longer alike after step {step} (rank {rank}: norm {norm}, which {this} \
-             from rank 0's): no checkpoint was written. Look for a rank whose machine or libtorch is another, or is faulty; \
-             the same command goes on from the last checkpoint"
+            "the weights of the ranks are no longer alike after step {step} \
+             (rank {rank}: norm {norm}, which {this} \
+             from rank 0's): no checkpoint was written. Look for a rank \
+             whose machine or libtorch is different or faulty; \
+             the same command resumes from the last checkpoint"
         );
     }
     Ok(())
 }
 
-/// A run between two steps, as far as a checkpoint holds it.
+/// The state of a run between two steps, as stored in a checkpoint.
 pub struct Snapshot<'a> {
     /// The run file.
     pub config: &'a RunFile,
     /// The order of the data.
     pub plan: &'a Plan,
-    /// What is trained on; its tokenizer goes along.
+    /// The training corpus; its tokenizer is copied too.
     pub corpus: &'a Corpus,
     /// Weights.
     pub model: &'a Llama,
     /// Moments and step count.
     pub optimizer: &'a AdamW,
-    /// Where the run stands.
+    /// The progress of the run.
     pub state: &'a TrainerState,
 }
 
 impl Snapshot<'_> {
-    /// Saves a checkpoint in the run's folder, and returns where.
+    /// Saves a checkpoint in the run's folder, and returns its path.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         let Snapshot { corpus, model, optimizer, .. } = *self;
         let train = &self.config.train;

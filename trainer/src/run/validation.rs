@@ -1,7 +1,7 @@
 //! The validation corpus of a run: loss, perplexity and a sample of text.
 //!
-//! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it compares
-//! across phases and runs.
+//! **Invariant:** `eval/loss` is always token level (K = 1, windows of T tokens), so it is
+//! comparable across phases and runs.
 
 use std::path::{Path, PathBuf};
 
@@ -18,17 +18,18 @@ use crate::model::llama::Llama;
 use crate::ranks::process_group::ProcessGroup;
 use crate::run::report::{Sample, Validation, unigram_perplexity};
 
-/// Tokens that are read at once, at least.
+/// Minimum number of tokens read at once.
 const READ_TOKENS: usize = 1 << 16;
-/// Tokens of a sample's prompt, at most.
+/// Most tokens of a sample's prompt.
 const PROMPT_TOKENS: u64 = 16;
-/// Tokens of a sample's continuation, at most.
+/// Most tokens of a sample's continuation.
 const SAMPLE_TOKENS: u64 = 96;
 
 /// The validation corpus does not fill one window.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the validation corpus in {} has {tokens} tokens; a window takes {window_tokens}: give it more text",
+    "the validation corpus in {} has {tokens} tokens; \
+     a window takes {window_tokens}: give it more text",
     path.display()
 )]
 pub struct ValidationTooShort {
@@ -73,7 +74,7 @@ impl ValidationSet {
         })
     }
 
-    /// Which corpus it is.
+    /// The corpus's identity.
     pub fn fingerprint(&self) -> &str {
         &self.corpus.manifest().fingerprint
     }
@@ -116,7 +117,7 @@ impl ValidationSet {
         EvalShape { window_units, patch_size, micro_batch_windows }
     }
 
-    /// A continuation of the first tokens of one of the corpus' documents.
+    /// A continuation of the first tokens of one of the corpus's documents.
     pub fn sample(&self, model: &Llama) -> Result<Sample> {
         let record = &self.corpus.manifest().tokenizer;
         let encoder = Encoder::of_corpus(self.corpus.dir(), record)?;
@@ -131,7 +132,8 @@ impl ValidationSet {
         Ok(Sample { prompt, continuation })
     }
 
-    /// The first tokens of the document in the corpus' middle, up to one that ends a character.
+    /// The first tokens of the document in the middle of the corpus, up to one that ends a
+    /// character.
     fn prompt(&self, encoder: &Encoder, position_count: u64) -> Result<Vec<u32>> {
         let middle = self.corpus.document_at(self.corpus.token_count() / 2)?;
         let document = self.corpus.document_tokens(middle)?;
@@ -146,9 +148,9 @@ impl ValidationSet {
     }
 }
 
-/// Evaluates `model` on a whole corpus, or until somebody asks one of the ranks to stop (`None`);
-/// `text_bytes` is 0 where bits per byte make no sense. The ranks take turns with the batches, and
-/// have the same result.
+/// Evaluates `model` on a whole corpus, or until somebody asks one of the ranks to stop (`None`).
+/// `text_bytes` is 0 where bits per byte are meaningless. The ranks take turns with the batches and
+/// get the same result.
 pub fn evaluate_corpus(
     model: &Llama,
     corpus: &Corpus,

@@ -1,6 +1,6 @@
-//! Choices that libtorch makes for the whole process, and the states of its random generators.
+//! Process-wide settings of libtorch, and the states of its random generators.
 //!
-//! **Invariant:** the same functions in both flavours of libtorch; none of them needs a GPU.
+//! **Invariant:** both flavours of libtorch have the same functions, and none of them needs a GPU.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -10,7 +10,7 @@ use torch_sys::C_tensor;
 use super::{ShimError, adopt, check, device_index};
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/context.cpp.
+// SAFETY: the signatures match shim/context.cpp.
 unsafe extern "C" {
     fn pm_set_attention_backends(backends: *const i64, count: i64) -> c_int;
     fn pm_set_matmul_precision(precision: *const c_char) -> c_int;
@@ -26,7 +26,7 @@ unsafe extern "C" {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i64)]
 pub enum AttentionBackend {
-    /// Plain products and a softmax: any shape, and the most memory.
+    /// Plain products and a softmax: takes any shape and needs the most memory.
     Math = 0,
     /// FlashAttention.
     Flash = 1,
@@ -36,17 +36,17 @@ pub enum AttentionBackend {
     CuDnn = 3,
 }
 
-/// From now on attention takes the first of `backends` that can do a shape, and none that is not
-/// listed. On the CPU, which has `Math` and `Flash` alone, only which ones are listed counts.
+/// From now on attention uses the first of `backends` that supports a shape, and no unlisted one.
+/// The CPU has only `Math` and `Flash`; there only the selection counts, not the order.
 pub fn set_attention_backends(backends: &[AttentionBackend]) -> Result<(), ShimError> {
     let numbers: Vec<i64> = backends.iter().map(|&backend| backend as i64).collect();
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: as many numbers as it is told.
+    // SAFETY: the pointer is to as many numbers as the count.
     let status = unsafe { pm_set_attention_backends(numbers.as_ptr(), numbers.len() as i64) };
     check(status, "choose attention backends")
 }
 
-/// How exact products of fp32 matrices are on a GPU. The CPU always computes in fp32.
+/// Precision of products of fp32 matrices on a GPU. The CPU always computes in fp32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatmulPrecision {
     /// IEEE single precision.
@@ -55,7 +55,7 @@ pub enum MatmulPrecision {
     Tf32,
 }
 
-/// Sets it for the whole process.
+/// Sets the precision for the whole process.
 pub fn set_matmul_precision(precision: MatmulPrecision) -> Result<(), ShimError> {
     let name = match precision {
         MatmulPrecision::Ieee => c"highest",
@@ -67,15 +67,15 @@ pub fn set_matmul_precision(precision: MatmulPrecision) -> Result<(), ShimError>
     check(status, "set the precision of fp32 products")
 }
 
-/// How exact they are now.
+/// The current precision.
 pub fn matmul_precision() -> Result<MatmulPrecision, ShimError> {
     let allows = flag("read the precision of fp32 products", pm_allows_tf32)?;
     Ok(if allows { MatmulPrecision::Tf32 } else { MatmulPrecision::Ieee })
 }
 
 /// Gives the GPU's caching allocator these settings, in the form of `PYTORCH_ALLOC_CONF`, unless
-/// the environment has that variable or `PYTORCH_CUDA_ALLOC_CONF`; says whether. It must come
-/// before the first allocation on a GPU.
+/// the environment has this variable or `PYTORCH_CUDA_ALLOC_CONF`. Returns whether it did. It must
+/// be called before the first allocation on a GPU.
 pub fn set_allocator_default(settings: &CStr) -> Result<bool, ShimError> {
     let mut applied = 0;
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -85,12 +85,12 @@ pub fn set_allocator_default(settings: &CStr) -> Result<bool, ShimError> {
     Ok(applied != 0)
 }
 
-/// Whether the GPU's caching allocator uses segments that can grow.
+/// Whether the GPU's caching allocator uses expandable segments.
 pub fn expandable_segments() -> Result<bool, ShimError> {
     flag("read the allocator's settings", pm_expandable_segments)
 }
 
-/// State of the default generator of `device`, a byte tensor on the CPU.
+/// The state of the default generator of `device`, a byte tensor on the CPU.
 pub fn random_state(device: Device) -> Result<Tensor, ShimError> {
     let mut state = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -100,7 +100,7 @@ pub fn random_state(device: Device) -> Result<Tensor, ShimError> {
     Ok(adopt(state))
 }
 
-/// Puts the default generator of `device` into a state that [`random_state`] gave.
+/// Sets the default generator of `device` to a state returned by [`random_state`].
 pub fn set_random_state(device: Device, state: &Tensor) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: the handle is alive for the call; the state's form is checked on the other side.
@@ -108,7 +108,7 @@ pub fn set_random_state(device: Device, state: &Tensor) -> Result<(), ShimError>
     check(status, "set random state")
 }
 
-/// On how many threads a loop of the shim's kernels runs.
+/// The number of threads that run a loop of the shim's kernels.
 pub fn loop_threads() -> Result<i64, ShimError> {
     let mut threads = 0;
     #[expect(unsafe_code, reason = "see the extern block")]
@@ -124,7 +124,7 @@ fn flag(
     read: unsafe extern "C" fn(*mut c_int) -> c_int,
 ) -> Result<bool, ShimError> {
     let mut value = 0;
-    // SAFETY: the functions given here write one number.
+    // SAFETY: the functions passed here write one number.
     check(unsafe { read(&raw mut value) }, operation)?;
     Ok(value != 0)
 }

@@ -1,8 +1,8 @@
-//! What only a GPU has: streams, events, graphs, memory statistics, pinned memory. The ABI stands
-//! in shim/cuda.h.
+//! GPU-only features: streams, events, graphs, memory statistics, pinned memory. The ABI is in
+//! shim/cuda.h.
 //!
-//! **Invariant:** without a GPU, or in the CPU flavour of libtorch, every function here gives an
-//! error that says so.
+//! **Invariant:** without a GPU, or in the CPU flavour of libtorch, every function here returns an
+//! error with the reason.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -13,15 +13,15 @@ use torch_sys::C_tensor;
 
 use super::{ShimError, check};
 
-/// Opaque on this side.
+/// Opaque in Rust.
 #[repr(C)]
 #[derive(Debug)]
 struct PmStream([u8; 0]);
-/// Opaque on this side.
+/// Opaque in Rust.
 #[repr(C)]
 #[derive(Debug)]
 struct PmEvent([u8; 0]);
-/// Opaque on this side.
+/// Opaque in Rust.
 #[repr(C)]
 #[derive(Debug)]
 struct PmGraph([u8; 0]);
@@ -45,7 +45,7 @@ struct PmCudaMemory {
 }
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/cuda.h.
+// SAFETY: the signatures match shim/cuda.h.
 unsafe extern "C" {
     fn pm_cuda_built() -> c_int;
     fn pm_cuda_properties(device: c_int, properties: *mut PmCudaProperties) -> c_int;
@@ -84,7 +84,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A handle of the other side, freed when it is dropped. It stays on the thread that made it.
+/// A handle of the C++ side, freed on drop. It stays on the thread that made it.
 #[derive(Debug)]
 struct Handle<T> {
     pointer: NonNull<T>,
@@ -112,19 +112,19 @@ impl<T> Handle<T> {
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: the handle is of the kind that `free` frees, and this is the only time.
+        // SAFETY: `free` frees this kind of handle, and is called on it only here.
         unsafe {
             (self.free)(self.get());
         }
     }
 }
 
-/// A GPU's figures.
+/// Properties of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
     /// Such as `NVIDIA H100 80GB HBM3`.
     pub name: String,
-    /// Of the device.
+    /// The device's memory.
     pub memory_bytes: u64,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
@@ -132,16 +132,16 @@ pub struct Properties {
     pub capability: (u32, u32),
 }
 
-/// What libtorch's caching allocator holds of a GPU.
+/// Memory of a GPU held by libtorch's caching allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// In tensors.
     pub allocated_bytes: u64,
-    /// Most of that since the last reset.
+    /// Peak of the above since the last reset.
     pub allocated_peak_bytes: u64,
     /// Taken from the driver.
     pub reserved_bytes: u64,
-    /// Most of that since the last reset.
+    /// Peak of the above since the last reset.
     pub reserved_peak_bytes: u64,
 }
 
@@ -154,7 +154,7 @@ pub fn is_built() -> bool {
     }
 }
 
-/// Figures of device `device`.
+/// The properties of device `device`.
 pub fn properties(device: usize) -> Result<Properties, ShimError> {
     let mut found = PmCudaProperties {
         name: [0; 256],
@@ -164,7 +164,7 @@ pub fn properties(device: usize) -> Result<Properties, ShimError> {
         capability_minor: 0,
     };
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: `found` has the other side's layout.
+    // SAFETY: `found` has the layout of the C++ side.
     let status = unsafe { pm_cuda_properties(index(device), &raw mut found) };
     check(status, "device properties")?;
     let name = found.name.map(|byte| byte as u8);
@@ -178,11 +178,11 @@ pub fn properties(device: usize) -> Result<Properties, ShimError> {
     })
 }
 
-/// What the caching allocator holds of device `device`.
+/// Memory of device `device` held by the caching allocator.
 pub fn memory(device: usize) -> Result<Memory, ShimError> {
     let mut found = PmCudaMemory::default();
     #[expect(unsafe_code, reason = "see the extern block")]
-    // SAFETY: `found` has the other side's layout.
+    // SAFETY: `found` has the layout of the C++ side.
     let status = unsafe { pm_cuda_memory(index(device), &raw mut found) };
     check(status, "memory statistics")?;
     Ok(Memory {
@@ -193,7 +193,7 @@ pub fn memory(device: usize) -> Result<Memory, ShimError> {
     })
 }
 
-/// Peaks of [`memory`] count from now on.
+/// Resets the peaks of [`memory`].
 pub fn reset_peaks(device: usize) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: a number.
@@ -201,7 +201,7 @@ pub fn reset_peaks(device: usize) -> Result<(), ShimError> {
     check(status, "reset memory peaks")
 }
 
-/// Waits until `device` has done all that it was given (host-device synchronisation).
+/// Waits until `device` has finished everything it was given (host-device synchronisation).
 pub fn synchronize(device: usize) -> Result<(), ShimError> {
     #[expect(unsafe_code, reason = "see the extern block")]
     // SAFETY: a number.
@@ -218,21 +218,21 @@ pub fn forbid_waits(forbid: bool) -> Result<(), ShimError> {
     check(status, "forbid waits")
 }
 
-/// Work of a GPU that runs in the order in which it was given.
+/// A queue of GPU work, executed in order.
 #[derive(Debug)]
 pub struct Stream(Handle<PmStream>);
 
-/// How soon a stream's work goes where several have some.
+/// When a stream's work runs if several streams have some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    /// As that of the default stream.
+    /// Like that of the default stream.
     Normal,
-    /// Before that.
+    /// Before that of the default stream.
     High,
 }
 
 impl Stream {
-    /// A stream of the device's pool, none of them the default one.
+    /// A stream of the device's pool, never the default one.
     pub fn new(device: usize, priority: Priority) -> Result<Stream, ShimError> {
         let is_high = c_int::from(priority == Priority::High);
         #[expect(unsafe_code, reason = "see the extern block")]
@@ -241,7 +241,7 @@ impl Stream {
         Handle::new("make a stream", pm_cuda_stream_free, make).map(Stream)
     }
 
-    /// The stream of this thread on `device`.
+    /// This thread's current stream on `device`.
     pub fn current(device: usize) -> Result<Stream, ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: `stream` is written on success alone.
@@ -249,7 +249,7 @@ impl Stream {
         Handle::new("current stream", pm_cuda_stream_free, make).map(Stream)
     }
 
-    /// Makes it the stream of this thread, and its device that of this thread.
+    /// Makes this the thread's current stream, and its device the thread's current device.
     pub fn set_current(&self) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: the handle is alive for the call.
@@ -257,8 +257,8 @@ impl Stream {
         check(status, "change the stream")
     }
 
-    /// The memory of `tensor` is not used again before this stream has done what it was given up to
-    /// the tensor's end.
+    /// Keeps the memory of `tensor` from being reused until this stream has finished the work it
+    /// was given before the tensor's end.
     pub fn keeps(&self, tensor: &Tensor) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: both handles are alive for the call.
@@ -266,16 +266,16 @@ impl Stream {
         check(status, "record a stream")
     }
 
-    /// Fills `to`, all of it, with `from` on this stream, without waiting.
+    /// Fills all of `to` with `from` on this stream, without waiting.
     ///
-    /// The caller keeps `from` as it is until an event behind the copy is done. It should be
-    /// pinned, else the host waits.
+    /// The caller keeps `from` unchanged until an event recorded after the copy is done. `from`
+    /// should be pinned, else the host waits.
     pub fn upload(&self, from: &[u8], to: &mut Tensor) -> Result<(), ShimError> {
         let byte_count = i64::try_from(from.len()).expect("a buffer fits memory");
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: handles and memory are alive for the call; the other side checks that the sizes
-        // agree. The memory is read after the call as well: that is the caller's part, as said
-        // above.
+        // SAFETY: handles and memory are alive for the call; the C++ side checks the sizes. The
+        // memory is also read after the call: keeping it unchanged is the caller's duty, as
+        // described above.
         let status = unsafe {
             pm_cuda_upload(to.as_mut_ptr(), from.as_ptr().cast(), byte_count, self.0.get())
         };
@@ -288,12 +288,12 @@ impl Stream {
 pub struct Event(Handle<PmEvent>);
 
 impl Event {
-    /// An event that has recorded nothing: it is done.
+    /// An event that has recorded nothing. It counts as done.
     pub fn new() -> Result<Event, ShimError> {
         Event::make(0)
     }
 
-    /// The same, and it knows when it happened.
+    /// The same, with a time stamp.
     pub fn timed() -> Result<Event, ShimError> {
         Event::make(1)
     }
@@ -305,7 +305,7 @@ impl Event {
         Handle::new("make an event", pm_cuda_event_free, make).map(Event)
     }
 
-    /// It is done when `stream` has done what it was given until now.
+    /// Records the event: it is done when `stream` has finished everything it was given so far.
     pub fn record(&self, stream: &Stream) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: both handles are alive for the call.
@@ -313,7 +313,7 @@ impl Event {
         check(status, "record an event")
     }
 
-    /// What `stream` is given from now on waits for it; the host does not.
+    /// Makes all work given to `stream` from now on wait for this event; the host does not wait.
     pub fn block(&self, stream: &Stream) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: both handles are alive for the call.
@@ -321,7 +321,7 @@ impl Event {
         check(status, "wait for an event")
     }
 
-    /// Whether it is done; waits for nothing.
+    /// Whether the event is done; never waits.
     pub fn is_done(&self) -> Result<bool, ShimError> {
         let mut is_done = 0;
         #[expect(unsafe_code, reason = "see the extern block")]
@@ -331,7 +331,7 @@ impl Event {
         Ok(is_done != 0)
     }
 
-    /// Waits until it is done (host-device synchronisation).
+    /// Waits until the event is done (host-device synchronisation).
     pub fn synchronize(&self) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: the handle is alive for the call.
@@ -339,7 +339,7 @@ impl Event {
         check(status, "wait for an event")
     }
 
-    /// Milliseconds from this event to `end`; both are timed and done.
+    /// Milliseconds from this event to `end`; both must be timed and done.
     pub fn ms_until(&self, end: &Event) -> Result<f64, ShimError> {
         let mut milliseconds = 0.0;
         #[expect(unsafe_code, reason = "see the extern block")]
@@ -351,15 +351,15 @@ impl Event {
     }
 }
 
-/// Work that was captured once and is replayed by one launch.
+/// Work captured once and replayed by one launch.
 #[derive(Debug)]
 pub struct Graph(Handle<PmGraph>);
 
 impl Graph {
-    /// Captures what `work` gives to this thread's current stream, which must not be the default
-    /// one. None of it runs, and the tensors that it makes keep their places in each replay.
-    /// `shares_pool_of`: a graph whose memory it may use; such graphs are replayed in the order of
-    /// their capture.
+    /// Captures the work that `work` gives to this thread's current stream, which must not be the
+    /// default one. None of it runs, and the tensors it makes keep their addresses in each replay.
+    /// `shares_pool_of` is a graph whose memory the new one may use; such graphs must be replayed
+    /// in the order of their capture.
     pub fn capture<E: From<ShimError>>(
         shares_pool_of: Option<&Graph>,
         work: impl FnOnce() -> Result<(), E>,
@@ -375,15 +375,15 @@ impl Graph {
         check(status, "begin a capture")?;
         let worked = work();
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: the handle is alive for the call. It comes after an error of `work` too: a stream
-        // must not stay in a capture.
+        // SAFETY: the handle is alive for the call. The capture is ended after an error of `work`
+        // too, so that the stream does not stay in it.
         let status = unsafe { pm_cuda_graph_end(graph.get()) };
         worked?;
         check(status, "end a capture")?;
         Ok(Graph(graph))
     }
 
-    /// Gives the captured work to this thread's current stream.
+    /// Launches the captured work on this thread's current stream.
     pub fn replay(&self) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: the handle is alive for the call.
@@ -392,14 +392,15 @@ impl Graph {
     }
 }
 
-/// Memory that stays pinned as long as this lives.
+/// Memory pinned for the lifetime of this value.
 #[derive(Debug)]
 pub struct PinnedMemory {
     address: usize,
 }
 
 impl PinnedMemory {
-    /// Pins `memory` for copies to every GPU. The caller drops this before the memory goes.
+    /// Pins `memory` for copies to every GPU. The caller drops the returned value before freeing
+    /// the memory.
     pub fn new(device: usize, memory: &mut [u8]) -> Result<PinnedMemory, ShimError> {
         let byte_count = i64::try_from(memory.len()).expect("a buffer fits memory");
         #[expect(unsafe_code, reason = "see the extern block")]
@@ -413,8 +414,8 @@ impl PinnedMemory {
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: it was pinned at this address, and is unpinned once. Should that fail, there is
-        // nothing left to do.
+        // SAFETY: the memory was pinned at this address, and is unpinned once. If that fails,
+        // nothing is left to do.
         let _status = unsafe { pm_cuda_unpin(self.address as *mut c_void) };
     }
 }

@@ -1,5 +1,4 @@
-//! Collectives between ranks, by libtorch's c10d: Gloo for tensors of the host, NCCL for those of a
-//! GPU.
+//! Collectives between ranks, by libtorch's c10d: Gloo for host tensors, NCCL for GPU tensors.
 //!
 //! **Invariant:** a collective gives every rank of the group the same bits.
 
@@ -13,13 +12,13 @@ use torch_sys::C_tensor;
 
 use super::{ShimError, check};
 
-/// Opaque on this side.
+/// Opaque in Rust.
 #[repr(C)]
 #[derive(Debug)]
 struct PmGroup([u8; 0]);
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/group.cpp.
+// SAFETY: the signatures match shim/group.cpp.
 unsafe extern "C" {
     fn pm_group(
         host: *const c_char,
@@ -49,35 +48,35 @@ pub struct GroupOptions<'a> {
     pub host: &'a str,
     /// The port there.
     pub port: u16,
-    /// Whether it is this process that listens there.
+    /// Whether this process listens there.
     pub listens: bool,
-    /// The socket on which it does so already, which is the group's from now on; by `None` it opens
+    /// The socket on which it already listens; the group takes it over. With `None` the group opens
     /// one.
     pub listener: Option<c_int>,
-    /// Tells ranks of another start from these.
+    /// Separates these ranks from those of another start.
     pub attempt: &'a str,
     /// This machine's address, for the other ranks.
     pub address: IpAddr,
-    /// The network interfaces to use instead of that address' one, with commas between.
+    /// The network interfaces to use instead of the one with that address, separated by commas.
     pub interfaces: Option<&'a str>,
-    /// This process among them.
+    /// The rank of this process.
     pub rank: u64,
-    /// How many they are.
+    /// The number of ranks.
     pub world_size: u64,
-    /// For all of them to come.
+    /// Limit for all ranks to arrive.
     pub init_timeout: Duration,
-    /// For all of them to join in a collective.
+    /// Limit for all ranks to join a collective.
     pub timeout: Duration,
-    /// The same of tensors of a GPU, which ends the process.
+    /// The same for GPU tensors; exceeding it ends the process.
     pub device_timeout: Duration,
 }
 
-/// How all-reduce makes one number of those of all ranks.
+/// How all-reduce combines the ranks' numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
     /// Their sum.
     Sum,
-    /// The largest.
+    /// Their maximum.
     Max,
 }
 
@@ -86,7 +85,7 @@ pub enum Reduction {
 pub struct Group(NonNull<PmGroup>);
 
 impl Group {
-    /// Waits for all ranks to come.
+    /// Waits for all ranks to arrive.
     pub fn init(options: GroupOptions<'_>) -> Result<Group, ShimError> {
         const OPERATION: &str = "meet the other ranks";
         let error = |message: String| ShimError { operation: OPERATION, message };
@@ -99,7 +98,7 @@ impl Group {
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let mut group = std::ptr::null_mut();
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: the texts live for the call; the socket is given away; `group` is written on
+        // SAFETY: the texts live for the call; the socket is handed over; `group` is written on
         // success alone.
         let status = unsafe {
             pm_group(
@@ -122,18 +121,18 @@ impl Group {
         Ok(Group(NonNull::new(group).expect("a call that succeeds hands out a group")))
     }
 
-    /// Makes a contiguous tensor the reduction of those of all ranks. On the host it is so at the
-    /// end of the call; on a GPU the current stream waits, and the host does not.
+    /// Replaces a contiguous tensor by the reduction over all ranks. A host tensor is complete on
+    /// return; for a GPU tensor the current stream waits, and the host does not.
     pub fn all_reduce(&self, tensor: &mut Tensor, by: Reduction) -> Result<(), ShimError> {
         let is_max = c_int::from(by == Reduction::Max);
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: both handles are alive for the call, and a group is used by the one thread that
-        // has it.
+        // SAFETY: both handles are alive for the call, and only the thread that has a group uses
+        // it.
         let status = unsafe { pm_group_all_reduce(self.0.as_ptr(), tensor.as_mut_ptr(), is_max) };
         check(status, "all-reduce")
     }
 
-    /// Makes a contiguous tensor what it is on rank 0; waits as [`Group::all_reduce`] does.
+    /// Replaces a contiguous tensor by that of rank 0; waits like [`Group::all_reduce`].
     pub fn broadcast(&self, tensor: &mut Tensor) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: as in `all_reduce`.
@@ -141,7 +140,7 @@ impl Group {
         check(status, "broadcast")
     }
 
-    /// Gives up the collectives that a GPU still waits for.
+    /// Aborts the collectives a GPU still waits for.
     pub fn abort(&self) -> Result<(), ShimError> {
         #[expect(unsafe_code, reason = "see the extern block")]
         // SAFETY: as in `all_reduce`.
@@ -153,7 +152,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         #[expect(unsafe_code, reason = "see the extern block")]
-        // SAFETY: this is the only handle, and it was not freed.
+        // SAFETY: this is the only handle, and it was not freed before.
         unsafe {
             pm_group_free(self.0.as_ptr());
         }

@@ -1,23 +1,22 @@
-//! The host's memory that tensors take: kept between steps, and counted.
+//! Memory of tensors on the host: keeping it between steps, and counting it.
 //!
-//! **Invariant:** what is counted is what libtorch's allocator for the CPU hands out, so a count is
-//! the same in every run.
+//! **Invariant:** the count covers exactly the memory handed out by libtorch's CPU allocator, so it
+//! is the same in every run.
 
 use std::ffi::c_int;
 
 use super::{ShimError, check};
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/memory.cpp.
+// SAFETY: the signatures match shim/memory.cpp.
 unsafe extern "C" {
     fn pm_live_bytes_begin() -> c_int;
     fn pm_live_bytes_end(peak_bytes: *mut i64) -> c_int;
 }
 
-/// Runs `work`, and says how many bytes the tensors on the CPU had at most, of those that this
-/// thread made in it.
+/// Runs `work`, and returns the peak of the bytes held by CPU tensors made in it by this thread.
 pub fn peak_bytes<R>(work: impl FnOnce() -> R) -> Result<(R, u64), ShimError> {
-    /// Stops counting when `work` panics, too.
+    /// Stops counting, also when `work` panics.
     struct Counting(bool);
     impl Counting {
         fn end(&mut self) -> Result<u64, ShimError> {

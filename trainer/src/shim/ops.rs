@@ -1,7 +1,11 @@
-//! Counts the operations of libtorch that a piece of code calls.
+//! Counts the libtorch operations called by a piece of code.
 //!
-//! **Invariant:** one count at a time in the process, of one thread and the backward passes that it
-//! starts.
+//! Waits are counted, not assumed. [`count_ops`] counts every operation a piece of code calls,
+//! backward passes included. A test asserts that a training step calls none that makes the host
+//! wait for a device. On a GPU, `just test-cuda` makes libtorch itself fail where it would wait.
+//!
+//! **Invariant:** one count at a time in the process; it covers one thread and the backward passes
+//! it starts.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +13,13 @@ use std::sync::{Mutex, PoisonError};
 use super::{ShimError, check};
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures are those of shim/ops.cpp.
+// SAFETY: the signatures match shim/ops.cpp.
 unsafe extern "C" {
     fn pm_count_begin() -> c_int;
     fn pm_count_end(listing: *mut *const c_char) -> c_int;
 }
 
-/// Operations that make the host wait for a device: they read a number, or sizes that depend on
+/// Operations that make the host wait for a device: they read a number, return sizes that depend on
 /// values, or copy to the host.
 pub const WAITING: [&str; 9] = [
     "aten::_local_scalar_dense",
@@ -29,38 +33,38 @@ pub const WAITING: [&str; 9] = [
     "copy to host",
 ];
 
-/// How often an operation was called within an outermost one, which may be itself.
+/// Calls of one operation within an outermost one, which may be the operation itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calls {
-    /// The operation that the code called.
+    /// The operation called by the code.
     pub outermost: String,
-    /// The operation that it came to.
+    /// The operation called inside it.
     pub name: String,
-    /// How often.
+    /// The number of calls.
     pub count: u64,
 }
 
-/// The operations that a piece of code called, and those that they called.
+/// The operations called by a piece of code, and those they called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpCounts(pub Vec<Calls>);
 
 impl OpCounts {
-    /// How often `name` was called in all.
+    /// How often `name` was called in total.
     pub fn of(&self, name: &str) -> u64 {
         self.0.iter().filter(|calls| calls.name == name).map(|calls| calls.count).sum()
     }
 
-    /// Those of [`WAITING`] that were called.
+    /// The called operations that are in [`WAITING`].
     pub fn waits(&self) -> Vec<&Calls> {
         self.0.iter().filter(|calls| WAITING.contains(&calls.name.as_str())).collect()
     }
 }
 
-/// Runs `work` and counts the operations of this thread in it.
+/// Runs `work` and counts this thread's operations in it.
 pub fn count_ops<R>(work: impl FnOnce() -> R) -> Result<(R, OpCounts), ShimError> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    /// Stops counting when `work` panics, too.
+    /// Stops counting, also when `work` panics.
     struct Counting(bool);
     impl Counting {
         fn end(&mut self) -> Result<String, ShimError> {

@@ -1,7 +1,8 @@
-//! AdamW over flat storage: two fused calls a step, one for what is decayed and one for the rest.
+//! AdamW over flat storage: two fused calls a step, one for the decayed parameters and one for the
+//! rest.
 //!
-//! **Invariant:** nothing here waits for the device. Moments and step count move only in an update
-//! that is applied.
+//! **Invariant:** nothing here waits for the device. Moments and step count change only in an
+//! applied update.
 
 use schemas::run::OptimizerConfig;
 use tch::{Kind, Tensor};
@@ -10,32 +11,32 @@ use crate::model::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use crate::step::loss_guard::LossGuard;
 
-/// Elements of a part of the gradient whose norm is summed in fp32 at once.
+/// Elements of the gradient whose norm is summed in fp32 at once.
 const NORM_PART_ELEMENTS: i64 = 1 << 20;
-/// Added to the norm before the division, as `clip_grad_norm_` of torch does.
+/// Added to the norm before the division, as in torch's `clip_grad_norm_`.
 const CLIP_EPS: f64 = 1e-6;
 /// Name of the step count among the exported tensors.
 const STEP: &str = "step";
-/// Leading parts of the names of the exported moments.
+/// Prefixes of the names of the exported moments.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-/// Why an optimizer can't be built, or its state can't be taken over.
+/// The reason an optimizer cannot be built, or its state cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimizerError {
-    /// A number out of its range.
+    /// A number out of range.
     #[error("optimizer.{field} is {found}; expected {expected}")]
     Number {
         /// Field of the configuration.
         field: &'static str,
         /// Its value.
         found: f64,
-        /// What is legal.
+        /// The legal values.
         expected: &'static str,
     },
     /// State that does not belong to the model's parameters.
     #[error("optimizer state does not fit the model: {message}")]
     State {
-        /// Every tensor that is missing, unexpected or of another form.
+        /// Every missing, unexpected or malformed tensor.
         message: String,
     },
     /// libtorch failed.
@@ -43,7 +44,7 @@ pub enum OptimizerError {
     Shim(#[from] ShimError),
 }
 
-/// What a step's gradients are multiplied by, and why.
+/// The factor for a step's gradients, and the norm it follows from.
 #[derive(Debug)]
 pub struct Clip {
     /// Global L2 norm of the gradients before clipping; fp32, `[]`.
@@ -83,12 +84,12 @@ impl AdamW {
         }
     }
 
-    /// Whether steps are applied, by their losses and norms.
+    /// The guard that decides by losses and norms whether steps are applied.
     pub fn loss_guard(&mut self) -> &mut LossGuard {
         &mut self.loss_guard
     }
 
-    /// The norm of the gradients, and what clips them: min(1, `clip_norm` / (norm + 1e-6)); both
+    /// The norm of the gradients, and the clipping factor min(1, `clip_norm` / (norm + 1e-6)); both
     /// `[]` on the device.
     pub fn clip(&self, parameters: &Parameters) -> Result<Clip, ShimError> {
         let _no_grad = tch::no_grad_guard();
@@ -97,7 +98,7 @@ impl AdamW {
         Ok(Clip { norm, factor })
     }
 
-    /// One update at `learning_rate` from the gradients, clipped, which are spent. Where `finite`
+    /// One update at `learning_rate` from the clipped gradients, which are consumed. Where `finite`
     /// (fp32, `[]`) is 0, nothing changes.
     pub fn update(
         &mut self,
@@ -138,8 +139,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter, views of live
-    /// storage, `step`, and what the guard remembers.
+    /// The whole state: `exp_avg.NAME` and `exp_avg_sq.NAME` for each parameter (views of live
+    /// storage), `step`, and the loss guard's state.
     pub fn export(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let mut tensors = vec![(STEP.to_owned(), self.step_count.shallow_clone())];
         for (moment, flat) in MOMENTS.iter().zip([&self.exp_avg, &self.exp_avg_sq]) {
@@ -151,8 +152,7 @@ impl AdamW {
         tensors
     }
 
-    /// Takes over a state that [`AdamW::export`] gave, bit for bit. On an error nothing has
-    /// changed.
+    /// Imports a state from [`AdamW::export`], bit for bit. On an error nothing has changed.
     pub fn import(
         &mut self,
         parameters: &Parameters,
@@ -198,7 +198,7 @@ pub fn norm(flat: &Tensor) -> Result<Tensor, ShimError> {
     shim::norm(flat, NORM_PART_ELEMENTS)
 }
 
-/// Checks what [`AdamW::new`] demands of a configuration.
+/// Checks the requirements of [`AdamW::new`] on a configuration.
 pub fn check_config(config: &OptimizerConfig) -> Result<(), OptimizerError> {
     let beta = |beta: f64| (0.0..1.0).contains(&beta);
     let positive = |number: f64| number.is_finite() && 0.0 < number;

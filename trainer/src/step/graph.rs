@@ -1,11 +1,13 @@
 //! The training step with the passes of a micro-batch captured once as a CUDA graph and replayed by
 //! one launch each.
 //!
-//! Forward and backward pass are captured, clipping and update are not: they are few launches, and
-//! their rate changes.
+//! CUDA graphs (`train.cuda_graphs`) hold the forward and backward pass of a micro-batch. Clipping
+//! and update are not captured: they are few launches, and their learning rate changes. A phase
+//! runs on a stream other than the default one, which cannot be captured. The capture binds only
+//! its own thread, because the loader's threads may pin memory meanwhile.
 //!
-//! **Invariant:** a replay is what [`train_step`](crate::step::train_step) does, operation for
-//! operation, in the same memory at each step.
+//! **Invariant:** a replay does exactly the operations of [`train_step`](crate::step::train_step),
+//! in the same memory at each step.
 
 use tch::{Device, Kind, Tensor};
 
@@ -17,8 +19,8 @@ use crate::shim::cuda::{self, Graph, Priority, Stream};
 use crate::step::adamw::AdamW;
 use crate::step::{StepOutput, accumulate_gradients, reduce_and_update, train_step_timed};
 
-/// Passes before the capture: libraries set themselves up in the first ones, which a capture would
-/// not survive.
+/// Passes before the capture: libraries initialize themselves in the first ones, which a capture
+/// would not survive.
 const WARM_UP_PASSES: usize = 3;
 
 /// How a phase makes its steps, and how long their parts take.
@@ -40,8 +42,8 @@ enum Way {
 #[derive(Debug)]
 struct Graphed {
     passes: Option<Passes>,
-    /// Comes back at the end. All of the phase runs on another one: the default stream cannot be
-    /// captured.
+    /// Restored at the end. The whole phase runs on another stream, because the default stream
+    /// cannot be captured.
     stream_before: Stream,
     device: usize,
 }
@@ -55,7 +57,8 @@ struct Passes {
 }
 
 impl Stepper {
-    /// Of a phase on `device`; `cuda_graphs` is the run file's, and without effect on the CPU.
+    /// For a phase on `device`; `cuda_graphs` is the run file's setting, and has no effect on the
+    /// CPU.
     pub fn new(cuda_graphs: bool, device: Device) -> Result<Stepper, ShimError> {
         let timer = StepTimer::new(device);
         let index = match device {
@@ -64,7 +67,8 @@ impl Stepper {
         };
         let (stream, stream_before) =
             (Stream::new(index, Priority::Normal)?, Stream::current(index)?);
-        cuda::synchronize(index)?; // what was given to the stream before is done
+        // Everything queued on the stream before is done.
+        cuda::synchronize(index)?;
         stream.set_current()?;
         let graphed = Graphed { passes: None, stream_before, device: index };
         Ok(Stepper { way: Way::Graphed(graphed), timer })
@@ -81,7 +85,7 @@ impl Stepper {
         self.timer.take()
     }
 
-    /// [`train_step`](crate::step::train_step) of one of a process group's ranks, in this stepper's
+    /// [`train_step`](crate::step::train_step) for one rank of a process group, in this stepper's
     /// way. All micro-batches of a phase have one size.
     pub fn train_step<E: From<ShimError>>(
         &mut self,
@@ -127,7 +131,7 @@ impl Stepper {
             "{seen_count} micro-batches, {micro_batch_count} promised"
         );
         let passes = passes.as_ref().expect("a step has micro-batches");
-        // The sum is written over by the next step, and may be read later than that.
+        // The next step overwrites the sum, and it may be read later.
         Ok(reduce_and_update(
             model,
             optimizer,
@@ -160,7 +164,7 @@ impl Passes {
 }
 
 impl Drop for Graphed {
-    /// The next phase, and what comes behind the run, goes on where it was before.
+    /// The next phase, and everything after the run, continues on the previous stream.
     fn drop(&mut self) {
         let _nothing_left_to_do =
             cuda::synchronize(self.device).and_then(|()| self.stream_before.set_current());

@@ -1,19 +1,24 @@
 //! Whether a step's update is applied, decided on the device.
 //!
-//! Refused is a step whose loss or gradient norm is not finite and, where the run file has
-//! `[optimizer.spike]`, one whose loss lies more than `sigma` standard deviations above the mean of
-//! the last `window_steps` losses of its phase. By what the run file says, such a step is skipped
-//! or it stops the run. The host learns of a stop when it reads a step's output, which may be some
-//! steps later: until then every further step is refused as well.
+//! A step is refused if its loss or gradient norm is not finite. Where the run file has
+//! `[optimizer.spike]`, it is also refused if its loss lies more than `sigma` standard deviations
+//! above the mean of the last `window_steps` losses of its phase. The run file decides whether such
+//! a step is skipped or stops the run.
 //!
-//! **Invariant:** nothing here waits for the device, and behind a step that stops the run no update
+//! Mean and deviation of the last losses, the comparison, and the flag obeyed by the fused update
+//! are tensors, so no step waits for the host. A stop is a flag that stays set: the host may read
+//! it some steps late, and the weights are still those before the step at fault, because every
+//! further step is refused as well. The window of losses is part of the checkpoint. It restarts
+//! with each phase, since losses of two patch sizes are not comparable.
+//!
+//! **Invariant:** nothing here waits for the device, and after a step that stops the run no update
 //! is applied.
 
 use schemas::run::{Nonfinite, OptimizerConfig, Spike, SpikeAction};
 use tch::{Device, Kind, Tensor};
 
 /// Names of the exported tensors: losses of the window, the newest last, and how many of them are
-/// losses.
+/// set.
 const STATE: [&str; 2] = ["guard.recent_losses", "guard.loss_count"];
 
 /// Judges steps by their losses and gradient norms; see the module.
@@ -43,14 +48,15 @@ impl LossGuard {
         }
     }
 
-    /// Forgets the losses, as at the switch of phases: losses of two patch sizes do not compare.
+    /// Forgets the losses, as at the switch of phases: losses of two patch sizes are not
+    /// comparable.
     pub fn reset_window(&mut self) {
         self.recent_losses_w = self.recent_losses_w.zeros_like();
         self.loss_count = self.loss_count.zeros_like();
     }
 
-    /// 1 if the update of a step of this loss and gradient norm (fp32, `[]` each) is to be applied,
-    /// else 0; fp32, `[]`.
+    /// 1 if the update of a step with this loss and gradient norm (fp32, `[]` each) is to be
+    /// applied, else 0; fp32, `[]`.
     pub fn check_step(&mut self, loss: &Tensor, grad_norm: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let finite = loss.isfinite().logical_and(&grad_norm.isfinite());
@@ -73,7 +79,7 @@ impl LossGuard {
         finite.logical_and(&is_spike.logical_not()).logical_and(&runs).to_kind(Kind::Float)
     }
 
-    /// Steps since the one that stops the run, itself counted (0: none does), its loss and its
+    /// Steps since the one that stops the run, counting itself (0: no step does), its loss and its
     /// norm; fp32, `[3]`.
     pub fn stop(&self) -> Tensor {
         self.stop.shallow_clone()
@@ -90,8 +96,8 @@ impl LossGuard {
         loss.gt_tensor(&(mean + deviation * sigma)).logical_and(&is_full)
     }
 
-    /// Adds a finite loss to the window, a spike too: a level that stays is a spike for at most a
-    /// window.
+    /// Adds a finite loss to the window, including a spike: a level that stays counts as a spike
+    /// for at most a window.
     fn push_loss(&mut self, loss: &Tensor, finite: &Tensor) {
         let length = self.recent_losses_w.size()[0];
         if length > 0 {
@@ -102,7 +108,7 @@ impl LossGuard {
         }
     }
 
-    /// What a resumed run needs to judge alike; nothing where no window is kept.
+    /// The state a resumed run needs to judge alike; empty where no window is kept.
     pub fn export(&self) -> Vec<(String, Tensor)> {
         if self.spike.is_none() {
             return Vec::new();
@@ -115,8 +121,8 @@ impl LossGuard {
             .collect()
     }
 
-    /// Takes over what [`LossGuard::export`] gave. A window of another length, or none, is begun
-    /// anew.
+    /// Imports the state from [`LossGuard::export`]. A missing window, or one of another length, is
+    /// begun anew.
     pub fn import(&mut self, tensors: &[(String, Tensor)]) {
         let find = |name: &str, shape: Vec<i64>| {
             let found =
@@ -131,7 +137,7 @@ impl LossGuard {
         }
     }
 
-    /// Whether a tensor of a checkpoint is a guard's.
+    /// Whether a tensor of a checkpoint belongs to a loss guard.
     pub fn owns(name: &str) -> bool {
         STATE.contains(&name)
     }

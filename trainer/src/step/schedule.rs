@@ -3,14 +3,14 @@
 //! The formulae are those of Hugging Face's `get_cosine_schedule_with_warmup`,
 //! `get_linear_schedule_with_warmup`, `get_constant_schedule_with_warmup` and `get_wsd_schedule`
 //! (transformers, `optimization.py`), with an absolute final rate in place of a ratio, and with a
-//! warm-up from 0 whatever the final rate.
+//! warm-up from 0 for any final rate.
 //!
-//! **Invariant:** the rate of step 0 of a warm-up is 0, that of step `warmup_steps` is the peak, it
-//! never rises after that, and that of the step after the last would be `final`.
+//! **Invariant:** the rate of step 0 of a warm-up is 0, the rate of step `warmup_steps` is the
+//! peak, it never rises afterwards, and the rate of the step after the last would be `final`.
 
 use schemas::run::{Decay, Schedule};
 
-/// Why a schedule does not fit its phase.
+/// The reason a schedule does not fit its phase.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// The warm-up never ends.
@@ -23,9 +23,10 @@ pub enum ScheduleError {
         /// Steps of the phase.
         step_count: u64,
     },
-    /// The decay is none, or would begin within the warm-up.
+    /// The decay has no steps, or would begin within the warm-up.
     #[error(
-        "schedule.decay_steps is {decay_steps}; expected 1 to {}, the phase's {step_count} steps without its \
+        "schedule.decay_steps is {decay_steps}; expected 1 to {}, \
+         the phase's {step_count} steps without its \
          {warmup_steps} of warm-up",
         step_count - warmup_steps
     )]
@@ -37,7 +38,7 @@ pub enum ScheduleError {
         /// Steps of the phase.
         step_count: u64,
     },
-    /// A rate that can't be one.
+    /// An invalid rate.
     #[error("schedule.{field} is {found}; expected a finite rate of 0 or more")]
     Rate {
         /// `peak` or `final`.
@@ -55,7 +56,7 @@ pub struct PhaseSchedule {
 }
 
 impl PhaseSchedule {
-    /// `schedule` over `step_count` steps. A phase of no steps takes any schedule.
+    /// `schedule` over `step_count` steps. A phase without steps takes any schedule.
     pub fn new(schedule: Schedule, step_count: u64) -> Result<PhaseSchedule, ScheduleError> {
         for (field, found) in [("peak", schedule.peak()), ("final", schedule.end())] {
             if !(found.is_finite() && 0.0 <= found) {
@@ -95,8 +96,8 @@ impl PhaseSchedule {
     }
 }
 
-/// Share of the way from the final rate to the peak that is left when `progress`, from 0 to 1, of
-/// the decay is done.
+/// Share of the way from the final rate to the peak left when `progress`, from 0 to 1, of the decay
+/// is done.
 fn left(form: Decay, progress: f64) -> f64 {
     match form {
         Decay::Linear => 1.0 - progress,
@@ -121,7 +122,7 @@ mod tests {
 
     const FORMS: [Decay; 3] = [Decay::Linear, Decay::Cosine, Decay::OneMinusSqrt];
 
-    /// One schedule of each kind and form.
+    /// One schedule of each type and form.
     fn each_kind(warmup_steps: u64, decay_steps: u64, end: f64) -> Vec<Schedule> {
         let mut kinds = vec![
             cosine(PEAK, warmup_steps, end),
@@ -143,21 +144,27 @@ mod tests {
     }
 
     /// Printed by `get_last_lr()` of transformers 5.23.0 for 12 steps, 3 of warm-up, peak 3e-4, and
-    /// for wsd 4 of decay; the last three rows with `min_lr_ratio` 0.1, which is our `final` 3e-5
-    /// from the warm-up's end on.
+    /// for wsd 4 of decay. The last three rows have `min_lr_ratio` 0.1, our `final` 3e-5 from the
+    /// end of the warm-up.
     #[test]
     fn rates_are_those_of_hugging_face() {
         #[rustfmt::skip]
         const LAST_EIGHT: [(usize, f64, [f64; 8]); 9] = [
-            (0, 0.0, [2.909538931178862e-4, 2.6490666646784665e-4, 2.25e-4, 1.7604722665003956e-4, 1.2395277334996044e-4, 7.5e-5, 3.509333353215331e-5, 9.046106882113751e-6]),
-            (1, 0.0, [2.666666666666666e-4, 2.333333333333333e-4, 2e-4, 1.6666666666666666e-4, 1.333333333333333e-4, 1e-4, 6.666666666666666e-5, 3.333333333333333e-5]),
+            (0, 0.0, [2.909538931178862e-4, 2.6490666646784665e-4, 2.25e-4, 1.7604722665003956e-4,
+                1.2395277334996044e-4, 7.5e-5, 3.509333353215331e-5, 9.046106882113751e-6]),
+            (1, 0.0, [2.666666666666666e-4, 2.333333333333333e-4, 2e-4, 1.6666666666666666e-4,
+                1.333333333333333e-4, 1e-4, 6.666666666666666e-5, 3.333333333333333e-5]),
             (2, 0.0, [3e-4; 8]),
             (3, 0.0, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 2.25e-4, 1.5e-4, 7.5e-5]),
-            (4, 0.0, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 2.5606601717798207e-4, 1.5e-4, 4.3933982822017876e-5]),
-            (5, 0.0, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 1.5e-4, 8.786796564403573e-5, 4.0192378864668415e-5]),
+            (4, 0.0, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4,
+                2.5606601717798207e-4, 1.5e-4, 4.3933982822017876e-5]),
+            (5, 0.0, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4,
+                1.5e-4, 8.786796564403573e-5, 4.0192378864668415e-5]),
             (3, 3e-5, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 2.325e-4, 1.65e-4, 9.75e-5]),
-            (4, 3e-5, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 2.604594154601839e-4, 1.65e-4, 6.954058453981609e-5]),
-            (5, 3e-5, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4, 1.65e-4, 1.0908116907963214e-4, 6.617314097820157e-5]),
+            (4, 3e-5, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4,
+                2.604594154601839e-4, 1.65e-4, 6.954058453981609e-5]),
+            (5, 3e-5, [3e-4, 3e-4, 3e-4, 3e-4, 3e-4,
+                1.65e-4, 1.0908116907963214e-4, 6.617314097820157e-5]),
         ];
         for (kind, end, last_eight) in LAST_EIGHT {
             let schedule = PhaseSchedule::new(each_kind(3, 4, end)[kind], 12).unwrap();
@@ -191,7 +198,8 @@ mod tests {
                     learning_rates[..=top].is_sorted()
                         && learning_rates[top..].is_sorted_by(|a, b| a >= b)
                 );
-                // The warm-up's and the line's steps are the steepest, but for the root's first.
+                // The steps of the warm-up and of the line are the steepest, except for the root's
+                // first.
                 let is_root = matches!(schedule, Schedule::Wsd { decay: Decay::OneMinusSqrt, .. });
                 let largest = if is_root { PEAK / 200.0 } else { PEAK / 900.0 };
                 let jump = learning_rates.windows(2).map(|pair| (pair[1] - pair[0]).abs());
@@ -237,7 +245,8 @@ mod tests {
         let error = PhaseSchedule::new(wsd(3, 8, Decay::Linear, 0.0), 10).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "schedule.decay_steps is 8; expected 1 to 7, the phase's 10 steps without its 3 of warm-up"
+            "schedule.decay_steps is 8; expected 1 to 7, \
+             the phase's 10 steps without its 3 of warm-up"
         );
     }
 

@@ -1,7 +1,7 @@
-// Gloo as ProcessGroupGloo.hpp needs it to be declared: libtorch exports the class, and its wheel
-// leaves Gloo's headers out. Nothing here is defined or called by us; objects of these types are
-// only held by pointers that libtorch makes. Whether that is enough is a question of libtorch's
-// version, which is pinned.
+// Gloo as declared for ProcessGroupGloo.hpp: libtorch exports the class, but its wheel omits Gloo's
+// headers. We neither define nor call anything here; objects of these types are only held by
+// pointers created in libtorch. Whether these declarations suffice depends on libtorch's version,
+// which is pinned.
 #pragma once
 
 #include <chrono>

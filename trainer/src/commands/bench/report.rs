@@ -1,7 +1,7 @@
-//! What `bench` has measured, as JSON and as text.
+//! Measurements of `bench`, as JSON and as text.
 //!
-//! **Invariant:** what is written as JSON is read back alike: each phase is measured in a process
-//! of its own.
+//! **Invariant:** the JSON reads back as the same values: each phase is measured in a process of
+//! its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::console::progress::si;
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) device: String,
     pub(super) dtype: String,
     /// libtorch's, within an operation.
     pub(super) threads: u64,
-    /// What MFU is a share of.
+    /// The peak MFU is relative to.
     pub(super) peak_flops_per_sec: Option<f64>,
     pub(super) peak_source: Option<String>,
     pub(super) phases: Vec<PhaseReport>,
@@ -30,15 +30,15 @@ pub(super) struct PhaseReport {
     pub(super) window_units: u64,
     pub(super) micro_batch_windows: u64,
     pub(super) step_tokens: u64,
-    /// Steps behind those of the warm-up.
+    /// Steps after the warm-up.
     pub(super) steps: u64,
     /// By the tag of the run's metrics, over the intervals of the steps.
     pub(super) figures: BTreeMap<String, Spread>,
-    /// A step's matrix products, made alone behind the steps.
+    /// A step's matrix products, measured alone after the steps.
     pub(super) products_ms: Spread,
-    /// Of them in a step, by medians, in percent.
+    /// Their share of a step, by medians, in percent.
     pub(super) products_pct: f64,
-    /// Attention's products alone, every query with every key, which a step makes about half of.
+    /// Attention's products alone, every query with every key; a step computes about half of them.
     pub(super) attention_products_ms: Spread,
     /// Resident before anything was loaded: the program and libtorch.
     pub(super) start_bytes: Option<u64>,
@@ -46,7 +46,7 @@ pub(super) struct PhaseReport {
     pub(super) peak_bytes: Option<u64>,
 }
 
-/// Of several measurements.
+/// A summary of several measurements.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -55,7 +55,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// Summarizes at least one value.
     pub(super) fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -101,7 +101,8 @@ impl PhaseReport {
         let PhaseReport { index, patch_size, window_units, micro_batch_windows, steps, .. } = self;
         writeln!(
             text,
-            "\nphases.{index}: K = {patch_size}, T = {window_units}, {micro_batch_windows} windows a micro-batch, {} tokens a step, \
+            "\nphases.{index}: K = {patch_size}, T = {window_units}, \
+             {micro_batch_windows} windows a micro-batch, {} tokens a step, \
              {steps} steps",
             self.step_tokens
         )?;
