@@ -1,6 +1,6 @@
 //! The commands of `patchmill`, one file each: arguments in, specs to the library, results out.
 //!
-//! **Invariant:** only this room and `cli` know the command line.
+//! **Invariant:** only this module and `cli` know the command line.
 
 pub mod duplicates;
 pub mod exit;

@@ -1,14 +1,13 @@
-//! `patchmill duplicates`: which documents of a corpus have the text of an earlier one, from the
-//! document indexes alone.
+//! `patchmill duplicates`: lists the documents of a corpus whose text equals an earlier document's,
+//! from the document indexes alone.
 //!
-//! Hashes of a text's first 128 bits of BLAKE3 are compared, in passes over ranges of them: a pass
-//! holds its share of the documents as pairs of hash and number, 24 bytes each, and sorts them; a
-//! bit a document says what was found. 200 million documents take 25 MB and five passes of 1 GB,
-//! each of which reads 16 bytes a document. That two different texts of so many agree in 128 bits
-//! has a chance of 1 in 10^22.
+//! It compares the first 128 bits of each text's BLAKE3, in passes over ranges of hashes. A pass
+//! holds its share of the documents as pairs of hash and number, 24 bytes each, and sorts them. One
+//! bit per document records the result. 200 million documents take 25 MB and five passes of 1 GB,
+//! each of which reads 16 bytes per document. The chance of two different texts among so many
+//! agreeing in 128 bits is 1 in 10^22.
 //!
-//! **Invariant:** of documents with equal hashes the first in corpus order is not listed, and all
-//! others are.
+//! **Invariant:** of documents with equal hashes, all but the first in corpus order are listed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -49,10 +48,10 @@ pub struct DuplicatesArgs {
 
 /// Bytes of an [`Entry`].
 const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;
-/// Entries of a pass at least: with fewer there would be more passes than anyone wants.
+/// Fewest entries of a pass; fewer would take too many passes.
 const ENTRIES_MIN: u64 = 1 << 10;
 
-/// A document of a pass; the order is that of hashes, then of the corpus.
+/// A document of a pass, ordered by hash, then by place in the corpus.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     content_hash: [u8; CONTENT_HASH_BYTES],
@@ -68,7 +67,7 @@ pub fn duplicates(args: &DuplicatesArgs) -> anyhow::Result<()> {
     report.print(args)
 }
 
-/// Refuses what no list can be made of.
+/// Refuses corpora whose index cannot give a list.
 fn check(args: &DuplicatesArgs, manifest: &Manifest) -> anyhow::Result<()> {
     let usage = |what: String| Err(UsageError(what).into());
     let dir = args.corpus.display();
@@ -77,14 +76,15 @@ fn check(args: &DuplicatesArgs, manifest: &Manifest) -> anyhow::Result<()> {
     }
     if manifest.imported.is_some() {
         return usage(format!(
-            "{dir} was imported as ids, and its index has no hashes of texts to compare; make the list from a corpus that \
-             `patchmill tokenize` made"
+            "{dir} was imported as ids, and its index has no hashes of texts to compare; make the \
+             list from a corpus that `patchmill tokenize` made"
         ));
     }
     let selection = manifest.selection.clone().unwrap_or_default();
     if let Some(words) = selection.split_words {
         return usage(format!(
-            "{dir} holds documents in parts of {words} words; make the list from a corpus without --split-words"
+            "{dir} holds documents in parts of {words} words; make the list from a corpus without \
+             --split-words"
         ));
     }
     if selection.part == Some(SelectionPart::Main) {
@@ -96,7 +96,7 @@ fn check(args: &DuplicatesArgs, manifest: &Manifest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A bit a document of the corpus.
+/// One bit for each document of the corpus.
 struct Bits(Vec<u64>);
 
 impl Bits {
@@ -113,11 +113,11 @@ impl Bits {
     }
 }
 
-/// Marks every document whose hash an earlier one has.
+/// Marks every document whose hash an earlier document has.
 fn find(dir: &Path, manifest: &Manifest, memory_bytes: u64) -> anyhow::Result<Bits> {
     let document_count = manifest.totals.documents_written;
     let entries_max = (memory_bytes / ENTRY_BYTES).max(ENTRIES_MIN);
-    // Hashes are even, so that a pass has its share but for a few.
+    // Hashes are uniform, so each pass gets its share of documents, give or take a few.
     let pass_count = document_count.div_ceil(entries_max / 8 * 7).max(1);
     let mut found = Bits::new(document_count);
     for pass in 0..pass_count {
@@ -146,16 +146,16 @@ fn find(dir: &Path, manifest: &Manifest, memory_bytes: u64) -> anyhow::Result<Bi
     Ok(found)
 }
 
-/// Which pass a hash belongs to: equal ranges of the first 64 bits.
+/// The pass a hash belongs to: passes are equal ranges of its first 64 bits.
 fn pass_of(content_hash: &[u8; CONTENT_HASH_BYTES], pass_count: u64) -> u64 {
     let first = u64::from_be_bytes(*content_hash.first_chunk().expect("16 bytes"));
     u64::try_from((u128::from(first) * u128::from(pass_count)) >> 64).expect("below pass_count")
 }
 
-/// The documents of a pass; a text that stands often takes no more room than one that stands once.
+/// The documents of a pass. A frequent text takes no more memory than one that occurs once.
 struct Entries {
     entries: Vec<Entry>,
-    /// Length at which those with equal hashes are thrown out.
+    /// Length at which entries with equal hashes are dropped.
     full: usize,
 }
 
@@ -169,7 +169,8 @@ impl Entries {
         if self.entries.len() == self.full {
             self.compact(found);
             if self.entries.len() > self.full / 8 * 7 {
-                self.full += self.full / 8 + 1; // uneven hashes: more memory before more time
+                // Uneven hashes: more memory before more time.
+                self.full += self.full / 8 + 1;
             }
         }
         self.entries.push(entry);
@@ -202,7 +203,7 @@ fn for_each_batch(
     Ok(())
 }
 
-/// What the list holds.
+/// Counts of the list.
 struct Report {
     documents: u64,
     duplicates: SetTotals,
@@ -210,15 +211,15 @@ struct Report {
     fingerprint: String,
 }
 
-/// An input with its series; it has several where each set has one.
+/// An input with its series: several where each set has its own.
 struct ListedInput<'a> {
     head: DropListInput,
-    /// With the number of the first document within the corpus.
+    /// Each with the number of its first document within the corpus.
     parts: Vec<(u64, &'a Series)>,
 }
 
-/// Writes the list: counts by input first, which the bits tell, then the rows of one input after
-/// the other.
+/// Writes the list: first the counts by input, taken from the bits, then the rows of one input
+/// after the other.
 fn write(args: &DuplicatesArgs, manifest: &Manifest, found: &Bits) -> anyhow::Result<Report> {
     let mut inputs: BTreeMap<&str, ListedInput> = BTreeMap::new();
     let mut first_document = 0;
@@ -353,11 +354,11 @@ impl Report {
 mod tests {
     use super::*;
 
-    /// Whatever the room, of equal hashes the first stays and the others are marked.
+    /// Whatever the memory, the first of equal hashes stays and the others are marked.
     #[test]
     fn the_first_of_equal_hashes_stays_however_little_room_there_is() {
         let hash_of = |document: u64| {
-            // A quarter of all documents have one and the same text; the others repeat every 100.
+            // A quarter of all documents have one text; the others repeat every 100.
             let text = if document % 4 == 1 { u64::MAX } else { document % 100 };
             *blake3::hash(&text.to_le_bytes()).as_bytes().first_chunk().unwrap()
         };

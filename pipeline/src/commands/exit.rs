@@ -1,6 +1,6 @@
-//! What the errors of the commands mean to the caller.
+//! Exit codes for the commands' errors.
 //!
-//! **Invariant:** an error ends in the same exit code from whatever command.
+//! **Invariant:** an error gives the same exit code in every command.
 
 use std::process::ExitCode;
 
@@ -20,20 +20,20 @@ use crate::write::select::DropListMismatch;
 use encoder::TokenizeError;
 use plan::PlanError;
 
-/// Exit code of a wrong use of the command line or of a wrong run file.
+/// Exit code for a usage error or an invalid run file.
 pub const EXIT_USAGE: u8 = 2;
-/// Exit code of data that does not match what describes it.
+/// Exit code for data that does not match its description.
 pub const EXIT_MISMATCH: u8 = 4;
 
-/// Exit code of a run that was asked to stop, and can be started again to go on.
+/// Exit code for a run stopped on request; starting it again continues it.
 pub const EXIT_STOPPED: u8 = 75;
 
-/// What the process ends with: [`exit_status`].
+/// The process's exit code, from [`exit_status`].
 pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_status(err))
 }
 
-/// 2 usage or configuration, 4 data does not match, 75 stopped on request, else 1.
+/// 2 for usage or configuration, 4 for data that does not match, 75 for a stop on request, else 1.
 pub fn exit_status(err: &anyhow::Error) -> u8 {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<UsageError>()
@@ -70,7 +70,7 @@ pub fn exit_status(err: &anyhow::Error) -> u8 {
     }
 }
 
-/// Whether the reader of stdout went away, as `head` does: no error of ours.
+/// Whether the reader of stdout went away, as `head` does. This is not our error.
 pub fn is_closed_pipe(err: &anyhow::Error) -> bool {
     err.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
@@ -78,7 +78,7 @@ pub fn is_closed_pipe(err: &anyhow::Error) -> bool {
     })
 }
 
-/// The error with its causes, each said once: a message that already quotes its cause is not
+/// The error with its causes, each printed once: a message that already quotes its cause is not
 /// followed by it again.
 pub fn describe(err: &anyhow::Error) -> String {
     let mut text = String::new();

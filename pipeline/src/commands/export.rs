@@ -1,6 +1,6 @@
-//! `patchmill export`: a corpus in the files that another project reads.
+//! `patchmill export`: writes a corpus in another project's file formats.
 //!
-//! **Invariant:** what is printed is the report of the export.
+//! **Invariant:** the output is the report of the export.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,20 +19,20 @@ use crate::exchange::formats::megatron;
 pub struct ExportArgs {
     /// The corpus.
     pub corpus: PathBuf,
-    /// Whose files to write.
+    /// The project whose files to write.
     #[arg(long, value_enum)]
     pub to: Target,
-    /// Where: for megatron a prefix, which gets DEST.bin and DEST.idx; else a folder.
+    /// Destination: for megatron a prefix, for DEST.bin and DEST.idx; else a folder.
     #[arg(long, value_name = "DEST")]
     pub out: PathBuf,
-    /// For olmo and datatrove: write a file for each shard in place of one for all.
+    /// For olmo and datatrove: write one file per shard in place of one for all.
     #[arg(long)]
     pub file_per_shard: bool,
-    /// For nanogpt: the corpus of val.bin; when absent the hold-out of CORPUS, if it has one.
+    /// For nanogpt: the corpus of val.bin; when absent, the hold-out of CORPUS, if it has one.
     #[arg(long, value_name = "CORPUS")]
     pub val: Option<PathBuf>,
-    /// Replace files of an export that are there; for nanogpt, remove a val.bin that gets no
-    /// successor.
+    /// Replace the files of an existing export; for nanogpt, also remove a val.bin that is not
+    /// replaced.
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object as the last line of stdout.
@@ -51,7 +51,8 @@ impl clap::ValueEnum for Target {
                 "Megatron-core: DEST.bin of uint16 or int32, and DEST.idx with the documents"
             }
             Target::Olmo => {
-                "OLMo-core, dolma: raw uint16 or uint32 ids named .npy, and .csv.gz with the documents"
+                "OLMo-core, dolma: raw uint16 or uint32 ids named .npy, and .csv.gz with the \
+                 documents"
             }
             Target::Nanogpt => "nanoGPT: train.bin and val.bin of uint16, without documents",
             Target::Datatrove => {
@@ -89,12 +90,15 @@ impl Report {
         }
     }
 
-    /// Prints for people, or as one line for machines.
+    /// Prints readable text, or one line of JSON.
     fn print(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         let bytes: u64 = self.files.iter().map(|(_, bytes)| bytes).sum();
         if as_json {
-            let file = |(path, bytes): &(PathBuf, u64)| json!({"path": path.to_string_lossy(), "bytes": bytes});
+            let file = |(path, bytes): &(PathBuf, u64)| {
+                let path = path.to_string_lossy();
+                json!({"path": path, "bytes": bytes})
+            };
             let json = json!({
                 "to": self.to.name(),
                 "files": self.files.iter().map(file).collect::<Vec<_>>(),

@@ -1,6 +1,6 @@
-//! `patchmill import`: a corpus of token ids that another project wrote.
+//! `patchmill import`: makes a corpus of token ids written by another project.
 //!
-//! **Invariant:** what is printed is the report of the import.
+//! **Invariant:** the output is the report of the import.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub struct ImportArgs {
     /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a
     /// folder of them; nanogpt: a .bin.
     pub source: PathBuf,
-    /// Whose files they are.
+    /// The project that wrote the files.
     #[arg(long, value_enum)]
     pub from: Source,
     /// The tokenizer.json that made the ids, or the folder that holds it.
@@ -35,34 +35,34 @@ pub struct ImportArgs {
     /// options.
     #[arg(long)]
     pub out: PathBuf,
-    /// Each document begins with the beginning-of-sequence token, which is checked. Where nothing
-    /// else says it, documents begin there.
+    /// Each document begins with the beginning-of-sequence token, which is checked. Without other
+    /// boundaries, documents begin there.
     #[arg(long)]
     pub bos: bool,
-    /// Nothing stands before the documents' texts.
+    /// Documents have no token before their text.
     #[arg(long)]
     pub no_bos: bool,
-    /// Each document ends with the end-of-sequence token, which is checked. Where nothing else says
-    /// it, documents end there.
+    /// Each document ends with the end-of-sequence token, which is checked. Without other
+    /// boundaries, documents end there.
     #[arg(long)]
     pub eos: bool,
-    /// Nothing stands behind the documents' texts. With --no-bos, and no index, each file is one
+    /// Documents have no token after their text. With --no-bos, and no index, each file is one
     /// document.
     #[arg(long)]
     pub no_eos: bool,
-    /// For olmo: bytes of an id, which the files do not say; by the size of the vocabulary when
-    /// absent.
+    /// For olmo: bytes of an id, which the files do not record; when absent, by the size of the
+    /// vocabulary.
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=4), value_name = "2|4")]
     pub token_bytes: Option<u32>,
-    /// What special tokens written out in a text were for whoever made the ids; recorded, and
-    /// changes no id.
+    /// How special tokens written out in a text were read when the ids were made; recorded, changes
+    /// no id.
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
     /// Bytes of ids at which a shard closes, at the next document boundary.
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_bytes: u64,
-    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files
-    /// of others; those are never removed.
+    /// Replace the folder's corpus once the new one is complete, and write beside other files;
+    /// those are never removed.
     #[arg(long)]
     pub force: bool,
     /// Print one JSON object as the last line of stdout.
@@ -70,12 +70,12 @@ pub struct ImportArgs {
     pub json: bool,
 }
 
-/// Whose files are read.
+/// The project whose files are read.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Megatron-core: NAME.bin, and NAME.idx with the documents.
     Megatron,
-    /// OLMo-core, dolma: raw ids named .npy; the documents from .csv.gz beside them, if all have
+    /// OLMo-core, dolma: raw ids named .npy; documents from the .csv.gz beside each, if all have
     /// one.
     Olmo,
     /// nanoGPT: a file of uint16.
@@ -118,7 +118,7 @@ fn usage<T>(what: String) -> anyhow::Result<T> {
     Err(UsageError(what).into())
 }
 
-/// Bytes of an id, where they are said.
+/// Bytes of an id, if given.
 fn token_bytes(args: &ImportArgs) -> anyhow::Result<Option<TokenBytes>> {
     match (args.from, args.token_bytes) {
         (Source::Olmo, Some(2)) => Ok(Some(TokenBytes::Two)),
@@ -130,7 +130,7 @@ fn token_bytes(args: &ImportArgs) -> anyhow::Result<Option<TokenBytes>> {
 }
 
 impl Report {
-    /// Prints for people, or as one line for machines.
+    /// Prints readable text, or one line of JSON.
     fn print(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         let Report { manifest, seconds, .. } = self;

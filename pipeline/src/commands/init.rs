@@ -1,7 +1,7 @@
-//! `patchmill init` and `patchmill config`: run files to start from, and what they may hold.
+//! `patchmill init` and `patchmill config`: run files to start from, and their schema.
 //!
-//! **Invariant:** a run file that `init` writes passes `patchmill plan` on the corpus it was
-//! written for.
+//! **Invariant:** a run file written by `init` passes `patchmill plan` on the corpus it was written
+//! for.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -20,7 +20,7 @@ pub const RUN_FILE_NAME: &str = "run.toml";
 /// Arguments of `patchmill init`.
 #[derive(clap::Args, Debug)]
 pub struct InitArgs {
-    /// Folder for the run file; made if it is not there.
+    /// Folder for the run file; created if missing.
     dir: PathBuf,
     /// Training corpus to take vocabulary and sizes from.
     #[arg(long)]
@@ -28,7 +28,7 @@ pub struct InitArgs {
     /// Validation corpus.
     #[arg(long)]
     validation: Option<PathBuf>,
-    /// Overwrite a run file that is there.
+    /// Overwrite an existing run file.
     #[arg(long)]
     force: bool,
 }
@@ -36,13 +36,13 @@ pub struct InitArgs {
 /// Arguments of `patchmill config`.
 #[derive(clap::Subcommand, Debug)]
 pub enum ConfigCommand {
-    /// Print a run file with its overrides laid over, as TOML.
+    /// Print a run file with its overrides applied, as TOML.
     Show(RunArgs),
     /// Print the JSON Schema of run files.
     Schema,
 }
 
-/// A run file is there already.
+/// A run file exists already.
 #[derive(Debug, thiserror::Error)]
 #[error("{} exists; give --force to overwrite it", path.display())]
 pub struct RunFileExists {
@@ -67,7 +67,8 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
             check_tokens(corpus, manifest.totals.tokens)?;
             Sizes::new(manifest.totals.tokens, manifest.tokenizer.vocab_size)
         }
-        None => Sizes::new(360_000_000_000, 32_000), // the paper's
+        // The paper's.
+        None => Sizes::new(360_000_000_000, 32_000),
     };
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let corpus = match &args.corpus {
@@ -97,15 +98,15 @@ pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a corpus that is too small for the two phases of the run file, whatever its sizes.
+/// Refuses a corpus too small for the two phases of the run file, whatever its sizes.
 fn check_tokens(corpus: &Path, tokens: u64) -> anyhow::Result<()> {
     if tokens >= CORPUS_TOKENS_MIN {
         return Ok(());
     }
     Err(UsageError(format!(
         "{} has {tokens} tokens; a run of two phases needs at least {CORPUS_TOKENS_MIN}: \
-         {STEPS_MIN} steps that read one window of {WINDOW_UNITS_MIN} patches of {PATCH_SIZE} tokens each; \
-         tokenize more text",
+         {STEPS_MIN} steps that read one window of {WINDOW_UNITS_MIN} patches of {PATCH_SIZE} \
+         tokens each; tokenize more text",
         corpus.display()
     ))
     .into())
@@ -127,14 +128,14 @@ pub fn config(command: &ConfigCommand) -> anyhow::Result<()> {
 fn write_new(path: &Path, text: &str, overwrite: bool) -> anyhow::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true);
-    // `create_new` also holds against a file that appeared since it was looked for.
+    // `create_new` also refuses a file that appeared since the check.
     let options =
         if overwrite { options.create(true).truncate(true) } else { options.create_new(true) };
     let mut file = options.open(path).with_context(|| format!("create {}", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
-/// `target` as seen from the folder `dir`; both exist.
+/// `target` relative to the folder `dir`; both exist.
 fn relative(dir: &Path, target: &Path) -> anyhow::Result<String> {
     let real =
         |path: &Path| path.canonicalize().with_context(|| format!("find {}", path.display()));
@@ -169,10 +170,10 @@ struct Shape {
 }
 
 const PATCH_SIZE: u64 = 4;
-/// The first unit of a window is no target, so that a window of one would teach nothing.
+/// The first unit of a window is not a target, so a window of one would teach nothing.
 const WINDOW_UNITS_MIN: u64 = 2;
-/// Two of the three thirds of the corpus are read as patches, one as tokens, each in a step at
-/// least.
+/// Two thirds of the corpus are read as patches, one third as tokens, each third in at least one
+/// step.
 const STEPS_MIN: u64 = 3;
 const CORPUS_TOKENS_MIN: u64 = STEPS_MIN * PATCH_SIZE * WINDOW_UNITS_MIN;
 
@@ -199,7 +200,7 @@ const PAPER_370M: Shape = Shape {
 };
 
 impl Sizes {
-    /// The paper's sizes, made smaller until a small corpus has some hundred steps.
+    /// The paper's sizes, reduced until a small corpus has some hundred steps.
     fn new(corpus_tokens: u64, vocab_size: u64) -> Sizes {
         let (mut window_units, mut step_windows) = (2048, 256);
         while window_units > WINDOW_UNITS_MIN && corpus_tokens / (PATCH_SIZE * window_units) < 4000
@@ -234,7 +235,7 @@ fn run_file_text(corpus: &str, validation: Option<&str>, sizes: &Sizes) -> Strin
     data_text(corpus, validation) + &align_comments(&sized)
 }
 
-/// Puts the comments behind values, which two spaces set off, into one column.
+/// Aligns the comments after values, set off by two spaces, in one column.
 fn align_comments(text: &str) -> String {
     let lines = text.lines().map(|line| match line.split_once("  # ") {
         Some((value, comment)) => format!("{value:<38} # {comment}\n"),
@@ -258,13 +259,15 @@ fn data_text(corpus: &str, validation: Option<&str>) -> String {
         }
     };
     format!(
-        "# A run of patch-level training. Everything that changes a result is written out here; unknown keys are refused.\n\
-         # Paths are relative to this file. `patchmill plan` says what it comes to; `--set section.key=value` lays a value over it.\n\
+        "# A run of patch-level training. Everything that changes a result is written out here;\n\
+         # unknown keys are refused. Paths are relative to this file. `patchmill plan` shows the\n\
+         # plan; `--set section.key=value` overrides a value.\n\
          \n\
          [data]\n\
          {corpus:<38} # folder with manifest.json\n\
          {validation}\
-         # subset_tokens = 60_000_000_000       # read only a random subset of this size; the whole corpus when absent\n\n"
+         # Read only a random subset of this size; the whole corpus when absent.\n\
+         # subset_tokens = 60_000_000_000\n\n"
     )
 }
 
@@ -286,17 +289,22 @@ fn phases_text(sizes: &Sizes) -> String {
     let [patches, tokens] = [2 * token_phase_steps, token_phase_steps].map(|steps| {
         let warmup_steps = warmup_steps(steps);
         format!(
-            "schedule = {{ kind = \"cosine\", peak = {peak}, warmup_steps = {warmup_steps}, final = 0.0 }}\n\
-             carry = \"weights\"  # optimizer and schedule start afresh; \"weights+optimizer\" keeps the moments\n\n"
+            "schedule = {{ kind = \"cosine\", peak = {peak}, warmup_steps = {warmup_steps}, \
+             final = 0.0 }}\n\
+             # Optimizer and schedule start afresh; \"weights+optimizer\" keeps the moments.\n\
+             carry = \"weights\"\n\n"
         )
     });
     format!(
-        "# Schedules: kind = \"cosine\", \"linear\" (both down to `final`), \"constant\" (no `final`), or \"wsd\", which takes\n\
-         # decay_steps = N, the last of the phase, and decay = \"linear\", \"cosine\" or \"1-sqrt\" as well.\n\
+        "# Schedules: kind = \"cosine\", \"linear\" (both down to `final`), \"constant\" (no\n\
+         # `final`), or \"wsd\", which also takes decay_steps = N, the last of the phase, and\n\
+         # decay = \"linear\", \"cosine\" or \"1-sqrt\".\n\
          [[phases]]  # in order; shares are exact fractions and add up to 1\n\
          patch_size = {PATCH_SIZE}  # K: windows of K*T tokens, regrouped as T patches\n\
          share = \"2/3\"  # lambda\n\
-         # input_map = true  # the paper's variants, discarded at the phase's end; output_map = true likewise\n\
+         # The paper's variants, discarded at the phase's end.\n\
+         # input_map = true\n\
+         # output_map = true\n\
          {patches}\
          [[phases]]\n\
          patch_size = 1  # token-level training\n\
@@ -326,8 +334,9 @@ fn model_text(sizes: &Sizes) -> String {
          eps = 1e-8\n\
          weight_decay = 0.1  # matrices and embeddings; not norm gains\n\
          clip_norm = 1.0\n\
-         nonfinite = \"stop\"  # or \"skip\": what a loss or gradient that is not finite does\n\
-         # spike = {{ window_steps = 100, sigma = 6.0, action = \"stop\" }}  # or \"skip\": what a sudden rise of the loss does\n\n"
+         nonfinite = \"stop\"  # or \"skip\": at a non-finite loss or gradient\n\
+         # What to do at a sudden rise of the loss; action may also be \"skip\".\n\
+         # spike = {{ window_steps = 100, sigma = 6.0, action = \"stop\" }}\n\n"
     )
 }
 
@@ -336,20 +345,25 @@ fn train_text(sizes: &Sizes) -> String {
     format!(
         "[train]\n\
          init_seed = 1  # of the initial weights\n\
-         # init_from = \"checkpoint-100\"         # start from these weights (a Hugging Face directory)\n\
+         # Start from these weights (a Hugging Face directory).\n\
+         # init_from = \"checkpoint-100\"\n\
          device = \"auto\"  # or \"cpu\", \"cuda\", \"cuda:1\"\n\
-         activation_checkpointing = \"none\"  # or \"attention\", \"block\": less memory for more time, the same result\n\
-         dtype = \"{dtype}\"  # compute; masters and moments stay fp32\n\
-         micro_batch_windows = {micro_batch_windows}  # per rank and micro-step; a step must split evenly\n\
+         # Or \"attention\", \"block\": less memory for more time, the same result.\n\
+         activation_checkpointing = \"none\"\n\
+         # Of the computation; master weights and moments stay fp32.\n\
+         dtype = \"{dtype}\"\n\
+         # Per rank and micro-step; a step must split evenly.\n\
+         micro_batch_windows = {micro_batch_windows}\n\
          output = \"output\"  # checkpoints, metrics, the resolved run file\n\
          checkpoint_every_steps = {every_steps}\n\
          keep_checkpoints = 3\n\
          keep_every_steps = 0  # multiples of this many steps are kept for good; 0 for none\n\
          eval_every_steps = {every_steps}\n\
          log_every_steps = 10\n\n\
-         [loader]  # never changes what is read\n\
+         [loader]  # never changes the data read\n\
          workers = 2\n\
-         io = \"mmap\"  # or \"pread\": for network file systems and files that may shrink\n\
+         # Or \"pread\": for network file systems and files that may shrink.\n\
+         io = \"mmap\"\n\
          ring_bytes = 67_108_864\n"
     )
 }

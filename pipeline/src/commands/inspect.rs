@@ -1,6 +1,6 @@
-//! `patchmill inspect`: what a corpus, a shard or a document is.
+//! `patchmill inspect`: describes a corpus, a shard or a document.
 //!
-//! **Invariant:** nothing is shown that was not checked on the way.
+//! **Invariant:** everything shown was checked first.
 
 mod rate;
 mod tokenizer;
@@ -39,13 +39,13 @@ pub struct InspectArgs {
     /// Show this document's text, counted from 0 within the corpus or the shard.
     #[arg(long, value_name = "N")]
     pub doc: Option<u64>,
-    /// Say which --sample-rate gives so many tokens of a corpus, such as 60e9 or 60B.
+    /// Print the --sample-rate that gives this many tokens of a corpus, such as 60e9 or 60B.
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count, conflicts_with = "doc")]
     pub rate_for: Option<u64>,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
-    /// What tokenize will be given beside the rate.
+    /// Further options tokenize will be given.
     #[command(flatten)]
     pub select: SelectArgs,
 }
@@ -87,7 +87,7 @@ fn corpus_totals(dir: &Path, as_json: bool) -> anyhow::Result<()> {
     let tokenizer = &manifest.tokenizer;
     let mut out = std::io::stdout().lock();
     if as_json {
-        // Null where the texts are not known.
+        // Null for unknown texts.
         let known = |text_bytes: u64| manifest.imported.is_none().then_some(text_bytes);
         let bytes_per_token = |text_bytes: u64, tokens: u64| {
             known(text_bytes).map(|text_bytes| text_bytes as f64 / tokens.max(1) as f64)
@@ -179,7 +179,7 @@ fn shard_header(path: &Path, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The number within the corpus of a document that is counted within a shard.
+/// The corpus-wide number of a document counted within a shard.
 fn document_of_shard(corpus: &Corpus, shard: &Path, document: u64) -> anyhow::Result<u64> {
     let name = shard.file_name().context("a shard has a name")?.to_string_lossy();
     let mut first_document = 0;
@@ -206,7 +206,7 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
     corpus.read::<u32>(tokens.start, &mut ids)?;
     let row = index_row(corpus, document)?;
     let text = encoder.decode_document(&ids)?;
-    // A tokenizer may normalize, so that the text cannot be had back; the hash tells.
+    // A tokenizer may normalize, and then the text cannot be restored. The hash shows it.
     let is_exact = row.content_hash.map(|content_hash| {
         blake3::hash(text.as_bytes()).as_bytes()[..CONTENT_HASH_BYTES] == content_hash
     });
@@ -241,7 +241,7 @@ fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Resul
             (None, _) => "imported as ids (decoded: the original text is not known)".to_owned(),
         }
     )?;
-    // A file or another program gets the text as it is.
+    // A file or another program gets the text unchanged.
     let shown = if out.is_terminal() { printable::lines(&text) } else { Cow::Borrowed(&*text) };
     writeln!(out, "{shown}")?;
     Ok(())

@@ -1,6 +1,6 @@
-//! `patchmill merge`: the manifest of a corpus that tasks have written.
+//! `patchmill merge`: writes the manifest of a corpus made by tasks.
 //!
-//! **Invariant:** what is printed is the report of [`merge::merge`].
+//! **Invariant:** the output is the report of [`merge::merge`].
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::write::merge;
 /// Options of `patchmill merge`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct MergeArgs {
-    /// The folder that tasks have written into.
+    /// The folder the tasks have written into.
     pub dir: PathBuf,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]

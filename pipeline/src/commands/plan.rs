@@ -1,6 +1,6 @@
-//! `patchmill plan`: what a run file comes to, before anything is trained.
+//! `patchmill plan`: shows the plan of a run file before anything is trained.
 //!
-//! **Invariant:** every number that is printed comes from the [`Plan`] that the loader would read.
+//! **Invariant:** every printed number comes from the [`Plan`] the loader would read.
 
 pub mod lookup;
 
@@ -32,28 +32,37 @@ pub struct PlanArgs {
     /// The other run file of --diff.
     #[arg(requires = "diff")]
     other: Option<PathBuf>,
-    /// Plan for a corpus of this many tokens, whether there is one or not; 60e9 and 60_000 are
-    /// numbers too.
+    /// Plan for a corpus of this many tokens, without reading one; 60e9 and 60_000 are numbers too.
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count)]
     assume_tokens: Option<u64>,
-    /// Say at which steps a document of the corpus is read (may be repeated): its number, INPUT:ROW
+    /// Print the steps that read a document of the corpus (may be repeated): its number, INPUT:ROW
     /// as the manifest names the input, or its content hash in hex.
-    #[arg(long, value_name = "DOCUMENT", value_parser = parse_document, conflicts_with = "assume_tokens")]
+    #[arg(
+        long,
+        value_name = "DOCUMENT",
+        value_parser = parse_document,
+        conflicts_with = "assume_tokens"
+    )]
     find: Vec<DocumentName>,
-    /// Say which windows, shards, documents and sets a step or the steps S..E read (may be
+    /// Print the windows, shards, documents and sets read by a step or the steps S..E (may be
     /// repeated).
     #[arg(long, value_name = "STEP", value_parser = parse_steps)]
     step: Vec<(u64, u64)>,
-    /// Only the part of each step that rank r of W reads.
+    /// Only the part of each step rank r of W reads.
     #[arg(long, value_name = "r/W", value_parser = parse_rank, requires = "step")]
     rank: Option<RankOf>,
-    /// Walk the whole plan and prove that every pass reads each token of its subset exactly once.
+    /// Walk the whole plan and prove: every pass reads each token of its subset exactly once.
     #[arg(long)]
     verify: bool,
-    /// Threads of --verify; one a core when not given.
-    #[arg(long, value_name = "COUNT", requires = "verify", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads of --verify; when absent, one per core.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        requires = "verify",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
     threads: Option<u16>,
-    /// Say what differs between the plans of two run files, and up to which step they read the
+    /// Print the differences between the plans of two run files, and up to which step they read the
     /// same.
     #[arg(long, requires = "other", conflicts_with_all = ["find", "step", "verify"])]
     diff: bool,
@@ -112,7 +121,7 @@ fn plan_of(run: &Run, assume_tokens: Option<u64>) -> anyhow::Result<Plan> {
     }
 }
 
-/// What a walk over the whole plan showed, and how long it took.
+/// Result and time of a walk over the whole plan.
 struct Walked {
     proof: Proof,
     threads: usize,
@@ -162,7 +171,8 @@ impl Walked {
         {
             writeln!(
                 out,
-                "  {}: {} passes read each of {} tokens once; {} tokens of a last one are read, each once",
+                "  {}: {} passes read each of {} tokens once; {} tokens of a last one are read, \
+                 each once",
                 set_name(stream),
                 format_count(*passes),
                 format_count(stream.subset_tokens()),
@@ -228,15 +238,15 @@ fn resume_advice(same_steps: u64, first: &Plan, second: &Plan) -> String {
         ""
     };
     format!(
-        "Steps 0 to {} read the same windows in both{all}: a checkpoint at step {} or before has seen exactly what the other \
-         plan would have shown it, one after it has not. {refused} To take such a checkpoint's weights over, give it \
-         as train.init_from of a new run.",
+        "Steps 0 to {} read the same windows in both{all}: a checkpoint at step {} or before has \
+         seen exactly what the other plan would have shown it, one after it has not. {refused} To \
+         take such a checkpoint's weights over, give it as train.init_from of a new run.",
         format_count(same_steps - 1),
         format_count(same_steps),
     )
 }
 
-/// The plan of a run over the corpus that its file names, of which only the manifest is read.
+/// The plan of a run over the corpus named in its file. Only the corpus's manifest is read.
 pub fn plan_of_corpus(run: &Run) -> anyhow::Result<Plan> {
     let hint = "to plan before there is a corpus, give --assume-tokens";
     let manifest = read_manifest(&run.corpus_dir()).map_err(|err| match err {
@@ -249,7 +259,7 @@ pub fn plan_of_corpus(run: &Run) -> anyhow::Result<Plan> {
     Ok(run.plan_of(&manifest)?)
 }
 
-/// The plan as other tools read it.
+/// The plan as JSON.
 pub fn plan_json(plan: &Plan) -> Value {
     let phases = plan.phases().iter().map(|phase| {
         let (first_epoch, end_epoch) = epochs(plan, phase);
@@ -319,7 +329,8 @@ fn print_plan(out: &mut impl Write, plan: &Plan, path: &Path) -> anyhow::Result<
     )?;
     writeln!(
         out,
-        "run      {} epochs, {} tokens: {} steps of {}; the last {} tokens fill no step and stay unread",
+        "run      {} epochs, {} tokens: {} steps of {}; the last {} tokens fill no step and stay \
+         unread",
         spec.epochs,
         count(plan.run_tokens()),
         count(plan.step_count()),
@@ -328,7 +339,8 @@ fn print_plan(out: &mut impl Write, plan: &Plan, path: &Path) -> anyhow::Result<
     )?;
     writeln!(
         out,
-        "cost     {:.4} of token-level training on the same tokens (units processed / tokens read)\n",
+        "cost     {:.4} of token-level training on the same tokens (units processed / tokens \
+         read)\n",
         plan.relative_cost()
     )?;
     let mut rows = vec![

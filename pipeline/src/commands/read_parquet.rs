@@ -1,6 +1,6 @@
 //! `patchmill read-parquet`: decodes a Parquet file for another process of this program.
 //!
-//! **Invariant:** the arguments are those that [`row_process`] gives its child.
+//! **Invariant:** the arguments are those [`row_process`] gives its child.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,10 @@ pub struct ReadParquetArgs {
     /// Column of the set name.
     #[arg(long)]
     set_column: Option<String>,
-    /// Bytes of the longest text that is handed on.
+    /// Bytes of the longest text handed on.
     #[arg(long, default_value_t = DOCUMENT_BYTES_MAX)]
     max_document_bytes: u64,
-    /// The row to begin at, 1-based.
+    /// The first row, 1-based.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     first_row: u64,
     /// The file.

@@ -1,6 +1,6 @@
-//! `patchmill completions` and `patchmill man`: what shells and `man` know of the commands.
+//! `patchmill completions` and `patchmill man`: the commands for shells and `man`.
 //!
-//! **Invariant:** both are made from the definitions that parse the command line.
+//! **Invariant:** both are generated from the definitions that parse the command line.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(clap::Args, Debug)]
 pub struct ManArgs {
-    /// Folder for the pages; made if it is not there.
+    /// Folder for the pages; created if missing.
     dir: PathBuf,
 }
 

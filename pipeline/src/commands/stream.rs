@@ -1,8 +1,6 @@
-//! `patchmill stream`: reads a run's windows as a trainer would, at full speed, with nothing behind
-//! it.
+//! `patchmill stream`: reads a run's windows as a trainer would, at full speed, without training.
 //!
-//! **Invariant:** what is counted, hashed or written are the batches of the [`Loader`], in plan
-//! order.
+//! **Invariant:** counts, digest and file cover the batches of the [`Loader`], in plan order.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -27,21 +25,27 @@ pub struct StreamArgs {
     #[command(flatten)]
     run: RunArgs,
     /// The first step.
-    #[arg(long = "from", alias = "from-step", value_name = "STEP", default_value = "0", value_parser = parse_count)]
+    #[arg(
+        long = "from",
+        alias = "from-step",
+        value_name = "STEP",
+        default_value = "0",
+        value_parser = parse_count
+    )]
     from_step: u64,
-    /// Read this many steps; all the rest when not given.
+    /// Read this many steps; when absent, all the rest.
     #[arg(long, value_parser = parse_count)]
     steps: Option<u64>,
-    /// Read the part of each step that rank r of W reads.
+    /// Read only the part of each step that rank r of W reads.
     #[arg(long, value_name = "r/W", value_parser = parse_rank)]
     rank: Option<RankOf>,
     /// Reading threads, in place of loader.workers.
     #[arg(long, value_parser = parse_positive_count)]
     workers: Option<u64>,
-    /// How ids are delivered: u16 or u32 as shards have them, i32 or i64 as tensors want them.
+    /// Type of the ids: u16 or u32 as in shards, i32 or i64 as in tensors.
     #[arg(long, value_enum, default_value_t = Output::I64)]
     output: Output,
-    /// What becomes of the ids: nothing (null), a digest of them, or a file of little-endian u32.
+    /// Use of the ids: none (null), a digest of them, or a file of little-endian u32.
     #[arg(long, num_args = 1..=2, value_names = ["KIND", "PATH"], default_value = "digest")]
     sink: Vec<String>,
     /// Print one JSON object instead.
@@ -63,7 +67,7 @@ enum Sink {
     File { path: PathBuf, out: BufWriter<File> },
 }
 
-/// A `--sink` that is none.
+/// An invalid `--sink`.
 #[derive(Debug, thiserror::Error)]
 #[error("--sink {found}; expected null, digest, or file PATH")]
 pub struct SinkError {
@@ -116,7 +120,8 @@ impl Sink {
                 let is_file = out.get_ref().metadata().is_ok_and(|found| found.is_file());
                 let written = out.flush().and_then(|()| match is_file {
                     true => out.get_ref().sync_all(),
-                    false => Ok(()), // a pipe or a device has nothing to sync
+                    // A pipe or a device has nothing to sync.
+                    false => Ok(()),
                 });
                 written.map_err(not_stdout).with_context(|| format!("write {}", path.display()))?;
                 Ok(None)
@@ -125,20 +130,20 @@ impl Sink {
     }
 }
 
-/// The same error, but not as one of standard output, whose reader may leave at any time.
+/// The same error, marked as not from standard output, whose reader may leave at any time.
 fn not_stdout(err: std::io::Error) -> std::io::Error {
     std::io::Error::other(err.to_string())
 }
 
-/// Refuses to write over what is read: a file in the corpus' folder, or the run file.
+/// Refuses to overwrite an input: a file in the corpus's folder, or the run file.
 fn check_sink(args: &StreamArgs, corpus: &Path) -> anyhow::Result<()> {
     let [_, path] = &args.sink[..] else { return Ok(()) };
     let path = Path::new(path);
     let real = |path: &Path| std::fs::canonicalize(path).ok();
-    // A file that is not there yet is where its folder is.
+    // A file yet to be made lies in its folder.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let in_folder = || Some(real(folder.unwrap_or(Path::new(".")))?.join(path.file_name()?));
-    // Opening it says what is wrong.
+    // Opening it reports the error.
     let Some(found) = real(path).or_else(in_folder) else { return Ok(()) };
     let what = if real(corpus).is_some_and(|corpus| found.starts_with(corpus)) {
         "lies inside the corpus"
@@ -150,15 +155,15 @@ fn check_sink(args: &StreamArgs, corpus: &Path) -> anyhow::Result<()> {
     Err(UsageError(format!("--sink file {} {what}; choose another place", path.display())).into())
 }
 
-/// What a stream came to.
+/// Result of a stream.
 struct Summary {
     steps: u64,
     tokens: u64,
-    /// Of the shards, that were read.
+    /// Of the shards, read so far.
     bytes: u64,
     /// For the manifest, the shards' headers and the plan.
     open: Duration,
-    /// From then on.
+    /// From the first batch on.
     elapsed: Duration,
     first_batch: Duration,
     waited: Duration,
@@ -221,7 +226,8 @@ fn read<T: OutId>(spec: &LoaderSpec, sink: &[String], open: Duration) -> anyhow:
 fn loader_spec(args: &StreamArgs, run: &Run, corpus: Arc<Corpus>, plan: Arc<Plan>) -> LoaderSpec {
     let step_count = plan.step_count();
     let end_step = match args.steps {
-        Some(steps) => args.from_step.saturating_add(steps), // the loader refuses what is not there
+        // The loader refuses steps past the end.
+        Some(steps) => args.from_step.saturating_add(steps),
         None => step_count,
     };
     let loader = &run.file.loader;

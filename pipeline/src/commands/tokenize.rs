@@ -1,4 +1,4 @@
-//! `patchmill tokenize`: inputs to a corpus.
+//! `patchmill tokenize`: makes a corpus of inputs.
 //!
 //! **Invariant:** a dry run writes nothing.
 
@@ -28,10 +28,10 @@ pub struct TokenizeArgs {
     /// Files, folders or globs: .jsonl, .json or .ndjson (plain, .zst or .gz), .parquet.
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Threads that encode; all cores when absent. The output is the same for any number.
+    /// Threads that encode; when absent, one per core. The output is the same for any number.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX))]
     pub threads: Option<u16>,
-    /// What a line or row that is no document does.
+    /// Effect of a line or row without a valid document.
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     pub on_error: OnError,
     /// Put the beginning-of-sequence token before each document. Without --bos or --no-bos the
@@ -48,11 +48,11 @@ pub struct TokenizeArgs {
     /// Put nothing after each document.
     #[arg(long, overrides_with = "eos")]
     pub no_eos: bool,
-    /// What special tokens written out in a text are: text, or control ids as Hugging Face's
-    /// default makes them.
+    /// How to read special tokens written out in a text: as text, or as control ids, Hugging Face's
+    /// default.
     #[arg(long, value_enum, default_value_t = Specials::Text)]
     pub special_tokens: Specials,
-    /// Bytes of each thread's cache of words. The output is the same for any number.
+    /// Bytes of each thread's cache of words. The output is the same for any size.
     #[arg(long, default_value_t = encoder::CACHE_BYTES, value_parser = cache_bytes)]
     pub cache_bytes: usize,
     /// Bytes of ids at which a shard closes, at the next document boundary.
@@ -61,14 +61,18 @@ pub struct TokenizeArgs {
     /// Key or column of the text.
     #[arg(long, default_value = "text")]
     pub text_column: String,
-    /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
+    /// Key, column or dotted path of the set name; when absent, `meta.pile_set_name` where present.
     #[arg(long)]
     pub set_column: Option<String>,
-    /// Bytes of the longest document's text; a longer one is refused. The `tokenizers` crate, where
+    /// Bytes of the longest document's text; longer ones are refused. The `tokenizers` crate, where
     /// it makes the ids, may need 160 times as much memory in each thread.
-    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        default_value_t = DOCUMENT_BYTES_MAX,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub max_document_bytes: u64,
-    /// Write a series for each set of an input, so that sets lie apart.
+    /// Write a series for each set of an input, to keep sets apart.
     #[arg(long)]
     pub by_set: bool,
     /// Write one share of the inputs, beside other tasks, for `patchmill merge`: "i/n" from 0, or
@@ -76,11 +80,16 @@ pub struct TokenizeArgs {
     /// (JOB_COMPLETION_INDEX, with --tasks).
     #[arg(long, value_name = "I/N", conflicts_with = "force")]
     pub task: Option<String>,
-    /// How many tasks there are, where the environment does not say so.
-    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Number of tasks, where the environment does not give it.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "task",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub tasks: Option<u64>,
-    /// Replace a corpus that the folder holds, once the new one is complete, and write beside files
-    /// of others; those are never removed.
+    /// Replace the folder's corpus once the new one is complete, and write beside other files;
+    /// those are never removed.
     #[arg(long)]
     pub force: bool,
     /// Estimate sizes from a sample of the inputs and write nothing.
@@ -89,15 +98,14 @@ pub struct TokenizeArgs {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     pub json: bool,
-    /// Which documents are written.
+    /// Choice of the documents to write.
     #[command(flatten)]
     pub select: SelectArgs,
 }
 
-/// Threads at most: more than that is a slip of the keyboard, for which a system may have no
-/// memory.
+/// Most threads. More is a typing error, and a system may lack the memory for them.
 const THREADS_MAX: i64 = 1024;
-/// Bytes of a cache at most; one of this size hits no more often than a much smaller one.
+/// Most bytes of a cache; one of this size hits no more often than a much smaller one.
 const CACHE_BYTES_MAX: usize = 1 << 34;
 
 fn cache_bytes(text: &str) -> Result<usize, String> {
@@ -125,7 +133,7 @@ impl clap::ValueEnum for OnError {
 }
 
 impl TokenizeArgs {
-    /// The corpus that is asked for.
+    /// The requested corpus.
     pub fn spec(&self) -> anyhow::Result<CorpusSpec> {
         let variable = |name: &str| std::env::var(name).ok();
         let task = self.task.as_deref().map(|task| Task::parse(task, self.tasks, variable));
@@ -190,6 +198,7 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     let spec = args.spec()?;
     let (report, encoder) = corpus::build_until(&spec, &stop)?;
     report.print(args.json)?;
-    std::mem::forget(encoder); // taking its tables apart takes milliseconds, and the process ends
+    // Freeing its tables takes milliseconds, and the process ends.
+    std::mem::forget(encoder);
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! `patchmill train-tokenizer`: a small tokenizer in the form of LLaMA-2's, for corpora that bring
-//! none.
+//! `patchmill train-tokenizer`: trains a small tokenizer of LLaMA-2's form, for corpora without
+//! one.
 //!
 //! Byte-pair encoding as SentencePiece does it: a space is "▁" and belongs to the word after it,
-//! characters outside the alphabet are spelled in bytes, digits stand alone, letters and signs
-//! don't mix. No token has "▁" after another character, so that a text may be cut before each "▁".
+//! characters outside the alphabet are spelled in bytes, each digit is a word of its own, and
+//! letters and signs don't mix. No token has "▁" after another character, so a text may be cut
+//! before each "▁".
 //!
-//! `fixtures/tokenizer` is made by
+//! This made `fixtures/tokenizer`:
 //! `patchmill train-tokenizer --out fixtures/tokenizer --vocab-size 4096 fixtures/text/train`.
 //!
 //! **Invariant:** equal inputs and options give equal bytes, in every process and for any number of
@@ -44,7 +45,7 @@ const SPACE: char = '\u{2581}';
 const UNK: &str = "<unk>";
 const BOS: &str = "<s>";
 const EOS: &str = "</s>";
-/// Characters of a token at most, as in LLaMA-2's vocabulary.
+/// Most characters of a token, as in LLaMA-2's vocabulary.
 const TOKEN_CHARS_MAX: usize = 16;
 /// Entries before the alphabet: the special tokens and all bytes.
 const BASE_ENTRIES: usize = 3 + 256;
@@ -58,14 +59,13 @@ pub struct TrainTokenizerArgs {
     /// Entries of the vocabulary, 512 to 4,194,304.
     #[arg(long, value_parser = clap::value_parser!(u32).range(512..=1 << 22))]
     pub vocab_size: u32,
-    /// Share of the vocabulary that single characters may take; the rest of them is spelled in
-    /// bytes.
+    /// Largest share of the vocabulary for single characters; the rest of them is spelled in bytes.
     #[arg(long, default_value_t = 0.1, value_parser = parse_share)]
     pub alphabet_share: f64,
     /// Key or column of the text.
     #[arg(long, default_value = "text")]
     pub text_column: String,
-    /// Key, column or dotted path of the set name; `meta.pile_set_name` where present, when absent.
+    /// Key, column or dotted path of the set name; when absent, `meta.pile_set_name` where present.
     #[arg(long)]
     pub set_column: Option<String>,
     /// By set.
@@ -74,12 +74,16 @@ pub struct TrainTokenizerArgs {
     /// By chance.
     #[command(flatten)]
     pub sample: SampleArgs,
-    /// Bytes of text to learn from at most, in the order of the inputs; reading stops there. A
-    /// sample spreads them.
+    /// Most bytes of text to learn from, in the order of the inputs; reading stops there. A sample
+    /// spreads them.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_text_bytes: Option<u64>,
     /// Bytes of the longest document's text; a longer one stops the command.
-    #[arg(long, default_value_t = DOCUMENT_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        default_value_t = DOCUMENT_BYTES_MAX,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub max_document_bytes: u64,
     /// Files, folders or globs, as for `patchmill tokenize`.
     #[arg(required = true, value_name = "INPUT")]
@@ -130,7 +134,7 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why reading stops.
+/// Reason for the end of reading.
 enum Stop {
     /// `--max-text-bytes` are read.
     Enough,
@@ -143,7 +147,7 @@ impl From<DocsError> for Stop {
     }
 }
 
-/// How often each word and each character stands in the inputs.
+/// Counts of each word and each character of the inputs.
 #[derive(Default)]
 struct Words {
     words: BTreeMap<String, u64>,
@@ -173,7 +177,7 @@ impl Words {
                 if selected.decide(candidate) != Decision::Write {
                     return Ok(());
                 }
-                // At a document's end: half a document would be cut inside a word.
+                // Stop at a document's end: half a document would be cut inside a word.
                 left_bytes = left_bytes.checked_sub(text_bytes).ok_or(Stop::Enough)?;
                 counted.add(&doc.text);
                 Ok(())
@@ -212,8 +216,8 @@ impl Words {
         by_count.into_iter().take(count_max).map(|(character, _)| character).collect()
     }
 
-    /// Words of the alphabet's characters alone, and how often they stand: a character outside cuts
-    /// a word.
+    /// Words made only of the alphabet's characters, with their counts. A character outside cuts a
+    /// word.
     fn within(&self, alphabet: &HashSet<char>) -> BTreeMap<&str, u64> {
         let mut words: BTreeMap<&str, u64> = BTreeMap::new();
         for (word, &count) in &self.words {
@@ -226,7 +230,7 @@ impl Words {
     }
 }
 
-/// What a word is made of: letters and signs don't mix, and a digit stands alone.
+/// Class of a word's characters: letters and signs don't mix, and a digit is a word of its own.
 #[derive(PartialEq, Eq)]
 enum Kind {
     Letter,
@@ -246,8 +250,8 @@ impl Kind {
     }
 }
 
-/// Cuts a normalized text: before a "▁", but for runs of them, of which the last belongs to what
-/// follows; between letters, signs and digits; and between digits.
+/// Cuts a normalized text: before a "▁" (of a run of them, only before the last, which belongs to
+/// the next word); between letters, signs and digits; and between digits.
 fn split_words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -257,7 +261,7 @@ fn split_words(text: &str) -> impl Iterator<Item = &str> {
         while let Some(&(at, character)) = characters.peek() {
             let next_is_space = rest[at + character.len_utf8()..].starts_with(SPACE);
             let is_cut = if character == SPACE {
-                // Inside a run goes on; the run's last one begins the word that follows.
+                // Inside a run the word continues; the run's last "▁" begins the next word.
                 before != SPACE || (!next_is_space && rest.len() > at + character.len_utf8())
             } else {
                 before.is_numeric() || (before != SPACE && Kind::of(before) != Kind::of(character))
@@ -301,7 +305,7 @@ fn train(words: &Words, alphabet: &HashSet<char>, vocab_size: usize) -> anyhow::
     assemble(model)
 }
 
-/// The model with all that stands around it in LLaMA-2's tokenizer.json.
+/// The model with the rest of LLaMA-2's tokenizer.json around it.
 fn assemble(model: BPE) -> anyhow::Result<Tokenizer> {
     let wrong = |err: tokenizers::Error| anyhow::anyhow!("assemble the tokenizer: {err}");
     let space = SPACE.to_string();
@@ -333,7 +337,7 @@ fn assemble(model: BPE) -> anyhow::Result<Tokenizer> {
 
 const SPECIAL_TOKENS_MAP_FILE: &str = "special_tokens_map.json";
 
-/// The tokenizer and what Hugging Face tools want beside it.
+/// The tokenizer and the files Hugging Face tools expect beside it.
 fn write(out: &Path, tokenizer: &Tokenizer) -> anyhow::Result<()> {
     check(tokenizer)?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
@@ -359,7 +363,7 @@ fn write(out: &Path, tokenizer: &Tokenizer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the module promises of a vocabulary.
+/// Checks the module's promises about a vocabulary.
 fn check(tokenizer: &Tokenizer) -> anyhow::Result<()> {
     let vocabulary: HashMap<String, u32> = tokenizer.get_vocab(true);
     for (token, id) in [(UNK, 0), (BOS, 1), (EOS, 2), ("<0x00>", 3), ("<0xFF>", 258)] {

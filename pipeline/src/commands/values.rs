@@ -1,7 +1,6 @@
-//! Arguments and values that several commands share.
+//! Arguments and values shared by several commands.
 //!
-//! **Invariant:** a value that is accepted needs no further check, but for files that are read
-//! later.
+//! **Invariant:** an accepted value needs no further check, except for files read later.
 
 use std::path::PathBuf;
 
@@ -15,7 +14,7 @@ use crate::write::select::{Rate, SampleSpec, SelectSpec, SetChoice};
 pub struct RunArgs {
     /// The run file.
     pub run: PathBuf,
-    /// Lay a value over the run file, such as plan.epochs=2 or phases.0.share=1/2.
+    /// Override a value of the run file, such as plan.epochs=2 or phases.0.share=1/2.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
 }
@@ -27,7 +26,7 @@ impl RunArgs {
     }
 }
 
-/// The part of each step that one of several ranks reads.
+/// One rank's part of each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankOf {
     pub(crate) rank: u64,
@@ -40,7 +39,7 @@ impl RankOf {
         self.rank
     }
 
-    /// Parts that a step is cut into.
+    /// Number of parts of a step.
     pub fn world_size(self) -> u64 {
         self.world_size
     }
@@ -55,12 +54,12 @@ pub fn parse_rank(text: &str) -> Result<RankOf, String> {
     }
 }
 
-/// What special tokens written out in a text are.
+/// Reading of special tokens written out in a text.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Specials {
     /// Text like any other.
     Text,
-    /// Control ids, as Hugging Face's default makes them.
+    /// Control ids, Hugging Face's default.
     Hf,
 }
 
@@ -94,7 +93,7 @@ pub struct SetArgs {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SampleArgs {
     /// Share of the documents to take, such as 0.17, by a hash of their texts: the same ones on
-    /// every machine, and a part of what a higher rate takes.
+    /// every machine, and a subset of any higher rate's.
     #[arg(long, value_name = "RATE")]
     pub sample_rate: Option<Rate>,
     /// Another number takes another sample and another hold-out.
@@ -109,7 +108,7 @@ pub struct SelectArgs {
     /// Leave out texts of fewer bytes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub min_bytes: Option<u64>,
-    /// Leave out texts of more bytes; what --max-document-bytes refuses is refused before.
+    /// Leave out texts of more bytes; --max-document-bytes applies first, and refuses.
     #[arg(long, value_name = "N")]
     pub max_bytes: Option<u64>,
     /// By set.
@@ -122,7 +121,7 @@ pub struct SelectArgs {
     #[command(flatten)]
     pub sample: SampleArgs,
     /// Share of the documents to write into a corpus of their own, OUT/holdout, and not into OUT: a
-    /// validation split that is the same at every --sample-rate.
+    /// validation split, the same at every --sample-rate.
     #[arg(long, value_name = "RATE")]
     pub holdout_rate: Option<Rate>,
     /// Cut texts of more words into documents of so many, at single spaces, as the authors'
@@ -132,7 +131,7 @@ pub struct SelectArgs {
 }
 
 impl SetArgs {
-    /// The same as a library takes it.
+    /// The same in the library's form.
     pub fn choice(&self) -> SetChoice {
         SetChoice {
             keep_set: self.keep_set.clone(),
@@ -144,14 +143,14 @@ impl SetArgs {
 }
 
 impl SampleArgs {
-    /// The same as a library takes it.
+    /// The same in the library's form.
     pub fn spec(&self) -> SampleSpec {
         SampleSpec { sample_rate: self.sample_rate, sample_seed: self.sample_seed }
     }
 }
 
 impl SelectArgs {
-    /// The same as a library takes it.
+    /// The same in the library's form.
     pub fn spec(&self) -> SelectSpec {
         SelectSpec {
             min_bytes: self.min_bytes,

@@ -1,6 +1,6 @@
-//! `patchmill verify`: every byte of a corpus against what the corpus says about itself.
+//! `patchmill verify`: checks every byte of a corpus against its manifest and checksums.
 //!
-//! **Invariant:** what is printed is what [`verify::check`] found.
+//! **Invariant:** the output is the result of [`verify::check`].
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -49,7 +49,8 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     if !args.json {
         writeln!(
             out,
-            "{} is sound: {file_count} files, {bytes} bytes, {} documents, {} tokens, fingerprint {}",
+            "{} is sound: {file_count} files, {bytes} bytes, {} documents, {} tokens, \
+             fingerprint {}",
             args.dir.display(),
             manifest.totals.documents_written,
             manifest.totals.tokens,

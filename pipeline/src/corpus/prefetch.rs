@@ -63,7 +63,7 @@ fn prefetch<T>(value: &T) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing and cannot fault; every x86-64 processor has it.
-        #[expect(unsafe_code, reason = "ids arrive before they are widened; benches/kernels.rs")]
+        #[expect(unsafe_code, reason = "ids arrive before they are widened; just bench kernels")]
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
         }

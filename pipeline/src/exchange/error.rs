@@ -1,4 +1,4 @@
-//! Why a file of another project was refused, and reading one with errors that name it.
+//! Why a file of another project was refused, and a reader whose errors name the file.
 //!
 //! **Invariant:** every error names the file.
 
@@ -14,52 +14,52 @@ pub enum ForeignError {
     /// The system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, such as "open".
+        /// The action, such as "open".
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A length that cannot be right.
+    /// An impossible length.
     #[error("{} is {found_bytes} bytes; expected {expected}", path.display())]
     Length {
         /// The file.
         path: PathBuf,
         /// Its length.
         found_bytes: u64,
-        /// In words, with the number.
+        /// The expected length, in words and numbers.
         expected: String,
     },
-    /// Bytes that cannot be right.
+    /// Impossible bytes.
     #[error("{}: {what} (at byte {offset}) is {found}; expected {expected}", path.display())]
     Field {
         /// The file.
         path: PathBuf,
-        /// Where in it.
+        /// Offset of the bytes.
         offset: u64,
-        /// What stands there.
+        /// The field.
         what: String,
-        /// As it is.
+        /// The value found.
         found: String,
-        /// As it should be.
+        /// The value expected.
         expected: String,
     },
-    /// A line of text that cannot be right.
+    /// An impossible line of text.
     #[error("{}: {what} in line {line} is {found}; expected {expected}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// From 1.
         line: u64,
-        /// What stands there.
+        /// The field.
         what: &'static str,
-        /// As it is.
+        /// The value found.
         found: String,
-        /// As it should be.
+        /// The value expected.
         expected: String,
     },
-    /// A file that somebody else writes to.
+    /// A file changed by somebody else.
     #[error(
         "{} changed while it was imported: {what}; import it again when nobody writes to it",
         path.display()
@@ -67,12 +67,13 @@ pub enum ForeignError {
     Changed {
         /// The file.
         path: PathBuf,
-        /// What is not as it was.
+        /// The change.
         what: String,
     },
-    /// A document that does not begin or end as was said.
+    /// A document with another beginning or end than the option names.
     #[error(
-        "{}: document {document} {does} with id {found} (at byte {offset}); {option} says {expected}",
+        "{}: document {document} {does} with id {found} (at byte {offset}); {option} says \
+         {expected}",
         path.display()
     )]
     Policy {
@@ -84,7 +85,7 @@ pub enum ForeignError {
         does: &'static str,
         /// The id.
         found: u32,
-        /// Where it stands.
+        /// Offset of the id.
         offset: u64,
         /// "--bos" or "--eos".
         option: &'static str,
@@ -94,10 +95,10 @@ pub enum ForeignError {
 }
 
 impl ForeignError {
-    /// Whether data are not what they should be; else the system is at fault.
+    /// Whether the data are wrong; otherwise the system is at fault.
     pub fn is_mismatch(&self) -> bool {
         match self {
-            // A file that ended before its own length, which was looked at before.
+            // A file that ended before the length found earlier.
             ForeignError::Io { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::UnexpectedEof
@@ -109,7 +110,7 @@ impl ForeignError {
     }
 }
 
-/// A file that is read from front to back, with errors that name it.
+/// A file read from front to back, with errors naming it.
 pub(crate) struct Reading {
     path: PathBuf,
     reader: BufReader<File>,
@@ -124,7 +125,8 @@ impl Reading {
         Ok(Reading { path: path.to_owned(), reader: BufReader::with_capacity(1 << 18, file) })
     }
 
-    /// Fills `out`. The caller knows that the file had as much; it is an error if it has no longer.
+    /// Fills `out`. The caller knows the file was long enough; a file cut short since then is an
+    /// error.
     pub(crate) fn fill(&mut self, out: &mut [u8]) -> Result<(), ForeignError> {
         self.reader.read_exact(out).map_err(|source| ForeignError::Io {
             action: "read",
@@ -145,13 +147,13 @@ impl Reading {
     }
 }
 
-/// Length of a file, which must be one: a pipe cannot be read twice.
+/// Length of a regular file: a pipe cannot be read twice.
 pub(crate) fn file_bytes(path: &Path) -> Result<u64, ForeignError> {
     let io = |source| ForeignError::Io { action: "read", path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     if metadata.is_file() {
         Ok(metadata.len())
     } else {
-        Err(io(io::Error::other("it is no file but a folder, a pipe or a device")))
+        Err(io(io::Error::other("it is a folder, a pipe or a device; expected a file")))
     }
 }

@@ -1,11 +1,19 @@
-//! A corpus in the files that another project reads.
+//! Exports a corpus to the files of another project.
 //!
-//! Ids are read through [`Corpus`], which checks each block, and written as they are; side files
-//! come from the footers of the shards, of which one is in memory. All files are complete under
-//! temporary names before the first gets its own.
+//! An export writes what the other projects' readers expect; the facts, with packages and versions,
+//! are in `exchange/formats`. It reads through [`Corpus`], which checks every block, and holds one
+//! shard's footer at a time. Ids are written as they are. Files are complete under temporary names
+//! before the first gets its own, documents after ids.
 //!
-//! **Invariant:** the files hold every id of the corpus in the order of its stream, or none of them
-//! has its name.
+//! A file for each shard is an option and not the default, because the readers of OLMo-core and
+//! datatrove drop the tokens at the end of each file that fill no window. The report lists whatever
+//! a format has no place for; nothing is squeezed in some other way.
+//!
+//! Tests read exports with our own readers and flip every bit of an index; `just exchange` uses the
+//! projects' own.
+//!
+//! **Invariant:** either the files hold every id of the corpus in the order of its stream, or none
+//! of them has its name.
 
 pub(crate) mod files;
 pub(crate) mod spec;
@@ -33,22 +41,22 @@ use crate::exchange::formats::megatron;
 use crate::write::folder::lock::FolderLock;
 use crate::write::folder::{self, HOLDOUT_FOLDER};
 
-/// What came out.
+/// The result of an export.
 pub struct Report {
     pub(crate) to: Target,
-    /// With their lengths.
+    /// The files with their lengths.
     pub(crate) files: Vec<(PathBuf, u64)>,
     pub(crate) tokens: u64,
     pub(crate) documents: u64,
     pub(crate) token_bytes: TokenBytes,
     pub(crate) vocab_size: u64,
     pub(crate) fingerprint: String,
-    /// What the files do not hold.
+    /// Information missing from the files.
     pub(crate) lost: Vec<&'static str>,
     pub(crate) seconds: f64,
 }
 
-/// Writes the files that `spec` asks for.
+/// Writes the files of `spec`.
 pub fn write(spec: &ExportSpec) -> anyhow::Result<Report> {
     export_until(spec, &StopFlag::default())
 }
@@ -72,7 +80,8 @@ pub(crate) fn export_until(spec: &ExportSpec, stop: &StopFlag) -> anyhow::Result
     let dir = folder_of(spec);
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let _lock = FolderLock::named(dir, &lock_name(spec))?;
-    check_existing(spec, &parts, &stale)?; // another export may have ended since
+    // Another export may have ended since.
+    check_existing(spec, &parts, &stale)?;
     check_space(spec.to, dir, &parts, token_bytes)?;
     let bytes: u64 = parts.iter().map(|part| part.tokens() * bytes_of(token_bytes)).sum();
     let mut job = Job { to: spec.to, token_bytes, stop, bar: ProgressBar::new(bytes) };
@@ -122,7 +131,7 @@ fn check_options(spec: &ExportSpec) -> anyhow::Result<()> {
         ));
     }
     if spec.out.file_name().is_none() && !spec.out.is_dir() || spec.out.as_os_str().is_empty() {
-        return usage(format!("--out {out:?} is no name"));
+        return usage(format!("--out {out:?} is not a name"));
     }
     if spec.to != Target::Megatron && spec.out.exists() && !spec.out.is_dir() {
         return usage(format!("--out {out} is a file; {to} wants a folder"));
@@ -156,7 +165,7 @@ fn open_val(spec: &ExportSpec, train: &Corpus) -> anyhow::Result<Option<Corpus>>
     Ok(Some(val).filter(|_| !is_empty))
 }
 
-/// The folder that files are written into.
+/// The folder the files are written into.
 fn folder_of(spec: &ExportSpec) -> &Path {
     if spec.to == Target::Megatron { parent(&spec.out) } else { &spec.out }
 }
@@ -174,7 +183,8 @@ fn check_destination(spec: &ExportSpec, corpus: &Path) -> anyhow::Result<()> {
     let dir = folder_of(spec);
     let real_corpus =
         corpus.canonicalize().with_context(|| format!("find {}", corpus.display()))?;
-    // What does not exist lies where its nearest folder that does lies, unless it goes up again.
+    // A missing folder lies where its nearest existing ancestor does, unless its path goes up
+    // again.
     let here = |dir: &Path| if dir == Path::new("") { PathBuf::from(".") } else { dir.to_owned() };
     let real = dir.ancestors().find_map(|dir| Some((dir, here(dir).canonicalize().ok()?)));
     let Some((nearest, real)) = real else { return Ok(()) };
@@ -195,7 +205,7 @@ fn check_destination(spec: &ExportSpec, corpus: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a document that is longer than Megatron's sequences can be.
+/// Refuses a document longer than a sequence of Megatron can be.
 fn check_sequences(to: Target, corpus: &Corpus) -> anyhow::Result<()> {
     if to != Target::Megatron {
         return Ok(());
@@ -210,7 +220,8 @@ fn check_sequences(to: Target, corpus: &Corpus) -> anyhow::Result<()> {
         for (document, &end) in (0u64..).zip(&footer.document_ends) {
             if end - first > tokens_max {
                 return usage(format!(
-                    "{}: document {document} has {} tokens; a sequence of megatron has at most {tokens_max}",
+                    "{}: document {document} has {} tokens; a sequence of megatron has at most \
+                     {tokens_max}",
                     corpus.shard_path(shard).display(),
                     end - first
                 ));
@@ -221,8 +232,7 @@ fn check_sequences(to: Target, corpus: &Corpus) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses ids that the target's files have no place for; looks for them only where the vocabulary
-/// has such.
+/// Refuses ids outside the target's range; looks for them only where the vocabulary has such ids.
 fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()> {
     let id_end = to.id_end();
     if corpus.vocab_size() <= id_end {
@@ -234,7 +244,7 @@ fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()>
             let at = ids.iter().position(|&id| u64::from(id) >= id_end);
             let Some(at) = at else { return Ok(()) };
             usage(format!(
-                "{}: token {} is id {}; {} holds ids below {id_end}, so that it cannot hold this corpus",
+                "{}: token {} is id {}; {} holds ids below {id_end}, so it cannot hold this corpus",
                 corpus.shard_path(shard).display(),
                 first - tokens.start + at as u64,
                 ids[at],
@@ -245,14 +255,14 @@ fn check_ids(to: Target, corpus: &Corpus, stop: &StopFlag) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What a reader would take for a part of this corpus, and would be one of the corpus before it.
+/// A file of an earlier corpus a reader would take for a part of this one.
 fn stale(spec: &ExportSpec, parts: &[Part]) -> Option<PathBuf> {
     let val = spec.out.join(VAL_NAME);
     (spec.to == Target::Nanogpt && parts.iter().all(|part| part.ids != val)).then_some(val)
 }
 
-/// Refuses files that are there, unless they may be replaced; and others that a reader would take
-/// for a part of these.
+/// Refuses existing files, unless they may be replaced, and other files a reader would take for a
+/// part of these.
 fn check_existing(
     spec: &ExportSpec,
     parts: &[Part],
@@ -280,7 +290,8 @@ fn check_existing(
     match names.first() {
         None => Ok(()),
         Some(name) => usage(format!(
-            "{} holds {name}, which a reader of {} would take for a part of this corpus; move it away",
+            "{} holds {name}, which a reader of {} would take for a part of this corpus; move it \
+             away",
             spec.out.display(),
             spec.to.name()
         )),
@@ -310,8 +321,8 @@ fn check_space(
     Ok(())
 }
 
-/// Gives all files their names. Where old ones are replaced they go first, and of them what is
-/// beside the ids: at no time do files of two corpora stand side by side.
+/// Gives all files their names. Old ones are removed first, those beside the ids before the ids:
+/// files of two corpora are never side by side.
 fn publish(
     dir: &Path,
     parts: &[Part],
@@ -340,7 +351,7 @@ fn publish(
     parts.iter().flat_map(Part::paths).map(with_bytes).collect()
 }
 
-/// What the target's files have no place for.
+/// Information the target's files have no place for.
 fn lost(to: Target, corpora: &[&Corpus]) -> Vec<&'static str> {
     let has_sets = corpora
         .iter()
@@ -355,7 +366,7 @@ fn lost(to: Target, corpora: &[&Corpus]) -> Vec<&'static str> {
     lost
 }
 
-/// What a user may want to know before using the files.
+/// Warns the user about limits of the files.
 fn say(spec: &ExportSpec, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
     let name = spec.to.name();
     notice(&format!("the files of {name} have no place for {}", lost.join(", ")));
@@ -364,7 +375,8 @@ fn say(spec: &ExportSpec, train: &Corpus, val: &Option<Corpus>, lost: &[&str]) {
             "no val.bin was written: name its corpus with --val, or tokenize with --holdout-rate",
         ),
         Target::Olmo if train.manifest().tokenizer.eos.is_none() => notice(
-            "documents end without EOS, by which OLMo-core finds them in local files unless it is told to read the csv",
+            "documents end without EOS, by which OLMo-core finds them in local files unless it is \
+             configured to read the csv",
         ),
         _ => {}
     }

@@ -1,6 +1,6 @@
-//! What is known of each foreign format: Megatron-core, OLMo-core and dolma, datatrove, raw ids.
+//! The facts of each foreign format: Megatron-core, OLMo-core and dolma, datatrove, raw ids.
 //!
-//! **Invariant:** no memory is allocated in proportion to a count that a foreign file claims.
+//! **Invariant:** no memory is allocated in proportion to a count claimed by a foreign file.
 
 pub(crate) mod datatrove;
 pub(crate) mod megatron;

@@ -1,9 +1,18 @@
-//! A corpus of token ids that another project wrote.
+//! Makes a corpus from token ids of another project.
 //!
-//! The texts are not known, so that the document index has no lengths and hashes of them; all else
-//! is as `patchmill tokenize` writes it, and goes on in the same way where it was cut off.
+//! An import trusts no count of a foreign file before the file's length agrees with it. It accepts
+//! only sequences that follow each other and fill the file. A document of any length is streamed.
 //!
-//! **Invariant:** the corpus has every id of the files in their order, or there is no manifest.
+//! The tokens around documents have no default: ids cannot tell whether a first `<s>` is a BOS, and
+//! a wrong guess would cut documents in the wrong places.
+//!
+//! Imported ids have no texts. Wherever a tokenizer normalizes, decoding would produce texts nobody
+//! wrote, and their hashes would be compared with those of real texts. So `text_bytes` and
+//! `content_hash` are null in the index, the manifest has `imported`, and commands that use hashes
+//! refuse such a corpus. Everything else is as `patchmill tokenize` writes it, and an interrupted
+//! import continues in the same way.
+//!
+//! **Invariant:** the corpus has every id of the files in their order, or it has no manifest.
 
 pub(crate) mod boundaries;
 pub(crate) mod sources;
@@ -36,14 +45,14 @@ use crate::write::series::close::{ClosedInput, ClosedSeries, Closing, Parts};
 use crate::write::series::{SeriesSpec, SeriesWriter};
 use encoder::Encoder;
 
-/// What came out.
+/// The result of an import.
 pub struct Report {
     pub(crate) manifest: Manifest,
     pub(crate) series_kept: u64,
     pub(crate) seconds: f64,
 }
 
-/// Makes the corpus that `spec` asks for.
+/// Makes the corpus of `spec`.
 pub fn read(spec: &ImportSpec) -> anyhow::Result<Report> {
     import_until(spec, &StopFlag::default())
 }
@@ -92,7 +101,7 @@ pub(crate) fn import_until(spec: &ImportSpec, stop: &StopFlag) -> anyhow::Result
     Ok(Report { manifest, series_kept, seconds: started.elapsed().as_secs_f64() })
 }
 
-/// What says where documents end.
+/// The source of document borders.
 fn borders(spec: &ImportSpec, files: &[Foreign]) -> Borders {
     if files.iter().any(|file| file.index.is_some() || file.csv.is_some()) {
         return Borders::Index;
@@ -124,7 +133,7 @@ fn check_space(
     Ok(())
 }
 
-/// What is written, and how.
+/// The corpus to write, and how.
 struct Job<'a> {
     dir: &'a Path,
     encoder: &'a Encoder,
@@ -133,7 +142,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Writes what is not there yet; all records in the order of the files.
+    /// Writes the missing series, and returns all records in the order of the files.
     fn write(&self, files: &[Foreign], kept: CompletedWork) -> anyhow::Result<Vec<SeriesRecord>> {
         let CompletedWork { mut finished, mut parts, .. } = kept;
         let bar = ProgressBar::new(files.iter().map(|file| file.token_count).sum());
@@ -151,8 +160,7 @@ impl Job<'_> {
             let mut closed = Parts::new(Hands::One);
             let ignore = |_, _| ();
             let read = self.read(file, writer, &mut closed, &bar);
-            // Of a file that changed, neither what was read nor what is wrong with it is worth
-            // anything.
+            // If the file changed, neither the ids read nor an error in them means anything.
             if !read.as_ref().is_err_and(|err| err.is::<Stopped>()) {
                 file.check_unchanged()?;
             }
@@ -208,7 +216,7 @@ impl Job<'_> {
             (None, None) => Ends::Ids,
         };
         let around = Around { bos: self.options.bos.clone(), eos: self.options.eos.clone() };
-        // GPT-2's BOS is its EOS: what is said to stand on one side is none on the other.
+        // GPT-2's BOS is its EOS: a token declared for one side is not undeclared on the other.
         let said = [&around.bos, &around.eos].map(|token| token.as_ref().map(|token| token.id));
         let unsaid =
             |flag| self.encoder.find_special(flag).filter(|token| !said.contains(&Some(token.id)));
@@ -241,7 +249,7 @@ impl Written {
         }
     }
 
-    /// Ids that look as if the policy were another.
+    /// Warns if the ids look as if the policy were different.
     fn say(self) {
         let documents = self.documents;
         for (count, does, flag) in
@@ -249,8 +257,8 @@ impl Written {
         {
             if count > 0 {
                 notice(&format!(
-                    "{count} of {documents} documents {does} with what the tokenizer names as its {}, which --no-{flag} takes \
-                     for a part of their texts",
+                    "{count} of {documents} documents {does} with the tokenizer's {}, which \
+                     --no-{flag} takes for a part of their texts",
                     flag.to_uppercase()
                 ));
             }

@@ -1,10 +1,10 @@
-//! `patchmill tokenize`: inputs to a corpus.
+//! `patchmill tokenize`: turns inputs into a corpus.
 //!
-//! `stage` does the work; here stands what surrounds it: what is checked before anything is
-//! written, what of an interrupted run can stay, and what is said in the end.
+//! `crew` does the work. This module checks everything before anything is written, decides which
+//! files of an interrupted run can stay, and reports the result.
 //!
-//! **Invariant:** the bytes written are a function of inputs, tokenizer and options; never of
-//! threads, tasks, restarts or time.
+//! **Invariant:** the bytes written are a function of the inputs, the tokenizer and the options;
+//! never of threads, tasks, restarts or time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,13 +35,13 @@ use crate::write::spec::{CorpusSpec, OnError};
 use crate::write::tasks::Task;
 use encoder::{Encoder, SessionStatistics, TokenizeError};
 
-/// Writes the corpus that `spec` asks for, or a task's share of it.
+/// Writes the corpus described by `spec`, or a task's share of it.
 pub fn build(spec: &CorpusSpec) -> anyhow::Result<Report> {
     let (report, _) = build_until(spec, &StopFlag::default())?;
     Ok(report)
 }
 
-/// The same, until somebody asks to stop: then [`Stopped`].
+/// Like [`build`], but ends with [`Stopped`] when somebody asks to stop.
 pub(crate) fn build_until(spec: &CorpusSpec, stop: &StopFlag) -> anyhow::Result<(Report, Encoder)> {
     let started = Instant::now();
     raise_open_files_limit();
@@ -111,7 +111,8 @@ fn make_report(
     Report { manifest, encoder, encoder_obstacles, seconds, kept_series, statistics, task }
 }
 
-/// The encoder; with more threads than one our own may still be in the making.
+/// Loads the encoder. With more than one thread, building our own encoder may continue after this
+/// returns.
 fn load(spec: &CorpusSpec) -> Result<Encoder, TokenizeError> {
     match spec.threads {
         1 => Encoder::load(&spec.tokenizer, spec.policy),
@@ -119,7 +120,7 @@ fn load(spec: &CorpusSpec) -> Result<Encoder, TokenizeError> {
     }
 }
 
-/// What a run writes.
+/// The work of one run.
 struct Run<'a> {
     spec: &'a CorpusSpec,
     encoder: &'a Encoder,
@@ -127,12 +128,12 @@ struct Run<'a> {
     select: &'a Select,
     record: &'a BuildRecord,
     task: Option<Task>,
-    /// Of its inputs, among all.
+    /// Positions of this run's inputs among all inputs.
     positions: Vec<usize>,
 }
 
 impl Run<'_> {
-    /// Makes the folder ready, and says what of an interrupted run stays.
+    /// Makes the folder ready, and returns the work of an interrupted run to keep.
     fn begin(&self, folder: &Folder) -> anyhow::Result<CompletedWork> {
         let options = self.record.options.fingerprint();
         let by_set = self.spec.by_set;
@@ -153,7 +154,7 @@ impl Run<'_> {
         Ok(kept)
     }
 
-    /// Writes what is not there yet; all records in the order of the inputs.
+    /// Writes the missing series, and returns all records in the order of the inputs.
     fn write(
         &self,
         folder: &Folder,
@@ -199,11 +200,12 @@ impl Run<'_> {
         Ok((records.into_values().collect(), statistics))
     }
 
-    /// Refuses to begin what cannot fit, by a rough estimate: compressed text is 4 times as long, a
-    /// token 3 bytes of text.
+    /// Refuses to begin a corpus too large for the disk. The estimate is rough: compressed text
+    /// expands 4 times, and a token is 3 bytes of text.
     fn check_space(&self, folder: &Folder, kept: &CompletedWork) -> anyhow::Result<()> {
         if self.record.options.selection.is_some() {
-            return Ok(()); // who knows how much of it
+            // Nobody knows how much of the input is selected.
+            return Ok(());
         }
         let free_bytes = free_bytes(folder.path())?.saturating_add(folder.clearable_bytes()?);
         let needed_bytes = self.needed_bytes(|position| kept.finished.contains_key(&position));
@@ -225,7 +227,7 @@ impl Run<'_> {
         inputs.map(|input| text_bytes(input) / 3 * token_bytes + HEADER_BYTES).sum()
     }
 
-    /// An error with what there is to do, where that is room on the disk.
+    /// Adds advice to an error caused by a full disk.
     fn explain(&self, err: anyhow::Error, dir: &Path) -> anyhow::Error {
         use std::io::ErrorKind;
         let is_full = err.chain().any(|cause| {
@@ -242,21 +244,22 @@ impl Run<'_> {
         });
         let free = free_bytes(dir).map_or_else(|_| "?".to_owned(), |bytes| bytes.to_string());
         err.context(format!(
-            "{} is full: {free} bytes are free, and what is left to write needs about {needed_bytes}; make room and run the \
-             same command again, which goes on behind the last closed shard",
+            "{} is full: {free} bytes are free, and the rest of the corpus needs about \
+             {needed_bytes}; make room and run the same command again, which continues after \
+             the last closed shard",
             dir.display()
         ))
     }
 }
 
-/// What is asked for of the documents, where that fits the inputs.
+/// Makes the selection, and checks its drop list against the inputs.
 pub(crate) fn make_select(spec: &SelectSpec, inputs: &[Input]) -> anyhow::Result<Select> {
     let select = Select::new(spec)?;
     select.check_inputs(inputs.iter().map(|input| (input.name.as_str(), input.bytes)))?;
     Ok(select)
 }
 
-/// The inputs, and a word on stderr about files that are none.
+/// Finds the inputs, and reports on stderr how many other files were ignored.
 pub(crate) fn find_inputs(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let found = inputs::find_counted(inputs)?;
     if found.ignored_files > 0 {
@@ -266,15 +269,15 @@ pub(crate) fn find_inputs(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     Ok(found.inputs)
 }
 
-/// Opens every input once, so that a file that cannot be an input is found before anything is
-/// written or removed.
+/// Opens every input once, so an unusable file is found before anything is written or removed.
 fn check_readable(inputs: &[Input], columns: &Columns) -> anyhow::Result<()> {
     for input in inputs {
         let path = &input.path;
         let found = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
         if !found.is_file() {
             return Err(UsageError(format!(
-                "{} is a pipe or a device, which cannot be read again when a run goes on; write it into a file",
+                "{} is a pipe or a device, which cannot be read again when a run continues; \
+                 write it into a file",
                 path.display()
             ))
             .into());

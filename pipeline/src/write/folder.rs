@@ -1,8 +1,8 @@
-//! The folder that a corpus is written into: who may write, what is in it, and what of an
-//! interrupted run can stay.
+//! The folder a corpus is written into: its lock, its files, and the replacement of an older
+//! corpus.
 //!
-//! **Invariant:** nothing is removed that is not recognisably a corpus' own, and only the holder of
-//! the lock removes. A finished corpus stays until the one that replaces it is finished.
+//! **Invariant:** only files recognisable as a corpus's own are removed, and only by the holder of
+//! the lock. A finished corpus stays until its replacement is finished.
 
 pub(crate) mod lock;
 pub(crate) mod names;
@@ -29,20 +29,21 @@ pub(crate) use names::{
 };
 use names::{is_left_over, is_own};
 
-/// The folder of the hold-out inside a corpus' folder.
+/// The folder of the hold-out inside a corpus's folder.
 pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
-/// Series of an input with `--by-set`: one for documents without a set, the others for a set each.
+/// Maximum series of an input with `--by-set`: one for documents without a set, and one for each
+/// set.
 pub(crate) const SERIES_MAX: u64 = 1000;
-/// Where a corpus is written that replaces a finished one.
+/// The folder for writing the replacement of a finished corpus.
 const NEXT_FOLDER: &str = ".next";
 
-/// A corpus folder that this process alone writes, or its task's share of one.
+/// A corpus folder written by this process alone, or its task's share of one.
 pub(crate) struct Folder {
-    /// What is written into: the folder itself, or one in it.
+    /// The folder written into: the corpus folder itself, or one in it.
     path: PathBuf,
-    /// The folder with the finished corpus that this one replaces.
+    /// The folder with the finished corpus to replace.
     replaces: Option<PathBuf>,
-    /// What has to go before writing can begin.
+    /// Whether old files must be removed before writing can begin.
     must_clear: bool,
     _lock: FolderLock,
 }
@@ -51,9 +52,9 @@ impl Folder {
     /// Takes the folder for writing a corpus of these options; nothing changes before
     /// [`Folder::begin`].
     ///
-    /// An interrupted run with the same options is gone on with; anything else of a corpus is an
-    /// error, or replaced by `force`: in the end, if it is finished. Files of others are an error,
-    /// or left alone by `force`.
+    /// An interrupted run with the same options is continued. Any other corpus is an error, or is
+    /// replaced with `force`; a finished one is replaced only at the end. Unrelated files are an
+    /// error, or are left alone with `force`.
     pub(crate) fn take(
         root: &Path,
         record: &BuildRecord,
@@ -70,13 +71,13 @@ impl Folder {
         let has_manifest = folder.has_own_manifest()?;
         let before = folder.build_record()?;
         let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
-        // With both, it was cut off between the manifest and the removal of the records: all series
-        // stand.
+        // With both, the run was cut off between the manifest and the removal of the records: all
+        // series are complete.
         if is_same && (task.is_none() || !has_manifest) {
             return Ok(folder);
         }
         folder.refuse(before.as_ref(), record, has_manifest, force)?;
-        // A replacement that was cut off while its files were moved is gone on with where it is.
+        // A replacement cut off while its files were moved is continued where it is.
         let is_begun_beside = !has_manifest && task.is_none() && {
             folder.path = root.join(NEXT_FOLDER);
             let beside = folder.build_record()?;
@@ -96,14 +97,14 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Takes the folder of tasks that are done.
+    /// Takes the folder of finished tasks.
     pub(crate) fn take_for_merge(root: &Path) -> anyhow::Result<Folder> {
         ensure!(root.is_dir(), UsageError(format!("{} is no folder", root.display())));
         let lock = FolderLock::exclusive(root)?;
         Ok(Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock })
     }
 
-    /// Refuses what only `force` may do.
+    /// Refuses actions that need `force`.
     fn refuse(
         &self,
         before: Option<&BuildRecord>,
@@ -132,23 +133,24 @@ impl Folder {
             let what = differences(&before.options, &record.options).join(", ");
             return usage(format!(
                 "{path} holds an unfinished corpus that was begun with other options ({what}); \
-                 go on with those, or begin anew with --force"
+                 continue with those, or start over with --force"
             ));
         }
         if let Some(name) = names.iter().find(|name| !is_left_over(name)) {
             return usage(format!(
-                "{path} holds {name:?} of a corpus without a manifest; name an empty folder, or replace it with --force"
+                "{path} holds {name:?} of a corpus without a manifest; name an empty folder, or \
+                 replace it with --force"
             ));
         }
         Ok(())
     }
 
-    /// Where to write.
+    /// The folder to write into.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that [`Folder::begin`] will remove.
+    /// Bytes [`Folder::begin`] will remove.
     pub(crate) fn clearable_bytes(&self) -> anyhow::Result<u64> {
         if !self.must_clear {
             return Ok(0);
@@ -158,15 +160,15 @@ impl Folder {
         Ok(own.iter().map(bytes).sum())
     }
 
-    /// Whether nothing that is there is of use.
+    /// Whether none of the existing files is useful.
     pub(crate) fn must_clear(&self) -> bool {
         self.must_clear
     }
 
-    /// Makes the folder ready: removes what is of no use, and writes down what is being made.
+    /// Makes the folder ready: removes useless files, and records the corpus being made.
     ///
-    /// `is_kept` says of a file of a series (its name in the folder) whether it stays. A task
-    /// leaves other tasks' series alone by saying so of theirs.
+    /// `is_kept` decides whether a file of a series (by its name in the folder) stays. A task
+    /// leaves other tasks' series alone by keeping them.
     pub(crate) fn begin(
         &self,
         record: &BuildRecord,
@@ -190,7 +192,7 @@ impl Folder {
         for name in self.own_files()? {
             let goes = match series_of(&name) {
                 Some(_) if is_same => !is_kept(&name),
-                // What no series owns is made again in the end, or is for all tasks.
+                // Files outside any series are rewritten at the end, or belong to all tasks.
                 None if is_same => {
                     task.is_none() && name != BUILD_FILE && !name.starts_with(TOKENIZER_FOLDER)
                 }
@@ -215,8 +217,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether a run of this record was cut off in [`Folder::finish`], while it removed records of
-    /// series that its manifest holds: nothing is left to do but the rest of that.
+    /// Whether a run of this record was cut off in [`Folder::finish`], while removing records of
+    /// series already in its manifest. Only the rest of the removal is left to do.
     pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
         if self.replaces.is_some()
             || self.build_record()?.as_ref() != Some(record)
@@ -229,8 +231,8 @@ impl Folder {
         Ok(records.any(|record| !names.contains(&record)))
     }
 
-    /// Removes what only unfinished corpora have, puts the corpus in the place of the one that it
-    /// replaces, and gives the folder back.
+    /// Removes files found only in unfinished corpora, moves the corpus into the place of the one
+    /// it replaces, and releases the folder.
     pub(crate) fn finish(self, manifest: &Manifest) -> anyhow::Result<()> {
         if let Some(root) = &self.replaces {
             return self.replace(root, manifest);
@@ -243,15 +245,16 @@ impl Folder {
             }
         }
         remove_next(&self.path)?;
-        // Last: while it is there, the same command goes on.
+        // Last: while it exists, the same command continues.
         remove(&self.path.join(BUILD_FILE))?;
         Ok(atomic::sync_dir(&self.path)?)
     }
 
-    /// Every step can be cut off: the same command makes again what was moved, and the rest is
-    /// still beside.
+    /// Every step can be cut off: the same command rewrites the moved files, and the others are
+    /// still in the folder beside.
     fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-        remove(&root.join(manifest::FILE_NAME))?; // first: what follows is a mixture of both
+        // First: from here on the folder is a mixture of both.
+        remove(&root.join(manifest::FILE_NAME))?;
         atomic::sync_dir(root)?;
         let mut moved = Vec::new();
         for name in self.own_files()? {
@@ -287,7 +290,7 @@ impl Folder {
         Ok(atomic::sync_dir(root)?)
     }
 
-    /// Whether there is a manifest of ours.
+    /// Whether the folder has a manifest written by us.
     pub(crate) fn has_own_manifest(&self) -> anyhow::Result<bool> {
         let path = self.path.join(manifest::FILE_NAME);
         if !path.exists() {
@@ -323,7 +326,8 @@ impl Folder {
                     Err(err) => err.to_string(),
                 };
                 Err(UsageError(format!(
-                    "{} is of another version of Patchmill ({found}); finish it with that one, or remove it",
+                    "{} is of another version of Patchmill ({found}); finish it with that version, \
+                     or remove it",
                     path.display()
                 ))
                 .into())
@@ -335,7 +339,7 @@ impl Folder {
         }
     }
 
-    /// Names, relative to the folder, that are a corpus' own.
+    /// Names of the corpus's own files, relative to the folder.
     pub(crate) fn own_files(&self) -> anyhow::Result<Vec<String>> {
         own_files(&self.path)
     }
@@ -345,7 +349,7 @@ impl Folder {
     }
 }
 
-/// What a corpus folder says of a corpus of these options and inputs until it is finished.
+/// The record in a corpus folder of these options and inputs until the corpus is finished.
 pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
     let inputs = inputs.iter();
     let inputs =
@@ -355,14 +359,16 @@ pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildReco
     BuildRecord { format, version, options, inputs }
 }
 
-/// Refuses inputs and tokenizers inside the folder to write: what is there may be removed.
+/// Refuses inputs and tokenizers inside the output folder, where files may be removed.
 pub(crate) fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> anyhow::Result<()> {
-    let Ok(out) = out.canonicalize() else { return Ok(()) }; // nothing lies in what is not there
+    // Nothing lies in a missing folder.
+    let Ok(out) = out.canonicalize() else { return Ok(()) };
     for path in inputs.iter().map(|input| input.path.as_path()).chain([encoder.path()]) {
         let real = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
         if real.starts_with(&out) {
             return Err(UsageError(format!(
-                "{} lies inside --out {}, where files may be removed or replaced; move it, or name another folder",
+                "{} lies inside --out {}, where files may be removed or replaced; move it, or name \
+                 another folder",
                 path.display(),
                 out.display()
             ))
@@ -372,7 +378,7 @@ pub(crate) fn check_outside(out: &Path, inputs: &[Input], encoder: &Encoder) -> 
     Ok(())
 }
 
-/// Tasks of one corpus have the same inputs, or their series do not fit together.
+/// Tasks of one corpus have the same inputs; otherwise their series do not fit together.
 fn check_inputs(path: &Path, before: &[BuildInput], now: &[BuildInput]) -> Result<(), UsageError> {
     if before == now {
         return Ok(());
@@ -385,13 +391,14 @@ fn check_inputs(path: &Path, before: &[BuildInput], now: &[BuildInput]) -> Resul
         .map(|(what, input)| format!("{} {what} {} bytes", input.name, input.bytes))
         .collect();
     Err(UsageError(format!(
-        "the inputs are not those that {} was begun with ({}); give all tasks the same inputs, or begin in an empty folder",
+        "the inputs are not those that {} was begun with ({}); give all tasks the same inputs, or \
+         begin in an empty folder",
         path.display(),
         named.join(", ")
     )))
 }
 
-/// Copies the tokenizer and what lies beside it.
+/// Copies the tokenizer and the files beside it.
 fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyhow::Result<()> {
     let dir = path.join(TOKENIZER_FOLDER);
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
@@ -419,8 +426,8 @@ fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(list(path)?.into_iter().filter(|name| is_own(name)).collect())
 }
 
-/// Everything in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and
-/// those folders themselves.
+/// All names in the folder, in its tokenizer's and in its hold-out's, sorted, without locks and
+/// without those folders themselves.
 fn list(path: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     let holdout_tokenizer = format!("{HOLDOUT_FOLDER}/{TOKENIZER_FOLDER}");
@@ -448,8 +455,8 @@ fn list(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes what a replacement of the corpus at `root` has left, and its folder unless others have
-/// put something there.
+/// Removes the leftovers of replacing the corpus at `root`, and their folder unless it has
+/// unrelated files.
 fn remove_next(root: &Path) -> anyhow::Result<()> {
     let next = root.join(NEXT_FOLDER);
     for name in own_files(&next)? {
@@ -479,7 +486,7 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The options that are not the same, with both values.
+/// The options that differ, with both values.
 fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
     let object = |options| match serde_json::to_value(options) {
         Ok(serde_json::Value::Object(object)) => object,

@@ -1,6 +1,6 @@
-//! What is written, and what passes between the threads that write it.
+//! A job of writing, and the values passed between the threads of one.
 //!
-//! **Invariant:** plain values: whoever holds one needs no other thread.
+//! **Invariant:** plain values: the holder of one needs no other thread.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::write::select::Select;
 use crate::write::series::entry::DocEntry;
 use encoder::Encoder;
 
-/// What is written, and how.
+/// The corpus to write, and how.
 pub(crate) struct Job<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) encoder: &'a Encoder,
     pub(crate) columns: &'a Columns,
-    /// Whether a document that is none is listed; else it ends the run.
+    /// Whether an invalid document is listed; otherwise it ends the run.
     pub(crate) lists_skipped: bool,
     pub(crate) shard_bytes: u64,
     pub(crate) by_set: bool,
@@ -34,43 +34,43 @@ pub(crate) struct Job<'a> {
     pub(crate) options: String,
     pub(crate) progress: &'a Progress,
     pub(crate) stop: &'a StopFlag,
-    /// Whether it was said which encoder it is, which may not be known before this begins.
+    /// Reports once which encoder is used; this may still be unknown when the job begins.
     pub(crate) encoder_is_known: Once,
 }
 
-/// Which documents of an input: held out or not, of which set (`None` as well where sets are not
-/// told apart).
+/// A chain of documents of an input: whether they are held out, and their set (also `None` where
+/// sets are not distinguished).
 pub(crate) type Chain = (bool, Option<String>);
 
-/// The chain that also has what was skipped.
+/// The chain with the skipped documents.
 pub(crate) const BASE: Chain = (false, None);
 
-/// An input that is to be written.
+/// An input to write.
 pub(crate) struct InputPlan {
-    /// Among all inputs.
+    /// Position among all inputs.
     pub(crate) position: u64,
     pub(crate) input: Input,
-    /// What there is of it.
+    /// Its closed parts from an interrupted run.
     pub(crate) kept: BTreeMap<Chain, Vec<PartRecord>>,
-    /// Whether all documents are of one chain.
+    /// Whether all documents belong to one chain.
     pub(crate) is_single: bool,
 }
 
 impl InputPlan {
-    /// Where reading begins, from 1. With several chains at the start: there may be one of which
-    /// nothing was closed.
+    /// The row to begin reading at, from 1. With several chains this is the start: there may be a
+    /// chain without a closed part.
     pub(crate) fn first_row(&self) -> u64 {
         if self.is_single { self.closed_row(&BASE) + 1 } else { 1 }
     }
 
-    /// Documents of the chain up to this row are there already.
+    /// The last row of the chain in a closed part.
     pub(crate) fn closed_row(&self, chain: &Chain) -> u64 {
         let last = self.kept.get(chain).and_then(|parts| parts.last());
         last.map_or(0, |part| part.last_row)
     }
 }
 
-/// What there is to do.
+/// A piece of work.
 pub(crate) enum Work {
     Begin(Arc<InputPlan>),
     Chunk { chunk: Chunk, plan: Arc<InputPlan>, file_offset: u64 },
@@ -79,7 +79,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// Bytes of the texts that it holds.
+    /// Bytes of its texts.
     pub(crate) fn text_bytes(&self) -> usize {
         if let Work::Chunk { chunk, .. } = self { chunk.text_bytes() } else { 0 }
     }
@@ -91,17 +91,17 @@ pub(crate) struct Encoded<I> {
     pub(crate) items: Vec<Item>,
 }
 
-/// What becomes of a document.
+/// The result for a document.
 pub(crate) enum Item {
-    /// It is written; without tokens where it already was.
+    /// It is written; without tokens if it was written before.
     Document { entry: DocEntry, is_holdout: bool, token_count: usize },
     /// It is counted.
     Dropped { row: u64, set_name: Option<String>, reason: DropReason },
-    /// It is none.
+    /// It is invalid.
     Refused(Refusal),
 }
 
-/// What the writer takes.
+/// Work ready for the writer.
 pub(crate) enum Done<I> {
     Begin(Arc<InputPlan>),
     Chunk { encoded: Encoded<I>, file_offset: u64, bytes: usize },

@@ -1,6 +1,6 @@
-//! The manifest of a corpus, made of the records of its series.
+//! Makes the manifest of a corpus from the records of its series.
 //!
-//! **Invariant:** it is written last, so that a corpus without one is not complete.
+//! **Invariant:** the manifest is written last, so a corpus without one is incomplete.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ use crate::write::folder::HOLDOUT_FOLDER;
 use crate::write::series::close::join_skipped;
 use encoder::{Encoder, TOKENIZER_FILES, TOKENIZER_FOLDER};
 
-/// Joins the lists of skipped documents and writes the manifest last; that of the hold-out, where
-/// there is one, before.
+/// Joins the lists of skipped documents and writes the manifest last. A hold-out's manifest is
+/// written before it.
 pub(crate) fn write_manifest(
     dir: &Path,
     encoder: &Encoder,
@@ -75,8 +75,8 @@ fn no_document(totals: Totals) -> String {
     text + ")"
 }
 
-/// What the manifest of these inputs would say, without the files that it lists beside series, and
-/// without a fingerprint.
+/// The manifest of these inputs, without the files it lists besides series, and without a
+/// fingerprint.
 pub(crate) fn unsealed(
     encoder: &Encoder,
     records: &[SeriesRecord],
@@ -125,7 +125,7 @@ fn manifest_of(
     }
 }
 
-/// The copies of the tokenizer's files that lie in the folder.
+/// The copies of the tokenizer's files in the folder.
 fn tokenizer_files(dir: &Path) -> anyhow::Result<Vec<FileRecord>> {
     let mut files = Vec::new();
     for name in TOKENIZER_FILES {

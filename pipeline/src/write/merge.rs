@@ -1,7 +1,7 @@
-//! The manifest of a corpus that tasks have written, the same as a single run writes.
+//! Writes the manifest of a corpus made by tasks, identical to the manifest of a single run.
 //!
-//! **Invariant:** a manifest is written only over series that are all there, of the same inputs and
-//! options, with every byte as its record says.
+//! **Invariant:** a manifest is written only when all series are present, made from the same inputs
+//! and options, and every byte agrees with its record.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,17 +21,17 @@ use crate::write::report::Report;
 use crate::write::resume::{self, Expected};
 use encoder::{Encoder, Policy, SessionStatistics, TOKENIZER_FILE, TOKENIZER_FOLDER};
 
-/// Tasks' work that does not make a corpus.
+/// The error of merging tasks' work into a corpus.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be merged: {}", dir.display(), told(faults))]
 pub struct MergeError {
     /// The folder.
     pub dir: PathBuf,
-    /// All that is missing or wrong; at least one.
+    /// Everything missing or wrong; at least one fault.
     pub faults: Vec<String>,
 }
 
-/// Faults that an error tells.
+/// Maximum number of faults listed in an error.
 const FAULTS_TOLD: usize = 20;
 
 fn told(faults: &[String]) -> String {
@@ -40,7 +40,7 @@ fn told(faults: &[String]) -> String {
     told.join("; ") + &more
 }
 
-/// Writes the manifest of the folder `dir`. What is merged already is reported again.
+/// Writes the manifest of the folder `dir`. A corpus already merged is reported again.
 pub fn merge(dir: &Path) -> anyhow::Result<Report> {
     let started = Instant::now();
     let folder = Folder::take_for_merge(dir)?;
@@ -79,7 +79,7 @@ fn report(manifest: Manifest, encoder: Option<&Encoder>, started: Instant) -> Re
     }
 }
 
-/// The tokenizer that the tasks used; each of them refused another one.
+/// Loads the tokenizer used by the tasks; each of them refused any other.
 fn load_encoder(dir: &Path, options: &BuildOptions) -> anyhow::Result<Encoder> {
     let policy = Policy {
         bos: options.bos.is_some(),
@@ -101,7 +101,7 @@ fn load_encoder(dir: &Path, options: &BuildOptions) -> anyhow::Result<Encoder> {
     Ok(encoder)
 }
 
-/// The records of all inputs, or all that is wrong with them.
+/// The records of all inputs, or all faults in them.
 fn find_records(folder: &Folder, record: &BuildRecord) -> anyhow::Result<Vec<SeriesRecord>> {
     let inputs: Vec<Input> = record
         .inputs
@@ -140,7 +140,7 @@ fn find_records(folder: &Folder, record: &BuildRecord) -> anyhow::Result<Vec<Ser
     Err(MergeError { dir, faults }.into())
 }
 
-/// Removes what tasks that were cut off have left beside the series.
+/// Removes files left beside the series by interrupted tasks.
 fn remove_strangers(folder: &Folder, records: &[SeriesRecord]) -> anyhow::Result<()> {
     let mut files: BTreeMap<String, ()> = BTreeMap::new();
     for record in records {

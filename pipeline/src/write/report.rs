@@ -1,4 +1,4 @@
-//! What came of writing a corpus.
+//! The result of writing a corpus.
 //!
 //! **Invariant:** documents read = written + skipped + held out + dropped, in every report.
 
@@ -7,21 +7,22 @@ use schemas::manifest::Manifest;
 use crate::write::tasks::Task;
 use encoder::SessionStatistics;
 
-/// What came out.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// As published; of a task its share, without a fingerprint and published nowhere.
+    /// The published manifest. For a task it describes its share, has no fingerprint and is not
+    /// published.
     pub manifest: Manifest,
-    /// Which encoder made the ids.
+    /// The encoder used for the ids.
     pub encoder: &'static str,
-    /// Why it was not our own, one obstacle each.
+    /// Why our own encoder was not used, one obstacle each.
     pub encoder_obstacles: Vec<String>,
-    /// From the start of the command.
+    /// Time since the start of the command.
     pub seconds: f64,
-    /// Series that an interrupted run had completed.
+    /// Series completed by an interrupted run.
     pub kept_series: u64,
-    /// Of all threads' encoders.
+    /// Sums over all threads' encoders.
     pub statistics: SessionStatistics,
-    /// Of a task, which one.
+    /// The task, for a task's share.
     pub task: Option<Task>,
 }

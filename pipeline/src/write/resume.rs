@@ -1,7 +1,11 @@
-//! What of an interrupted run, or of tasks, can stay.
+//! Finds the work of an interrupted run, or of tasks, to keep.
 //!
-//! **Invariant:** a record is trusted only when its own hash is right, it is of this input and of
-//! these options, and every file that it names has its hash.
+//! A record is trusted only together with the hashes of everything it names. A resumed run skips
+//! the lines in closed parts without parsing them. Where an input has several chains of parts
+//! (sets, a hold-out), it is parsed again, and only missing documents are encoded.
+//!
+//! **Invariant:** a record is trusted only if its own hash is right, it is of this input and of
+//! these options, and every file it names has its hash.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,18 +21,18 @@ use crate::read::inputs::Input;
 use crate::write::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
 use crate::write::job::Chain;
 
-/// What can stay.
+/// The work to keep.
 #[derive(Default)]
 pub(crate) struct CompletedWork {
-    /// Inputs that are complete, by their position.
+    /// Complete inputs, by position.
     pub(crate) finished: BTreeMap<u64, SeriesRecord>,
-    /// Closed parts of the others.
+    /// Closed parts of the other inputs.
     pub(crate) parts: BTreeMap<u64, BTreeMap<Chain, Vec<PartRecord>>>,
-    /// Names in the folder of all of these, and of their records.
+    /// Names in the folder of all these files, and of their records.
     names: BTreeSet<String>,
 }
 
-/// What records are compared with.
+/// The values expected in records.
 pub(crate) struct Expected<'a> {
     pub(crate) inputs: &'a [Input],
     /// Fingerprint of the options.
@@ -39,12 +43,12 @@ pub(crate) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// Series of an input.
+    /// The number of series of an input.
     fn stride(&self) -> u64 {
         if self.by_set { SERIES_MAX } else { 1 }
     }
 
-    /// The position of the input that a file of a series belongs to.
+    /// The position of the input of a series file.
     pub(crate) fn position_of(&self, name: &str) -> Option<u64> {
         series_of(name).map(|(series_index, kind)| match kind {
             Kind::Input => series_index,
@@ -52,7 +56,7 @@ impl Expected<'_> {
         })
     }
 
-    /// Why a record is not of this input and these options.
+    /// Why a record does not fit this input and these options.
     fn misfit(
         &self,
         position: u64,
@@ -74,7 +78,7 @@ impl Expected<'_> {
 }
 
 impl CompletedWork {
-    /// Looks at the records of the inputs at these positions.
+    /// Checks the records of the inputs at these positions.
     pub(crate) fn find(
         folder: &Folder,
         expected: &Expected,
@@ -95,7 +99,7 @@ impl CompletedWork {
                         let input = &expected.inputs[position as usize].name;
                         let path = folder.path().join(record);
                         notice(&format!(
-                            "{} {what}; series {position} ({input}) is made again",
+                            "{} {what}; series {position} ({input}) is being rewritten",
                             path.display()
                         ));
                     }
@@ -106,7 +110,7 @@ impl CompletedWork {
         Ok(kept)
     }
 
-    /// Whether a file of the folder belongs to what can stay.
+    /// Whether a file of the folder belongs to the kept work.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.names.contains(name)
     }
@@ -119,7 +123,7 @@ impl CompletedWork {
         self.finished.insert(position, record);
     }
 
-    /// The parts of an input: of each series as many as follow each other from the first one on.
+    /// Finds the parts of an input: for each series, those in sequence from the first one on.
     fn find_parts(
         &mut self,
         folder: &Folder,
@@ -147,7 +151,7 @@ impl CompletedWork {
                     Ok(part) => part,
                     Err(what) => {
                         let path = dir.join(&name);
-                        notice(&format!("{} {what}; it is made again", path.display()));
+                        notice(&format!("{} {what}; it is being rewritten", path.display()));
                         broken = Some(series_index);
                         continue;
                     }
@@ -163,7 +167,7 @@ impl CompletedWork {
     }
 }
 
-/// The record of an input that is complete; or what is wrong with it.
+/// The record of a complete input, or its fault.
 pub(crate) fn finished(
     dir: &Path,
     expected: &Expected,
@@ -205,12 +209,12 @@ fn part(
     Ok(damage.map_or(Ok(record), Err))
 }
 
-/// In what a file is not as its record says.
+/// How a file differs from its record.
 fn damage(path: &Path, file: &FileRecord) -> Option<String> {
     let (bytes, hash) = match atomic::hash_file(path) {
         Ok(found) => found,
         Err(err) => {
-            return Some(format!("names a file that is not there: {:#}", anyhow::Error::new(err)));
+            return Some(format!("names a missing file: {:#}", anyhow::Error::new(err)));
         }
     };
     let (found, expected) = (hash.to_hex(), &file.blake3);

@@ -1,11 +1,19 @@
-//! Which documents of the inputs a corpus holds: by length, set, drop list, sample and hold-out;
-//! and long texts in parts.
+//! Selects the documents of a corpus by length, set, drop list, sample and hold-out, and cuts long
+//! texts into parts.
 //!
-//! What becomes of a document is a function of its text, its set, its row in the drop list and the
-//! options. Sample and hold-out go by keyed hashes of the text, so that equal texts share their
-//! fate: what is held out does not stand in the corpus a second time. The hold-out comes first and
-//! is the same at every sample rate; a sample at a lower rate is a part of the one at a higher rate
-//! with the same seed.
+//! The decision on a document is a function of its text, its set, its row in the drop list and the
+//! options. The hold-out is decided first.
+//!
+//! Sample and hold-out compare keyed hashes of the text with a rate, an exact decimal fraction.
+//! They need no state and no order, and are the same on every machine. So rates nest: with the same
+//! seed, a sample at a lower rate is part of the sample at a higher rate. Equal texts share their
+//! fate, so no held-out text is trained on. The hold-out does not depend on the sample rate, so
+//! subsets of all sizes have the same validation split.
+//!
+//! Totals take two passes. `duplicates` and `inspect --rate-for` read the document indexes of a
+//! corpus, and a second `tokenize` uses the list or the rate. A list names inputs and rows, not
+//! hashes: the first of equal texts stays, without tasks knowing of each other. The manifest
+//! records the selection only where there was one.
 //!
 //! **Invariant:** a decision depends on no other document, and on no thread, task, machine or time.
 
@@ -22,70 +30,69 @@ use crate::console::progress::notice;
 use crate::console::usage::UsageError;
 use crate::disk::source::read_file;
 
-/// Names the key of the sample among all keys that are derived with BLAKE3.
+/// Distinguishes the key of the sample among all keys derived with BLAKE3.
 const SAMPLE_CONTEXT: &str = "patchmill 2026 sample of documents, version 1";
 /// The same for the hold-out.
 const HOLDOUT_CONTEXT: &str = "patchmill 2026 hold-out of documents, version 1";
 
-/// Which sets are taken.
+/// The sets to take.
 #[derive(Clone, Debug, Default)]
 pub struct SetChoice {
-    /// These alone, unless there are none.
+    /// Takes only these sets; empty for no such limit.
     pub keep_set: Vec<String>,
-    /// Documents without a set; alone, or with `keep_set`.
+    /// Takes documents without a set; only those, or also those of `keep_set`.
     pub keep_no_set: bool,
-    /// All but these.
+    /// Drops these sets.
     pub drop_set: Vec<String>,
-    /// No documents without a set.
+    /// Drops documents without a set.
     pub drop_no_set: bool,
 }
 
-/// Which sample is taken.
+/// The sample to take.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SampleSpec {
     /// Share of the documents; all when `None`.
     pub sample_rate: Option<Rate>,
-    /// Of the sample and of the hold-out.
+    /// Seed of the sample and of the hold-out.
     pub sample_seed: u64,
 }
 
-/// Which documents are written. By default all of them.
+/// The documents to write. By default all of them.
 #[derive(Clone, Debug, Default)]
 pub struct SelectSpec {
-    /// Leave out texts of fewer bytes.
+    /// Drops shorter texts.
     pub min_bytes: Option<u64>,
-    /// Leave out texts of more bytes.
+    /// Drops longer texts.
     pub max_bytes: Option<u64>,
-    /// By set.
+    /// Selects by set.
     pub sets: SetChoice,
-    /// Leave out what this list of `patchmill duplicates` names.
+    /// Drops the documents listed here, a file from `patchmill duplicates`.
     pub drop_list: Option<PathBuf>,
-    /// By chance.
+    /// Selects by chance.
     pub sample: SampleSpec,
-    /// Share of the documents to write into a corpus of their own.
+    /// Share of the documents to write into a separate corpus.
     pub holdout_rate: Option<Rate>,
-    /// Cut texts of more words into documents of so many, at least 1.
+    /// Cuts longer texts into documents of this many words, at least 1.
     pub split_words: Option<u64>,
 }
 
-/// A share above 0 and up to 1, exact: what was written, and not the nearest binary fraction.
+/// A share above 0 and up to 1. It is exactly the decimal written, not the nearest binary fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     digits: u64,
     places: u32,
 }
 
-/// Decimal places of a [`Rate`] at most; with them, and one digit before them, all of it fits.
+/// Maximum decimal places of a [`Rate`]. All values with one digit before the point fit.
 const RATE_PLACES_MAX: usize = 18;
 
 impl Rate {
     /// Every document.
     pub const ONE: Rate = Rate { digits: 1, places: 0 };
 
-    /// `digits` of the last of `places` decimal places.
+    /// The rate `digits` / 10^`places`.
     ///
-    /// # Panics
-    /// If that is not above 0 and up to 1, or has more than 18 places.
+    /// If the rate is not above 0 and up to 1, or has more than 18 places.
     pub fn of_digits(digits: u64, places: u32) -> Rate {
         let is_rate =
             places as usize <= RATE_PLACES_MAX && (1..=10u64.pow(places)).contains(&digits);
@@ -93,12 +100,13 @@ impl Rate {
         Rate { digits, places }.reduced()
     }
 
-    /// Hashes below it are taken, of 2^64: ⌊rate · 2^64⌋, which rises with the rate.
+    /// The threshold in 2^64 below which hashes are taken: ⌊rate · 2^64⌋, which rises with the
+    /// rate.
     fn threshold(self) -> u128 {
         (u128::from(self.digits) << 64) / 10u128.pow(self.places)
     }
 
-    /// Without zeros at the end, so that equal rates are equal values.
+    /// Removes trailing zeros, so equal rates are equal values.
     fn reduced(mut self) -> Rate {
         while self.places > 0 && self.digits.is_multiple_of(10) {
             self.digits /= 10;
@@ -123,8 +131,8 @@ impl std::str::FromStr for Rate {
         rate.filter(|rate| rate.digits > 0 && rate.digits <= 10u64.pow(rate.places)).ok_or_else(
             || {
                 format!(
-                    "{text:?} is no rate; expected a decimal number above 0 and up to 1, such as 0.17, \
-                     of at most {RATE_PLACES_MAX} decimal places"
+                    "{text:?} is not a rate; expected a decimal number above 0 and up to 1, such \
+                     as 0.17, with at most {RATE_PLACES_MAX} decimal places"
                 )
             },
         )
@@ -141,7 +149,7 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// Numbers for texts under a key: what a rate takes is all below its threshold.
+/// Numbers texts under a key: a rate takes all texts with numbers below its threshold.
 struct Lot {
     key: [u8; 32],
     threshold: u128,
@@ -163,7 +171,7 @@ impl Lot {
     }
 }
 
-/// In which order a rising sample rate takes the documents.
+/// The order in which a rising sample rate takes documents.
 pub(crate) struct SampleOrder(Lot);
 
 impl SampleOrder {
@@ -171,7 +179,7 @@ impl SampleOrder {
         SampleOrder(Lot::new(SAMPLE_CONTEXT, seed, Rate::ONE))
     }
 
-    /// The lowest `n` up to `one` such that the rate `n / one` takes the text.
+    /// The lowest `n` up to `one` for which the rate `n / one` takes the text.
     pub(crate) fn lowest_rate(&self, content_hash: &[u8; CONTENT_HASH_BYTES], one: u64) -> u64 {
         // number < ⌊n · 2^64 / one⌋ is (number + 1) · one / 2^64 ≤ n.
         let lowest = ((self.0.number(content_hash) + 1) * u128::from(one)).div_ceil(1 << 64);
@@ -179,7 +187,7 @@ impl SampleOrder {
     }
 }
 
-/// What becomes of a document.
+/// The decision on a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It is written.
@@ -190,10 +198,10 @@ pub enum Decision {
     Drop(DropReason),
 }
 
-/// What a decision goes by.
+/// The properties of a document used in a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// 1-based line or row of the input.
+    /// 1-based line or row in the input.
     pub row: u64,
     /// Bytes of the text in UTF-8.
     pub text_bytes: u64,
@@ -203,21 +211,21 @@ pub struct Candidate<'a> {
     pub content_hash: &'a [u8; CONTENT_HASH_BYTES],
 }
 
-/// Decides what a corpus holds.
+/// Decides which documents a corpus holds.
 #[derive(Default)]
 pub struct Select {
-    /// As it is recorded.
+    /// The selection, as recorded in the manifest.
     asked: Selection,
     sample: Option<Lot>,
     holdout: Option<Lot>,
     drop_list: Option<DropList>,
-    /// For each of `keep_sets` or `drop_sets`, whether a document of it was met. Relaxed: looked at
-    /// when all threads are done.
+    /// For each of `keep_sets` or `drop_sets`, whether one of its documents was met. Relaxed: read
+    /// only after all threads are done.
     met: Vec<AtomicBool>,
 }
 
 impl Select {
-    /// What `spec` asks for. The drop list is read and held in memory, 8 bytes a row.
+    /// Makes the selection of `spec`. The drop list is read and held in memory, 8 bytes a row.
     pub fn new(spec: &SelectSpec) -> anyhow::Result<Select> {
         let is_empty = spec.min_bytes.zip(spec.max_bytes).is_some_and(|(min, max)| max < min);
         if is_empty {
@@ -242,9 +250,9 @@ impl Select {
         Ok(select)
     }
 
-    /// What these alone ask for.
+    /// A selection by these sets and this sample alone.
     pub fn of_sets_and_sample(sets: &SetChoice, sample: SampleSpec) -> Select {
-        // A rate of 1 takes all documents, as none does: it leaves no trace.
+        // A rate of 1 takes all documents, as having none does, so it leaves no trace.
         let rate = sample.sample_rate.filter(|rate| *rate != Rate::ONE);
         let keep_sets = set_names(&sets.keep_set, sets.keep_no_set);
         let drop_sets = set_names(&sets.drop_set, sets.drop_no_set);
@@ -263,23 +271,24 @@ impl Select {
         }
     }
 
-    /// What the manifest says, but for which side of the hold-out it is of; `None` when all is off.
+    /// The selection for the manifest, except for the side of the hold-out; `None` when everything
+    /// is off.
     pub fn record(&self) -> Option<Selection> {
         (self.asked != Selection::default()).then(|| self.asked.clone())
     }
 
-    /// Whether some documents go into a corpus of their own.
+    /// Whether some documents go into a separate corpus.
     pub(crate) fn has_holdout(&self) -> bool {
         self.holdout.is_some()
     }
 
-    /// Words after which a text is cut; `None` when none is.
+    /// Words after which a text is cut; `None` when texts are not cut.
     pub fn split_words(&self) -> Option<u64> {
         self.asked.split_words
     }
 
-    /// Refuses a drop list that was made of other inputs than these names with their lengths, and
-    /// says what a list of another selection comes to.
+    /// Refuses a drop list made from other inputs than these names with their lengths, and warns of
+    /// the effects of a list made with another selection.
     pub fn check_inputs<'a>(
         &self,
         inputs: impl Iterator<Item = (&'a str, u64)>,
@@ -298,7 +307,7 @@ impl Select {
         SelectInput { select: self, listed_rows }
     }
 
-    /// The options that name a set which no document had that this value has decided on.
+    /// The options naming a set of which this value has seen no document.
     pub fn unmet_sets(&self) -> Vec<String> {
         let keep = self.asked.keep_sets.iter().flatten().map(|name| ("keep", name));
         let drop = self.asked.drop_sets.iter().flatten().map(|name| ("drop", name));
@@ -321,7 +330,7 @@ impl Select {
     }
 }
 
-/// Decides what a corpus holds of one input.
+/// Decides which documents of one input a corpus holds.
 #[derive(Clone, Copy)]
 pub struct SelectInput<'a> {
     select: &'a Select,
@@ -329,7 +338,7 @@ pub struct SelectInput<'a> {
 }
 
 impl SelectInput<'_> {
-    /// What becomes of a document. The first reason to drop it is the one that is told.
+    /// Decides on a document, and reports the first reason to drop it.
     pub fn decide(&self, document: Candidate<'_>) -> Decision {
         let asked = &self.select.asked;
         if self.select.drops_set(document.set_name) {
@@ -354,13 +363,12 @@ impl SelectInput<'_> {
     }
 }
 
-/// First bytes of a text's BLAKE3, which stand for it in the document index and in decisions.
+/// First bytes of a text's BLAKE3, which represent it in the document index and in decisions.
 pub fn content_hash(text: &str) -> [u8; CONTENT_HASH_BYTES] {
     *blake3::hash(text.as_bytes()).as_bytes().first_chunk().expect("a hash has 32 bytes")
 }
 
-/// The parts that a text is cut into: at every `words`-th single space, which is in no part. At
-/// least one.
+/// The parts of a text cut at every `words`-th single space, which is in no part. At least one.
 ///
 /// # Panics
 /// If `words` is 0.
@@ -380,7 +388,7 @@ pub fn split_words(text: &str, words: u64) -> impl Iterator<Item = &str> {
     })
 }
 
-/// In byte order, null first, each once; `None` when there are none.
+/// In byte order, null first, each once; `None` when empty.
 fn set_names(names: &[String], without: bool) -> Option<Vec<Option<String>>> {
     let mut sets: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
     sets.extend(without.then_some(None));
@@ -389,10 +397,11 @@ fn set_names(names: &[String], without: bool) -> Option<Vec<Option<String>>> {
     (!sets.is_empty()).then_some(sets)
 }
 
-/// A list that is not of the inputs that it is to be used with.
+/// A list made from other inputs than those it is used with.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the drop list is of other inputs: {what}; make it again with patchmill duplicates, from a corpus of these inputs"
+    "the drop list is of other inputs: {what}; make it again with patchmill duplicates, from a \
+     corpus of these inputs"
 )]
 pub struct DropListMismatch {
     what: String,
@@ -426,14 +435,15 @@ fn check_drop_list_inputs(
     }
 }
 
-/// What can go wrong when a list of a corpus with selection `of` is used for `now`: equal texts
-/// share their fate but for their sets, so only sets and what the corpus did not hold matter.
+/// Describes the problem of using a list from a corpus with selection `of` for `now`. Equal texts
+/// share their fate except for their sets, so only sets and missing documents of the corpus matter.
 fn unlike(of: Option<&Selection>, now: &Selection) -> Option<&'static str> {
     let everything = Selection::default();
     let of = of.unwrap_or(&everything);
     if of.keep_sets != now.keep_sets || of.drop_sets != now.drop_sets {
         return Some(
-            "its sets differ, so that of equal texts in several sets none or more than one may be written",
+            "its sets differ, so of equal texts in several sets none or more than one may be \
+             written",
         );
     }
     let is_within = |of: &Option<u64>, now: &Option<u64>| of.is_none() || of == now;

@@ -1,12 +1,18 @@
-//! Writes one series: the shards of an input (or of one set of it), its document index and what was
-//! skipped of it.
+//! Writes one series: the shards of an input (or of one set of it), its document index and its list
+//! of skipped documents.
 //!
-//! A series is written in *parts*: a shard, its rows of the index, and what was skipped since the
-//! shard before. A part that is complete has a record, behind which an interrupted run goes on.
-//! [`crate::write::series::close`] makes the series of its parts.
+//! A killed run does not redo its finished *parts*. A part is a shard, its rows of the document
+//! index, the documents skipped since the shard before, and a record with their hashes, written
+//! last. An interrupted run continues after the last part with a record. The index of a series is
+//! always joined from the rows of its parts (with one part, a copy), so interrupted and
+//! uninterrupted runs write the same bytes by the same path. [`crate::write::series::close`] joins
+//! the parts.
+//!
+//! At most one part of a process is between its first name and its record, so a kill costs at most
+//! one complete shard. `just faults` counts such shards.
 //!
 //! **Invariant:** a shard closes at the first document boundary at or beyond its target size, so
-//! that the files of a series are a function of its documents and the options alone.
+//! the files of a series are a function of its documents and the options alone.
 
 pub(crate) mod close;
 pub(crate) mod entry;
@@ -32,18 +38,18 @@ use crate::write::series::index::IndexWriter;
 use crate::write::series::shard::{SealedShard, ShardSpec, ShardWriter};
 use encoder::TokenId;
 
-/// What a series' parts have in common.
+/// Values common to the parts of a series.
 pub(crate) struct SeriesSpec {
     /// The corpus, or its hold-out.
     pub(crate) dir: PathBuf,
-    /// Whether it is the hold-out's.
+    /// Whether the series is the hold-out's.
     pub(crate) is_holdout: bool,
     pub(crate) vocab_size: u64,
     pub(crate) tokenizer: [u8; 32],
-    /// What its shards say, and its files' names.
+    /// The series index in its shards' headers and its files' names.
     pub(crate) series_index: u64,
     pub(crate) by_set: Option<BySet>,
-    /// Size of ids at which a shard closes.
+    /// Bytes of ids at which a shard closes.
     pub(crate) shard_bytes: u64,
     pub(crate) input: Input,
     /// Fingerprint of the options.
@@ -52,16 +58,16 @@ pub(crate) struct SeriesSpec {
     pub(crate) index_schema: SchemaRef,
 }
 
-/// A series in the making.
+/// A series being built.
 pub(crate) struct SeriesWriter {
     spec: Arc<SeriesSpec>,
     part_index: u64,
-    /// Documents of the parts before.
+    /// Documents of earlier parts.
     documents: u64,
     /// Rows up to here are in closed parts.
     closed_row: u64,
     last_row: u64,
-    /// The row of the last document that was counted, written or not.
+    /// The row of the last counted document, written or not.
     seen_row: u64,
     shard: Option<(ShardWriter, IndexWriter)>,
     skipped: Option<AtomicFile>,
@@ -70,7 +76,7 @@ pub(crate) struct SeriesWriter {
 }
 
 impl SeriesWriter {
-    /// Goes on behind the parts that are there.
+    /// Continues after the existing parts.
     pub(crate) fn new(spec: SeriesSpec, kept: &[PartRecord]) -> SeriesWriter {
         SeriesWriter {
             spec: Arc::new(spec),
@@ -86,7 +92,7 @@ impl SeriesWriter {
         }
     }
 
-    /// Appends a document with at least one token; the part that this completed.
+    /// Appends a document with at least one token; returns the part it completed.
     pub(crate) fn push<I: TokenId>(
         &mut self,
         entry: &DocEntry,
@@ -96,7 +102,7 @@ impl SeriesWriter {
         self.end_document(entry)
     }
 
-    /// Appends ids of the document of `row`, which [`SeriesWriter::end_document`] will end: for
+    /// Appends ids of the document of `row`, to be ended by [`SeriesWriter::end_document`]: for
     /// documents that may be longer than memory.
     pub(crate) fn append<I: TokenId>(&mut self, row: u64, ids: &[I]) -> anyhow::Result<()> {
         if row <= self.closed_row {
@@ -119,7 +125,7 @@ impl SeriesWriter {
         Ok(shard.append(ids)?)
     }
 
-    /// Ends the document that was appended; the part that this completed.
+    /// Ends the appended document; returns the part it completed.
     pub(crate) fn end_document(&mut self, entry: &DocEntry) -> anyhow::Result<Option<ClosedPart>> {
         if entry.row <= self.closed_row {
             return Ok(None);
@@ -146,7 +152,7 @@ impl SeriesWriter {
         if is_full { self.close_part() } else { Ok(None) }
     }
 
-    /// Lists a document that is not written.
+    /// Lists a document that cannot be written.
     pub(crate) fn skip(&mut self, refusal: &Refusal) -> anyhow::Result<()> {
         if refusal.row <= self.closed_row {
             return Ok(());
@@ -173,7 +179,7 @@ impl SeriesWriter {
         Ok(())
     }
 
-    /// Counts a document that was not selected.
+    /// Counts an unselected document.
     pub(crate) fn drop_document(&mut self, row: u64, reason: DropReason) {
         if row > self.closed_row {
             self.seen_row = row;
@@ -182,7 +188,7 @@ impl SeriesWriter {
         }
     }
 
-    /// Counts a document that goes into the hold-out.
+    /// Counts a document of the hold-out.
     pub(crate) fn hold_out(&mut self, row: u64) {
         if row > self.closed_row {
             self.seen_row = row;
@@ -191,7 +197,7 @@ impl SeriesWriter {
         }
     }
 
-    /// The last shard, if there is one, and what came behind it.
+    /// Returns the last shard, if any, and the rest of the series.
     pub(crate) fn finish(mut self) -> anyhow::Result<(Option<ClosedPart>, Tail)> {
         let part = self.close_part()?;
         let SeriesWriter { spec, part_index, skipped, totals, .. } = self;
@@ -208,7 +214,7 @@ impl SeriesWriter {
             skipped: self.skipped.take(),
             totals: std::mem::take(&mut self.totals),
             sets: std::mem::take(&mut self.sets),
-            // The last shard of all takes with it what came behind its last document.
+            // The last shard of all also covers the rows after its last document.
             last_row: self.seen_row,
         };
         self.part_index += 1;
@@ -229,13 +235,13 @@ pub(crate) struct ClosedPart {
 }
 
 impl ClosedPart {
-    /// What the part belongs to.
+    /// The series of the part.
     pub(crate) fn spec(&self) -> &Arc<SeriesSpec> {
         &self.spec
     }
 
-    /// Makes the part's files durable, its record last, whose sync of the folder keeps the names of
-    /// all.
+    /// Makes the part's files durable. The record is last: its sync of the folder makes all names
+    /// durable.
     pub(crate) fn publish(self, hands: Hands) -> anyhow::Result<PartRecord> {
         let SeriesSpec { series_index, dir, .. } = &*self.spec;
         failpoint("part-begin");
@@ -270,7 +276,7 @@ impl ClosedPart {
     }
 }
 
-/// What came behind a series' last shard.
+/// The rest of a series after its last shard.
 pub(crate) struct Tail {
     pub(crate) spec: Arc<SeriesSpec>,
     part_index: u64,
@@ -279,7 +285,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Makes the list of what was skipped durable.
+    /// Makes the list of skipped documents durable.
     pub(crate) fn publish(&mut self) -> anyhow::Result<Option<FileRecord>> {
         publish_skipped(self.skipped.take(), self.spec.series_index, self.part_index)
     }

@@ -1,7 +1,6 @@
-//! What a corpus is made of, and how.
+//! The options for writing a corpus.
 //!
-//! **Invariant:** the options that are recorded are all that the corpus depends on, beside its
-//! inputs and its tokenizer.
+//! **Invariant:** a corpus depends only on the recorded options, its inputs and its tokenizer.
 
 use std::path::PathBuf;
 
@@ -17,7 +16,7 @@ use encoder::{Encoder, PolicyChoice};
 pub struct CorpusSpec {
     /// A tokenizer.json, or the folder that holds it.
     pub tokenizer: PathBuf,
-    /// What goes around each document, and what special tokens in its text become.
+    /// Tokens around each document, and the treatment of special tokens in its text.
     pub policy: PolicyChoice,
     /// The folder to write into.
     pub out: PathBuf,
@@ -25,30 +24,30 @@ pub struct CorpusSpec {
     pub inputs: Vec<PathBuf>,
     /// Threads that encode, at least 1. The output is the same for any number.
     pub threads: usize,
-    /// What a line or row that is no document does.
+    /// Reaction to an invalid line or row.
     pub on_error: OnError,
     /// Bytes of each thread's cache of words. The output is the same for any number.
     pub cache_bytes: usize,
     /// Bytes of ids at which a shard closes, at the next document boundary; at least 1.
     pub shard_bytes: u64,
-    /// Where text and set name are, and how long a text may be.
+    /// Columns of text and set name, and the maximum length of a text.
     pub columns: Columns,
     /// A series for each set of an input.
     pub by_set: bool,
     /// The share of the inputs to write; all of them when `None`.
     pub task: Option<Task>,
-    /// Replace a corpus that the folder holds, and write beside files of others.
+    /// Replace a corpus in the folder, and write beside unrelated files.
     pub force: bool,
-    /// Which documents are written.
+    /// The documents to write.
     pub select: SelectSpec,
 }
 
-/// What a line or row that is no document does.
+/// Reaction to an invalid line or row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// Stop with file and line.
+    /// Stop, naming file and line.
     Stop,
-    /// List it in skipped.jsonl, count it and go on.
+    /// List it in skipped.jsonl, count it and continue.
     Skip,
 }
 

@@ -1,7 +1,7 @@
-//! Which share of the inputs a task writes, where several machines make one corpus.
+//! Shares the inputs among tasks, where several machines make one corpus.
 //!
 //! **Invariant:** the shares of all tasks are a function of the inputs' sizes and the number of
-//! tasks; each input is in exactly one.
+//! tasks; each input is in exactly one share.
 
 use std::cmp::Reverse;
 
@@ -10,14 +10,14 @@ use crate::console::usage::UsageError;
 /// One of several tasks that write a corpus together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// Which one, from 0.
+    /// Its number, from 0.
     pub index: u64,
-    /// How many there are; above `index`.
+    /// The number of tasks; above `index`.
     pub count: u64,
 }
 
 impl Task {
-    /// What `--task` and `--tasks` mean; `variable` looks up the environment for `--task auto`.
+    /// Parses `--task` and `--tasks`; `variable` looks up the environment for `--task auto`.
     pub fn parse(
         task: &str,
         tasks: Option<u64>,
@@ -34,10 +34,10 @@ impl Task {
         Ok(Task { index, count })
     }
 
-    /// The inputs of this task by their position, in rising order.
+    /// Positions of this task's inputs, in rising order.
     ///
-    /// The largest inputs are dealt first, each to the task that has the fewest bytes; equal ones
-    /// in their order, to the task with the lowest number.
+    /// The largest inputs are dealt first, each to the task with the fewest bytes. Equal inputs are
+    /// dealt in their order, to the task with the lowest number.
     pub fn share(self, input_bytes: &[u64]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..input_bytes.len()).collect();
         order.sort_by_key(|&input| (Reverse(input_bytes[input]), input));
@@ -46,7 +46,7 @@ impl Task {
         let mut share = Vec::new();
         for input in order {
             let (bytes, task) = loads.pop_first().expect("as many tasks as inputs, at least one");
-            // An empty input counts too, so that many of them are dealt out evenly.
+            // An empty input counts too, so many of them are dealt out evenly.
             loads.insert((bytes.saturating_add(input_bytes[input].max(1)), task));
             if task == self.index {
                 share.push(input);
@@ -104,7 +104,7 @@ fn auto(
         return Ok((behind.ok_or(UsageError(unfit))? / step, count));
     }
     if let Some(index) = number("JOB_COMPLETION_INDEX")? {
-        let missing = "JOB_COMPLETION_INDEX does not say how many tasks there are; add --tasks n";
+        let missing = "JOB_COMPLETION_INDEX does not give the number of tasks; add --tasks n";
         return Ok((index, tasks.ok_or_else(|| UsageError(missing.to_owned()))?));
     }
     Err(UsageError(
@@ -113,14 +113,16 @@ fn auto(
     ))
 }
 
-/// Refuses a list such as `--array=3,7`: of the array that it repeats a part of it tells nothing.
+/// Refuses a list such as `--array=3,7`: repeating part of an array does not reveal the array it
+/// repeats.
 fn check_gaps(first: u64, last: u64, step: u64, count: u64) -> Result<(), UsageError> {
     if last.checked_sub(first).is_some_and(|span| span / step + 1 == count) {
         return Ok(());
     }
     Err(UsageError(format!(
-        "the array has {count} tasks between {first} and {last}, with gaps, so that it does not say which share each \
-         one has; submit the whole array again (what is done stays), or name the share with --task i/n"
+        "the array has {count} tasks between {first} and {last}, with gaps, so the share of each \
+         task is unknown; submit the whole array again (finished work stays), or name the share \
+         with --task i/n"
     )))
 }
 

@@ -181,162 +181,169 @@ fn every_family_that_is_not_fast_makes_one_corpus_by_any_threads_tasks_and_resta
     }
 }
 
-/// Files that disagree about BOS and EOS, and the ids then around documents, or the error.
+/// A tokenizer, and the expected tokens around a document (from 1000 on; 0 for none) or the error.
+struct Case {
+    /// `special`: has the special tokens `<s>`, `</s>` and `<|end|>`, 1000 to 1002.
+    /// `ordinary`: `<s>` is an ordinary entry, as in Qwen3's vocabulary.
+    definition: &'static str,
+    /// Tokens that the post-processor puts around a text `A`; empty for no post-processor.
+    template: &'static [&'static str],
+    /// tokenizer_config.json; empty for none.
+    config: &'static str,
+    options: &'static [&'static str],
+    expected: Result<[u64; 2], &'static str>,
+}
+
+const fn case(
+    definition: &'static str,
+    template: &'static [&'static str],
+    config: &'static str,
+    options: &'static [&'static str],
+    expected: Result<[u64; 2], &'static str>,
+) -> Case {
+    Case { definition, template, config, options, expected }
+}
+
+const BEGINS: &[&str] = &["<s>", "A"];
+const ENDS: &[&str] = &["A", "<|end|>"];
+const TWICE: &[&str] = &["<s>", "</s>", "A"];
+const LLAMA: &str = r#"{"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>"}"#;
+const QWEN: &str = r#"{"bos_token": null, "add_bos_token": false, "eos_token": "<|end|>"}"#;
+const GENERIC: &str = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}"#;
+const NULL: &str = r#"{"bos_token": null}"#;
+const CHOOSE_BOS: Result<[u64; 2], &str> = Err("--bos or --no-bos");
+const CHOOSE_EOS: Result<[u64; 2], &str> = Err("--eos or --no-eos");
+
+const CASES: &[Case] = &[
+    // No configuration at all: the default.
+    case("special", &[], "", &[], Ok([1000, 0])),
+    case("special", &[], "", &["--no-bos"], Ok([0, 0])),
+    case("special", &[], "", &["--eos"], Ok([1000, 1001])),
+    case("ordinary", &[], "", &[], Err(") is no special token")),
+    case("ordinary", &[], "", &["--no-bos"], Ok([0, 0])),
+    // Qwen3's.
+    case("special", &[], QWEN, &[], Ok([0, 0])),
+    case("ordinary", &[], QWEN, &[], Ok([0, 0])),
+    case("ordinary", &[], QWEN, &["--bos"], Err("bos_token: null")),
+    case("special", &[], QWEN, &["--eos"], Ok([0, 1002])),
+    case("special", &[], NULL, &[], Ok([0, 0])),
+    // add_bos_token and add_eos_token decide.
+    case("special", &[], r#"{"bos_token": "<s>", "add_bos_token": true}"#, &[], Ok([1000, 0])),
+    case(
+        "special",
+        &[],
+        r#"{"bos_token": {"content": "</s>"}, "add_bos_token": true}"#,
+        &[],
+        Ok([1001, 0]),
+    ),
+    case("special", BEGINS, r#"{"bos_token": "<s>", "add_bos_token": false}"#, &[], Ok([0, 0])),
+    case("special", &[], r#"{"bos_token": null, "add_bos_token": true}"#, &[], CHOOSE_BOS),
+    case("special", &[], r#"{"bos_token": "<s>", "add_bos_token": "yes"}"#, &[], CHOOSE_BOS),
+    case(
+        "special",
+        &[],
+        r#"{"add_bos_token": false, "add_eos_token": true, "eos_token": "<|end|>"}"#,
+        &[],
+        Ok([0, 1002]),
+    ),
+    case(
+        "special",
+        &[],
+        r#"{"add_bos_token": false, "add_eos_token": true, "eos_token": null}"#,
+        &[],
+        CHOOSE_EOS,
+    ),
+    // The post-processor decides where the configuration has no such key, as Llama-3's.
+    case("special", BEGINS, "", &[], Ok([1000, 0])),
+    case("special", BEGINS, GENERIC, &[], Ok([1000, 0])),
+    case("special", BEGINS, GENERIC, &["--no-bos"], Ok([0, 0])),
+    case("special", ENDS, "", &["--no-bos"], Ok([0, 1002])),
+    case("special", ENDS, r#"{"bos_token": null, "eos_token": "<|end|>"}"#, &[], Ok([0, 1002])),
+    case("special", ENDS, r#"{"bos_token": null, "eos_token": "</s>"}"#, &[], CHOOSE_EOS),
+    case("special", BEGINS, NULL, &[], CHOOSE_BOS),
+    case("special", TWICE, "", &[], CHOOSE_BOS),
+    // A class with a default; and configurations that leave it open, where a BOS would contradict
+    // transformers.
+    case("special", &[], LLAMA, &[], Ok([1000, 0])),
+    case("special", &[], GENERIC, &[], CHOOSE_BOS),
+    case("special", &[], GENERIC, &["--bos"], Ok([1000, 0])),
+    case("special", &[], "{}", &[], CHOOSE_BOS),
+    case("special", &[], "3", &[], Err("expected a JSON object")),
+    case(
+        "special",
+        &[],
+        r#"{"add_bos_token": true, "bos_token": "<b>"}"#,
+        &[],
+        Err("there is no token \"<b>\""),
+    ),
+];
+
+/// The tokenizer of a case, made from one without special tokens; its ids 1000 and up are
+/// `first_added` and up.
+fn tokenizer_of(case: &Case, plain: &Value, first_added: u64) -> Value {
+    let ids = || ["<s>", "</s>", "<|end|>"].into_iter().zip(first_added..);
+    let mut json = plain.clone();
+    if case.definition == "ordinary" {
+        json["model"]["vocab"]["<s>"] = json!(first_added);
+    } else {
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        added.extend(ids().map(|(token, id)| {
+            json!({ "id": id, "content": token, "special": true, "single_word": false,
+                    "lstrip": false, "rstrip": false, "normalized": false })
+        }));
+    }
+    if !case.template.is_empty() {
+        let single = case.template.iter().map(|&token| match token {
+            "A" => json!({ "Sequence": { "id": "A", "type_id": 0 } }),
+            token => json!({ "SpecialToken": { "id": token, "type_id": 0 } }),
+        });
+        let tokens = ids().map(|(token, id)| {
+            (token.to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }))
+        });
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing", "single": single.collect::<Vec<_>>(), "pair": [],
+            "special_tokens": tokens.collect::<serde_json::Map<_, _>>(),
+        });
+    }
+    json
+}
+
 #[test]
-fn around_documents_stands_what_the_tokenizers_own_configuration_says() {
+fn the_tokenizers_own_configuration_decides_about_bos_and_eos() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = dir.path().join("in.jsonl");
     fs::write(&inputs, "{\"text\": \"the lazy dog\"}\n").unwrap();
     let (_, plain) = families().swap_remove(0);
-    // Ids of added tokens follow those of the vocabulary; below they are counted from 1000.
+    // Ids of added tokens follow those of the vocabulary.
     let first_added = plain["model"]["vocab"].as_object().unwrap().len() as u64;
-    let id = |token: &str, id: u64, special: bool| {
-        json!({ "id": first_added + id - 1000, "content": token, "special": special,
-                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false })
-    };
-    let mut json = plain.clone();
-    let added = json["added_tokens"].as_array_mut().unwrap();
-    added.extend([id("<s>", 1000, true), id("</s>", 1001, true), id("<|end|>", 1002, true)]);
-    let template = |single: Value| {
-        let tokens = ["<s>", "</s>", "<|end|>"].iter().zip(first_added..);
-        let tokens = tokens.map(|(token, id)| {
-            ((*token).to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }))
-        });
-        json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens":
-                tokens.collect::<serde_json::Map<_, _>>() })
-    };
-    let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
-    let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
-    let begins = template(json!([piece("<s>"), text.clone()]));
-    let ends = template(json!([text.clone(), piece("<|end|>")]));
-    let twice = template(json!([piece("<s>"), piece("</s>"), text]));
-    let mut ordinary = plain;
-    // An ordinary entry, as in Qwen3's vocabulary.
-    ordinary["model"]["vocab"]["<s>"] = json!(first_added);
-    let none = Value::Null;
-    let (bos, no_bos, eos) = (&["--bos"][..], &["--no-bos"][..], &["--eos"][..]);
-    let llama = r#"{"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>"}"#;
-    let qwen = r#"{"bos_token": null, "add_bos_token": false, "eos_token": "<|end|>"}"#;
-    let null = r#"{"bos_token": null}"#;
-    let generic = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}"#;
-    type Case<'a> = (&'a Value, &'a Value, &'a str, &'a [&'a str], Result<[u64; 2], &'a str>);
-    let cases: &[Case] = &[
-        // No configuration at all: the default.
-        (&json, &none, "", &[], Ok([1000, 0])),
-        (&json, &none, "", no_bos, Ok([0, 0])),
-        (&json, &none, "", eos, Ok([1000, 1001])),
-        (&ordinary, &none, "", &[], Err(") is no special token")),
-        (&ordinary, &none, "", no_bos, Ok([0, 0])),
-        // Qwen3's.
-        (&json, &none, qwen, &[], Ok([0, 0])),
-        (&ordinary, &none, qwen, &[], Ok([0, 0])),
-        (&ordinary, &none, qwen, bos, Err("bos_token: null")),
-        (&json, &none, qwen, eos, Ok([0, 1002])),
-        (&json, &none, null, &[], Ok([0, 0])),
-        // add_*_token decides.
-        (&json, &none, r#"{"bos_token": "<s>", "add_bos_token": true}"#, &[], Ok([1000, 0])),
-        (
-            &json,
-            &none,
-            r#"{"bos_token": {"content": "</s>"}, "add_bos_token": true}"#,
-            &[],
-            Ok([1001, 0]),
-        ),
-        (&json, &begins, r#"{"bos_token": "<s>", "add_bos_token": false}"#, &[], Ok([0, 0])),
-        (
-            &json,
-            &none,
-            r#"{"bos_token": null, "add_bos_token": true}"#,
-            &[],
-            Err("--bos or --no-bos"),
-        ),
-        (
-            &json,
-            &none,
-            r#"{"bos_token": "<s>", "add_bos_token": "yes"}"#,
-            &[],
-            Err("--bos or --no-bos"),
-        ),
-        (
-            &json,
-            &none,
-            r#"{"add_bos_token": false, "add_eos_token": true, "eos_token": "<|end|>"}"#,
-            &[],
-            Ok([0, 1002]),
-        ),
-        (
-            &json,
-            &none,
-            r#"{"add_bos_token": false, "add_eos_token": true, "eos_token": null}"#,
-            &[],
-            Err("--eos or --no-eos"),
-        ),
-        // The post-processor decides if the configuration has no such key, as Llama-3's.
-        (&json, &begins, "", &[], Ok([1000, 0])),
-        (&json, &begins, generic, &[], Ok([1000, 0])),
-        (&json, &begins, generic, no_bos, Ok([0, 0])),
-        (&json, &ends, "", no_bos, Ok([0, 1002])),
-        (&json, &ends, r#"{"bos_token": null, "eos_token": "<|end|>"}"#, &[], Ok([0, 1002])),
-        (
-            &json,
-            &ends,
-            r#"{"bos_token": null, "eos_token": "</s>"}"#,
-            &[],
-            Err("--eos or --no-eos"),
-        ),
-        (&json, &begins, null, &[], Err("--bos or --no-bos")),
-        (&json, &twice, "", &[], Err("--bos or --no-bos")),
-        // A class with a default; and a configuration that leaves it open, where BOS would
-        // contradict transformers.
-        (&json, &none, llama, &[], Ok([1000, 0])),
-        (&json, &none, generic, &[], Err("--bos or --no-bos")),
-        (&json, &none, generic, bos, Ok([1000, 0])),
-        (&json, &none, "{}", &[], Err("--bos or --no-bos")),
-        (&json, &none, "3", &[], Err("expected a JSON object")),
-        (
-            &json,
-            &none,
-            r#"{"add_bos_token": true, "bos_token": "<b>"}"#,
-            &[],
-            Err("there is no token \"<b>\""),
-        ),
-    ];
-    for (number, (definition, post_processor, config, options, expected)) in
-        cases.iter().enumerate()
-    {
+    for (number, case) in CASES.iter().enumerate() {
         let folder = dir.path().join(format!("tokenizer-{number}"));
         fs::create_dir(&folder).unwrap();
-        let mut definition = (*definition).clone();
-        definition["post_processor"] = (*post_processor).clone();
-        fs::write(folder.join("tokenizer.json"), definition.to_string()).unwrap();
-        if !config.is_empty() {
-            fs::write(folder.join("tokenizer_config.json"), config).unwrap();
+        let tokenizer = tokenizer_of(case, &plain, first_added);
+        fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        if !case.config.is_empty() {
+            fs::write(folder.join("tokenizer_config.json"), case.config).unwrap();
         }
         let out = dir.path().join(format!("out-{number}"));
         let mut command = patchmill();
         command.arg("tokenize").arg("--tokenizer").arg(&folder).arg("--out").arg(&out);
-        let output = command.args(*options).arg(&inputs).output().unwrap();
+        let output = command.args(case.options).arg(&inputs).output().unwrap();
         let message = stderr(&output);
-        let case = format!("case {number}, {config}, {options:?}: {message}");
-        match expected {
+        let shown = format!("case {number}, {}, {:?}: {message}", case.config, case.options);
+        match case.expected {
             Ok(around) => {
-                assert!(output.status.success(), "{case}");
+                assert!(output.status.success(), "{shown}");
                 let ids = ids(&out);
-                let [first, last] = [ids[0], ids[ids.len() - 1]];
-                let added = |id| u64::from(id).checked_sub(first_added).map_or(0, |id| id + 1000);
-                let found = [first, last].map(added);
-                assert_eq!(found, *around, "{case}");
-                let is_usual = *around == [1000, 0] || !options.is_empty();
-                let follows =
-                    message.contains("each document, as") || message.contains("a document, as");
-                assert!(
-                    follows || is_usual || number == 11,
-                    "a choice of its own is named: {case}"
-                );
+                let added =
+                    |id: u32| u64::from(id).checked_sub(first_added).map_or(0, |n| n + 1000);
+                assert_eq!([ids[0], ids[ids.len() - 1]].map(added), around, "{shown}");
+                let is_usual = around[0] != 0 && around[1] == 0;
+                let is_named = message.contains("document, as ");
+                assert!(is_named || is_usual || !case.options.is_empty(), "{shown}");
             }
             Err(part) => {
-                assert!(!output.status.success() && message.contains(part), "{case}");
-                assert!(!out.exists(), "{case}");
+                assert!(!output.status.success() && message.contains(part), "{shown}");
+                assert!(!out.exists(), "{shown}");
             }
         }
     }

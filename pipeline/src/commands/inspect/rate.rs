@@ -1,11 +1,11 @@
-//! `patchmill inspect DIR --rate-for TOKENS`: the sample rate that gives so many tokens.
+//! `patchmill inspect DIR --rate-for TOKENS`: the sample rate that gives this many tokens.
 //!
-//! The document index has all that the sample goes by, so the tokens that each rate gives are
-//! counted and not estimated: every document has a lowest rate that takes it, and its tokens are
-//! added up there.
+//! The document index holds everything sampling depends on, so the tokens of each rate are counted,
+//! not estimated. Every document has a lowest rate that takes it, and its tokens are added up at
+//! this rate.
 //!
-//! **Invariant:** the rate named is the smallest of six decimal places that gives the tokens, and
-//! gives what is said.
+//! **Invariant:** the printed rate is the smallest of six decimal places that gives the tokens, and
+//! gives exactly the printed count.
 
 use std::io::Write;
 use std::path::Path;
@@ -25,17 +25,17 @@ use crate::write::select::{Candidate, Decision, Rate, SampleOrder, Select, Selec
 
 /// Decimal places of the rate: steps of 360,000 tokens in a corpus of 360B.
 const RATE_PLACES: u32 = 6;
-/// The rate that takes all, in the last place.
+/// The rate that takes everything, in units of the last place.
 const ONE: usize = 10usize.pow(RATE_PLACES);
 
-/// Tokens by the lowest rate that takes them, in the last place of the rate.
+/// Tokens by the lowest rate that takes them, in units of the rate's last place.
 struct Tokens {
     by_rate: Vec<u64>,
-    /// Of all documents that the other options choose.
+    /// Of all documents chosen by the other options.
     sum: u64,
 }
 
-/// Prints the rate for `tokens` tokens where `spec` chooses among the documents as well.
+/// Prints the rate for `tokens` tokens among the documents `spec` chooses.
 pub(crate) fn print(
     dir: &Path,
     tokens: u64,
@@ -74,13 +74,14 @@ pub(crate) fn print(
     let (more, all) = (given - tokens, counted.sum);
     writeln!(
         out,
-        "gives {given} tokens ({more} more than asked for) of {all}, with otherwise the same options"
+        "gives {given} tokens ({more} more than asked for) of {all}, with otherwise the same \
+         options"
     )?;
     Ok(())
 }
 
-/// Refuses what cannot be told from this corpus, because documents that would be taken are not in
-/// it.
+/// Refuses options that would take documents missing from this corpus: their tokens cannot be
+/// counted.
 fn check(dir: &Path, manifest: &Manifest, select: &Select, seed: u64) -> anyhow::Result<()> {
     let usage = |what: String| Err(UsageError(what).into());
     let asked = select.record().unwrap_or_default();
@@ -99,7 +100,7 @@ fn check(dir: &Path, manifest: &Manifest, select: &Select, seed: u64) -> anyhow:
     select.check_inputs(manifest.series.iter().map(|s| (s.input.as_str(), s.input_bytes)))?;
     let Some(held) = &manifest.selection else { return Ok(()) };
     let has_chance = held.sample_rate.is_some() || held.holdout_rate.is_some();
-    // The hold-out's seed and the sample's are one.
+    // The hold-out and the sample share one seed.
     let held = Selection { part: None, sample_rate: None, sample_seed: None, ..held.clone() };
     let asked = Selection { sample_seed: None, ..asked };
     let is_within = has_all(&held.min_bytes, &asked.min_bytes)
@@ -113,14 +114,15 @@ fn check(dir: &Path, manifest: &Manifest, select: &Select, seed: u64) -> anyhow:
     if !is_within || (has_chance && !same_seed) {
         let held = serde_json::to_string(&manifest.selection).expect("a selection is plain data");
         return usage(format!(
-            "{} has only some of its inputs' documents ({held}); give the same options, or a corpus of all of them",
+            "{} has only some of its inputs' documents ({held}); give the same options, or a \
+             corpus of all of them",
             dir.display()
         ));
     }
     Ok(())
 }
 
-/// Whether a corpus that was made with `held` has what `asked` takes.
+/// Whether a corpus made with `held` has all documents `asked` takes.
 fn has_all<T: PartialEq>(held: &Option<T>, asked: &Option<T>) -> bool {
     held.is_none() || held == asked
 }

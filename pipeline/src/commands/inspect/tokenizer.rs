@@ -1,7 +1,6 @@
-//! `patchmill inspect --tokenizer`: what a tokenizer is, and which encoder makes its ids.
+//! `patchmill inspect --tokenizer`: describes a tokenizer and names the encoder that makes its ids.
 //!
-//! **Invariant:** the encoder that is named is the one that `patchmill tokenize` would use for
-//! texts as text.
+//! **Invariant:** the named encoder is the one `patchmill tokenize` would use for texts as text.
 
 use std::io::Write;
 use std::path::Path;

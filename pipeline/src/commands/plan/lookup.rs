@@ -1,7 +1,6 @@
-//! What `patchmill plan` says about single steps and documents.
+//! Output of `patchmill plan` on single steps and documents.
 //!
-//! **Invariant:** every place that is printed comes from the [`Plan`], the manifest or the document
-//! index.
+//! **Invariant:** every printed place comes from the [`Plan`], the manifest or the document index.
 
 use std::io::Write;
 
@@ -32,12 +31,12 @@ pub fn parse_steps(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
-/// What a document is named by.
+/// A document's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DocumentName {
     /// Its number in the corpus.
     Number(u64),
-    /// Input file, as the manifest has it, and 1-based line or row.
+    /// Input file, as in the manifest, and 1-based line or row.
     Row(String, u64),
     /// First bytes of the BLAKE3 of its text.
     ContentHash([u8; CONTENT_HASH_BYTES]),
@@ -62,14 +61,14 @@ pub fn parse_document(text: &str) -> Result<DocumentName, String> {
     let number = parse_count(text);
     number.map(DocumentName::Number).map_err(|_refused| {
         format!(
-            "{text:?} names no document; expected its number, INPUT:ROW with the input as in the manifest, or the {} \
-             hex digits of its content hash",
+            "{text:?} names no document; expected its number, INPUT:ROW with the input as in the \
+             manifest, or the {} hex digits of its content hash",
             2 * CONTENT_HASH_BYTES
         )
     })
 }
 
-/// Numbers of the documents that go by `name`; at least one.
+/// Numbers of the documents with this `name`; at least one.
 pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>> {
     let wanted = match name {
         DocumentName::Number(number) => return Ok(vec![*number]),
@@ -77,8 +76,8 @@ pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>>
         DocumentName::ContentHash(hash) => Wanted::ContentHash(*hash),
     };
     if matches!(wanted, Wanted::ContentHash(_)) && corpus.manifest().imported.is_some() {
-        let what = "--find: the corpus was imported as ids, so that its documents have no content hashes; find them by \
-                    number or INPUT:ROW";
+        let what = "--find: the corpus was imported as ids, so that its documents have no content \
+                    hashes; find them by number or INPUT:ROW";
         return Err(UsageError(what.to_owned()).into());
     }
     let (mut found, mut first_document, mut has_input) = (Vec::new(), 0, false);
@@ -138,7 +137,7 @@ impl Entries<'_> {
         Ok(rows.collect::<Result<Vec<IndexRow>, _>>()?)
     }
 
-    /// Tokens of each set in a row of tokens of one shard, in the order in which they first appear.
+    /// Tokens of each set in a range of tokens of one shard, in the order of first appearance.
     fn sets(&self, first_token: u64, token_count: u64) -> anyhow::Result<Vec<(String, u64)>> {
         let end_token = first_token + token_count;
         let first = self.corpus.document_at(first_token)?;
@@ -162,14 +161,14 @@ impl Entries<'_> {
     }
 }
 
-/// A row of tokens of a window within one shard.
+/// A range of a window's tokens within one shard.
 struct WindowPart<'a> {
     shard: ShardPart<'a>,
     documents: [u64; 2],
     sets: Vec<(String, u64)>,
 }
 
-/// What a step, or one rank's part of it, reads.
+/// The reads of a step, or of one rank's part of it.
 pub struct StepReport<'a> {
     step: u64,
     patch_size: u64,
@@ -213,7 +212,7 @@ impl<'a> StepReport<'a> {
         Ok(StepReport { step, patch_size: phase.patch_size, first_slot: rank * part, windows })
     }
 
-    /// As other tools read it.
+    /// The result as JSON.
     pub fn json(&self, plan: &Plan) -> Value {
         let windows = (self.first_slot..).zip(&self.windows).map(|(slot, (window, parts))| {
             json!({
@@ -227,10 +226,11 @@ impl<'a> StepReport<'a> {
                 "parts": parts.iter().map(WindowPart::json).collect::<Vec<Value>>(),
             })
         });
-        json!({"step": self.step, "patch_size": self.patch_size, "windows": windows.collect::<Vec<Value>>()})
+        let windows: Vec<Value> = windows.collect();
+        json!({"step": self.step, "patch_size": self.patch_size, "windows": windows})
     }
 
-    /// As people read it.
+    /// The result as readable text.
     pub fn print(&self, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "\nstep {}, K = {}", format_count(self.step), self.patch_size)?;
         for (slot, (window, parts)) in (self.first_slot..).zip(&self.windows) {
@@ -292,7 +292,7 @@ impl WindowPart<'_> {
     }
 }
 
-/// Where a document, or a part of it, is read.
+/// The place where a document, or a part of it, is read.
 struct FoundAt {
     epoch: u64,
     phase_index: usize,
@@ -300,13 +300,13 @@ struct FoundAt {
     slot: u64,
 }
 
-/// When a document is read.
+/// The reads of a document.
 pub struct FindReport {
     document: u64,
     first_token: u64,
     end_token: u64,
     entry: Option<IndexRow>,
-    /// Each window that holds some of it, or the epoch in which a part of it is not read.
+    /// Each window that holds some of it, or the epoch that leaves a part of it unread.
     readings: Vec<Result<FoundAt, u64>>,
 }
 
@@ -335,8 +335,8 @@ impl FindReport {
                     None if matches!(readings.last(), Some(Err(last)) if *last == epoch) => {}
                     None => readings.push(Err(epoch)),
                 }
-                // Every window is aligned to its own size within its stream. What is not read may
-                // end at any unit.
+                // Every window is aligned to its own size within its stream. An unread part may end
+                // at any unit.
                 let in_stream = token - stream_first;
                 token = stream_first + in_stream / window * window + window;
             }
@@ -345,7 +345,7 @@ impl FindReport {
         Ok(FindReport { document, first_token, end_token, entry, readings })
     }
 
-    /// As other tools read it.
+    /// The result as JSON.
     pub fn json(&self) -> Value {
         let readings = self.readings.iter().map(|reading| match reading {
             Ok(FoundAt { epoch, phase_index, step, slot }) => {
@@ -364,7 +364,7 @@ impl FindReport {
         })
     }
 
-    /// As people read it.
+    /// The result as readable text.
     pub fn print(&self, out: &mut impl Write) -> anyhow::Result<()> {
         let Self { document, first_token, end_token, entry, .. } = self;
         write!(out, "\ndocument {document}, tokens {first_token}..{end_token}")?;

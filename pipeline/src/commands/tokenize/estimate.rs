@@ -1,4 +1,4 @@
-//! `patchmill tokenize --dry-run`: how large the corpus will be, from a sample of the inputs.
+//! `patchmill tokenize --dry-run`: estimates the corpus's size from a sample of the inputs.
 //!
 //! **Invariant:** nothing is written.
 
@@ -13,9 +13,9 @@ use crate::read::inputs::Input;
 use crate::write::select::{Candidate, Decision, Select, content_hash};
 use encoder::Encoder;
 
-/// Inputs that are sampled, evenly chosen.
+/// Number of sampled inputs, evenly chosen.
 const SAMPLE_INPUTS: usize = 8;
-/// Bytes of text that are read from each.
+/// Bytes of text read from each.
 const SAMPLE_TEXT_BYTES: u64 = 2 << 20;
 
 #[derive(Default)]

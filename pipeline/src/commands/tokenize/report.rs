@@ -1,6 +1,6 @@
-//! What `patchmill tokenize` says when it is done.
+//! The final output of `patchmill tokenize`.
 //!
-//! **Invariant:** every number that is printed comes from the report or its manifest.
+//! **Invariant:** every printed number comes from the report or its manifest.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ impl Report {
         (cache_lookups > 0).then(|| cache_hits as f64 / cache_lookups as f64)
     }
 
-    /// Prints for people, or as one line for machines.
+    /// Prints readable text, or one line of JSON.
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if as_json {
@@ -50,7 +50,7 @@ impl Report {
         write_totals(&mut out, &self.manifest)?;
         let totals = self.manifest.totals;
         if self.kept_series > 0 && self.kept_series == self.manifest.series.len() as u64 {
-            // Of a speed there is nothing to say.
+            // There is no speed to print.
             writeln!(
                 out,
                 "{:.1} s; all {} series were there already",
@@ -82,12 +82,13 @@ impl Report {
     }
 }
 
-/// What became of the documents that were read.
+/// Counts of the documents read, written and skipped.
 fn write_documents(out: &mut impl Write, totals: Totals) -> std::io::Result<()> {
     let Totals { documents_read, documents_written, documents_skipped, dropped, .. } = totals;
     write!(
         out,
-        "documents: {documents_read} read = {documents_written} written + {documents_skipped} skipped"
+        "documents: {documents_read} read = {documents_written} written + {documents_skipped} \
+         skipped"
     )?;
     for (count, what) in [
         (totals.documents_held_out, "held out"),
@@ -104,7 +105,7 @@ fn write_documents(out: &mut impl Write, totals: Totals) -> std::io::Result<()> 
     writeln!(out)
 }
 
-/// A corpus' sums, in all and by set.
+/// A corpus's totals, overall and by set.
 pub(crate) fn write_totals(out: &mut impl Write, manifest: &Manifest) -> std::io::Result<()> {
     let totals = manifest.totals;
     write_documents(out, totals)?;

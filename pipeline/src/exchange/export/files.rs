@@ -1,7 +1,7 @@
-//! The files of an export: which there are for each target, and their bytes.
+//! The files of an export for each target, and their bytes.
 //!
-//! **Invariant:** a file of ids holds every id of its shards in order, and what is beside it every
-//! document of them.
+//! **Invariant:** a file of ids holds every id of its shards in order, and the files beside it hold
+//! every document of them.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,20 +19,20 @@ use crate::exchange::export::target::Target;
 use crate::exchange::formats::{datatrove, megatron, olmo, raw_ids::CHUNK_TOKENS};
 
 const TRAIN_NAME: &str = "train.bin";
-/// Of nanoGPT's files the one that it measures with.
+/// The nanoGPT file for validation.
 pub(crate) const VAL_NAME: &str = "val.bin";
 
-/// A file of ids to write, with what goes beside it.
+/// A file of ids to write, with the files beside it.
 pub(crate) struct Part<'a> {
     pub(crate) corpus: &'a Corpus,
     /// Positions in the stream.
     pub(crate) shards: Range<usize>,
     pub(crate) ids: PathBuf,
-    /// In the order in which they are written.
+    /// In writing order.
     pub(crate) sides: Vec<PathBuf>,
 }
 
-/// Which files there will be.
+/// The files to write.
 pub(crate) fn parts<'a>(spec: &ExportSpec, corpora: &[&'a Corpus]) -> Vec<Part<'a>> {
     let file = |name: &str| spec.out.join(name);
     let train = corpora[0];
@@ -54,7 +54,7 @@ pub(crate) fn parts<'a>(spec: &ExportSpec, corpora: &[&'a Corpus]) -> Vec<Part<'
             .collect(),
         Target::Olmo | Target::Datatrove => {
             let named: Vec<(String, Range<usize>)> = if spec.file_per_shard {
-                // As many digits as put the files in the order of the stream.
+                // Enough digits to sort the files in the order of the stream.
                 let digits = whole.end.to_string().len().max(5);
                 whole.map(|shard| (format!("{shard:0digits$}"), shard..shard + 1)).collect()
             } else {
@@ -108,7 +108,7 @@ impl Part<'_> {
     }
 }
 
-/// What all parts have in common.
+/// Values common to all parts.
 pub(crate) struct Job<'a> {
     pub(crate) to: Target,
     pub(crate) token_bytes: TokenBytes,
@@ -180,8 +180,8 @@ impl Job<'_> {
     }
 }
 
-/// Calls `each` with the ids of `tokens` in order, some at a time, and the place of the first of
-/// them.
+/// Calls `each` with successive chunks of the ids in `tokens`, and the position of each chunk's
+/// first id.
 pub(crate) fn for_each_chunk(
     corpus: &Corpus,
     tokens: Range<u64>,
@@ -200,7 +200,7 @@ pub(crate) fn for_each_chunk(
     Ok(())
 }
 
-/// The same as a number.
+/// The bytes of an id as a number.
 pub(crate) fn bytes_of(token_bytes: TokenBytes) -> u64 {
     token_bytes.get().into()
 }

@@ -1,7 +1,7 @@
-//! What an export writes, and where.
+//! The options of an export.
 //!
-//! **Invariant:** a spec says nothing about its corpus; what does not fit that is an error of the
-//! export.
+//! **Invariant:** a spec describes nothing of its corpus; options unfit for the corpus are an error
+//! of the export.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,12 @@ pub struct ExportSpec {
     pub corpus: PathBuf,
     /// Whose files to write.
     pub to: Target,
-    /// Where: for Megatron-core a prefix, else a folder.
+    /// The destination: for Megatron-core a prefix, else a folder.
     pub out: PathBuf,
     /// A file for each shard in place of one for all; for OLMo-core and datatrove.
     pub file_per_shard: bool,
     /// For nanoGPT the corpus of `val.bin`; the hold-out of `corpus`, if it has one, when `None`.
     pub val: Option<PathBuf>,
-    /// Replace files of an export that are there.
+    /// Replace existing files of an export.
     pub force: bool,
 }

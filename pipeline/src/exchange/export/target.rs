@@ -1,4 +1,4 @@
-//! The projects whose files an export writes, and what sets their files apart.
+//! The projects whose files an export writes, and the differences between their files.
 //!
 //! **Invariant:** an id below [`Target::id_end`] has a place in the target's files.
 
@@ -30,7 +30,7 @@ impl Target {
         }
     }
 
-    /// Ids from here on have no place in its files.
+    /// Ids from here on do not fit into its files.
     pub(crate) fn id_end(self) -> u64 {
         match self {
             Target::Nanogpt => 1 << 16,
@@ -39,7 +39,7 @@ impl Target {
         }
     }
 
-    /// Names by which its readers find files in a folder.
+    /// Endings of names by which its readers find files in a folder.
     pub(crate) fn name_ends(self) -> &'static [&'static str] {
         match self {
             Target::Megatron | Target::Nanogpt => &[],

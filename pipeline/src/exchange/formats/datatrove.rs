@@ -1,10 +1,9 @@
 //! datatrove's `NAME.ds`, as datatrove 0.10.1 reads them (`datatrove.utils.dataset`,
-//! `datatrove.pipeline.tokens`): raw little-endian ids of 2 or 4 bytes, which a reader is told
-//! (`token_size`); `NAME.ds.index` has a `u64` a document, the token after it; `NAME.ds.metadata`
-//! has three lines of text that its merger reads and its datasets do not.
+//! `datatrove.pipeline.tokens`): raw little-endian ids of 2 or 4 bytes, a size passed to the reader
+//! (`token_size`). `NAME.ds.index` has a `u64` a document, the token after it. `NAME.ds.metadata`
+//! has three lines of text, which its merger reads and its datasets do not.
 //!
-//! **Invariant:** the names that [`side_names`] gives match no pattern that datatrove looks for ids
-//! with.
+//! **Invariant:** the names from [`side_names`] match no pattern datatrove uses to find ids.
 
 /// End of the name of a file of ids.
 pub(crate) const IDS_END: &str = ".ds";
@@ -14,7 +13,8 @@ pub(crate) fn side_names(ids: &str) -> [String; 2] {
     [format!("{ids}.index"), format!("{ids}.metadata")]
 }
 
-/// The lines about a file of ids: tokenizer and bytes of an id, tokens, tokens for people.
+/// The lines about a file of ids: tokenizer and bytes of an id; number of tokens; the same number
+/// for people.
 pub(crate) fn metadata(tokenizer: &str, token_bytes: u32, token_count: u64) -> String {
     format!(
         "tokenizer.json with BLAKE3 {tokenizer}|{token_bytes}\n{token_count}\n{}",

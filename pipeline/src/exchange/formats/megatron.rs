@@ -2,22 +2,22 @@
 //! megatron-core 0.16.1 reads them: ids without a header, and an index of the sequences and
 //! documents in them.
 //!
-//! | bytes of `NAME.idx` | field             | encoding                                             |
-//! |---------------------|-------------------|------------------------------------------------------|
-//! | 0..9                | magic             | `MMIDIDX\0\0`                                        |
-//! | 9..17               | version           | `u64`, 1                                             |
-//! | 17..18              | type of the ids   | `u8`: 8 is `uint16`, 4 is `int32`; others are no ids |
-//! | 18..26              | sequences, s      | `u64`                                                |
-//! | 26..34              | borders, d        | `u64`, documents + 1                                 |
-//! | 4 · s               | tokens            | `i32`, of each sequence                              |
-//! | 8 · s               | pointers          | `i64`, byte of `NAME.bin` where each begins          |
-//! | 8 · d               | document borders  | `i64`, in sequences; from 0 to s, never falling      |
+//! | bytes of `NAME.idx` | field             | encoding                                          |
+//! |---------------------|-------------------|---------------------------------------------------|
+//! | 0..9                | magic             | `MMIDIDX\0\0`                                     |
+//! | 9..17               | version           | `u64`, 1                                          |
+//! | 17..18              | type of the ids   | `u8`: 8 for `uint16`, 4 for `int32`; else no ids   |
+//! | 18..26              | sequences, s      | `u64`                                             |
+//! | 26..34              | borders, d        | `u64`, documents + 1                              |
+//! | 4 · s               | tokens            | `i32`, of each sequence                           |
+//! | 8 · s               | pointers          | `i64`, byte of `NAME.bin` where each begins       |
+//! | 8 · d               | document borders  | `i64`, in sequences; from 0 to s, never falling   |
 //!
-//! A document is a sequence here. Others may have several, and documents or sequences without a
-//! token.
+//! Here each document is one sequence. Files of other projects may have several in a document, and
+//! documents or sequences without a token.
 //!
-//! **Invariant:** an index that was opened is as long as it says, and its sequences lie in the
-//! `.bin` one after the other and fill it.
+//! **Invariant:** an opened index has the length its header claims, and its sequences follow each
+//! other in the `.bin` and fill it.
 
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,10 @@ const CODE_INT32: u8 = 4;
 const CODE_UINT16: u8 = 8;
 /// Tokens of the longest sequence.
 pub(crate) const SEQUENCE_TOKENS_MAX: u64 = i32::MAX as u64;
-/// Every id of four bytes is below it.
+/// Every id of four bytes is below this value.
 pub(crate) const INT32_ID_END: u64 = 1 << 31;
 
-/// `path` and `extension`, one behind the other: a prefix may have dots.
+/// `prefix` with `extension` appended: a prefix may have dots.
 pub(crate) fn with_extension(prefix: &Path, extension: &str) -> PathBuf {
     let mut name = prefix.as_os_str().to_owned();
     name.push(extension);
@@ -50,7 +50,7 @@ pub(crate) fn dtype(token_bytes: TokenBytes) -> &'static str {
     }
 }
 
-/// The header of an index of documents that are a sequence each.
+/// The header of an index whose documents are one sequence each.
 pub(crate) fn encode_header(token_bytes: TokenBytes, document_count: u64) -> Vec<u8> {
     let code = match token_bytes {
         TokenBytes::Two => CODE_UINT16,
@@ -71,7 +71,7 @@ pub(crate) fn index_bytes(sequence_count: u64, border_count: u64) -> Option<u64>
     border_count.checked_mul(8)?.checked_add(of_sequences)?.checked_add(HEADER_BYTES)
 }
 
-/// An index that was opened.
+/// An opened index.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
     path: PathBuf,
@@ -142,8 +142,8 @@ impl Index {
         Ok(Index { path: path.to_owned(), token_bytes, sequence_count, border_count })
     }
 
-    /// Reads it all once: sequences lie one behind the other and fill the `.bin`; borders rise from
-    /// 0 to the last.
+    /// Reads the whole index once: sequences follow each other and fill the `.bin`; borders rise
+    /// from 0 to the last.
     fn check(&self, bin: &Path) -> Result<(), ForeignError> {
         let token_bytes = u64::from(self.token_bytes.get());
         let mut lengths = Reading::open(&self.path, self.lengths_offset())?;
@@ -158,8 +158,7 @@ impl Index {
                 return Err(self.field(offset, what, pointer.to_string(), expected));
             }
             let tokens = self.length(&mut lengths, sequence)?;
-            // No more than 2^64 / 12 sequences of 2^33 bytes, so that only a file of lies gets
-            // here.
+            // At most 2^64 / 12 sequences of 2^33 bytes: only a corrupt file gets here.
             end_byte = end_byte.saturating_add(tokens * token_bytes);
         }
         let found_bytes = file_bytes(bin)?;
@@ -233,7 +232,7 @@ impl Index {
     }
 }
 
-/// The ends of an index' documents, from front to back.
+/// The ends of an index's documents, from front to back.
 pub(crate) struct DocumentEnds {
     index: Index,
     lengths: Reading,
@@ -251,7 +250,7 @@ impl DocumentEnds {
         }
         self.next_border += 1;
         let border = i64::from_le_bytes(self.borders.array()?);
-        // Checked when it was opened; an index that changes while it is read leads to too few
+        // Checked when the index was opened. An index changed while being read leads to too few
         // tokens, not to too many.
         while u64::try_from(border).is_ok_and(|border| self.sequence < border)
             && self.sequence < self.index.sequence_count

@@ -1,12 +1,12 @@
 //! The token files of OLMo-core (ai2-olmo-core 3.0.0, `olmo_core.data`) and dolma (1.2.1,
-//! `dolma.tokenizer`): `NAME.npy` is no file of `numpy.save` but raw little-endian ids, `uint16`
-//! where the vocabulary has up to 65,536 entries and `uint32` above; `NAME.csv.gz` beside it has a
-//! line a document, `start,end` in tokens and what else its writer wants.
+//! `dolma.tokenizer`). `NAME.npy` is not a file of `numpy.save` but raw little-endian ids, `uint16`
+//! where the vocabulary has up to 65,536 entries and `uint32` above. `NAME.csv.gz` beside it has a
+//! line a document, `start,end` in tokens and any further columns of its writer.
 //!
 //! OLMo-core looks for EOS ids in the array where it is local, and reads the csv otherwise or when
-//! it is told so (`use_array_if_local=False`).
+//! configured to (`use_array_if_local=False`).
 //!
-//! **Invariant:** documents of a csv that was read follow each other and fill the array.
+//! **Invariant:** the documents read from a csv follow each other and fill the array.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,19 +24,19 @@ use crate::exchange::error::ForeignError;
 pub(crate) const IDS_END: &str = ".npy";
 /// End of the name of a file of document borders.
 pub(crate) const CSV_END: &str = ".csv.gz";
-/// What `numpy.save` begins its files with, and OLMo-core would take for ids.
+/// The first bytes of a `numpy.save` file, which OLMo-core would take for ids.
 pub(crate) const NUMPY_SAVE_MAGIC: &[u8] = b"\x93NUMPY";
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
-/// Bytes of the longest line: two numbers and what else there may be, such as the path of a source.
+/// Maximum bytes of a line: two numbers and any further columns, such as the path of a source.
 const LINE_BYTES_MAX: u64 = 1 << 16;
 
-/// The csv that belongs to a file of ids, by the rule of OLMo-core.
+/// The csv of a file of ids, by the rule of OLMo-core.
 pub(crate) fn csv_path(ids: &Path) -> PathBuf {
     let name = ids.file_name().unwrap_or_default().to_string_lossy();
     ids.with_file_name(format!("{}{CSV_END}", name.strip_suffix(IDS_END).unwrap_or(&name)))
 }
 
-/// A file of document borders in the making.
+/// A file of document borders being built.
 pub(crate) struct CsvWriter {
     gzip: GzEncoder<AtomicFile>,
     path: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct CsvWriter {
 
 impl CsvWriter {
     pub(crate) fn create(path: &Path) -> Result<CsvWriter, PublishError> {
-        // Without a name and a time in its header: equal borders give equal bytes.
+        // No name and no time in the header: equal borders give equal bytes.
         let gzip = GzEncoder::new(AtomicFile::create(path)?, Compression::default());
         Ok(CsvWriter { gzip, path: path.to_owned() })
     }
@@ -75,7 +75,7 @@ pub(crate) struct DocumentEnds {
 }
 
 impl DocumentEnds {
-    /// Of an array of `token_count` ids.
+    /// Opens the csv of an array of `token_count` ids.
     pub(crate) fn open(path: &Path, token_count: u64) -> Result<DocumentEnds, ForeignError> {
         let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
         let mut bytes = BufReader::new(open_file(path).map_err(io)?);

@@ -1,6 +1,6 @@
-//! Raw little-endian ids of another project, from front to back in bounded memory.
+//! Reads raw little-endian ids of another project, from front to back in bounded memory.
 //!
-//! **Invariant:** every id that comes out is below the size of the vocabulary.
+//! **Invariant:** every id returned is below the size of the vocabulary.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use schemas::shard::TokenBytes;
 
 use crate::exchange::error::{ForeignError, Reading, file_bytes};
 
-/// Ids that are read together.
+/// Ids read together.
 pub(crate) const CHUNK_TOKENS: usize = 1 << 16;
 
-/// How many ids a file has: its length must be a multiple of theirs, and not 0.
+/// The number of ids in a file: its length must be a multiple of their size, and not 0.
 pub(crate) fn token_count(path: &Path, token_bytes: TokenBytes) -> Result<u64, ForeignError> {
     let found_bytes = file_bytes(path)?;
     let bytes = u64::from(token_bytes.get());
@@ -22,7 +22,7 @@ pub(crate) fn token_count(path: &Path, token_bytes: TokenBytes) -> Result<u64, F
     Err(ForeignError::Length { path: path.to_owned(), found_bytes, expected })
 }
 
-/// A file of ids that is being read.
+/// A file of ids being read.
 pub(crate) struct IdFile {
     reading: Reading,
     token_bytes: TokenBytes,
@@ -41,7 +41,7 @@ impl IdFile {
         Ok(IdFile { reading, token_bytes, vocab_size, next_token: 0, bytes: Vec::new() })
     }
 
-    /// Fills `ids` with the next `count` of them; the file has as many.
+    /// Fills `ids` with the next `count` ids; the file has at least as many.
     pub(crate) fn read(&mut self, count: usize, ids: &mut Vec<u32>) -> Result<(), ForeignError> {
         self.bytes.resize(count * self.token_bytes.get() as usize, 0);
         self.reading.fill(&mut self.bytes)?;
@@ -64,12 +64,12 @@ impl IdFile {
         Ok(())
     }
 
-    /// Where in the file a token lies.
+    /// The offset of a token in the file.
     pub(crate) fn offset(&self, token: u64) -> u64 {
         token * u64::from(self.token_bytes.get())
     }
 
-    /// Names the first id that the vocabulary does not have.
+    /// Names the first id outside the vocabulary.
     fn outside(&self, ids: &[u32]) -> ForeignError {
         let vocab_size = self.vocab_size;
         let (token, found) = (self.next_token..)

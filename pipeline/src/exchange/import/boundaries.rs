@@ -1,10 +1,10 @@
-//! Where the documents of foreign ids end, and their way into a series of shards.
+//! Finds the ends of documents in foreign ids, and writes the documents into a series of shards.
 //!
-//! A row is a document of the foreign file, counted from 1; one without a token, which a shard
-//! cannot hold, is listed as skipped.
+//! A row is a document of the foreign file, counted from 1. A document without a token, which a
+//! shard cannot hold, is listed as skipped.
 //!
-//! **Invariant:** every document that is written begins with BOS and ends with EOS where the policy
-//! says so, and memory does not grow with the length of a document.
+//! **Invariant:** every written document begins with BOS and ends with EOS where the policy has
+//! them, and memory does not grow with the length of a document.
 
 use schemas::manifest::SpecialToken;
 
@@ -16,18 +16,18 @@ use crate::write::series::entry::DocEntry;
 use crate::write::series::{ClosedPart, SeriesWriter};
 use encoder::describe;
 
-/// What stands around the documents of imported ids, as the user says it.
+/// The tokens around the documents of imported ids, as declared by the user.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Around {
     pub(crate) bos: Option<SpecialToken>,
     pub(crate) eos: Option<SpecialToken>,
 }
 
-/// What says where documents end.
+/// The source of document ends.
 pub(crate) enum Ends {
     Megatron(megatron::DocumentEnds),
     Olmo(olmo::DocumentEnds),
-    /// The ids themselves, by what stands around documents.
+    /// The ids themselves, by the tokens around documents.
     Ids,
 }
 
@@ -41,7 +41,7 @@ impl Ends {
     }
 }
 
-/// Takes the parts of a series that are complete.
+/// Receives the complete parts of a series.
 pub(crate) type OnPart<'a> = dyn FnMut(ClosedPart) -> anyhow::Result<()> + 'a;
 
 /// A foreign file on its way into a series.
@@ -54,12 +54,12 @@ pub(crate) struct Documents<'a> {
     pub(crate) on_part: &'a mut OnPart<'a>,
     /// Called for each chunk with its tokens; an error ends the reading.
     pub(crate) on_tokens: &'a mut (dyn FnMut(u64) -> anyhow::Result<()> + 'a),
-    /// Of the document that is being read.
+    /// State of the current document.
     pub(crate) current: Current,
     pub(crate) written: Written,
 }
 
-/// The document that is being read.
+/// The document being read.
 #[derive(Default)]
 pub(crate) struct Current {
     row: u64,
@@ -69,19 +69,19 @@ pub(crate) struct Current {
     last_id: u32,
 }
 
-/// What documents began and ended with.
+/// The tokens at the beginnings and ends of documents.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Written {
     pub(crate) documents: u64,
-    /// Documents that begin with the BOS that there is said to be none of.
+    /// Documents beginning with a BOS although none was declared.
     pub(crate) unsaid_bos: u64,
-    /// Documents that end with the EOS that there is said to be none of.
+    /// Documents ending with an EOS although none was declared.
     pub(crate) unsaid_eos: u64,
 }
 
 impl Documents<'_> {
-    /// Reads the file to its end; the writer with all but what [`SeriesWriter::finish`] does.
-    /// `unsaid` are tokens that the policy leaves out and the vocabulary has.
+    /// Reads the file to its end; returns the writer, ready for [`SeriesWriter::finish`]. `unsaid`
+    /// holds tokens of the vocabulary left out by the policy.
     pub(crate) fn read(
         mut self,
         mut ends: Ends,
@@ -98,7 +98,8 @@ impl Documents<'_> {
                     let (now, later) = rest.split_at(at);
                     self.append(now)?;
                     self.end(unsaid)?;
-                    before = None; // the border was taken
+                    // The border was taken.
+                    before = None;
                     rest = later;
                 }
                 self.append(rest)?;
@@ -121,7 +122,7 @@ impl Documents<'_> {
         Ok((self.writer, self.written))
     }
 
-    /// The next ids, none from token `end` on.
+    /// Reads the next ids, all before token `end`.
     fn next_chunk(&mut self, end: u64, chunk: &mut Vec<u32>) -> anyhow::Result<()> {
         let count = (end - self.current.next_token).min(CHUNK_TOKENS as u64);
         (self.on_tokens)(count)?;
@@ -198,8 +199,8 @@ impl Documents<'_> {
 }
 
 impl Around {
-    /// Where in `ids` the first document begins of those that begin in them; `before` is the id
-    /// before them, if that is of the same document.
+    /// The position in `ids` of the first document beginning there. `before` is the id before them,
+    /// if it belongs to the same document.
     fn first_border(&self, before: Option<u32>, ids: &[u32]) -> Option<usize> {
         let is = |token: &Option<SpecialToken>, id: u32| {
             token.as_ref().is_none_or(|token| token.id == id)

@@ -1,7 +1,7 @@
-//! Which files an import reads, and what can be checked of them before anything is written.
+//! Finds the files of an import, and checks them as far as possible before anything is written.
 //!
-//! **Invariant:** a file that is handed on has the length that its ids take, and an index of it
-//! fits them, as long as [`Foreign::check_unchanged`] finds it as it was.
+//! **Invariant:** a file passed on has the length of its ids, and its index fits them, provided
+//! [`Foreign::check_unchanged`] finds the file unchanged.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,7 +21,7 @@ fn usage<T>(what: String) -> anyhow::Result<T> {
     Err(UsageError(what).into())
 }
 
-/// A file of ids, checked as far as can be without reading them.
+/// A file of ids, checked as far as possible without reading them.
 pub(crate) struct Foreign {
     pub(crate) input: Input,
     pub(crate) token_bytes: TokenBytes,
@@ -31,15 +31,14 @@ pub(crate) struct Foreign {
     seen: Vec<Seen>,
 }
 
-/// A file as it was before anything of it was read.
+/// A file's state before any of it was read.
 struct Seen {
     path: PathBuf,
     before: Metadata,
 }
 
 impl Foreign {
-    /// Refuses files that are not what they were when they were found: what was read of them may be
-    /// of both.
+    /// Refuses files changed since they were found: the bytes read may be of both versions.
     pub(crate) fn check_unchanged(&self) -> Result<(), ForeignError> {
         self.seen.iter().try_for_each(Seen::check)
     }
@@ -61,7 +60,7 @@ impl Seen {
             return changed(format!("it is {} bytes; it was {}", now.len(), before.len()));
         }
         let written = |of: &Metadata| (of.mtime(), of.mtime_nsec());
-        // Also of a file that got its old time back.
+        // Also catches a file with its old time restored.
         let touched = |of: &Metadata| (of.ctime(), of.ctime_nsec());
         if written(&now) != written(before) || touched(&now) != touched(before) {
             return changed("it was written to or replaced".to_owned());
@@ -70,7 +69,7 @@ impl Seen {
     }
 }
 
-/// Bytes of an id, for a vocabulary of this size; an index may say something else.
+/// Bytes of an id, for a vocabulary of this size; an index may differ.
 pub(crate) fn token_bytes(spec: &ImportSpec, vocab_size: u64) -> TokenBytes {
     match spec.from {
         ForeignFormat::Nanogpt => TokenBytes::Two,
@@ -78,7 +77,7 @@ pub(crate) fn token_bytes(spec: &ImportSpec, vocab_size: u64) -> TokenBytes {
     }
 }
 
-/// The files, in the order in which they form the corpus.
+/// The files, in their order in the corpus.
 pub(crate) fn find(spec: &ImportSpec, token_bytes: TokenBytes) -> anyhow::Result<Vec<Foreign>> {
     let source = &spec.source;
     match spec.from {
@@ -91,7 +90,7 @@ pub(crate) fn find(spec: &ImportSpec, token_bytes: TokenBytes) -> anyhow::Result
             let without = files.iter().find(|file| file.csv.is_none());
             if let (Some(with), Some(without)) = (with, without) {
                 return usage(format!(
-                    "{} has a .csv.gz of its documents and {} has none; import them apart",
+                    "{} has a .csv.gz of its documents and {} has none; import them separately",
                     with.input.path.display(),
                     without.input.path.display()
                 ));
@@ -142,10 +141,10 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
     Ok(Foreign { input, token_bytes, token_count, index: None, csv, seen })
 }
 
-/// Makes a change of `side`, the file beside the ids, one of the input: what was made of both is of
-/// no use after either.
+/// Makes a change of `side`, the file beside the ids, a change of the input: work made from both is
+/// useless after either changes.
 ///
-/// The sum of both times, not the later of them: one that is replaced may be older than the other.
+/// Uses the sum of both times, not the later one: a replacement may be older than the other file.
 fn with_side(mut input: Input, side: &Path) -> anyhow::Result<Input> {
     for side in inputs::foreign(side, "")? {
         input.modified_nanoseconds =
@@ -158,7 +157,7 @@ fn with_side(mut input: Input, side: &Path) -> anyhow::Result<Input> {
 fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
     let inputs = if source.is_dir() {
         let found = inputs::foreign(source, ".idx")?;
-        // A `.bin` without its `.idx` would be left out without a word.
+        // A `.bin` without its `.idx` would be left out silently.
         for bin in inputs::foreign(source, ".bin")? {
             let idx = bin.path.with_extension("idx");
             if !idx.exists() {

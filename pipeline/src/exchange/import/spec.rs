@@ -1,6 +1,6 @@
-//! What an import reads, and what is said about it.
+//! The options of an import: the files, and the user's declarations about them.
 //!
-//! **Invariant:** a spec says nothing that its files say themselves.
+//! **Invariant:** a spec repeats nothing its files state themselves.
 
 use std::path::PathBuf;
 
@@ -15,19 +15,19 @@ pub struct ImportSpec {
     /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a
     /// folder of them; nanogpt: a .bin.
     pub source: PathBuf,
-    /// Whose files they are.
+    /// The project of the files.
     pub from: ForeignFormat,
-    /// The tokenizer.json that made the ids, or the folder that holds it.
+    /// The tokenizer.json used for the ids, or its folder.
     pub tokenizer: PathBuf,
     /// The folder to write the corpus into.
     pub out: PathBuf,
-    /// What goes around each document, which is checked; and what special tokens written out in a
-    /// text were, which is recorded.
+    /// Tokens around each document, which are checked, and the treatment of special tokens written
+    /// out in a text, which is recorded.
     pub policy: Policy,
-    /// Of files of olmo: bytes of an id; by the size of the vocabulary when `None`.
+    /// Bytes of an id in files of olmo; by the size of the vocabulary when `None`.
     pub token_bytes: Option<TokenBytes>,
     /// Bytes of ids at which a shard closes, at the next document boundary; at least 1.
     pub shard_bytes: u64,
-    /// Replace a corpus that the folder holds, and write beside files of others.
+    /// Replace a corpus in the folder, and write beside unrelated files.
     pub force: bool,
 }

@@ -1,6 +1,6 @@
-//! The stage's middle: a chunk to the ids of its documents, and what becomes of each.
+//! Encodes a chunk's documents, and decides on each of them.
 //!
-//! **Invariant:** a chunk's items stand in the order of its rows, and their token counts add up to
+//! **Invariant:** a chunk's items are in the order of its rows, and their token counts add up to
 //! its ids.
 
 use crate::read::document::{Doc, Refusal};
@@ -29,7 +29,7 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
         let select = self.job.select.of_input(&plan.input.name);
         for doc in chunk.docs(self.job.columns) {
             match doc {
-                // Of a single chain that what was read is behind.
+                // Documents already written, where the input has a single chain.
                 Ok(doc) if doc.row < plan.first_row() => {}
                 Err(refusal) if refusal.row < plan.first_row() => {}
                 Ok(doc) => self.encode_document(plan, select, chunk, &doc, &mut encoded),
@@ -84,7 +84,7 @@ impl<'a, I: TokenId> ThreadEncoder<'a, I> {
         }
     }
 
-    /// The document that `entry` describes, or the parts that it is cut into.
+    /// Encodes the document described by `entry`, or the parts it is cut into.
     fn encode_parts(
         &mut self,
         text: &str,

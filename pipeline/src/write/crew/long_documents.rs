@@ -1,6 +1,7 @@
-//! Documents much larger than a chunk, encoded by all threads of a crew.
+//! Encodes documents much larger than a chunk with all threads of a crew.
 //!
-//! **Invariant:** the parts' ids are put together in the order of the parts, whoever encoded them.
+//! **Invariant:** the parts' ids are joined in the order of the parts, whichever threads encoded
+//! them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,12 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use encoder::{Encoder, PartPosition, Session, TokenId, TokenizeError};
 
-/// Bytes of the shortest text that is cut.
+/// Length of the shortest text worth cutting, in bytes.
 const SPLIT_BYTES: usize = 1 << 20;
-/// Bytes of a part, about.
+/// Approximate bytes of a part.
 const PART_BYTES: usize = 1 << 18;
 
-/// Texts that are being encoded by several threads.
+/// Texts being encoded by several threads.
 pub(crate) struct Splits<I> {
     threads: usize,
     open: Mutex<Vec<Arc<Split<I>>>>,
@@ -23,7 +24,7 @@ pub(crate) struct Splits<I> {
 pub(crate) struct Split<I> {
     text: String,
     parts: Vec<Range<usize>>,
-    /// The part that is encoded next. Relaxed: the parts themselves do not change.
+    /// The part to encode next. Relaxed: the parts themselves do not change.
     next: AtomicUsize,
     done: Mutex<PartsDone<I>>,
     /// A part was done, or the run is over.
@@ -41,7 +42,7 @@ impl<I: TokenId> Splits<I> {
         Splits { threads, open: Mutex::new(Vec::new()) }
     }
 
-    /// Cuts a text that is worth it; `None` for one that is not, or that has no cut.
+    /// Cuts a long text; `None` for a short one, or for one without a place to cut.
     pub(crate) fn cut(&self, encoder: &Encoder, text: &str) -> Option<Arc<Split<I>>> {
         if self.threads == 1 || text.len() < SPLIT_BYTES {
             return None;
@@ -55,7 +56,8 @@ impl<I: TokenId> Splits<I> {
         })
     }
 
-    /// Encodes a text with whoever comes to help. After an error `ids` is as before.
+    /// Encodes a text together with any threads that come to help. After an error `ids` is as
+    /// before.
     pub(crate) fn encode(
         &self,
         split: &Arc<Split<I>>,
@@ -77,7 +79,7 @@ impl<I: TokenId> Splits<I> {
         Ok(())
     }
 
-    /// Encodes parts of others' texts while there are any.
+    /// Encodes parts of other threads' texts while there are any.
     pub(crate) fn help(&self, session: &mut Session<I>) {
         if self.threads == 1 {
             return;
@@ -89,7 +91,7 @@ impl<I: TokenId> Splits<I> {
         }
     }
 
-    /// A thread failed: nobody waits for its part.
+    /// Stops waiting for parts after a thread failed.
     pub(crate) fn give_up(&self) {
         for split in self.open().iter() {
             split.done().is_over = true;
@@ -111,7 +113,7 @@ impl<I: TokenId> Split<I> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Encodes the next part; `false` when there is none.
+    /// Encodes the next part; `false` when all parts are taken.
     fn encode_next(&self, session: &mut Session<I>) -> bool {
         let part = self.next.fetch_add(1, Ordering::Relaxed);
         let Some(range) = self.parts.get(part) else { return false };

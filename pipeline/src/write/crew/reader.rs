@@ -1,6 +1,6 @@
-//! The stage's first step: inputs, one after the other, as numbered pieces of work.
+//! Reads inputs, one after the other, as numbered pieces of work.
 //!
-//! **Invariant:** numbers rise by one, in the order of what is read.
+//! **Invariant:** numbers rise by one, in reading order.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::read::documents::Docs;
 use crate::read::error::DocsError;
 use crate::write::job::{InputPlan, Job, Work};
 
-/// The inputs, and how far the current one was read.
+/// The inputs, and the reading position in the current one.
 pub(crate) struct WorkReader<'a> {
     todo: &'a Mutex<std::vec::IntoIter<InputPlan>>,
     current: Option<(Docs, Arc<InputPlan>)>,
@@ -17,12 +17,12 @@ pub(crate) struct WorkReader<'a> {
 }
 
 impl<'a> WorkReader<'a> {
-    /// Takes one input after the other of `todo`, beside other feeds.
+    /// Takes one input after the other from `todo`, which other readers share.
     pub(crate) fn new(todo: &'a Mutex<std::vec::IntoIter<InputPlan>>) -> WorkReader<'a> {
         WorkReader { todo, current: None, next_number: 0, given_back: None }
     }
 
-    /// What comes next, with its number; `None` when all is read.
+    /// The next work with its number; `None` after everything is read.
     pub(crate) fn next(&mut self, job: &Job) -> Option<(u64, Work)> {
         if let Some(given_back) = self.given_back.take() {
             return Some(given_back);
@@ -33,7 +33,7 @@ impl<'a> WorkReader<'a> {
         Some((number, work))
     }
 
-    /// Takes back what [`WorkReader::next`] gave last, which gives it again.
+    /// Takes back the last work from [`WorkReader::next`], which will return it again.
     pub(crate) fn give_back(&mut self, number: u64, work: Work) {
         let before = self.given_back.replace((number, work));
         assert!(before.is_none(), "only what was given last comes back");
@@ -68,7 +68,7 @@ impl<'a> WorkReader<'a> {
     }
 }
 
-/// Opens an input behind what there is of it.
+/// Opens an input after its closed parts.
 fn open(plan: &InputPlan, job: &Job) -> Result<Docs, DocsError> {
     let mut docs = Docs::open(&plan.input, job.columns)?;
     docs.skip_to(plan.first_row())?;

@@ -1,9 +1,9 @@
-//! The stage's last step: encoded documents to the series that they belong to.
+//! Routes encoded documents to their series.
 //!
-//! A *chain* is what a series is made of: the documents of an input, or of one set of it, in the
-//! corpus or in its hold-out.
+//! A *chain* is the documents of a series: those of an input, or of one set of it, in the corpus or
+//! in its hold-out.
 //!
-//! **Invariant:** every document that was read is counted in exactly one chain of the corpus.
+//! **Invariant:** every document read is counted in exactly one chain of the corpus.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(crate) struct Writer<'a> {
     current: Option<Current>,
 }
 
-/// The input that is being written.
+/// The input being written.
 struct Current {
     plan: Arc<InputPlan>,
     chains: BTreeMap<Chain, SeriesWriter>,
-    /// Chains of the corpus and of the hold-out, which number them.
+    /// Numbers of chains in the corpus and in the hold-out, from which chains are numbered.
     chain_counts: [u64; 2],
     file_offset: u64,
 }
@@ -39,14 +39,14 @@ impl<'a> Writer<'a> {
         Writer { job, closer, current: None }
     }
 
-    /// Writes what comes next; gives back a buffer that is free again.
+    /// Writes the next work; returns a buffer for reuse.
     pub(crate) fn write<I: TokenId>(&mut self, done: Done<I>) -> anyhow::Result<Option<Vec<I>>> {
         match done {
             Done::Begin(plan) => {
                 let chains = BTreeMap::new();
                 let mut current = Current { plan, chains, chain_counts: [0; 2], file_offset: 0 };
                 current.chain(self.job, BASE)?;
-                // Without sets a series stands at its input's place, in the hold-out as well.
+                // Without sets a series has its input's position, also in the hold-out.
                 if self.job.select.has_holdout() && !self.job.by_set {
                     current.chain(self.job, (true, None))?;
                 }
@@ -105,14 +105,14 @@ impl Current {
                     let path = self.plan.input.path.clone();
                     let err = DocsError::Document { path, refusal: refusal.clone() };
                     return Err(err)
-                        .context("stopped (--on-error skip lists such documents and goes on)");
+                        .context("stopped (--on-error skip lists such documents and continues)");
                 }
             }
         }
         Ok(())
     }
 
-    /// The chain's writer, begun if this is its first document.
+    /// The chain's writer, begun with its first document.
     fn chain(&mut self, job: &Job, chain: Chain) -> anyhow::Result<&mut SeriesWriter> {
         if !self.chains.contains_key(&chain) {
             let writer = self.begin(job, &chain)?;
@@ -128,8 +128,8 @@ impl Current {
         let (series_index, by_set) = if job.by_set {
             anyhow::ensure!(
                 *count < SERIES_MAX,
-                "{} has more than {} sets, too many for a series each (--by-set); leave some out with \
-                 --drop-set, or divide the file",
+                "{} has more than {} sets, too many for a series each (--by-set); leave some out \
+                 with --drop-set, or divide the file",
                 plan.input.path.display(),
                 SERIES_MAX - 1
             );

@@ -1,4 +1,4 @@
-//! Starts the crews of a job, and the threads that close behind them.
+//! Starts the crews of a job, and the threads closing their parts.
 //!
 //! **Invariant:** every thread has ended when [`Job::run`] returns.
 
@@ -15,8 +15,8 @@ use crate::write::series::close::{Closer, OnInput, Parts};
 use encoder::{SessionStatistics, TokenId};
 
 impl Job<'_> {
-    /// Writes the inputs `todo` and hands each one's record on as soon as it is complete. Ends
-    /// early when asked to stop.
+    /// Writes the inputs `todo` and reports each one's record once it is complete. Ends early when
+    /// asked to stop.
     pub(crate) fn run(
         &self,
         threads: usize,
@@ -44,7 +44,7 @@ impl Job<'_> {
         })
     }
 
-    /// Says so where the encoder is the slow one.
+    /// Reports once if the slow encoder is in use.
     pub(crate) fn name_encoder(&self) {
         let why = self.encoder.obstacles().join("; ");
         if !why.is_empty() {
@@ -59,8 +59,7 @@ impl Job<'_> {
         on_input: &OnInput,
     ) -> anyhow::Result<SessionStatistics> {
         std::thread::scope(|scope| {
-            // No room: whoever hands something over waits until what was handed over before is
-            // closed.
+            // No room: a sender waits until the previous value is closed.
             let (tx, rx) = bounded(0);
             let behind = (threads > 1).then(|| {
                 scope.spawn(move || {
@@ -75,9 +74,9 @@ impl Job<'_> {
             let crew = Crew::<I>::new(self, threads, todo, Writer::new(self, closer));
             let statistics = crew.run(threads);
             let failure = crew.into_failure();
-            // The writer is gone, and with it the sender: what closes behind comes to its end.
+            // The writer and its sender are gone, so the closing thread comes to its end.
             let closed = behind.map_or(Ok(()), |behind| behind.join().map_err(panicked)?);
-            // What failed behind us is the cause of what we ran into.
+            // A failure in closing is the cause of our own failure.
             closed.and(failure.map_or(Ok(statistics), Err))
         })
     }

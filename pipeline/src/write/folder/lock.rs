@@ -1,6 +1,11 @@
-//! Locks on a corpus folder: one writer of all, or several tasks that each write their own series.
+//! Locks on a corpus folder: one writer of everything, or several tasks writing their own series.
 //!
-//! **Invariant:** locks are the kernel's: when a holder dies, however it does, its lock is free.
+//! Locks are the kernel's, on files in the folder. A run holds the folder alone. Tasks share it,
+//! and each holds its own name alone: a second task of the same name, or of another number of
+//! tasks, is refused with the holder's process id.
+//!
+//! **Invariant:** locks are the kernel's: when a holder dies, for whatever reason, its lock is
+//! free.
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -16,12 +21,12 @@ const BEGIN_LOCK: &str = ".begin.lock";
 const TASK_LOCK: &str = ".task-";
 const LOCK_END: &str = ".lock";
 
-/// Whether a file name is that of a lock of this module.
+/// Whether a file name belongs to a lock of this module.
 pub(crate) fn is_lock(name: &str) -> bool {
     [FOLDER_LOCK, BEGIN_LOCK].contains(&name) || task_count(name).is_some()
 }
 
-/// How many tasks there are, by the name of one's lock file.
+/// The number of tasks, from the name of a task's lock file.
 fn task_count(name: &str) -> Option<u64> {
     let (index, count) =
         name.strip_prefix(TASK_LOCK)?.strip_suffix(LOCK_END)?.split_once("-of-")?;
@@ -36,13 +41,13 @@ pub(crate) struct FolderLock {
 }
 
 impl FolderLock {
-    /// For the one writer of everything; refused while anybody else writes.
+    /// For the only writer of everything; refused while anybody else writes.
     pub(crate) fn exclusive(folder: &Path) -> anyhow::Result<FolderLock> {
         let held = Held::exclusive(folder, FOLDER_LOCK, "process")?;
         Ok(FolderLock { _task: None, _folder: held })
     }
 
-    /// For the one writer of some files of a folder, by the name of the lock's own file.
+    /// For the only writer of some files of a folder, by the name of the lock's own file.
     pub(crate) fn named(folder: &Path, name: &str) -> anyhow::Result<FolderLock> {
         let held = Held::exclusive(folder, name, "process")?;
         Ok(FolderLock { _task: None, _folder: held })
@@ -55,7 +60,7 @@ impl FolderLock {
         let held = Held::exclusive(folder, &name, &format!("{task}, process"))?;
         for other in names(folder)? {
             if task_count(&other).is_some_and(|count| count != task.count) {
-                // Only a look: a lock that can be had is a dead task's, and goes.
+                // Only a check: a lock we can take is a dead task's, and is removed.
                 Held::exclusive(folder, &other, "process").with_context(|| {
                     format!("{task} cannot write beside tasks of another number of tasks")
                 })?;
@@ -64,7 +69,7 @@ impl FolderLock {
         Ok(FolderLock { _task: Some(held), _folder: shared })
     }
 
-    /// For the moment in which tasks agree on what they are writing: waits for its turn.
+    /// For the moment when tasks agree on the corpus to write: waits for its turn.
     pub(crate) fn begin(folder: &Path) -> anyhow::Result<impl Drop> {
         Held::take(folder, BEGIN_LOCK, |file| file.lock().map_err(TryLockError::Error))
     }
@@ -90,7 +95,7 @@ impl Held {
     fn shared(folder: &Path) -> anyhow::Result<Held> {
         let mut held = Held::take(folder, FOLDER_LOCK, File::try_lock_shared)?;
         held.is_exclusive = false;
-        // What a holder of the whole folder, now dead, may have written.
+        // Clears any text left by a dead holder of the whole folder.
         held.file.set_len(0).with_context(|| format!("lock {}", held.path.display()))?;
         Ok(held)
     }
@@ -115,7 +120,8 @@ impl Held {
                 ),
                 Err(TryLockError::Error(err)) => return Err(err).with_context(context),
             }
-            // The holder before may have removed the file between our opening and our locking it.
+            // The previous holder may have removed the file after we opened it and before we locked
+            // it.
             let ours = file.metadata().with_context(context)?;
             let is_current = std::fs::metadata(&path)
                 .is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()));
@@ -146,7 +152,8 @@ fn names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Who holds the lock `name`, as far as they wrote it down: of the folder's lock that may be tasks.
+/// The holders of the lock `name`, as far as they recorded themselves. The folder's lock may be
+/// held by tasks.
 fn holders(folder: &Path, name: &str) -> anyhow::Result<String> {
     let said = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     let mut holders = vec![said(name)];
@@ -157,5 +164,5 @@ fn holders(folder: &Path, name: &str) -> anyhow::Result<String> {
     }
     let holders: Vec<&str> =
         holders.iter().map(|text| text.trim()).filter(|t| !t.is_empty()).collect();
-    Ok(if holders.is_empty() { "it does not say which".to_owned() } else { holders.join("; ") })
+    Ok(if holders.is_empty() { "it left no name".to_owned() } else { holders.join("; ") })
 }

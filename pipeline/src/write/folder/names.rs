@@ -1,7 +1,7 @@
-//! Names of the files in a corpus' folder, and what a name says.
+//! Names of the files in a corpus's folder, and their meaning.
 //!
-//! **Invariant:** each name is of one kind of file, one series and one part; what is no such name
-//! is nothing of ours.
+//! **Invariant:** each name denotes one kind of file, one series and one part; a file with any
+//! other name is not ours.
 
 use schemas::build::{BUILD_FILE, SKIPPED_FILE};
 use schemas::manifest;
@@ -26,7 +26,7 @@ pub(crate) fn rows_name(series_index: u64, part_index: u64) -> String {
     format!("{series_index:05}-{part_index:05}{ROWS_END}")
 }
 
-/// Name of what was skipped since the shard before, until its series is complete.
+/// Name of the list of documents skipped since the shard before, until its series is complete.
 pub(crate) fn part_skipped_name(series_index: u64, part_index: u64) -> String {
     format!("{series_index:05}-{part_index:05}{SKIPPED_END}")
 }
@@ -36,7 +36,7 @@ pub(crate) fn part_name(series_index: u64, part_index: u64) -> String {
     format!("{series_index:05}-{part_index:05}{PART_END}")
 }
 
-/// Name of a series' document index.
+/// Name of a series's document index.
 pub(crate) fn index_name(series_index: u64) -> String {
     format!("{series_index:05}{INDEX_END}")
 }
@@ -51,19 +51,19 @@ pub(crate) fn record_name(position: u64) -> String {
     format!("{position:05}{RECORD_END}")
 }
 
-/// What a file of a series is.
+/// The kind of a series file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A file that a finished corpus has.
+    /// A file of a finished corpus.
     Final,
     /// A record or a list of an input, by its position among the inputs.
     Input,
-    /// What belongs to a part, not the shard.
+    /// A file of a part other than the shard.
     Part,
 }
 
-/// The series that a file in a corpus' folder belongs to (for [`Kind::Input`] the position of its
-/// input), and what it is.
+/// The series of a file in a corpus's folder (for [`Kind::Input`] the position of its input), and
+/// its kind.
 pub(crate) fn series_of(name: &str) -> Option<(u64, Kind)> {
     let name = name.strip_prefix("holdout/").unwrap_or(name);
     let name = match name.strip_prefix('.') {
@@ -98,7 +98,7 @@ pub(crate) fn part_of(name: &str) -> Option<(u64, u64)> {
     Some((series.parse().ok()?, part.parse().ok()?))
 }
 
-/// Whether a name (relative to the folder) is one that corpora use.
+/// Whether corpora use this name (relative to the folder).
 pub(super) fn is_own(name: &str) -> bool {
     let name = name.strip_prefix("holdout/").unwrap_or(name);
     if let Some(file) = name.strip_prefix(&format!("{TOKENIZER_FOLDER}/")) {
@@ -108,7 +108,7 @@ pub(super) fn is_own(name: &str) -> bool {
     series_of(name).is_some() || [manifest::FILE_NAME, BUILD_FILE, SKIPPED_FILE].contains(&name)
 }
 
-/// Whether a name is what a run may leave that was cut off before it wrote down what it makes.
+/// Whether a run cut off before recording its corpus may leave a file of this name.
 pub(super) fn is_left_over(name: &str) -> bool {
     name.starts_with(TOKENIZER_FOLDER) || name.rsplit('/').next().is_some_and(atomic::is_temporary)
 }

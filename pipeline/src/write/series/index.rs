@@ -1,7 +1,7 @@
 //! Writes document indexes, and joins the parts of one.
 //!
 //! **Invariant:** equal rows in equal parts give equal bytes, in every build of this program;
-//! joining a single part gives its own.
+//! joining a single part gives the bytes of the part.
 
 use std::io;
 use std::path::Path;
@@ -20,12 +20,12 @@ use schemas::manifest::FileRecord;
 use crate::disk::atomic::AtomicFile;
 use crate::write::series::entry::DocEntry;
 
-/// Rows of the document index that are compressed together.
+/// Rows of the document index compressed together.
 const INDEX_GROUP_ROWS: usize = 1 << 16;
-/// Rows that are copied at a time when parts are joined.
+/// Rows copied at a time when parts are joined.
 const JOIN_ROWS: usize = 1 << 13;
 
-/// A document index, or a part of one, in the making.
+/// A document index, or a part of one, being built.
 pub(crate) struct IndexWriter {
     writer: ArrowWriter<AtomicFile>,
     schema: SchemaRef,
@@ -43,14 +43,16 @@ pub(crate) struct IndexWriter {
 }
 
 impl IndexWriter {
-    /// Begins the index `name` with the columns of `schema`, one of those of `schemas::index`.
+    /// Begins the index `name` with the columns of `schema`, one of the schemas in
+    /// `schemas::index`.
     pub(crate) fn create(
         dir: &Path,
         name: String,
         schema: SchemaRef,
     ) -> anyhow::Result<IndexWriter> {
         let file = AtomicFile::create(&dir.join(&name))?;
-        // All that could differ between builds of this program is set: equal rows give equal bytes.
+        // Every property that could differ between builds of this program is set: equal rows give
+        // equal bytes.
         let level = ZstdLevel::try_new(3).expect("a level of zstd");
         let properties = WriterProperties::builder()
             .set_created_by("patchmill".to_owned())
@@ -124,7 +126,7 @@ impl IndexWriter {
         self.writer.write(&batch).with_context(|| format!("write {}", self.name))
     }
 
-    /// Completes the file and puts it under its name, which is durable with the next sync of the
+    /// Completes the file and gives it its name, which is durable after the next sync of the
     /// folder.
     pub(crate) fn place(mut self) -> anyhow::Result<FileRecord> {
         self.write_group()?;
@@ -148,8 +150,8 @@ impl IndexWriter {
     }
 }
 
-/// The index `name` of a series whose rows are all in one part, which joining would write a second
-/// time, byte for byte.
+/// The index `name` of a series with all its rows in one part. Joining would write that part a
+/// second time, byte for byte.
 pub(crate) fn copy_rows(dir: &Path, name: String, rows: &FileRecord) -> anyhow::Result<FileRecord> {
     let source = dir.join(&rows.path);
     let mut copy = AtomicFile::create(&dir.join(&name))?;
@@ -169,7 +171,7 @@ pub(crate) fn copy_rows(dir: &Path, name: String, rows: &FileRecord) -> anyhow::
 mod tests {
     use super::*;
 
-    /// Rows of several groups, the last one of which is not full.
+    /// Rows of several groups, the last one not full.
     fn write_rows(dir: &Path, name: &str) -> FileRecord {
         let schema = schemas::index::schema();
         let mut rows = IndexWriter::create(dir, name.to_owned(), schema).unwrap();
