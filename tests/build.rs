@@ -1,4 +1,4 @@
-//! Lets the binaries of `tests` and of `benches` find libtorch, where the feature `trainer` brings
+//! Lets the binaries of `tests` and of `benches` find libtorch, when the feature `trainer` brings
 //! it in.
 
 fn main() {
@@ -8,8 +8,8 @@ fn main() {
     let lib = std::path::PathBuf::from(lib);
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     if lib.join("libtorch_cuda.so").exists() {
-        // Nothing refers to a symbol of it, so the linker would drop it, and CUDA would be missing
-        // without a word.
+        // Nothing refers to its symbols, so the linker would drop it, and CUDA would silently be
+        // missing.
         println!("cargo::rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
     }
     if let Some(cudart) = std::env::var_os("DEP_PATCHMILL_SHIM_CUDART_LIB") {

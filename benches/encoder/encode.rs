@@ -45,7 +45,7 @@ struct Args {
     inputs: Vec<PathBuf>,
 }
 
-/// What one run came to.
+/// Result of one run.
 struct Measured {
     seconds: f64,
     cpu_seconds: f64,

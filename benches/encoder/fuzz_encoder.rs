@@ -27,7 +27,7 @@ struct Args {
     /// A tokenizer.json, or the folder that holds it.
     #[arg(long)]
     tokenizer: PathBuf,
-    /// What all inputs follow from.
+    /// Seed of all inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Inputs of up to 128 bytes.

@@ -1,12 +1,13 @@
-"""Kills `patchmill tokenize` and `merge` at random moments and fills the disk under them; a resumed run must end as if
-nothing had happened.
+"""Kills `patchmill tokenize` and `merge` at random moments and fills the disk under them. A resumed
+run must end as if nothing had happened.
 
     faults.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [INPUT...]
 
-The fixtures, several times, when no INPUT is given. Four parts, each compared byte by byte with one undisturbed run:
-undisturbed runs for threads 1, 2, 5 and task splits 1, 2, 6; SIGKILLs; full disks (a small tmpfs, for root alone).
-Counted: shards that were complete before a fault and were made again after it, in all and by the process (a worker) that
-made them, of which each may redo one; and those that were unfinished.
+Without INPUT it takes the fixtures, several times. Four parts, each compared byte by byte with one
+undisturbed run: undisturbed runs for threads 1, 2, 5 and task splits 1, 2, 6; SIGKILLs; full disks
+(a small tmpfs, for root alone). It counts the shards complete before a fault and made again after
+it, in all and by the process (a worker) that made them; each may redo one. It also counts the
+unfinished ones.
 Nothing but Python's own library. Exits with 1 if anything differs.
 """
 
@@ -116,11 +117,12 @@ class Corpus:
             names = sorted(set(found) | set(self.expected))
             wrong = [name for name in names if found.get(name) != self.expected.get(name)]
             raise Failed(
-                f"{what}: {len(wrong)} files differ from the undisturbed run: {wrong[:6]} ({out} is kept)"
+                f"{what}: {len(wrong)} files differ from the undisturbed run: {wrong[:6]} "
+                f"({out} is kept)"
             )
 
     def worker_of(self, shard, tasks):
-        """Which of the tasks makes a shard: the largest inputs first, each to the task that has the fewest bytes."""
+        """The task that makes a shard: largest inputs first, each to the task with fewest bytes."""
         series = int(os.path.basename(shard).split("-")[0])
         position = series // 1000 if "--by-set" in self.args.on.split() else series
         loads = [(0, task) for task in range(tasks)]
@@ -151,7 +153,8 @@ def tree(folder):
 
 
 def shards(folder):
-    """Complete shards by what tells a file from one of the same name that was made again, and the number of others."""
+    """Complete shards, each with its file's identity (it changes when the shard is made again), and
+    the number of others."""
     complete, unfinished = {}, 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -191,12 +194,14 @@ class Redone:
         self.of_a_worker.update(workers.values())
         if max(workers.values()) > 1 or not set(workers) <= set(stopped):
             raise Failed(
-                f"complete shards made again, by task: {dict(workers)}; stopped were {sorted(stopped)}"
+                f"complete shards made again, by task: {dict(workers)}; "
+                f"stopped were {sorted(stopped)}"
             )
         # With sets apart each of them has a shard open.
         if "--by-set" not in self.corpus.args.on.split() and again + unfinished > threads * tasks:
             raise Failed(
-                f"{again} complete and {unfinished} unfinished shards redone by {tasks} tasks of {threads} threads"
+                f"{again} complete and {unfinished} unfinished shards redone by {tasks} tasks "
+                f"of {threads} threads"
             )
 
     def summary(self):
@@ -235,7 +240,8 @@ def undisturbed(corpus):
             corpus.compare(out, f"{threads} threads, {tasks} tasks")
             runs += 1
     print(
-        f"undisturbed, threads {THREADS} x tasks {SPLITS if corpus.has_tasks else (1,)}: {runs} runs, equal",
+        f"undisturbed, threads {THREADS} x tasks {SPLITS if corpus.has_tasks else (1,)}: "
+        f"{runs} runs, equal",
         flush=True,
     )
     return {"runs": runs, "shards": count, "seconds": corpus.seconds}
@@ -306,7 +312,8 @@ def kills(corpus):
         corpus.compare(out, f"folder {folders}, {threads} threads, {tasks} tasks, after kills")
         folders += 1
         print(
-            f"kills: {counts['tokenize']} of tokenize, {counts['merge']} of merge, {folders} folders equal",
+            f"kills: {counts['tokenize']} of tokenize, {counts['merge']} of merge, "
+            f"{folders} folders equal",
             flush=True,
         )
     return {"kills": dict(counts), "folders": folders, **redone.summary()}
@@ -336,7 +343,7 @@ class SmallDisk:
 
 
 def refused(corpus, disk, out, process):
-    """The run must have ended by itself, with a message on space, and have published nothing that is not whole."""
+    """The run must have ended by itself, with a message on space, and publish only whole files."""
     error = process.communicate(timeout=TIMEOUT_SECONDS)[1].decode()
     if process.returncode == 0:
         return None

@@ -59,7 +59,7 @@ enum Input<'a> {
     File(&'a File),
 }
 
-/// What is done to a window besides reading it.
+/// The work on a window besides reading it.
 #[derive(Clone, Copy, PartialEq)]
 enum Work {
     Copy,
@@ -168,7 +168,7 @@ fn orders(window_count: u32) -> [Vec<u32>; 2] {
     [in_order, shuffled]
 }
 
-/// What a mode came to.
+/// Result of a mode.
 struct Measured {
     tokens_per_sec: f64,
     tokens_per_cpu_sec: f64,

@@ -1,14 +1,18 @@
-"""How long from the start to the first batch with a corpus of 720 GB in 1,000 shards, and when resumed at 50 %?
+"""Time from the start to the first batch, with a corpus of 720 GB in 1,000 shards, and when resumed
+at 50 %.
 
-    open_at_scale.py --patchmill target/release/patchmill --examples target/release/examples --work WORK
+    open_at_scale.py --patchmill target/release/patchmill --examples target/release/examples \\
+        --work WORK
 
-The corpus has right headers, footers and manifest, and holes for ids (all 0, whose checksums are right): it takes 1.9 GB
-of disk, almost all of it the document ends and checksums of the footers. Made once, in WORK/sparse-SHARDSxTOKENS.
+The corpus has correct headers, footers and manifest, and holes for ids (all 0, with correct
+checksums). It takes 1.9 GB of disk, almost all of it the document ends and checksums of the
+footers. Made once, in WORK/sparse-SHARDSxTOKENS.
 
-First the parts, within one process (open_corpus.rs); then `patchmill stream`, a process each, mmap and pread: what it
-says itself (`first_batch_ms`, from opening the corpus on) and the whole process with one step read. *Cold* is after the
-system was asked to drop the shards' pages (posix_fadvise); names, lengths and the manifest stay in memory.
-Median and range over --rounds. Exits with 1 if a warm median is above --limit-ms. Nothing but Python's own library.
+First the parts, within one process (open_corpus.rs). Then `patchmill stream`, a process each, mmap
+and pread: the time it prints (`first_batch_ms`, from opening the corpus on) and the whole process
+with one step read. *Cold* is after asking the system to drop the shards' pages (posix_fadvise);
+names, lengths and the manifest stay in memory. Median and range over --rounds. Exits with 1 if a
+warm median is above --limit-ms. Needs only Python's standard library.
 """
 
 import argparse
@@ -57,7 +61,7 @@ def drop_pages(corpus):
 
 
 def run_words(args, corpus, io):
-    """The fixtures' run file with the paper's windows over the sparse corpus, single tokens from the start."""
+    """The fixtures' run file over the sparse corpus: the paper's windows, single tokens."""
     fixture = os.path.join(
         os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "pretrain.toml"
     )
@@ -118,7 +122,8 @@ def main():
     corpus = make(args)
     size = args.shards * args.shard_tokens * 2
     print(
-        f"{args.shards:,} shards, {size / 1e9:,.0f} GB, {args.workers} workers, {args.rounds} rounds: median (range) in ms\n"
+        f"{args.shards:,} shards, {size / 1e9:,.0f} GB, "
+        f"{args.workers} workers, {args.rounds} rounds: median (range) in ms\n"
     )
     for io in ("mmap", "pread"):
         print(f"parts, {io}; the first round is cold:", flush=True)
@@ -157,7 +162,8 @@ def main():
     ]
     if args.limit_ms is not None and max(medians) > args.limit_ms:
         sys.exit(
-            f"the first batch takes up to {max(medians):.1f} ms in the median; the limit is {args.limit_ms}"
+            f"the first batch takes up to {max(medians):.1f} ms in the median; "
+            f"the limit is {args.limit_ms}"
         )
 
 

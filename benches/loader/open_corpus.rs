@@ -72,7 +72,7 @@ fn open_shards(
     paths.map(|path| Ok(Source::open(&path, io)?)).collect()
 }
 
-/// What `Corpus::open` reads of each shard that is open.
+/// The reads of `Corpus::open` from each open shard.
 fn check_headers(shards: &[(Source, FileState)]) -> anyhow::Result<()> {
     let mut head = [0; HEADER_BYTES as usize];
     for (source, state) in shards {

@@ -1,4 +1,4 @@
-//! What a plan costs at 360 billion and at 15 trillion tokens: `just bench plan`.
+//! Cost of a plan at 360 billion and at 15 trillion tokens: `just bench plan`.
 //!
 //! Estimate: a plan is a few hundred bytes and some keys; to place a window takes one or two cycle
 //! walks of 12 rounds of SipHash each, about a microsecond. Nothing depends on the number of
@@ -21,7 +21,7 @@ use schemas::run::{Share, Shuffle};
 
 const STEP_TOKENS: u64 = 2_097_152;
 const SEEKS: usize = 10_000;
-/// What the plan is to keep.
+/// Bounds the plan must keep.
 const SEEK_MAX: Duration = Duration::from_millis(5);
 const PLAN_FILE_BYTES_MAX: usize = 1024;
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
@@ -52,7 +52,7 @@ fn plan_file(plan: &Plan) -> String {
     serde_json::Value::from(identity).to_string()
 }
 
-/// A number behind `name:` in a file about this thread or process; 0 where the system does not
+/// A number after `name:` in a file about this thread or process; 0 where the system does not
 /// tell.
 fn status(file: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();

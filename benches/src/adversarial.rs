@@ -10,7 +10,7 @@ use crate::texts::Text;
 /// Seed of the random ones.
 const SEED: u64 = 20_250_101;
 
-/// What stands alone, at least.
+/// Texts included alone, at least.
 const SINGLES: [&str; 22] = [
     "",
     " ",
@@ -36,7 +36,7 @@ const SINGLES: [&str; 22] = [
     "'s 'S 're 'RE",
 ];
 
-/// What runs are made of.
+/// Units of runs.
 const RUN_UNITS: [&str; 14] =
     [" ", "▁", "\n", "\t", "\r\n", "-", "= ", "x", "0", "é", "中", "😀", "ab", "\u{301}"];
 

@@ -95,7 +95,7 @@ fn write_hole(path: &Path, header: &ShardHeader, footer: &[u8]) -> io::Result<()
     file.write_all_at(footer, footer_from)
 }
 
-/// What a corpus of random ids holds.
+/// Totals of a corpus of random ids.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomCorpus {
     /// Tokens.

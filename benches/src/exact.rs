@@ -80,7 +80,7 @@ pub fn material(tokenizer: &Tokenizer, texts: Vec<String>) -> Material {
     Material { pieces, spellings, specials, texts }
 }
 
-/// What to compare, and how.
+/// Settings of a comparison.
 pub struct Comparison<'a> {
     /// The tokenizer.json, or its folder.
     pub tokenizer: &'a Path,
@@ -93,11 +93,11 @@ pub struct Comparison<'a> {
 /// A document whose ids are not the reference's.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// What finds the document again.
+    /// Name to find the document again.
     pub name: String,
     /// The document.
     pub text: String,
-    /// What differs where.
+    /// The difference and its place.
     pub report: String,
 }
 
@@ -309,7 +309,7 @@ impl<'a> Side<'a> {
         if found.as_deref() == Ok(expected) {
             return;
         }
-        // Does it take the cache that earlier documents left behind?
+        // Does it take the cache that earlier documents left?
         self.session = open(self.encoder);
         let afresh = self.answer(text, ranges);
         let again = if afresh == found { "" } else { "; a fresh session answers otherwise" };

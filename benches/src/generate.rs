@@ -5,7 +5,7 @@
 
 use crate::random::Random;
 
-/// What inputs are made of.
+/// Material of inputs.
 pub struct Material {
     /// Tokens of the vocabulary as text.
     pub pieces: Vec<String>,

@@ -6,7 +6,7 @@
 //! - [`random`]: numbers from a seed.
 //! - [`generate`]: any number of random inputs; [`adversarial`]: a fixed set of awkward ones.
 //! - [`exact`]: an encoder's ids against the reference's, document by document.
-//! - [`corpora`]: corpora without a text behind them, to open and to read.
+//! - [`corpora`]: corpora without a source text, to open and to read.
 //! - [`epoch`]: how a whole corpus is read.
 
 pub mod clock;

@@ -78,7 +78,7 @@ impl Checksum {
     }
 }
 
-/// What ends a walk over documents.
+/// Reasons to end a walk over documents.
 enum Stop {
     Docs(DocsError),
     Caller(anyhow::Error),

@@ -46,7 +46,7 @@ struct Args {
     inputs: Vec<PathBuf>,
 }
 
-/// What the parts work on.
+/// Material of the parts.
 struct Material {
     inputs: Vec<Input>,
     columns: Columns,

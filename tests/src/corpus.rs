@@ -1,4 +1,4 @@
-//! A finished corpus, read, damaged and taken by sets.
+//! A finished corpus: read, damaged, and read set by set.
 
 mod reading;
 mod sets;

@@ -1,4 +1,7 @@
-//! The plan: which window each slot reads.
+//! The plan: the window read by each slot.
+//!
+//! Property tests cover phases, epochs, subsets, shuffles and mixtures, and 1,000 schedules of
+//! kills and world sizes.
 
 mod mixture;
 mod permutation;

@@ -1,4 +1,4 @@
-//! Files become documents, all of them, or an error that names the place and the reason.
+//! Files become documents, all of them, or an error with the place and the reason.
 
 mod awkward_inputs;
 mod documents;

@@ -1,13 +1,13 @@
-//! Where code may live and what it may import: the order of the rooms, without circles, in folders
-//! of a size that a reader takes in at a glance. The tables below are the order that
-//! ARCHITECTURE.md draws.
+//! Where code may live and what it may import: rooms in order, no import circles, and folders small
+//! enough for a reader to take in at a glance. The tables below are the order ARCHITECTURE.md
+//! draws.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tidy::{files, read, sources};
 
-/// Rooms of `pipeline/src` from the ground up. A file imports from its own row or from rows above
-/// it.
+/// Rooms of `pipeline/src` from the ground up. A file imports only from its own row or from rows
+/// above it.
 const PIPELINE: &[&[&str]] = &[
     &["console", "disk"],
     &["read"],
@@ -31,7 +31,7 @@ const TRAINER: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// Crates of the workspace that a crate may name, and no others of ours.
+/// Crates of the workspace each crate may name; no others of ours are allowed.
 const CRATES: &[(&str, &str, &[&str])] = &[
     ("schemas", "schemas", &[]),
     ("ring", "pipeline/ring", &[]),
@@ -41,10 +41,10 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     ("trainer", "trainer", &["schemas", "ring", "encoder", "plan", "pipeline"]),
 ];
 
-/// Files that lie directly in one folder, at most.
+/// The most files directly in one folder.
 const FOLDER_FILES_MAX: usize = 20;
 
-/// A line of code, prose or configuration, at most, in characters.
+/// The longest line of code, prose or configuration, in characters.
 const COLUMNS_MAX: usize = 100;
 
 /// One module of a crate: its path, and its source without comments and tests.
@@ -73,15 +73,15 @@ fn modules(src: &str) -> Vec<Module> {
     found.map(module).collect()
 }
 
-/// Every path that begins with `crate::`, `super::` or `self::`, with the braces of `use` written
-/// out.
+/// Every path beginning with `crate::`, `super::` or `self::`, with the braces of `use` expanded.
 fn named_paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for head in ["crate::", "super::", "self::"] {
         for (at, _) in code.match_indices(head) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
-                continue; // the rest of a path that was taken already, or of a word
+                // The rest of a path already taken, or of a word.
+                continue;
             }
             expand(&code[at..], &mut Vec::new(), &mut found);
         }
@@ -168,7 +168,8 @@ fn rooms_import_only_from_the_rooms_below_them() {
         assert!(imports.len() > 20, "imports were found: {imports:?}");
         for (who, whom) in &imports {
             let (Some(who_room), Some(whom_room)) = (who.first(), whom.first()) else {
-                continue; // lib.rs and main.rs, which name rooms
+                // lib.rs and main.rs, which name rooms.
+                continue;
             };
             assert!(
                 level(whom_room) <= level(who_room),
@@ -180,8 +181,8 @@ fn rooms_import_only_from_the_rooms_below_them() {
     }
 }
 
-/// In each folder, what lies in it (a file with the folder of its name is one thing) imports
-/// without a circle.
+/// The members of each folder (a file and the folder of the same name count as one) import each
+/// other without a circle.
 #[test]
 fn nothing_imports_in_circles() {
     for (_, root, _) in CRATES {
@@ -196,7 +197,7 @@ fn nothing_imports_in_circles() {
             }
         }
         for (folder, mut edges) in of_folder {
-            // What imports nothing that is left is taken away, until nothing is left.
+            // Repeatedly remove members whose imports are all removed, until none is left.
             loop {
                 let left: BTreeSet<String> = edges.keys().cloned().collect();
                 let before = edges.len();

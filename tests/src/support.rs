@@ -1,4 +1,4 @@
-//! What several rooms share: inputs, small corpora, golden models, binaries.
+//! Helpers shared by several rooms: inputs, small corpora, golden models, binaries.
 
 pub(crate) mod documents;
 pub(crate) mod inputs;

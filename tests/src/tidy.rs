@@ -1,5 +1,5 @@
-//! What the compiler does not check about this repository: who may depend on libtorch, where
-//! `unsafe` may stand, that modules have docs, that documents name commands that exist.
+//! Rules about this repository the compiler does not check: who may depend on libtorch, where
+//! `unsafe` is allowed, that modules have docs, that documents name existing commands.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every file that may hold `unsafe`, and nothing else. A new entry needs the reason that STYLE
-/// asks for beside it.
+/// Every file that may hold `unsafe`, and nothing else. A new entry needs a reason next to it, as
+/// STYLE asks.
 const UNSAFE_FILES: [&str; 18] = [
     "pipeline/encoder/src/fast/cache/tables.rs",
     "pipeline/encoder/src/fast/merges/avx512.rs",
@@ -30,7 +30,7 @@ const UNSAFE_FILES: [&str; 18] = [
     "benches/loader/memory_limit.rs",
 ];
 
-/// Folders that hold what commands make, not what people write.
+/// Folders of generated files, not written by people.
 const MADE: [&str; 5] = [".git", "target", "runs", "corpora", "__pycache__"];
 
 fn root() -> PathBuf {
@@ -132,19 +132,21 @@ fn unsafe_stands_only_where_it_is_expected() {
     assert_eq!(found, UNSAFE_FILES);
 }
 
-/// Paths of somebody's machine and unfinished work do not belong into the repository.
+/// Paths of somebody's machine and unfinished work do not belong in the repository.
 #[test]
 fn no_file_names_a_machine_or_an_unfinished_part() {
-    // Put together here, so that this file does not hold them itself.
+    // Put together here, so this file does not contain them itself.
     let forbidden: Vec<String> =
         [("/ro", "ot/"), ("/ho", "me/"), ("/wo", "rk/"), ("TO", "DO"), ("FIX", "ME")]
             .map(|(a, b)| format!("{a}{b}"))
             .to_vec();
     for path in files(".") {
         let path = path.trim_start_matches("./");
-        let Ok(text) = fs::read_to_string(root().join(path)) else { continue }; // tensors, Parquet
+        // Tensors, Parquet.
+        let Ok(text) = fs::read_to_string(root().join(path)) else { continue };
         if path.starts_with("fixtures/") || path == "Cargo.lock" {
-            continue; // text of others, and lists of names
+            // Other people's text, and lists of names.
+            continue;
         }
         for (index, line) in text.lines().enumerate() {
             let found = forbidden.iter().find(|word| line.contains(*word));
@@ -189,7 +191,8 @@ fn documents_name_recipes_that_exist() {
                     || recipe.starts_with(|first: char| !first.is_ascii_lowercase());
                 assert!(
                     placeholder || recipes.contains(recipe),
-                    "{path} names the recipe {recipe:?}, which the justfile does not have: {recipes:?}"
+                    "{path} names the recipe {recipe:?}, \
+                     which the justfile does not have: {recipes:?}"
                 );
             }
         }

@@ -96,7 +96,8 @@ fn tensors_that_do_not_fit_are_listed_all_at_once() {
     let (_, problems) = error.split_once("do not fit the model: ").unwrap();
     assert_eq!(
         problems,
-        "model.embed_tokens.weight is of kind Int64, expected Float, BFloat16 or Half; lm_head.weight is missing; \
+        "model.embed_tokens.weight is of kind Int64, expected Float, BFloat16 or Half; \
+         lm_head.weight is missing; \
          model.norm.weight has shape [63], expected [64]; lm_head.bias is unexpected"
     );
 }
@@ -125,8 +126,10 @@ fn a_weight_file_of_any_other_length_is_refused() {
 fn weights_of_another_architecture_are_refused_by_field() {
     let folder = saved(&golden_model(Dtype::Fp32));
     let mut config = golden_config();
-    (config.num_attention_heads, config.num_key_value_heads) = (2, 2); // the tensors' shapes stay
-    config.initializer_range = 0.5; // says nothing about the weights
+    // The tensors keep their shapes.
+    (config.num_attention_heads, config.num_key_value_heads) = (2, 2);
+    // Does not affect the weights.
+    config.initializer_range = 0.5;
     let model = Llama::new(&config, on_cpu(Dtype::Fp32), 1).unwrap();
     let error = weights::load_weights(folder.path(), &model).unwrap_err().to_string();
     let (_, differences) = error.split_once("holds another model: ").unwrap();
@@ -208,7 +211,8 @@ fn generation_is_a_function_of_its_seed_and_stops_where_it_must() {
         generate::generate(&model, prompt, new_tokens_max, end_ids, Sampling::Greedy)
     };
     let free = greedy(&[1, 2, 3], 100, &[]).unwrap();
-    assert_eq!((free.token_ids.len(), free.stop), (13, Stop::ContextLimit)); // 16 positions
+    // 16 positions.
+    assert_eq!((free.token_ids.len(), free.stop), (13, Stop::ContextLimit));
     let third = free.token_ids[2];
     let first_at = free.token_ids.iter().position(|&id| id == third).unwrap();
     let ended = greedy(&[1, 2, 3], 100, &[third]).unwrap();

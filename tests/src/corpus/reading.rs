@@ -1,5 +1,7 @@
-//! Reading a corpus: the same ids by either back end, and an error for anything that is not as
-//! written.
+//! Reading a corpus: both back ends give the same ids, and any change to the written bytes gives an
+//! error.
+//!
+//! Files are cut, zeroed, overwritten, replaced and removed, before and while they are read.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -13,7 +15,7 @@ use crate::support::small_corpus::{Lengths, flip_byte, write_corpus, write_corpu
 
 const BACKENDS: [ReadBackend; 2] = [ReadBackend::Mmap, ReadBackend::Pread];
 
-/// Three shards in two series, around and over the 8192 ids of a block of two bytes each.
+/// Three shards in two series, with sizes around and above the 8192 two-byte ids of a block.
 const LENGTHS: Lengths = &[&[&[1, 9000, 3], &[8192]], &[&[5, 20_000, 1, 1]]];
 
 fn read(corpus: &Corpus, first_token: u64, token_count: usize) -> Result<Vec<u32>, String> {
@@ -48,15 +50,22 @@ fn any_range_reads_alike_by_either_back_end_and_either_width() {
             assert_eq!((corpus.document_count(), corpus.vocab_size()), (8, vocab_size));
             assert_eq!(corpus.shard_count(), 3);
         }
-        proptest!(ProptestConfig::with_cases(100), |(first in 0..ids.len(), count in 0usize..20_000, next in 0..40_000u64)| {
+        proptest!(ProptestConfig::with_cases(100), |(
+            first in 0..ids.len(),
+            count in 0usize..20_000,
+            next in 0..40_000u64
+        )| {
             let range = first..ids.len().min(first + count);
-            let next = next..next + count as u64; // it may lie past the end
+            // It may lie past the end.
+            let next = next..next + count as u64;
             for corpus in &corpora {
                 corpus.will_need(first as u64, count as u64);
                 let mut found = vec![0i64; range.len()];
                 corpus.reader().read_before(next.clone(), first as u64, &mut found).unwrap();
-                prop_assert!(found.iter().copied().eq(ids[range.clone()].iter().map(|&id| i64::from(id))));
-                prop_assert_eq!(read(corpus, first as u64, range.len()).unwrap(), &ids[range.clone()]);
+                let expected = ids[range.clone()].iter().map(|&id| i64::from(id));
+                prop_assert!(found.iter().copied().eq(expected));
+                let found = read(corpus, first as u64, range.len()).unwrap();
+                prop_assert_eq!(found, &ids[range.clone()]);
             }
         });
     }
@@ -94,7 +103,8 @@ fn documents_are_found_by_number_and_by_token() {
 fn a_damaged_block_is_an_error_when_it_is_touched_and_no_other_is() {
     let dir = tempfile::tempdir().unwrap();
     write_corpus(dir.path(), 4096, LENGTHS);
-    flip_byte(&dir.path().join("01-00000.tok"), 4096 + 16_384 + 7); // the second block
+    // The second block.
+    flip_byte(&dir.path().join("01-00000.tok"), 4096 + 16_384 + 7);
     for backend in BACKENDS {
         let corpus = Corpus::open(dir.path(), backend).unwrap();
         let first = corpus.shard_tokens(2).start;
@@ -130,7 +140,8 @@ fn an_id_beyond_the_vocabulary_is_named() {
         let corpus = Corpus::open(dir.path(), backend).unwrap();
         read(&corpus, 0, 30).unwrap();
         let place = ["00-00001.tok", "token 40 is id 4096; the vocabulary has 4096 entries"];
-        check_read_fails(&corpus, 30, &place); // no id of its block is given
+        // No id of its block is given.
+        check_read_fails(&corpus, 30, &place);
     }
 }
 
@@ -144,7 +155,7 @@ fn a_shard_that_shrinks_after_it_was_opened_is_an_error() {
         assert_eq!(read(&corpus, first, 9000).unwrap(), ids[first as usize..first as usize + 9000]);
         let path = dir.path().join("01-00000.tok");
         OpenOptions::new().write(true).open(&path).unwrap().set_len(4096 + 5000).unwrap();
-        // Token 2000 is still there; the rest of its page and all that follows is not.
+        // Token 2000 is still there; the rest of its page and everything after it are gone.
         assert_eq!(read(&corpus, first + 2000, 1).unwrap(), ids[first as usize + 2000..][..1]);
         let place = ["01-00000.tok", "bytes 9096..", " are gone", "cut to 9096 bytes"];
         check_read_fails(&corpus, first + 2600, &place);
@@ -170,7 +181,7 @@ fn a_shard_whose_time_was_put_back_is_checked_anew() {
             ids[first as usize..][..20_000].iter().map(|&id| id as u16).collect();
         assert_eq!(read_all().unwrap(), expected);
         let path = dir.path().join("01-00000.tok");
-        // Another link is no change of what it holds.
+        // Another link does not change its contents.
         std::fs::hard_link(&path, dir.path().join("link")).unwrap();
         assert_eq!(read_all().unwrap(), expected);
         assert_eq!(read_all().unwrap(), expected);

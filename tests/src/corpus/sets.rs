@@ -1,4 +1,4 @@
-//! A corpus that keeps its sets apart, read as one stream a set.
+//! A corpus with separate sets, read as one stream for each set.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a corpus is not, `verify` says: each damage once, with the place and both values.
+//! Damage found by `verify`: each reported once, with the place and both values.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    /// Changes a file, and returns what `verify` says then, but for the hash of the whole file.
+    /// Changes a file, and returns the output of `verify` then, without the line on the whole
+    /// file's hash.
     fn faults_after(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<String> {
         let path = self.path(name);
         let mut bytes = fs::read(&path).unwrap();
@@ -47,7 +48,7 @@ fn faults(dir: &Path) -> Vec<String> {
     pipeline::corpus::verify::check(dir).unwrap().faults
 }
 
-/// Makes the header's checksum right again, so that the field itself is what is wrong.
+/// Corrects the header's checksum, so the field itself is at fault.
 fn mend_header(bytes: &mut [u8]) {
     let end = HEADER_BYTES as usize - 4;
     let crc = crc32c::crc32c(&bytes[..end]);
@@ -101,7 +102,7 @@ fn each_header_field_that_is_wrong_gives_its_message() {
             bytes[at] ^= flip;
             mend_header(bytes);
         });
-        // A shard whose sizes agree with its footer is checked on; its documents then fit the
+        // A shard whose sizes agree with its footer is checked further; its documents then fit the
         // index.
         assert_eq!(found, [message], "byte {at}");
     }
@@ -160,7 +161,7 @@ fn all_missing_files_are_named_at_once() {
     assert_eq!(missing, expected.map(|name| format!("{name}: is missing")).each_ref());
 }
 
-/// Two shards of the same sizes: only what they say about their place tells them apart.
+/// Two shards of the same sizes: only the place recorded in each distinguishes them.
 #[test]
 fn swapped_shards_are_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -225,8 +226,8 @@ fn an_index_that_does_not_fit_its_shards_is_found() {
     assert!(found.iter().any(|fault| fault.contains("token_count of document 0 is")), "{found:?}");
 }
 
-/// One flipped bit anywhere is found. Not every bit of every file: that takes minutes, and each
-/// part of each file is hit.
+/// One flipped bit anywhere is found. Testing every bit of every file would take minutes, so each
+/// part of each file is hit instead.
 #[test]
 fn a_flipped_bit_anywhere_is_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -244,7 +245,7 @@ fn a_flipped_bit_anywhere_is_found() {
                 Ok(checked) => !checked.faults.is_empty(),
                 Err(_) => true,
             };
-            // Whitespace of the manifest is no data.
+            // Whitespace in the manifest is not data.
             let is_blank = name == "manifest.json"
                 && bytes[at].is_ascii_whitespace()
                 && flipped[at].is_ascii_whitespace();

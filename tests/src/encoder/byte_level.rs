@@ -1,7 +1,7 @@
-//! Byte-level tokenizers: the ids are those of the `tokenizers` crate for every pre-tokenizer that
-//! has a scanner, for every way of handling added tokens, for whole texts and for parts.
+//! Byte-level tokenizers: the ids are those of the `tokenizers` crate for every pre-tokenizer with
+//! a scanner, for every way of handling added tokens, for whole texts and for parts.
 //!
-//! The vocabulary is a small one, learnt here: real ones lie in no package of ours.
+//! The vocabulary is a small one, learnt here: no package of ours contains a real one.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -49,7 +49,7 @@ fn family(pre_tokenizer: &Value, is_nfc: bool, ignore_merges: bool, added: &[Val
     json["model"]["ignore_merges"] = json!(ignore_merges);
     json["added_tokens"] = json!(added);
     if ignore_merges {
-        // Entries that no merge makes: ideographs in three bytes, a word with its space.
+        // Entries no merge makes: ideographs in three bytes, a word with its space.
         for (id, entry) in (1500..).zip(["åŃĹ", "Ġdimension", "ä¸Ńæĸĩ"]) {
             json["model"]["vocab"][entry] = json!(id);
         }
@@ -65,7 +65,7 @@ fn token(id: u32, content: &str, flags: &str) -> Value {
     })
 }
 
-/// As GPT-NeoX has them: special ones, runs of spaces that are not special; and some with every
+/// As in GPT-NeoX: special ones, and runs of spaces that are not special; plus some with every
 /// other flag.
 fn added_tokens() -> Vec<Value> {
     let mut tokens = vec![

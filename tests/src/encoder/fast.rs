@@ -1,5 +1,5 @@
-//! Our own encoder makes the ids that the `tokenizers` crate makes, for every tokenizer that it
-//! takes, and says of the others why it does not take them.
+//! Our own encoder makes the same ids as the `tokenizers` crate for every tokenizer it accepts, and
+//! names the reason for each one it refuses.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ impl TokenizerFile {
     }
 }
 
-/// The ids of `text` from a session that has seen other texts before, in one go and in parts of
+/// The ids of `text` from a session with earlier texts in its cache, in one go and in parts of
 /// `part_bytes`.
 fn fast_ids<I: TokenId>(encoder: &Encoder, text: &str, part_bytes: usize) -> [Vec<u32>; 2] {
     let mut session = encoder.session::<I>();
@@ -44,12 +44,12 @@ fn fast_ids<I: TokenId>(encoder: &Encoder, text: &str, part_bytes: usize) -> [Ve
     [whole, parts].map(|ids| ids.into_iter().map(I::widen).collect())
 }
 
-/// Both ways of handling special tokens, ids of both widths, caches of any size: the ids are as
-/// defined.
+/// For both ways of handling special tokens, ids of both widths and caches of any size, the ids are
+/// those of the definition.
 pub(crate) fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
     let file = TokenizerFile::new(json);
     for special_tokens in [SpecialTokens::Text, SpecialTokens::Hf] {
-        // What the crate does not take is no tokenizer.
+        // A tokenizer the crate refuses is invalid.
         let Ok(encoder) = file.encoder(special_tokens) else {
             assert!(!must_be_fast, "the tokenizer is refused");
             return;
@@ -64,7 +64,8 @@ pub(crate) fn check(json: &Value, texts: &[&str], must_be_fast: bool) {
             let mut defined = Vec::new();
             let by_definition = encoder.encode_by_definition(text, &mut defined);
             if by_definition.is_err() && !must_be_fast {
-                continue; // the crate panics at some added tokens that overlap: nothing is defined
+                // The crate panics at some overlapping added tokens: nothing is defined.
+                continue;
             }
             by_definition.unwrap();
             let mut once = Vec::new();
@@ -107,7 +108,8 @@ pub(crate) const TEXTS: [&str; 24] = [
     "<div class=\"a\"><p>html &amp; entities</p></div> http://example.com/a?b=c&d=e",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "x                                                                                     y",
-    "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis internationalization",
+    "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis \
+     internationalization",
 ];
 
 fn read_json(path: PathBuf) -> Value {
@@ -128,8 +130,8 @@ fn changed(json: &Value, changes: &[(&str, Value)]) -> Value {
     json
 }
 
-/// Changes to a LLaMA tokenizer that our own encoder takes: what stands before and between words,
-/// what unknown characters become, what tokens are added.
+/// Changes to a LLaMA tokenizer accepted by our own encoder: the text before and between words, the
+/// replacement of unknown characters, the added tokens.
 fn variants(json: &Value) -> Vec<Value> {
     let vary = |changes: &[(&str, Value)]| changed(json, changes);
     let added = |tokens: &[(&str, bool, &str)]| {
@@ -138,7 +140,8 @@ fn variants(json: &Value) -> Vec<Value> {
             let flag = |name: &str| flags.contains(name);
             list.push(json!({
                 "id": id, "content": content, "special": special, "normalized": flag("normalized"),
-                "lstrip": flag("lstrip"), "rstrip": flag("rstrip"), "single_word": flag("single_word"),
+                "lstrip": flag("lstrip"), "rstrip": flag("rstrip"),
+                "single_word": flag("single_word"),
             }));
         }
         Value::from(list)
@@ -209,7 +212,7 @@ fn llama_2_and_its_variants_have_the_defined_ids() {
     let Some(folder) = shared("tokenizer/llama2") else { return };
     let json = read_json(folder.join("tokenizer.json"));
     check(&json, &TEXTS, true);
-    // Each takes a second to load; the fixture's variants are all there are.
+    // Each takes a second to load, so only the fixture's variants are tried.
     let some = variants(&json).into_iter().enumerate().filter(|(index, _)| index % 6 == 1);
     for (_, json) in some {
         check(&json, &TEXTS, true);
@@ -265,7 +268,7 @@ fn added(id: u64, content: &str, normalized: bool) -> Value {
         "lstrip": false, "rstrip": false, "single_word": false})
 }
 
-/// Which of the two it finds changes from load to load.
+/// The one it finds changes from load to load.
 #[test]
 fn added_tokens_that_are_the_same_text_once_normalized_are_refused() {
     let alike = |normalized| {
@@ -278,9 +281,13 @@ fn added_tokens_that_are_the_same_text_once_normalized_are_refused() {
     assert_eq!(alike(false).encoder(SpecialTokens::Text).unwrap().name(), "fast");
 }
 
-/// Changes to the fixture tokenizer that our own encoder does not take, and a part of the reason.
+/// Changes to the fixture tokenizer refused by our own encoder, and a part of the reason.
 fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
-    let metaspace = |replacement: &str, scheme: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": true});
+    let metaspace = |replacement: &str, scheme: &str| {
+        json!({
+            "type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": true
+        })
+    };
     let normalizer = |value: Value| vec![("/normalizer", value)];
     let pre_tokenizer = |value: Value| vec![("/pre_tokenizer", value)];
     let alone = |value: Value| vec![("/normalizer", Value::Null), ("/pre_tokenizer", value)];
@@ -293,14 +300,14 @@ fn obstacles(json: &Value) -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
     no_byte["spare"] = id;
     let mut twice = json["model"]["vocab"].clone();
     twice["spare"] = twice["a"].clone();
-    // A new token's id is the number of entries, which a gap among the ids leaves to one of them.
+    // A new token's id is the number of entries. With a gap among the ids, an entry already has it.
     let mut gap = json["model"]["vocab"].clone();
     gap["▁ways"] = gap.as_object().unwrap().len().into();
     let collision = json!([added(4096, "▁ways", false), added(4096, "[X]", false)]);
     let collision = vec![("/model/vocab", gap), ("/added_tokens", collision)];
     let ignore_merges =
         [alone(metaspace("▁", "always")), vec![("/model/ignore_merges", true.into())]];
-    // The crate takes no merges without the prefix.
+    // The crate refuses merges without the prefix.
     let prefix =
         vec![("/model/continuing_subword_prefix", "##".into()), ("/model/merges", json!([]))];
     vec![
@@ -350,13 +357,16 @@ fn texts_of_alphabet(len: std::ops::Range<usize>) -> impl Strategy<Value = Strin
         .prop_map(String::from_iter)
 }
 
-/// A small tokenizer at random: which characters it knows, how they merge, and every flag.
+/// A small random tokenizer: the characters it knows, how they merge, and every flag.
 fn tokenizers() -> impl Strategy<Value = Value> {
     let flags = proptest::collection::vec(any::<bool>(), 5);
     let added = (texts_of_alphabet(1..4), proptest::collection::vec(any::<bool>(), 5));
     (
         proptest::sample::subsequence(&ALPHABET[..], 4..=ALPHABET.len()),
-        proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..30),
+        proptest::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+            0..30,
+        ),
         proptest::collection::vec(added, 0..4),
         flags,
         0..11usize,
@@ -391,16 +401,22 @@ fn tokenizers() -> impl Strategy<Value = Value> {
             let vocab: serde_json::Map<String, Value> =
                 texts.into_iter().zip((0..).map(|id| Value::from(id * step))).collect();
             let (normalizer, pre_tokenizer) = form_of(form);
-            let added: Vec<Value> = (10_000..).zip(added).map(|(id, (content, flags))| json!({
-                "id": id, "content": content, "special": flags[0], "normalized": flags[1],
-                "lstrip": flags[2], "rstrip": flags[3], "single_word": flags[4],
-            })).collect();
+            let added: Vec<Value> = (10_000..)
+                .zip(added)
+                .map(|(id, (content, flags))| {
+                    json!({
+                        "id": id, "content": content, "special": flags[0], "normalized": flags[1],
+                        "lstrip": flags[2], "rstrip": flags[3], "single_word": flags[4],
+                    })
+                })
+                .collect();
             json!({
                 "version": "1.0", "added_tokens": added, "normalizer": normalizer,
                 "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
                 "model": {
                     "type": "BPE", "unk_token": "<unk>", "byte_fallback": unknown_is_bytes,
-                    "fuse_unk": flags[1], "ignore_merges": flags[2], "vocab": vocab, "merges": pairs,
+                    "fuse_unk": flags[1], "ignore_merges": flags[2],
+                    "vocab": vocab, "merges": pairs,
                 },
             })
         })
@@ -411,7 +427,9 @@ fn form_of(number: usize) -> (Value, Value) {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let prepend = json!({"type": "Prepend", "prepend": "▁"});
     let metaspace = |scheme: &str, split: bool| {
-        let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
+        let metaspace = json!({
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split
+        });
         (Value::Null, metaspace)
     };
     match number {
@@ -431,7 +449,7 @@ fn form_of(number: usize) -> (Value, Value) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever the vocabulary, the merges, the flags, the added tokens and the text.
+    /// Holds for any vocabulary, merges, flags, added tokens and text.
     #[test]
     fn any_small_tokenizer_gives_the_defined_ids(
         json in tokenizers(),

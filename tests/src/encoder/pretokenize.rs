@@ -1,5 +1,5 @@
-//! Scanners of byte-level tokenizers cut texts where the regex engine of the `tokenizers` crate
-//! does, and the normal form C is that crate's.
+//! Scanners of byte-level tokenizers cut texts exactly where the regex engine of the `tokenizers`
+//! crate does, and normal form C is the crate's.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
@@ -21,7 +21,10 @@ const REST: &str = r"\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn split_then_bytes(pattern: &str) -> Value {
     json!({ "type": "Sequence", "pretokenizers": [
-        { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
+        {
+            "type": "Split", "pattern": { "Regex": pattern },
+            "behavior": "Isolated", "invert": false
+        },
         byte_level(false),
     ]})
 }
@@ -46,14 +49,21 @@ fn o200k(numbers: &str, contractions: &str) -> String {
 }
 
 fn deepseek() -> Value {
-    let words = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
-    let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+    let words = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|\
+                 [^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\
+                 \\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+    let split = |pattern: &str| {
+        json!({
+            "type": "Split", "pattern": { "Regex": pattern },
+            "behavior": "Isolated", "invert": false
+        })
+    };
     let patterns = [split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(words)];
     let steps: Vec<Value> = patterns.into_iter().chain([byte_level(false)]).collect();
     json!({ "type": "Sequence", "pretokenizers": steps })
 }
 
-/// Every pre-tokenizer that has a scanner, as tokenizer.json writes it.
+/// Every pre-tokenizer with a scanner, in the form of tokenizer.json.
 pub(crate) fn known() -> Vec<(Value, Split)> {
     let contractions = format!("{CONTRACTIONS}?");
     let digits = json!({ "type": "Digits", "individual_digits": true });
@@ -77,7 +87,7 @@ pub(crate) fn known() -> Vec<(Value, Split)> {
     ]
 }
 
-/// A scanner beside the pre-tokenizer that it stands for.
+/// A scanner and the pre-tokenizer it replaces.
 struct Pair {
     split: Split,
     reference: PreTokenizerWrapper,
@@ -112,7 +122,8 @@ impl Pair {
         }
     }
 
-    /// Pieces of a text in two parts are those of the text wherever a cut is said to be exact.
+    /// Pieces of a text in two parts equal those of the whole text wherever the cut is claimed to
+    /// be exact.
     fn check_cuts(&self, text: &str) {
         let mut whole = Vec::new();
         self.split.for_each_end(text, |end| whole.push(end));
@@ -125,8 +136,8 @@ impl Pair {
     }
 }
 
-/// Characters on the borders of the patterns: each class in one to four bytes, what contractions
-/// are made of, marks, characters that fold to ASCII, and runs of blanks and newlines.
+/// Characters on the borders of the patterns: each class in one to four bytes, the characters of
+/// contractions, marks, characters that fold to ASCII, and runs of blanks and newlines.
 const EDGES: &[&str] = &[
     " ",
     " ",
@@ -266,7 +277,7 @@ fn code_points() -> impl Iterator<Item = char> {
     '\0'..=char::MAX
 }
 
-/// All below the ideographs, and of the others, most of which are alike, one of 61.
+/// All code points below the ideographs, and one in 61 of the others, most of which are alike.
 fn most_code_points() -> impl Iterator<Item = char> {
     ('\0'..'\u{3400}').chain(('\u{3400}'..=char::MAX).step_by(61)).chain('\u{10000}'..'\u{11000}')
 }
@@ -301,7 +312,7 @@ fn every_code_point_has_the_class_that_the_regex_engine_gives_it() {
     }
 }
 
-/// Behind and before what decides about a character: contractions, blanks, words, numbers, marks.
+/// Text after and before the characters that decide: contractions, blanks, words, numbers, marks.
 #[test]
 fn code_points_are_cut_as_the_regex_engine_cuts_them() {
     for pair in Pair::all() {
@@ -321,7 +332,7 @@ fn code_points_are_cut_as_the_regex_engine_cuts_them() {
     }
 }
 
-/// Alone, and behind characters that it might join with.
+/// Alone, and after characters it might join with.
 #[test]
 fn every_code_point_has_the_normal_form_of_the_reference() {
     let before = [

@@ -1,4 +1,5 @@
-//! The loader: the plan's windows in the plan's order, for any workers, ranks, rings and back ends.
+//! The loader yields the plan's windows in the plan's order, for any workers, ranks, rings and back
+//! ends.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -59,7 +60,7 @@ fn spec(corpus: Arc<Corpus>, plan: Arc<Plan>) -> LoaderSpec {
     }
 }
 
-/// All ids of a loader in order, with the digest; checks what batches say about themselves.
+/// All ids of a loader in order, with the digest; checks the batches' own metadata.
 fn drain(spec: LoaderSpec) -> Result<(Vec<i64>, Digest), LoaderError> {
     drain_as(spec)
 }
@@ -77,7 +78,7 @@ fn drain_as<T: OutId>(spec: LoaderSpec) -> Result<(Vec<T>, Digest), LoaderError>
         assert_eq!(
             next,
             Some((batch.step, batch.micro_index)),
-            "a run goes on with what comes next"
+            "a run resumes with the next batch"
         );
         let phase = plan.phase_of(batch.step);
         assert_eq!(batch.window_tokens, phase.window_tokens);
@@ -179,7 +180,7 @@ fn the_digest_is_that_of_the_plan() {
                 };
                 let mut sum = Digest::default();
                 for rank in 0..world_size {
-                    // Stopped every few steps, with batches read ahead and thrown away.
+                    // Stopped every few steps, with batches read ahead and discarded.
                     let mut from_step = 0;
                     while from_step < plan.step_count() {
                         let part = LoaderSpec { rank, from_step, ..spec.clone() };
@@ -192,7 +193,7 @@ fn the_digest_is_that_of_the_plan() {
     }
 }
 
-/// Reads so many steps and drops the loader; returns the step that a run goes on with.
+/// Reads so many steps and drops the loader; returns the step to resume from.
 fn read_some(spec: LoaderSpec, steps: u64, sum: &mut Digest) -> u64 {
     let (plan, end) = (spec.plan.clone(), (spec.from_step + steps).min(spec.end_step));
     let mut loader: Loader<u16> = Loader::start(spec).unwrap();
@@ -256,7 +257,7 @@ fn a_loader_that_starts_later_reads_what_one_from_the_start_reads_then() {
     }
 }
 
-/// Drains a loader over a damaged corpus: the steps that came whole, and the error.
+/// Drains a loader over a damaged corpus: the steps delivered complete, and the error.
 fn steps_before_error(spec: LoaderSpec) -> (u64, String) {
     let mut loader: Loader<i64> = Loader::start(spec).unwrap();
     let mut batches = 0;
@@ -301,13 +302,13 @@ fn a_damaged_block_is_an_error_after_the_good_batches() {
     }
 }
 
-/// What somebody may do to a file that a run has open.
+/// Possible changes to a file a run has open.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Cut(u64),
-    /// Cut and made as long as before: zeros, where ids were.
+    /// Cut, then extended to its old length: zeros replace ids.
     Zeroed(u64),
-    /// One byte is another one.
+    /// One byte is different.
     Overwritten,
     Replaced,
     Removed,
@@ -354,7 +355,7 @@ const CHANGES: [Change; 9] = [
     Change::Removed,
 ];
 
-/// Whatever becomes of a file after it was opened, also after its checksums were found right.
+/// Holds for any change to a file after it was opened, also after its checksums were verified.
 #[test]
 fn a_shard_that_changes_under_the_loader_is_an_error() {
     for vocab_size in [VOCAB_SIZE, 70_000] {
@@ -371,7 +372,7 @@ fn a_shard_that_changes_under_the_loader_is_an_error() {
                 change.apply(&dir.path().join("01-00000.tok"));
                 let (_, err) = steps_before_error(spec(corpus, plan));
                 let is_named = err.contains("01-00000.tok") && err.contains("bytes ");
-                // An unchecked block that was overwritten may be found by its checksum first.
+                // The checksum may be first to reveal an overwritten block not yet checked.
                 let is_said = err.contains(&change.message())
                     || (!read_before && err.contains("block 0 (bytes 4096..20480)"));
                 assert!(is_named && is_said, "{change:?}: {err}");
@@ -380,7 +381,7 @@ fn a_shard_that_changes_under_the_loader_is_an_error() {
     }
 }
 
-/// Under a loader that is running: no id is ever another one, and the error comes.
+/// Changes under a running loader: no id is ever wrong, and the error comes.
 #[test]
 fn changes_while_batches_are_read_give_right_ids_or_an_error() {
     for round in 0..40 {
@@ -398,7 +399,8 @@ fn changes_while_batches_are_read_give_right_ids_or_an_error() {
         let (mut seen, taken_before) = (0, round * 3);
         let err = loop {
             if seen / 128 == taken_before {
-                CHANGES[round % 6].apply(&path); // those that take ids away
+                // The changes that remove ids.
+                CHANGES[round % 6].apply(&path);
             }
             match loader.next_batch() {
                 Ok(Some(batch)) => {
@@ -406,7 +408,8 @@ fn changes_while_batches_are_read_give_right_ids_or_an_error() {
                     seen += batch.ids.len();
                     loader.recycle(batch);
                 }
-                Ok(None) => break None, // the workers had read all of it before
+                // The workers had read everything before.
+                Ok(None) => break None,
                 Err(err) => break Some(err.to_string()),
             }
         };
@@ -422,7 +425,8 @@ fn dropping_a_loader_in_the_middle_ends_its_threads() {
         let (corpus, plan) = corpus_and_plan(dir.path(), ReadBackend::Mmap);
         let mut loader: Loader<i64> = Loader::start(LoaderSpec {
             workers,
-            ring_bytes: workers as u64 * 2 * 128 * 8, // one slot each: workers wait for room
+            // One slot each: workers wait for room.
+            ring_bytes: workers as u64 * 2 * 128 * 8,
             ..spec(corpus.clone(), plan.clone())
         })
         .unwrap();

@@ -1,5 +1,5 @@
-//! Micro-batches sent ahead are those of the plain path. On the CPU, where a copy is done at once:
-//! what a GPU adds are streams and events around the same queue.
+//! Micro-batches copied ahead equal those of the plain path. This runs on the CPU, where a copy is
+//! done at once: a GPU adds only streams and events around the same queue.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ pub(crate) fn spec(
     workers: usize,
 ) -> LoaderSpec {
     let mut ids: Vec<u32> = (0..TOKENS).map(|token| id_at(token, vocab_size)).collect();
-    ids[17] = u32::try_from(vocab_size - 1).unwrap(); // the widest there is
+    // The largest id there is.
+    ids[17] = u32::try_from(vocab_size - 1).unwrap();
     write_corpus_of(dir, vocab_size, &[&[&[2500, 3500]]], &ids);
     let corpus = Corpus::open(dir, ReadBackend::Mmap).unwrap();
     let plan = Plan::new(&PlanSpec {

@@ -1,5 +1,5 @@
-//! The laws of activation checkpointing: what is made again is made the same, nothing else is kept,
-//! and what goes wrong is an error.
+//! The laws of activation checkpointing: recomputed values are the same, nothing else is kept, and
+//! failures are errors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,13 +38,14 @@ fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     a.view_dtype(Kind::Int).equal(&b.view_dtype(Kind::Int))
 }
 
-/// Grouped queries, and a block more than there are ends.
+/// Grouped queries, and one block more than the two at the ends.
 fn grouped() -> ModelConfig {
     ModelConfig { num_key_value_heads: 2, num_hidden_layers: 3, ..golden_config() }
 }
 
 fn bits_are_those_without_it(threads: i32) {
-    tch::set_num_threads(threads); // of this thread alone
+    // Of this thread alone.
+    tch::set_num_threads(threads);
     let all_maps = PatchMaps { patch_size: 4, input: true, output: true };
     for dtype in [Dtype::Fp32, Dtype::Bf16] {
         for (patch_size, config, maps) in [
@@ -113,8 +114,8 @@ fn without_gradients_it_changes_nothing() {
     }
 }
 
-/// What a training pass holds at most, of 8 blocks: with `block` two tensors of the residual
-/// stream's size a block.
+/// The most memory a training pass of 8 blocks holds: with `block`, two tensors of the residual
+/// stream's size for each block.
 #[test]
 fn the_peak_of_memory_falls() {
     let config = ModelConfig { num_hidden_layers: 8, ..golden_config() };
@@ -143,7 +144,8 @@ fn leaf() -> Tensor {
 #[test]
 fn an_output_may_be_an_input_and_may_go_unused() {
     let (x, held) = (leaf(), leaf());
-    let y = &x * 2.0; // an input with a history of its own
+    // An input with a history of its own.
+    let y = &x * 2.0;
     let parameter = held.shallow_clone();
     let [same, product, _unused] = checkpoint(&[&y], move |inputs| {
         let [y] = inputs else { panic!("one input") };
@@ -167,15 +169,15 @@ fn inputs_without_a_gradient_have_none_and_do_not_stop_that_of_others() {
     picked.sum(Kind::Float).backward();
     assert!(x.grad().equal(&Tensor::from_slice(&[2f32, 0.0, 2.0])));
     assert!(held.grad().equal(&Tensor::from_slice(&[1f32, 1.0, 0.0])));
-    // Without such an input the body is called in the ordinary way: what it holds has its gradient
-    // all the same.
+    // Without such an input the body is called in the ordinary way: the tensors it holds still get
+    // their gradients.
     let parameter = held.shallow_clone();
     let [product] = checkpoint(&[&x.detach()], move |inputs| [&inputs[0] * &parameter]).unwrap();
     product.sum(Kind::Float).backward();
     assert!(held.grad().equal(&Tensor::from_slice(&[2f32, 3.0, 3.0])));
 }
 
-/// Says when it is dropped, and panics at the call of this number.
+/// Records when it is dropped, and panics at the call with this number.
 struct Witness {
     calls: Arc<AtomicUsize>,
     ends: Arc<AtomicUsize>,
@@ -235,7 +237,7 @@ fn a_panic_of_the_body_is_an_error_of_either_pass() {
     drop(y);
     assert_eq!(ends.load(Ordering::Relaxed), 1);
 
-    // What libtorch refuses is a panic of tch.
+    // An error of libtorch is a panic of tch.
     let mismatched =
         |inputs: &[Tensor]| [inputs[0].matmul(&Tensor::ones([5, 5], (Kind::Float, Device::Cpu)))];
     let error = checkpoint(&[&leaf()], mismatched).unwrap_err();

@@ -1,5 +1,5 @@
 //! Each fused function of the shim equals its plain composition, forward and backward, in fp32 and
-//! bf16, for sizes that no width of a vector divides.
+//! bf16, for sizes no vector width divides.
 
 use tch::{Device, Kind, Tensor};
 use trainer::shim::{self, Heads};
@@ -14,8 +14,8 @@ fn random(shape: &[i64], seed: u64) -> Tensor {
     values
 }
 
-/// Outputs of `function`, and the gradients of its inputs under a loss that weighs every output's
-/// elements differently.
+/// Outputs of `function`, and the gradients of its inputs under a loss with a different weight for
+/// each element of every output.
 fn pass(inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Vec<Tensor>) -> Vec<Tensor> {
     let leaves: Vec<Tensor> =
         inputs.iter().map(|input| input.copy().set_requires_grad(true)).collect();
@@ -30,8 +30,8 @@ fn pass(inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Vec<Tensor>) -> Vec<T
     outputs.iter().map(Tensor::detach).chain(leaves.iter().map(Tensor::grad)).collect()
 }
 
-/// `fused` on inputs of `kind` (gains and weights stay fp32) against `plain` in fp32 on the same
-/// numbers.
+/// `fused` on inputs of dtype `kind` (gains and weights stay fp32) against `plain` in fp32 on the
+/// same numbers.
 fn check(
     activations: &[Tensor],
     weights: &[Tensor],
@@ -142,8 +142,8 @@ fn heads_are_split_and_turned() {
     }
 }
 
-/// Causal attention of merged rows, step by step: the heads apart, turned, all scores, those of
-/// later keys masked.
+/// Causal attention of merged rows, step by step: heads separated and rotated, all scores computed,
+/// those of later keys masked.
 fn plain_attention(qkv: &Tensor, tables: &[Tensor; 2], heads: Heads) -> Tensor {
     let Heads { query, key_value, width } = heads;
     let sizes = [query, key_value, key_value].map(|count| count * width);
@@ -228,8 +228,8 @@ fn attention_is_the_same_on_any_number_of_threads() {
     }
 }
 
-/// Positions, width in and width out, of products below and above the size from which another
-/// library may make them.
+/// Positions, input width and output width of products below and above the size from which another
+/// library may compute them.
 const PRODUCTS: [[i64; 3]; 2] = [[7, 24, 10], [70, 241, 130]];
 
 #[test]
@@ -253,7 +253,7 @@ fn a_product_adds_to_the_gradient_that_its_leaf_has() {
     }
 }
 
-/// A single row, to which oneDNN would add past the end of its memory.
+/// A single row, where oneDNN would add past the end of its memory.
 #[test]
 fn a_product_with_one_output_has_its_gradient() {
     let (x, w) = (random(&[2048, 2049], 1).tr(), random(&[1, 2048], 2));

@@ -1,5 +1,6 @@
 //! The model, the loss, the gradients and the training step against `fixtures/golden`, which agrees
-//! with the authors' code (see its README for how it was made and where the tolerances come from).
+//! with the authors' code (its README describes how it was made and where the tolerances come
+//! from).
 
 use schemas::run::{Dtype, Schedule};
 use tch::{Kind, Tensor};

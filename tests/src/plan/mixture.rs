@@ -9,7 +9,7 @@ use schemas::run::{Passes, SetAmount, Share, Shuffle};
 
 use crate::plan::windows::{all_windows, specs};
 
-/// Sizes of a set in blocks, tokens of its tail, and what an epoch takes of it: a weight of the
+/// Sizes of a set in blocks, tokens of its tail, and its amount in an epoch: a weight of the
 /// shares, or passes.
 type Part = (u64, u64, Result<u64, (u64, u64)>);
 
@@ -69,7 +69,7 @@ fn reads(plan: &Plan) -> Vec<Vec<BTreeMap<u64, u64>>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// The switch law too: windows of different phases share no token within a pass.
+    /// This includes the switch law: windows of different phases share no token within a pass.
     #[test]
     fn every_pass_over_a_set_reads_each_token_of_its_subset_once(spec in mixtures()) {
         let plan = Plan::new(&spec).unwrap();
@@ -78,16 +78,21 @@ proptest! {
             let whole = stream.tokens().end - stream.tail_tokens();
             let mut of_stream = 0;
             for (pass, reads) in passes.iter().enumerate() {
-                prop_assert!(reads.values().all(|&times| times == 1), "pass {pass} of {index} reads a token twice");
-                prop_assert!(reads.keys().all(|token| (stream.tokens().start..whole).contains(token)));
+                let are_once = reads.values().all(|&times| times == 1);
+                prop_assert!(are_once, "pass {pass} of {index} reads a token twice");
+                let readable = stream.tokens().start..whole;
+                prop_assert!(reads.keys().all(|token| readable.contains(token)));
                 let count = reads.len() as u64;
-                // Passes are read one after the other, each to its end but for the last one.
-                let expected = (plan.stream_read_tokens(index).saturating_sub(of_stream)).min(stream.subset_tokens());
+                // Passes are read one after the other, each to its end except the last.
+                let left = plan.stream_read_tokens(index).saturating_sub(of_stream);
+                let expected = left.min(stream.subset_tokens());
                 prop_assert_eq!(count, expected, "pass {} of stream {}", pass, index);
                 of_stream += count;
             }
-            let distinct: std::collections::BTreeSet<u64> = passes.iter().flat_map(|pass| pass.keys().copied()).collect();
-            prop_assert!(distinct.len() as u64 <= stream.subset_tokens(), "passes read different subsets");
+            let distinct: std::collections::BTreeSet<u64> =
+                passes.iter().flat_map(|pass| pass.keys().copied()).collect();
+            let is_one_subset = distinct.len() as u64 <= stream.subset_tokens();
+            prop_assert!(is_one_subset, "passes read different subsets");
             prop_assert_eq!(of_stream, plan.stream_read_tokens(index));
             prop_assert!(of_stream <= spec.epochs * stream.epoch_tokens());
             read_tokens += of_stream;
@@ -96,7 +101,7 @@ proptest! {
         prop_assert!(plan.unread_tokens() < spec.step_tokens);
     }
 
-    /// Steps hold the streams in proportion, to a few blocks, and every epoch exactly.
+    /// Steps hold the streams in proportion, to within a few blocks, and every epoch exactly.
     #[test]
     fn streams_stand_in_their_proportion_at_every_step(spec in mixtures()) {
         let plan = Plan::new(&spec).unwrap();
@@ -107,12 +112,14 @@ proptest! {
             }
             for (tokens, stream) in so_far.iter().zip(plan.streams()) {
                 let position = (step + 1) * spec.step_tokens;
-                let share = position as f64 * stream.epoch_tokens() as f64 / plan.subset_tokens() as f64;
+                let share =
+                    position as f64 * stream.epoch_tokens() as f64 / plan.subset_tokens() as f64;
                 let blocks = (*tokens as f64 - share) / plan.block_tokens() as f64;
                 // 7 streams: 3 splits.
                 prop_assert!(blocks.abs() <= 3.0, "{blocks} blocks from the share at step {step}");
                 if position.is_multiple_of(plan.subset_tokens()) {
-                    prop_assert_eq!(*tokens, position / plan.subset_tokens() * stream.epoch_tokens());
+                    let epochs = position / plan.subset_tokens();
+                    prop_assert_eq!(*tokens, epochs * stream.epoch_tokens());
                 }
             }
         }
@@ -156,16 +163,19 @@ proptest! {
         }
     }
 
-    /// A set's order within a pass does not depend on how much there is of the others.
+    /// A set's order within a pass does not depend on the amounts of the others.
     #[test]
     fn without_phases_a_set_keeps_its_order_in_any_mixture(spec in mixtures(), more in 1u64..4) {
         let order = |spec: &PlanSpec, set: usize| -> Option<Vec<u64>> {
             let first_token = spec.sets[..set].iter().map(|set| set.tokens).sum::<u64>();
             let plan = Plan::new(spec).ok()?;
-            let mine = all_windows(&plan).into_iter().filter(|window| window.stream_index == set && window.epoch == 0);
+            let mine = all_windows(&plan)
+                .into_iter()
+                .filter(|window| window.stream_index == set && window.epoch == 0);
             Some(mine.map(|window| window.first_token - first_token).collect())
         };
-        let spec = PlanSpec { phases: vec![plan::PhaseSpec { share: Share::new(1, 1).unwrap(), ..spec.phases[0] }], subset_tokens: None, ..spec };
+        let phase = plan::PhaseSpec { share: Share::new(1, 1).unwrap(), ..spec.phases[0] };
+        let spec = PlanSpec { phases: vec![phase], subset_tokens: None, ..spec };
         let mut other = spec.clone();
         let last = other.sets.len() - 1;
         other.sets[last].tokens += more * spec.step_tokens;
@@ -213,7 +223,7 @@ fn spec(sets: Vec<SetSpec>) -> PlanSpec {
     }
 }
 
-/// 2 blocks twice and 4 blocks once are 8 slots, in turn; the tail of the second set stays unread.
+/// 2 blocks twice and 4 blocks once are 8 slots, alternating; the tail of the second set is unread.
 #[test]
 fn a_small_set_is_read_twice_while_a_large_one_is_read_once() {
     let plan =
@@ -245,7 +255,8 @@ fn shares_are_of_an_epoch() {
     assert_eq!(parts(&spec(sets.clone())), [(2, 2, 1), (6, 6, 1)]);
     let large = PlanSpec { subset_tokens: Some(160), ..spec(sets) };
     assert_eq!(parts(&large), [(9, 10, 2), (6, 30, 5)]);
-    // 3/2 of 6 blocks are 9, a quarter of the epoch; so the epoch has 12 and "a" gives 3 of them.
+    // 3/2 of 6 blocks are 9, three quarters of the epoch; so the epoch has 12 and "a" gives 3 of
+    // them.
     let sets = vec![set("a", 36, share(1, 4)), set("b", 24, epochs(3, 2))];
     assert_eq!(parts(&spec(sets)), [(3, 3, 1), (6, 9, 2)]);
     // Half of everything: 4 of 8 blocks "a", 4 of 8 slots of "b", 2 blocks twice.
@@ -293,7 +304,7 @@ fn mixtures_that_do_not_add_up_are_named() {
     ));
 }
 
-/// The window's stream is the set that its tokens belong to.
+/// The window's stream is the set its tokens belong to.
 #[test]
 fn windows_name_their_set() {
     let plan =

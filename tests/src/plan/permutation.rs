@@ -37,7 +37,8 @@ proptest! {
 }
 
 proptest! {
-    /// Many at once go where each of them goes alone, of every kind of permutation.
+    /// For every type of permutation, mapping many indexes at once gives the same results as one at
+    /// a time.
     #[test]
     fn many_at_once_go_where_each_goes(
         seed: u64,
@@ -52,7 +53,8 @@ proptest! {
             Permutation::identity(count),
         ] {
             let mut indexes: Vec<u64> = at.iter().map(|at| at % count).collect();
-            let expected: Vec<u64> = indexes.iter().map(|&index| permutation.apply(index)).collect();
+            let expected: Vec<u64> =
+                indexes.iter().map(|&index| permutation.apply(index)).collect();
             permutation.apply_all(&mut indexes);
             prop_assert_eq!(indexes, expected);
         }
@@ -114,12 +116,13 @@ fn purposes_and_seeds_give_other_orders() {
     for (index, order) in orders.iter().enumerate() {
         for other in &orders[..index] {
             let same = order.iter().zip(other).filter(|(a, b)| a == b).count();
-            assert!(same < 12, "{same} of 1000 places are alike"); // one is expected
+            // One is expected.
+            assert!(same < 12, "{same} of 1000 places are alike");
         }
     }
 }
 
-/// The order of a run depends on these numbers: they may never change under one algorithm version.
+/// The order of a run depends on these numbers: they must never change within an algorithm version.
 #[test]
 fn orders_are_the_same_for_ever() {
     let permutation = permutation(1, 10);

@@ -1,6 +1,5 @@
-//! What a run reads when it is killed and resumed again and again, on changing numbers of ranks:
-//! each token of each pass once all the same. And what the tools that judge plans say: the walk,
-//! the comparison.
+//! A run killed and resumed again and again, on changing numbers of ranks, still reads each token
+//! of each pass once. The tools that judge plans are checked too: the walk and the comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +11,7 @@ use schemas::run::{Share, Shuffle};
 use crate::plan::mixture::mixtures;
 use crate::plan::windows::{all_windows, specs};
 
-/// One life of a run: how many ranks it has, how many steps it does until it is killed, how often
-/// it saves.
+/// One life of a run: its number of ranks, its steps until it is killed, its saving interval.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     world_size: u64,
@@ -30,7 +28,7 @@ fn lives() -> impl Strategy<Value = Vec<Life>> {
     prop::collection::vec(life, 0..6)
 }
 
-/// Half corpora in one stream, half mixtures.
+/// Half the corpora are one stream, half are mixtures.
 fn any_spec() -> impl Strategy<Value = PlanSpec> {
     prop_oneof![specs(), mixtures()]
 }
@@ -42,15 +40,16 @@ fn read_step(plan: &Plan, step: u64, world_size: u64) -> Vec<Window> {
     (0..world_size).flat_map(|rank| plan.windows(step, cut(rank)..cut(rank + 1))).collect()
 }
 
-/// What reached the model: of a step that was done twice, because the run was killed after it and
-/// before it was saved, only the second time; and it must have been the same.
+/// The windows that reached the model. A step done twice, because the run was killed after it and
+/// before it was saved, counts only the second time; both times must have been the same.
 fn consumed(spec: &PlanSpec, lives: &[Life]) -> Vec<Vec<Window>> {
     let fingerprint = Plan::new(spec).unwrap().fingerprint();
     let forever = Life { world_size: 1, steps: u64::MAX, save_every: 1 };
     let mut done: Vec<Vec<Window>> = Vec::new();
     let mut saved_step: u64 = 0;
     for life in lives.iter().copied().chain([forever]) {
-        let plan = Plan::new(spec).unwrap(); // another process
+        // Another process.
+        let plan = Plan::new(spec).unwrap();
         assert_eq!(plan.fingerprint(), fingerprint);
         let first = saved_step;
         let end = first.saturating_add(life.steps).min(plan.step_count());
@@ -71,11 +70,14 @@ fn consumed(spec: &PlanSpec, lives: &[Life]) -> Vec<Vec<Window>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// 0 % seen twice within a pass, whatever the phase; 0 % unread but for the tails and the rest.
+    /// 0 % seen twice within a pass, in every phase; 0 % unread except the tails and the rest.
     #[test]
-    fn killed_and_resumed_runs_read_each_token_of_a_pass_once(spec in any_spec(), lives in lives()) {
+    fn killed_and_resumed_runs_read_each_token_of_a_pass_once(
+        spec in any_spec(), lives in lives(),
+    ) {
         let plan = Plan::new(&spec).unwrap();
-        let mut reads: BTreeMap<(usize, u64, u64), u64> = BTreeMap::new(); // stream, pass, token
+        // By stream, pass and token.
+        let mut reads: BTreeMap<(usize, u64, u64), u64> = BTreeMap::new();
         for window in consumed(&spec, &lives).into_iter().flatten() {
             for token in window.first_token..window.first_token + window.token_count {
                 *reads.entry((window.stream_index, window.epoch, token)).or_default() += 1;
@@ -84,13 +86,14 @@ proptest! {
         let seen_twice = reads.values().filter(|&&times| times > 1).count();
         prop_assert_eq!(seen_twice, 0);
         prop_assert_eq!(reads.len() as u64 + plan.unread_tokens(), plan.run_tokens());
-        // A corpus that is one stream and read whole: nothing but its tail and the rest of the last
-        // pass is missing.
+        // In a corpus of one stream, read whole, only its tail and the rest of the last pass are
+        // missing.
         if spec.sets.is_empty() && spec.subset_tokens.is_none() {
             let once: BTreeSet<u64> = reads.keys().map(|(_, _, token)| *token).collect();
             let never = spec.corpus_tokens - once.len() as u64;
             let rest = if spec.epochs == 1 { plan.unread_tokens() } else { 0 };
-            prop_assert!(never >= plan.tail_tokens() && never <= plan.tail_tokens() + plan.unread_tokens().max(rest));
+            let tail = plan.tail_tokens();
+            prop_assert!(tail <= never && never <= tail + plan.unread_tokens().max(rest));
         }
     }
 }
@@ -104,15 +107,20 @@ proptest! {
         let proof = proof::walk(&plan, threads, &|_steps| {}).unwrap();
         prop_assert_eq!(proof.tokens + plan.unread_tokens(), plan.run_tokens());
         prop_assert_eq!(proof.windows, plan.window_count());
-        let of_passes = plan.streams().iter().zip(&proof.whole_passes).map(|(stream, passes)| passes * stream.subset_tokens());
-        prop_assert_eq!(of_passes.sum::<u64>() + proof.partial_tokens.iter().sum::<u64>(), proof.tokens);
+        let streams = plan.streams().iter().zip(&proof.whole_passes);
+        let of_passes: u64 = streams.map(|(stream, passes)| passes * stream.subset_tokens()).sum();
+        let of_partial_passes = proof.partial_tokens.iter().sum::<u64>();
+        prop_assert_eq!(of_passes + of_partial_passes, proof.tokens);
     }
 
-    /// The steps that a comparison calls the same are the same, for plans that differ in the parts
-    /// that a run that is extended differs in, and in others.
+    /// Steps called the same by a comparison are the same. The plans differ in the fields that
+    /// change when a run is extended, and in others.
     #[test]
     fn steps_that_are_called_the_same_are(
-        spec in any_spec(), epochs in 1u64..=5, weights in prop::collection::vec(0u64..=3, 4), other_seed: bool,
+        spec in any_spec(),
+        epochs in 1u64..=5,
+        weights in prop::collection::vec(0u64..=3, 4),
+        other_seed: bool,
     ) {
         let first = Plan::new(&spec).unwrap();
         let mut changed = PlanSpec { epochs, ..spec.clone() };
@@ -125,11 +133,15 @@ proptest! {
         }
         if let Ok(second) = Plan::new(&changed) {
             let found = compare::compare(&first, &second);
-            prop_assert_eq!(found.differences.is_empty(), first.fingerprint() == second.fingerprint());
+            let is_same = first.fingerprint() == second.fingerprint();
+            prop_assert_eq!(found.differences.is_empty(), is_same);
             prop_assert!(found.same_steps <= first.step_count().min(second.step_count()));
             for step in 0..found.same_steps {
                 prop_assert_eq!(first.phase_of(step).patch_size, second.phase_of(step).patch_size);
-                let places = |plan: &Plan| plan.step(step).map(|w| (w.epoch, w.first_token, w.token_count)).collect::<Vec<_>>();
+                let places = |plan: &Plan| {
+                    let windows = plan.step(step);
+                    windows.map(|w| (w.epoch, w.first_token, w.token_count)).collect::<Vec<_>>()
+                };
                 prop_assert_eq!(places(&first), places(&second), "step {}", step);
             }
             if !found.differences.is_empty() && other_seed {
@@ -158,7 +170,7 @@ fn blocked(subset_blocks: Option<u64>, patch_share: Share, token_share: Share) -
     Plan::new(&spec).unwrap()
 }
 
-/// Groups of the corpus that windows lie in, in reading order.
+/// Groups of the corpus the windows lie in, in reading order.
 fn groups(windows: &[Window]) -> Vec<u64> {
     windows.iter().map(|window| window.first_token / 640).collect()
 }
@@ -178,10 +190,10 @@ fn a_blocked_epoch_of_the_whole_corpus_finishes_each_group_before_the_next() {
     assert_ne!(starts(&windows[..1003]), starts(&windows[1003..]), "each epoch has its own order");
 }
 
-/// A group of the order lies in at most 3 groups below it (two, and the last one if it is smaller),
-/// so as many tokens as a group has, wherever one starts, come from at most 9 groups, 27 behind a
-/// switch or in a subset, and from far fewer as a rule. A global order takes them from nearly as
-/// many groups as there are blocks.
+/// A group of the order lies in at most 3 groups below it (two, and the last one if it is smaller).
+/// So a group's worth of tokens, starting anywhere, comes from at most 9 groups, or 27 after a
+/// switch or in a subset, and usually from far fewer. A global order takes them from nearly as many
+/// groups as there are blocks.
 #[test]
 fn a_blocked_order_stays_in_few_groups_behind_a_switch_and_in_a_subset() {
     let half = || Share::new(1, 2).unwrap();

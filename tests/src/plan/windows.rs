@@ -58,7 +58,7 @@ pub(crate) fn all_windows(plan: &Plan) -> Vec<Window> {
     (0..plan.step_count()).flat_map(|step| plan.step(step)).collect()
 }
 
-/// Tokens that each epoch reads, with how often.
+/// Tokens read in each epoch, with how often.
 fn reads(plan: &Plan) -> Vec<BTreeMap<u64, u64>> {
     let mut reads = vec![BTreeMap::new(); plan.spec().epochs as usize];
     for window in all_windows(plan) {
@@ -83,10 +83,13 @@ proptest! {
         let reads = reads(&plan);
         let mut unread = 0;
         for (epoch, reads) in reads.iter().enumerate() {
-            prop_assert!(reads.values().all(|&times| times == 1), "epoch {epoch} reads a token twice");
-            prop_assert!(reads.keys().all(|&token| token < spec.corpus_tokens - plan.tail_tokens()));
+            let are_once = reads.values().all(|&times| times == 1);
+            prop_assert!(are_once, "epoch {epoch} reads a token twice");
+            let whole = spec.corpus_tokens - plan.tail_tokens();
+            prop_assert!(reads.keys().all(|&token| token < whole));
             let missing = plan.subset_tokens() - reads.len() as u64;
-            let is_last_read = (epoch as u64 + 1) * plan.subset_tokens() + spec.step_tokens > plan.run_tokens();
+            let is_last_read =
+                (epoch as u64 + 1) * plan.subset_tokens() + spec.step_tokens > plan.run_tokens();
             prop_assert!(missing == 0 || is_last_read, "epoch {epoch} misses {missing} tokens");
             unread += missing;
         }
@@ -111,14 +114,18 @@ proptest! {
                 prop_assert_eq!(plan.phase_index_of(step), phase_index);
                 let read: Vec<Window> = plan.step(step).collect();
                 prop_assert_eq!(read.len() as u64, phase.windows_per_step);
-                prop_assert!(read.iter().all(|w| (w.phase_index, w.token_count) == (phase_index, phase.window_tokens)));
-                prop_assert!(read.iter().all(|w| w.first_token % w.token_count == 0), "windows are aligned");
+                let expected = (phase_index, phase.window_tokens);
+                prop_assert!(read.iter().all(|w| (w.phase_index, w.token_count) == expected));
+                let are_aligned = read.iter().all(|w| w.first_token % w.token_count == 0);
+                prop_assert!(are_aligned, "windows are aligned");
             }
             steps += phase.steps;
             windows += phase.windows;
             run_share += phase.share.numer() as f64 / phase.share.denom() as f64;
             let asked = run_share * plan.run_tokens() as f64 / spec.step_tokens as f64;
-            prop_assert!(steps as f64 <= asked + 1e-9 && asked - 1.0 < steps as f64 + 1e-9, "{steps} of {asked} steps");
+            let is_rounded_down =
+                steps as f64 <= asked + 1e-9 && asked - 1.0 < steps as f64 + 1e-9;
+            prop_assert!(is_rounded_down, "{steps} of {asked} steps");
         }
         prop_assert_eq!(steps, plan.step_count());
         prop_assert_eq!(windows, plan.window_count());
@@ -126,14 +133,15 @@ proptest! {
         prop_assert_eq!(plan.run_tokens(), spec.epochs * plan.subset_tokens());
     }
 
-    /// Windows that are looked up together are those that are looked up alone.
+    /// Windows looked up together equal those looked up one by one.
     #[test]
     fn windows_of_a_step_are_those_of_its_slots(spec in specs(), step: u64) {
         let plan = Plan::new(&spec).unwrap();
         let step = step % plan.step_count();
         let expected: Vec<Window> = plan.step(step).collect();
         let mut cursor = plan.cursor();
-        let mut found = vec![expected[0]; 3]; // what it held before is gone
+        // Its old contents are discarded.
+        let mut found = vec![expected[0]; 3];
         for first in [0, expected.len() / 2] {
             cursor.windows(step, first as u64..expected.len() as u64, &mut found);
             prop_assert_eq!(&found[..], &expected[first..]);
@@ -160,7 +168,9 @@ proptest! {
             let windows_per_step = plan.phase_of(step).windows_per_step;
             let cut = |rank: u64| rank * windows_per_step / world_size;
             let parts: Vec<Window> =
-                (0..world_size).flat_map(|rank| plan.windows(step, cut(rank)..cut(rank + 1))).collect();
+                (0..world_size)
+                    .flat_map(|rank| plan.windows(step, cut(rank)..cut(rank + 1)))
+                    .collect();
             prop_assert_eq!(parts, plan.step(step).collect::<Vec<_>>());
         }
     }
@@ -201,7 +211,9 @@ proptest! {
         prop_assert_eq!(plan.fingerprint(), Plan::new(&spec).unwrap().fingerprint());
         let changes: [fn(&mut PlanSpec); 7] = [
             |spec| spec.shuffle = match spec.shuffle {
-                Shuffle::Blocked { group_blocks } => Shuffle::Blocked { group_blocks: group_blocks + 1 },
+                Shuffle::Blocked { group_blocks } => {
+                    Shuffle::Blocked { group_blocks: group_blocks + 1 }
+                }
                 _ => Shuffle::Blocked { group_blocks: 2 },
             },
             |spec| spec.seed = spec.seed.wrapping_add(1),
@@ -292,7 +304,7 @@ fn six_epochs_of_60_billion_with_the_switch_inside_the_fifth() {
     assert_eq!(plan.window(137_329, 0).epoch, 4);
     let border = 137_329 + 5722;
     assert_eq!((plan.window(border, 135).epoch, plan.window(border, 136).epoch), (4, 5));
-    // What the fifth epoch reads as patches it does not read as tokens.
+    // The fifth epoch reads no token both as patches and as tokens.
     for slot in (0..256).step_by(17) {
         let window = plan.window(137_328, slot);
         assert_eq!((window.epoch, window.token_count), (4, 8192));
@@ -336,7 +348,7 @@ fn a_ladder_of_three_composes_in_file_order() {
     assert_eq!(starts(5), (16..24).map(|token| (1, token)).collect::<Vec<_>>());
 }
 
-/// The reading order of a run depends on it: it may never change under one algorithm version.
+/// The reading order of a run depends on it: it must never change within an algorithm version.
 #[test]
 fn fingerprint_and_order_are_the_same_for_ever() {
     let plan = Plan::new(&paper_spec(share(4, 5), share(1, 5))).unwrap();

@@ -1,5 +1,5 @@
-//! What real corpora hold beside plain documents: each awkward input gives its documents or its
-//! exact error.
+//! Real corpora hold more than plain documents. Each awkward input gives its documents or its exact
+//! error.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -96,7 +96,8 @@ fn awkward_lines_are_refused_with_file_line_byte_and_reason() {
         (b"{\"text\": \"a\xed\xa0\x80\"}", "byte 11 of the line is 0xed, which is no UTF-8 there"),
         (
             b"{\"text\": \"a\0\"}",
-            "found '\\0' at byte 11 of the line; expected an escape for it: control characters cannot stand in a string",
+            "found '\\0' at byte 11 of the line; expected an escape for it: \
+             control characters cannot stand in a string",
         ),
         (
             b"{\"text\": \"\\u12\"}",
@@ -146,7 +147,8 @@ fn frames_that_cannot_be_decoded_are_named_with_the_reason() {
         (
             &checksum[..],
             format!(
-                "the zstd frame at byte {at} cannot be decoded: Restored data doesn't match checksum"
+                "the zstd frame at byte {at} cannot be decoded: \
+                 Restored data doesn't match checksum"
             ),
         ),
         (
@@ -158,13 +160,15 @@ fn frames_that_cannot_be_decoded_are_named_with_the_reason() {
         (
             &window,
             format!(
-                "the zstd frame at byte {at} needs a window of 4294967296 bytes; at most 2147483648 are given"
+                "the zstd frame at byte {at} needs a window of 4294967296 bytes; \
+                 at most 2147483648 are given"
             ),
         ),
         (
             b"{\"text\"",
             format!(
-                "the zstd frame before byte {at} has ended, and [7b, 22, 74, 65] there begins no other"
+                "the zstd frame before byte {at} has ended, \
+                 and [7b, 22, 74, 65] there begins no other"
             ),
         ),
     ] {
@@ -176,7 +180,7 @@ fn frames_that_cannot_be_decoded_are_named_with_the_reason() {
     }
 }
 
-/// With a checksum, damage is an error or changes nothing that counts.
+/// With a checksum, damage is an error or changes nothing of importance.
 #[test]
 fn no_flipped_bit_of_a_compressed_file_changes_a_document() {
     let dir = tempfile::tempdir().unwrap();
@@ -196,7 +200,7 @@ fn no_flipped_bit_of_a_compressed_file_changes_a_document() {
     }
 }
 
-/// A line that a few bytes stand for is neither kept nor in the way of its neighbours.
+/// A line that decompresses from a few bytes is not kept, and does not affect its neighbours.
 #[test]
 fn a_line_that_is_a_bomb_is_refused() {
     let dir = tempfile::tempdir().unwrap();

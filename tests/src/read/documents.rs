@@ -1,4 +1,4 @@
-//! Inputs become documents, all of them, or an error that says where and why.
+//! Inputs become documents, all of them, or an error with the place and the reason.
 
 use std::fs;
 use std::io::Write;
@@ -40,7 +40,8 @@ fn check_error(name: &str, bytes: &[u8], parts: &[&str]) {
 fn every_form_gives_the_same_documents() {
     let dir = tempfile::tempdir().unwrap();
     let text = lines(&TEXTS);
-    let (first, second) = text.split_at(20); // within a line
+    // Within a line.
+    let (first, second) = text.split_at(20);
     let skippable = [0x5A, 0x2A, 0x4D, 0x18, 5, 0, 0, 0, 1, 2, 3, 4, 5];
     let frames = [&skippable, &*zst(first.as_bytes()), &skippable, &*zst(second.as_bytes())];
     let members = [gz(first.as_bytes()), gz(second.as_bytes())].concat();
@@ -66,19 +67,21 @@ fn a_zstd_window_beyond_the_default_limit_is_read() {
     check_texts(&file(dir.path(), "long.jsonl.zst", bytes));
 }
 
-/// Made by hand, because an encoder that is told of little data takes a smaller window. The largest
-/// one that is read.
+/// Made by hand, because an encoder given little data takes a smaller window. This is the largest
+/// accepted one.
 #[test]
 fn a_zstd_window_of_two_gibibytes_is_read() {
     let text = lines(&TEXTS);
-    let block = (text.len() as u32) << 3 | 1; // the last block, raw
+    // The last block, raw.
+    let block = (text.len() as u32) << 3 | 1;
     let exponent = 31 - 10;
     let head = [0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3];
     let bytes = [&head, &block.to_le_bytes()[..3], text.as_bytes()].concat();
     let dir = tempfile::tempdir().unwrap();
     check_texts(&file(dir.path(), "2-gib.jsonl.zst", &bytes));
     let mut beyond = bytes;
-    beyond[5] |= 1; // an eighth more
+    // An eighth more.
+    beyond[5] |= 1;
     check_error("more.jsonl.zst", &beyond, &["needs a window of 2415919104 bytes"]);
 }
 
@@ -119,13 +122,15 @@ fn a_damaged_compressed_file_is_an_error() {
         ("a.jsonl.zst", zst(text.as_bytes()), "begins no other"),
         ("a.jsonl.gz", gz(text.as_bytes()), "what follows is no gzip member"),
     ] {
-        let at = bytes.len() - 6; // within the data or its checksum
+        // Within the data or its checksum.
+        let at = bytes.len() - 6;
         bytes[at] ^= 0x10;
         check_error(name, &bytes, &["cannot read", "of the file"]);
         bytes[at] ^= 0x10;
         bytes.extend(b"rubbish after the end");
         check_error(name, &bytes, &["cannot read", after]);
-        bytes.truncate(bytes.len() - b"bish after the end".len()); // shorter than a header
+        // Shorter than a header.
+        bytes.truncate(bytes.len() - b"bish after the end".len());
         check_error(name, &bytes, &["cannot read", after]);
     }
 }
@@ -282,13 +287,14 @@ fn a_parquet_file_cut_or_damaged_is_an_error() {
         assert!(error.contains("cut.parquet as Parquet"), "{length}: {error}");
     }
     let mut damaged = bytes.clone();
-    let at = bytes.len() - 20; // within the footer
+    // Within the footer.
+    let at = bytes.len() - 20;
     damaged[at] ^= 0xff;
     damaged[at - 30] ^= 0xff;
     assert!(read(&file(dir.path(), "damaged.parquet", damaged)).is_err());
 }
 
-/// A line that cannot hold a short enough text is not kept; its neighbours are.
+/// A line too long to hold an accepted text is not kept; its neighbours are.
 #[test]
 fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -298,7 +304,8 @@ fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
     let out = dir.path().join("out");
     let limit = ["--max-document-bytes", "10"];
     let (error, _) = tokenize_error(&out, &[&input], &limit);
-    let said = "line 2 (from byte 22 of the text): the text is 11 bytes; a document may have 10 (--max-document-bytes)";
+    let said = "line 2 (from byte 22 of the text): the text is 11 bytes; \
+                a document may have 10 (--max-document-bytes)";
     assert!(error.contains(said), "{error}");
     let options = [&limit[..], &["--on-error", "skip", "--force"]].concat();
     let report = tokenize(&out, &[&input], &options).unwrap();
@@ -315,7 +322,8 @@ fn a_document_that_is_too_long_is_refused_like_a_bad_line() {
     assert!(error.contains("row 2: the text is 11 bytes"), "{error}");
 }
 
-/// Rows of bytes in a column that promises UTF-8, which only a damaged or careless writer makes.
+/// Rows of invalid bytes in a column declared as UTF-8, which only a damaged or careless writer
+/// makes.
 fn parquet_of_raw_strings(path: &Path, texts: &[&[u8]], has_dictionary: bool) {
     use parquet::data_type::{ByteArray, ByteArrayType};
     use parquet::file::properties::WriterProperties;
@@ -362,7 +370,7 @@ fn a_string_of_parquet_that_is_no_utf8_is_one_row_that_is_refused() {
     }
 }
 
-/// The fixture is uncompressed, so that nothing but the pages' checksums can tell.
+/// The fixture is uncompressed, so only the pages' checksums can reveal damage.
 #[test]
 fn a_flipped_bit_in_a_parquet_page_with_a_checksum_is_an_error() {
     let path = fixtures().join("parquet/checksums.parquet");

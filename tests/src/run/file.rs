@@ -1,4 +1,4 @@
-//! Run files: what is refused and how, and the schemas that describe what is accepted.
+//! Run files: refusals and their messages, and the schemas that describe accepted files.
 
 use std::path::{Path, PathBuf};
 
@@ -190,7 +190,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
     }
 }
 
-/// Two epochs of 1953 blocks of 512 tokens are 1,999,872 tokens: 30 steps, of which 20 are of the
+/// Two epochs of 1953 blocks of 512 tokens are 1,999,872 tokens: 30 steps, of which 20 are in the
 /// first phase.
 #[test]
 fn a_warm_up_as_long_as_its_phase_is_refused() {
@@ -264,13 +264,14 @@ fn a_missing_run_file_is_named() {
     assert!(err.contains("cannot read run file no/such/run.toml"), "{err}");
 }
 
-/// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` writes them
-/// anew.
+/// After a change of the types, `PATCHMILL_WRITE_SCHEMAS=1 cargo test -p tests schemas` rewrites
+/// them.
 #[test]
 fn the_order_of_the_data_is_written_in_one_way() {
     use schemas::run::{Passes, SetAmount, Share, Shuffle};
     let blocked = "plan.shuffle={ kind = \"blocked\", group_blocks = 4096 }";
-    let sets = "data.sets={ Github = { epochs = 2 }, \"Books3\" = { share = \"1/10\" }, \"\" = { epochs = \"3/2\" } }";
+    let sets = "data.sets={ Github = { epochs = 2 }, \"Books3\" = { share = \"1/10\" }, \
+                \"\" = { epochs = \"3/2\" } }";
     let run = load(RUN_FILE, &[blocked, sets]).unwrap();
     assert_eq!(run.file.plan.shuffle, Shuffle::Blocked { group_blocks: 4096 });
     let amounts = run.file.data.sets.clone().unwrap();

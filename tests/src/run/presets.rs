@@ -1,4 +1,4 @@
-//! Run files that ship: the paper's rows and the fixture run.
+//! The run files we ship: the paper's rows and the fixture run.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, in its helper functions too")]
 
@@ -19,7 +19,7 @@ const PAPER_ROWS: [(&str, u64, u64, u64); 5] = [
 
 /// File, patch sizes and steps of the phases on 360B tokens, units per token.
 type Recipe = (&'static str, &'static [(u64, u64)], f64);
-/// Recipes beside the paper's.
+/// Recipes besides the paper's.
 const RECIPES: [Recipe; 2] = [
     ("370m-tst.toml", &[(4, 108_417), (1, 63_244)], 10.0 / 19.0),
     ("370m-ladder.toml", &[(8, 57_220), (4, 57_220), (1, 57_221)], 11.0 / 24.0),
@@ -90,8 +90,8 @@ fn presets_differ_only_in_what_the_papers_rows_vary() {
     }
 }
 
-/// The two ways of writing a run's shape down agree: windows and micro-batches divide a step in
-/// every phase.
+/// The two descriptions of a run's shape agree: windows and micro-batches divide a step in every
+/// phase.
 #[test]
 fn steps_of_shipped_run_files_split_evenly() {
     let names = PAPER_ROWS.iter().map(|row| row.0).chain(RECIPES.iter().map(|recipe| recipe.0));
@@ -109,7 +109,7 @@ fn steps_of_shipped_run_files_split_evenly() {
     }
 }
 
-/// What `patchmill plan PRESET --assume-tokens 360e9` computes: 171,661 whole steps of 360B tokens,
+/// Results of `patchmill plan PRESET --assume-tokens 360e9`: 171,661 whole steps of 360B tokens,
 /// two thirds of them (rounded down) at patch level, for half the cost.
 #[test]
 fn presets_plan_the_papers_budget() {
@@ -124,7 +124,7 @@ fn presets_plan_the_papers_budget() {
     }
 }
 
-/// The other recipes plan as their comments say, and train the first row's model on its data.
+/// The other recipes plan as their comments describe, and train the first row's model on its data.
 #[test]
 fn other_recipes_plan_and_differ_from_the_first_row_in_their_phases_alone() {
     let folder = root().join("trainer/presets");
@@ -145,7 +145,7 @@ fn other_recipes_plan_and_differ_from_the_first_row_in_their_phases_alone() {
 }
 
 /// Three tenths of the units are superposed, the rate does not fall before the second phase, and
-/// the optimizer goes on.
+/// the optimizer state carries over.
 #[test]
 fn the_superposition_recipe_is_one_schedule_over_two_phases() {
     let run = read(&root().join("trainer/presets/370m-tst.toml"));

@@ -55,7 +55,7 @@ impl TestRun {
         TestRun::with(&[])
     }
 
-    /// One whose run file has these values as well.
+    /// One whose run file also has these values.
     fn with(values: &[&str]) -> TestRun {
         let dir = tempfile::tempdir().unwrap();
         let corpora = corpora().display();
@@ -107,12 +107,12 @@ impl TestRun {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Starts the run, sends `signal` once its log says that `step` is done, and waits for its end.
+    /// Starts the run, sends `signal` once its log reports `step` as done, and waits for its end.
     fn signal_after(&self, step: u64, signal: i32) -> Option<i32> {
         self.signal_with(&[], step, signal)
     }
 
-    /// The same of a run with these arguments.
+    /// The same, for a run with these arguments.
     fn signal_with(&self, args: &[&str], step: u64, signal: i32) -> Option<i32> {
         let mut child =
             self.command(args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -121,12 +121,13 @@ impl TestRun {
         let met = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(&wanted));
         assert!(met.is_some(), "the run ended before step {step}");
         send(&child, signal);
-        lines.map_while(Result::ok).for_each(drop); // so that the child can't block on a full pipe
+        // So the child cannot block on a full pipe.
+        lines.map_while(Result::ok).for_each(drop);
         child.wait().unwrap().code()
     }
 
-    /// Loss, gradient norm and rate of each step, and the evaluations: everything of the metrics
-    /// but times and memory.
+    /// Loss, gradient norm and rate of each step, and the evaluations: all metrics except times and
+    /// memory.
     fn curves(&self) -> Vec<String> {
         let text = fs::read_to_string(self.output().join("metrics.jsonl")).unwrap();
         let timeless = |line: &str| {
@@ -146,7 +147,7 @@ impl TestRun {
 }
 
 fn send(child: &Child, signal: i32) {
-    // It has not been waited for, so the id is its own.
+    // It has not been waited for, so the id is still its own.
     send_to(i32::try_from(child.id()).unwrap(), signal);
 }
 
@@ -157,7 +158,7 @@ fn send_to(id: libc::pid_t, signal: i32) {
     assert_eq!(sent, 0);
 }
 
-/// The run that was never interrupted.
+/// The run never interrupted.
 fn reference() -> &'static TestRun {
     static REFERENCE: OnceLock<TestRun> = OnceLock::new();
     REFERENCE.get_or_init(|| {
@@ -187,12 +188,13 @@ fn the_run_logs_every_step_of_both_phases() {
     let count = |tag: &str| curves.iter().filter(|line| line.contains(tag)).count() as u64;
     assert_eq!(count("\"train/loss\""), STEP_COUNT);
     assert_eq!(count("\"patch/size\":4.0"), SWITCH_STEP);
-    assert_eq!(count("\"eval/loss\""), 7); // before step 0, then every fifth
+    // Before step 0, then every fifth.
+    assert_eq!(count("\"eval/loss\""), 7);
 }
 
 #[test]
 fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
-    // Early in both phases, beside a save (a multiple of 4), just before, at and after the switch,
+    // Early in both phases, during a save (a multiple of 4), just before, at and after the switch,
     // at the last step.
     for step in [1, 4, 7, SWITCH_STEP - 1, SWITCH_STEP, SWITCH_STEP + 1, 27, STEP_COUNT] {
         let run = TestRun::new();
@@ -202,8 +204,8 @@ fn a_killed_run_goes_on_bitwise_as_if_it_had_not_been() {
     }
 }
 
-/// What is made again in the backward pass is made the same: neither it nor a change of it in
-/// mid-run is seen in the result.
+/// Recomputed activations are the same: neither activation checkpointing nor a change of it in
+/// mid-run affects the result.
 #[test]
 fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
     let run = TestRun::with(&["train.activation_checkpointing=attention"]);
@@ -216,7 +218,7 @@ fn activation_checkpointing_changes_no_bit_and_may_change_within_a_run() {
     assert_same_as_reference(&run, "checkpointing");
 }
 
-/// A run file whose second phase goes on with the optimizer of the first, under a schedule of its
+/// A run file whose second phase continues with the optimizer of the first, under a schedule of its
 /// own.
 fn carrying_run() -> TestRun {
     let schedule =
@@ -332,7 +334,8 @@ fn a_run_that_is_killed_again_and_again_still_arrives() {
 fn a_signal_finishes_the_step_saves_and_exits_75() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
         let run = TestRun::new();
-        assert_eq!(run.signal_after(5, signal), Some(75)); // where an evaluation is due
+        // An evaluation is due here.
+        assert_eq!(run.signal_after(5, signal), Some(75));
         let latest = fs::read_link(run.output().join("latest")).unwrap();
         let step: u64 =
             latest.to_str().unwrap().strip_prefix("checkpoint-").unwrap().parse().unwrap();
@@ -342,7 +345,7 @@ fn a_signal_finishes_the_step_saves_and_exits_75() {
     }
 }
 
-/// Though the run hangs in a line that nobody reads.
+/// A stop works though the run hangs in a line nobody reads.
 #[test]
 fn a_second_signal_ends_a_run_whose_lines_nobody_reads() {
     let run = TestRun::new();
@@ -474,7 +477,7 @@ fn divergence(run: &TestRun) -> serde_json::Value {
 
 #[test]
 fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
-    // So low a threshold that noise is a spike.
+    // A threshold so low makes noise a spike.
     let spike = |action: &str| {
         format!("optimizer.spike={{ window_steps = 4, sigma = 0.5, action = \"{action}\" }}")
     };
@@ -491,7 +494,7 @@ fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
     let record = divergence(&run);
     let step = record["step"].as_u64().unwrap();
     assert_eq!(record["reason"], "spike");
-    // Looked at some steps later, it is the same step, and no later one was taken into account.
+    // Looked at some steps later, it is the same step, and no later one counted.
     let late = TestRun::new();
     let rarely = ["train.log_every_steps=7", "train.checkpoint_every_steps=100"];
     check_refusal(&late, &["--set", &stop, "--set", rarely[0], "--set", rarely[1]], 3, &expected);
@@ -514,7 +517,8 @@ fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
         "as `plan --step` says"
     );
 
-    let whole = run.run(&["--set", &skip, "--json"]); // goes on where the other stopped
+    // Continues where the other stopped.
+    let whole = run.run(&["--set", &skip, "--json"]);
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let report: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
     assert!(report["phases"][0]["skipped_steps"].as_u64().unwrap() > 0, "{report}");
@@ -554,7 +558,7 @@ fn a_damaged_checkpoint_is_neither_evaluated_nor_started_from() {
     check_refusal(&TestRun::new(), &["--set", &setting], 1, &["train.init_from", "has BLAKE3"]);
 }
 
-/// A tokenizer that has other ids would go into every checkpoint and make its text gibberish.
+/// A tokenizer with other ids would go into every checkpoint and turn its text into gibberish.
 #[test]
 fn a_corpus_whose_tokenizer_was_exchanged_is_refused() {
     let run = TestRun::new();
@@ -575,7 +579,8 @@ fn a_corpus_whose_tokenizer_was_exchanged_is_refused() {
     check_refusal(&run, &["--set", "data.corpus=corpus"], 4, &expected);
 }
 
-/// This run with these arguments ends with `code`, and stderr holds each of `expected`.
+/// Checks that this run ends with `code` for these arguments, and that stderr holds each of
+/// `expected`.
 fn check_refusal(run: &TestRun, args: &[&str], code: i32, expected: &[&str]) {
     let output = run.run(args);
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -614,7 +619,7 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
         &["model.rope_theta: 10000.0 → 500000.0"],
     );
     check_refusal(&run, &["--resume", "never"], 1, &["already holds checkpoints", "--resume auto"]);
-    // Kind, micro-batch, workers and paths may change.
+    // Dtype, micro-batch, workers and paths may change.
     let output = run.run(&["--set", "train.micro_batch_windows=8", "--set", "loader.workers=1"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
@@ -650,7 +655,7 @@ fn a_run_file_that_cannot_be_run_is_refused_before_any_work() {
     assert!(!run.output().join("metrics.jsonl").exists());
 }
 
-/// The log says where the time of a step goes, and the parts are no more than the whole.
+/// The log shows where the time of a step goes, and the parts are no more than the whole.
 #[test]
 fn metrics_split_the_time_of_a_step() {
     let run = TestRun::new();

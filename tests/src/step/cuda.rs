@@ -1,8 +1,8 @@
-//! What a machine with a GPU should check first: `just test-cuda`, in the order of the tests'
-//! names. Without a GPU each of them says that it was skipped.
+//! The first checks for a machine with a GPU: `just test-cuda`, in the order of the tests' names.
+//! Without a GPU each test prints that it was skipped.
 //!
-//! `PATCHMILL_TEST_DEVICE=cpu` runs those that need no GPU's own features on the CPU, which tests
-//! the tests.
+//! `PATCHMILL_TEST_DEVICE=cpu` runs the tests that need no GPU features on the CPU, which tests the
+//! tests.
 
 use std::path::Path;
 use std::time::Instant;
@@ -28,7 +28,7 @@ use crate::support::models::{
     Golden, RECOMPUTING, adamw_config, assert_close, golden_model_with, max_abs, on_cpu, tokens_btk,
 };
 
-/// The first GPU, or what the environment names in its place; `None`, and a message, without
+/// The first GPU, or the device the environment names in its place; `None`, and a message, without
 /// either.
 fn test_device() -> Option<Device> {
     if std::env::var("PATCHMILL_TEST_DEVICE").is_ok_and(|name| name == "cpu") {
@@ -160,8 +160,8 @@ fn d_embedding_a_patch_is_the_mean_of_its_tokens_forward_and_backward() {
     assert_close("gradient", &found.1, &expected.1, 1e-5);
 }
 
-/// Were the head's gradient summed in bf16, each of 512 chunks would round the sum, and it would be
-/// off by per cents.
+/// If the head's gradient were summed in bf16, each of 512 chunks would round the sum, and it would
+/// be off by several percent.
 #[test]
 fn e_the_heads_gradient_is_summed_in_fp32_over_bf16_chunks() {
     let Some(device) = test_device() else { return };
@@ -241,17 +241,18 @@ fn h_a_step_waits_for_nothing() {
             let batch = std::iter::once(Ok::<_, ShimError>(tokens_btk.shallow_clone()));
             train_step(&model, &mut optimizer, batch, 1, 1e-3).unwrap()
         };
-        step().read(); // libraries set themselves up
+        // Libraries initialize themselves.
+        step().read();
         shim::cuda::forbid_waits(true).unwrap();
-        let output = step(); // panics where it waits
+        // Panics where it waits.
+        let output = step();
         shim::cuda::forbid_waits(false).unwrap();
         assert!(output.read().updated);
     }
 }
 
-/// Operations of a forward and a backward pass for each unit: six for each weight of a product, and
-/// attention's two products over all T positions (as PaLM counts) or over those that a causal mask
-/// leaves.
+/// FLOPs of a forward and a backward pass for each unit: six for each weight of a product, plus
+/// attention's two products over all T positions (PaLM's count) or over those a causal mask leaves.
 fn flops_per_unit(config: &ModelConfig, parameter_count: u64, units: u64, causal: bool) -> f64 {
     // The embedding is a look-up.
     let products = parameter_count - config.vocab_size * config.hidden_size;
@@ -259,8 +260,8 @@ fn flops_per_unit(config: &ModelConfig, parameter_count: u64, units: u64, causal
     6.0 * products as f64 + attention as f64 * if causal { 0.5 } else { 1.0 }
 }
 
-/// Of the preset of 370M, with 8 micro-batches of its 64 or 256 a step: prints, and asserts what
-/// any GPU reaches.
+/// For the 370M preset, with 8 micro-batches of its 64 or 256 a step: prints the figures, and
+/// asserts those any GPU reaches.
 #[test]
 fn i_speed_of_the_370m_preset_in_both_phases() {
     let Some(index) = gpu() else { return };
@@ -313,7 +314,8 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
             peak.map_or(f64::NAN, |peak| 100.0 * units_per_sec * flops / peak.flops_per_sec)
         };
         eprintln!(
-            "370M K = {patch_size}, graphs {cuda_graphs}: {:.0} tokens/s, MFU {:.1} % (PaLM), {:.1} % (causal), peak {} MiB",
+            "370M K = {patch_size}, graphs {cuda_graphs}: {:.0} tokens/s, \
+             MFU {:.1} % (PaLM), {:.1} % (causal), peak {} MiB",
             units_per_sec * patch_size as f64,
             mfu(false),
             mfu(true),
@@ -323,7 +325,7 @@ fn i_speed_of_the_370m_preset_in_both_phases() {
     }
 }
 
-/// A group of one meets as one of many does; NCCL moves its tensors, in the stream and without a
+/// A group of one meets like a group of many; NCCL moves its tensors, in the stream and without a
 /// wait of the host.
 #[test]
 fn j_a_gpu_takes_part_in_collectives() {

@@ -32,7 +32,7 @@ fn new_optimizer(model: &Llama) -> AdamW {
     AdamW::new(model.parameters(), &adamw_config()).unwrap()
 }
 
-/// A loss that is told to the guard, and whether it would let the update be applied.
+/// A loss given to the loss guard, and whether it would allow the update.
 fn judged(guard: &mut LossGuard, loss: f64) -> bool {
     guard.check_step(&Tensor::from(loss as f32), &Tensor::from(1f32)).double_value(&[]) == 1.0
 }
@@ -98,7 +98,8 @@ fn random_matrix(rows: i64, columns: i64, seed: u64) -> Tensor {
 fn chunked(x_nd: &Tensor, w_vd: &Tensor, y_nk: &Tensor, chunk_rows: i64) -> [Tensor; 3] {
     let [x_nd, w_vd] = [x_nd, w_vd].map(|tensor| tensor.copy().set_requires_grad(true));
     let loss = shim::linear_cross_entropy(&x_nd, &w_vd, y_nk, chunk_rows).unwrap();
-    (&loss * 3.0).backward(); // a factor that is not 1 reaches the gradients
+    // A factor other than 1 reaches the gradients.
+    (&loss * 3.0).backward();
     [loss.detach(), x_nd.grad(), w_vd.grad()]
 }
 
@@ -145,7 +146,7 @@ fn patch_loss_with_one_token_a_patch_is_cross_entropy() {
     let model = golden_model(Dtype::Fp32);
     let tokens_btk = tokens_btk(3, 1, 11);
     let logits_btv = tch::no_grad(|| model.logits(&model.forward_hidden(&tokens_btk)));
-    // In fp64: libtorch's own in fp32 lies 9e-7 beside it.
+    // In fp64: libtorch's own in fp32 is off by 9e-7.
     let logp_btv = logits_btv.narrow(1, 0, 15).to_kind(Kind::Double).log_softmax(-1, Kind::Double);
     let expected = -logp_btv.gather(2, &tokens_btk.narrow(1, 1, 15), false).mean(Kind::Double);
     assert_close("plain", &patch::patch_loss(&logits_btv, &tokens_btk), &expected, 1e-6);
@@ -279,7 +280,8 @@ fn an_optimizer_state_of_another_model_is_refused_by_tensor() {
     let error = optimizer.import(model.parameters(), &state).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "optimizer state does not fit the model: exp_avg.model.norm.weight is missing; exp_avg.other is unexpected"
+        "optimizer state does not fit the model: \
+         exp_avg.model.norm.weight is missing; exp_avg.other is unexpected"
     );
 }
 
@@ -295,8 +297,8 @@ fn a_fresh_optimizer_and_a_reset_one_are_alike() {
     }
 }
 
-/// The update by its definition in fp64, for sizes that no vector divides, clipped and not, and
-/// none where it is refused.
+/// The update by its definition in fp64, for sizes no vector width divides, clipped and unclipped,
+/// and with no update where it is refused.
 #[test]
 fn an_update_is_adamw_of_the_clipped_gradient() {
     let numbers =
@@ -358,8 +360,8 @@ fn an_update_is_the_same_on_any_number_of_threads() {
     assert!(one.equal(&many) && !one.equal(golden_model(Dtype::Fp32).parameters().masters()));
 }
 
-/// On a GPU each of these operations would let the host wait for the device. The numbers of several
-/// steps are read at once.
+/// On a GPU each of these operations would make the host wait for the device. The numbers of
+/// several steps are read at once.
 #[test]
 fn a_step_calls_nothing_that_waits_for_the_device() {
     let keeping = |dtype| (dtype, ActivationCheckpointing::None);

@@ -1,4 +1,4 @@
-//! Documents of inputs, as other people's code reads them.
+//! Documents of inputs, as read by other people's code.
 
 use std::fs;
 use std::io::Read;

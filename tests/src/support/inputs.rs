@@ -1,4 +1,4 @@
-//! What the tests of texts and corpora share: paths, and inputs that are written on the spot.
+//! Helpers for tests of texts and corpora: paths, and inputs written on the spot.
 
 use std::fs;
 use std::io::Write;
@@ -14,8 +14,8 @@ pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
 }
 
-/// A file that is too large or not free to lie in the repository; `None`, and a word why, where it
-/// is not there.
+/// A file too large or not free to be in the repository; `None`, with the reason printed, if it is
+/// absent.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let root = std::env::var_os("PATCHMILL_SHARED").map_or(beside, PathBuf::from);
@@ -46,12 +46,12 @@ pub(crate) fn arguments(out: &Path, inputs: &[&Path], options: &[&str]) -> Token
     Line::try_parse_from(line).unwrap_or_else(|err| panic!("{err}")).args
 }
 
-/// `patchmill tokenize`, without its printing.
+/// Runs `patchmill tokenize` without its output.
 pub(crate) fn tokenize(out: &Path, inputs: &[&Path], options: &[&str]) -> anyhow::Result<Report> {
     pipeline::write::corpus::build(&arguments(out, inputs, options).spec()?)
 }
 
-/// The error of a `patchmill tokenize` that must fail, as it is printed, with its exit status.
+/// The error printed by a `patchmill tokenize` that must fail, with its exit status.
 pub(crate) fn tokenize_error(out: &Path, inputs: &[&Path], options: &[&str]) -> (String, u8) {
     match tokenize(out, inputs, options) {
         Ok(report) => panic!("it was accepted: {report:?}"),

@@ -46,7 +46,7 @@ pub(crate) fn on_cpu(dtype: Dtype) -> Compute {
     Compute { dtype, device: Device::Cpu, position_count: 16, activation_checkpointing }
 }
 
-/// What a training pass may make again instead of keeping it.
+/// The activations a training pass may recompute instead of keeping.
 pub(crate) const RECOMPUTING: [ActivationCheckpointing; 2] =
     [ActivationCheckpointing::Attention, ActivationCheckpointing::Block];
 

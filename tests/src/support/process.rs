@@ -7,8 +7,8 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// A binary of the workspace, built by the same `cargo test` that built this: the command-line
-/// tests in `pipeline/tests` and `trainer/tests` make cargo build both.
+/// A binary of the workspace, built by the same `cargo test` as this test: the command-line tests
+/// in `pipeline/tests` and `trainer/tests` make cargo build both.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let path = deps.parent().unwrap().parent().unwrap().join(name);

@@ -12,7 +12,7 @@ use schemas::shard::{BLOCK_BYTES, ShardFooter, ShardHeader, TokenBytes};
 /// Lengths of the documents of each shard of each series.
 pub(crate) type Lengths<'a> = &'a [&'a [&'a [u64]]];
 
-/// Ids that fill a vocabulary without any pattern that a block or a shard could share.
+/// Ids that fill a vocabulary without any pattern a block or a shard could share.
 pub(crate) fn id_at(token: u64, vocab_size: u64) -> u32 {
     let mixed = (token + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
     u32::try_from((mixed ^ mixed >> 29) % vocab_size).unwrap()

@@ -1,4 +1,4 @@
-//! The ids in a corpus are those of the `tokenizers` crate, for every document, and the corpus is
+//! The ids in a corpus are those of the `tokenizers` crate for every document, and the corpus is
 //! the same however it was made.
 
 use std::fs;
@@ -31,7 +31,7 @@ fn index_rows(corpus: &Corpus) -> Vec<IndexRow> {
 }
 
 /// A corpus of these inputs holds, document by document, BOS and the reference's ids, and the index
-/// says so.
+/// agrees.
 fn check_corpus(tokenizer: &Path, inputs: &[&Path], options: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer_name = tokenizer.display().to_string();
@@ -211,7 +211,7 @@ fn a_stopped_run_goes_on_with_the_next_series() {
     assert_same_tree(&fresh, &out);
 }
 
-/// What changed on disk since a run was stopped does not come into the corpus.
+/// Data changed on disk since a run was stopped does not enter the corpus.
 #[test]
 fn a_finished_series_that_was_damaged_is_made_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Laws of choosing documents: rates nest, hold-out and sample do not depend on each other, equal
-//! texts share their fate, parts join to the text that was cut.
+//! Laws of choosing documents: rates nest, hold-out and sample are independent, equal texts share
+//! their fate, and parts join to the text they were cut from.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ struct Line {
     args: SelectArgs,
 }
 
-/// What `options` of `patchmill tokenize` choose.
+/// The documents chosen by these `options` of `patchmill tokenize`.
 fn select(options: &[&str]) -> Select {
     let line = ["tokenize"].iter().chain(options);
     let args = Line::try_parse_from(line).unwrap_or_else(|err| panic!("{err}")).args;
@@ -43,7 +43,7 @@ fn texts() -> impl Iterator<Item = String> {
     (0..20_000).map(|number| format!("text {number}"))
 }
 
-/// The numbers of the texts of which this becomes.
+/// The numbers of the texts in this selection.
 fn chosen(select: &Select, decision: Decision) -> BTreeSet<usize> {
     let chosen = texts().enumerate().filter(|(_, text)| decide(select, text, None) == decision);
     chosen.map(|(number, _)| number).collect()
@@ -59,7 +59,7 @@ fn a_lower_rate_takes_a_part_of_what_a_higher_one_takes() {
     assert_eq!(chosen(&select(&["--sample-rate", "1"]), Decision::Write).len(), 20_000);
 }
 
-/// Five standard deviations of a binomial: chance has a part in no run of this test, because the
+/// Five standard deviations of a binomial. Chance plays no part in a run of this test, because the
 /// hashes are fixed.
 fn assert_about(found: usize, expected: f64) {
     let deviation = (found as f64 - expected).abs();
@@ -91,8 +91,7 @@ fn another_seed_takes_another_sample() {
     assert_eq!(a, chosen(&select(&["--sample-rate", "0.1"]), Decision::Write));
 }
 
-/// What a version of this program took, every later one takes: corpora that were sampled at
-/// different times nest.
+/// Every later version takes whatever an earlier one took: corpora sampled at different times nest.
 #[test]
 fn the_sample_is_the_same_for_ever() {
     let first = |options: &[&str], decision| {
@@ -102,8 +101,8 @@ fn the_sample_is_the_same_for_ever() {
     assert_eq!(first(&["--holdout-rate", "0.001"], Decision::WriteHoldout), HELD_OUT);
 }
 
-// Computed apart from this program, with another implementation of BLAKE3 and the description in
-// schemas/README.md.
+// Computed independently of this program, with another implementation of BLAKE3 and the description
+// in schemas/README.md.
 const SAMPLE: [usize; 6] = [785, 1473, 3810, 4654, 5626, 7008];
 const HELD_OUT: [usize; 6] = [597, 659, 1031, 1143, 2353, 2818];
 
@@ -212,7 +211,7 @@ proptest! {
         prop_assert_eq!(rate.to_string().parse::<f64>(), Ok(digits as f64 / 1e9));
     }
 
-    /// As the authors' script does it: split at single spaces, take so many words at a time, join.
+    /// As the authors' script does: split at single spaces, take so many words at a time, join.
     #[test]
     fn parts_are_those_of_splitting_at_single_spaces(text in "[ab é]{0,40}", words in 1u64..6) {
         let all: Vec<&str> = text.split(' ').collect();

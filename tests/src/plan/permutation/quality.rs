@@ -1,9 +1,8 @@
-//! Keyed permutations against true shuffles: the same statistics on both, and how many rounds the
-//! network needs.
+//! Keyed permutations against true shuffles: the same statistics on both, and the number of rounds
+//! the network needs.
 //!
-//! Each statistic is a distance from what a random permutation gives on average, in standard
-//! deviations. A true shuffle stays below 5 of them, and so must the network; with fewer rounds it
-//! goes far beyond.
+//! Each statistic is a distance from a random permutation's mean, in standard deviations. A true
+//! shuffle stays below 5 of them, and so must the network; with fewer rounds it goes far beyond.
 
 use plan::permutation::{Permutation, PermutationKey, Purpose};
 
@@ -30,7 +29,7 @@ fn true_shuffle(seed: u64, count: u64) -> Box<dyn Fn(u64) -> u64> {
     for end in (1..places.len()).rev() {
         let mut word = [0; 16];
         stream.fill(&mut word);
-        // The bias of a remainder of 2^128 is far below what any test could see.
+        // The bias of a remainder of 2^128 is far below the resolution of any test.
         places.swap(end, (u128::from_le_bytes(word) % (end as u128 + 1)) as usize);
     }
     Box::new(move |index| places[usize::try_from(index).unwrap()])
@@ -74,13 +73,13 @@ fn cells(order: Order, count: u64) -> f64 {
             counts[index * n + usize::try_from(order(index as u64)).unwrap()] += 1;
         }
     }
-    // Rows and columns have fixed sums, which leaves (n - 1)^2 free cells and makes each vary by 1
-    // - 1/n as much.
+    // Rows and columns have fixed sums, which leaves (n - 1)^2 free cells and reduces the variance
+    // of each by a factor of 1 - 1/n.
     let others = count as f64 - 1.0;
     excess(chi_square(&counts) * others / count as f64, others.powi(2))
 }
 
-/// Chi-square over the places of two elements that stand `lag` apart.
+/// Chi-square over the places of two elements `lag` apart.
 fn pairs(order: Order, count: u64, lag: u64) -> f64 {
     let n = usize::try_from(count).unwrap();
     let mut counts = vec![0; n * n];
@@ -103,13 +102,13 @@ fn correlation(places: &[u64], count: u64, lag: usize) -> f64 {
     (products / terms / variance + 1.0 / count as f64) * terms.sqrt()
 }
 
-/// Chi-square of the differences of elements that stand `lag` apart in one long order, modulo
-/// `count`.
+/// Chi-square of the differences of elements `lag` apart in one long order, modulo `count`.
 fn differences(places: &[u64], count: u64, lag: usize) -> f64 {
     const BINS: u64 = 64;
     let mut counts = [0; BINS as usize];
     for (&a, &b) in places.iter().zip(&places[lag..]) {
-        let difference = (b + count - a) % count; // of count - 1 values, all alike but 0
+        // One of count - 1 values, all equally likely except 0.
+        let difference = (b + count - a) % count;
         counts[usize::try_from(difference * BINS / count).unwrap()] += 1;
     }
     excess(chi_square(&counts), BINS as f64 - 1.0)
@@ -174,7 +173,7 @@ fn rounds_needed(worst: fn(Order, u64) -> f64, count: u64) -> u32 {
     (1..=14).rev().take_while(passes).last().unwrap_or(15)
 }
 
-/// So the tests above can fail, and the network's numbers of rounds have a margin.
+/// Shows that the tests above can fail, and that the network's numbers of rounds have a margin.
 /// pipeline/plan/README.md has the table.
 #[test]
 fn fewer_rounds_are_seen() {

@@ -1,4 +1,5 @@
-//! Several processes that train one model: as one alone, stopped, killed, given different runs.
+//! Several processes train one model: equal to one process alone, stopped, killed, given different
+//! runs.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -17,7 +18,7 @@ fn losses(run: &TestRun) -> Vec<f64> {
     values.collect()
 }
 
-/// The run of two ranks that was never interrupted.
+/// The run of two ranks never interrupted.
 fn two_ranks() -> &'static TestRun {
     static TWO_RANKS: OnceLock<TestRun> = OnceLock::new();
     TWO_RANKS.get_or_init(|| {
@@ -57,8 +58,8 @@ fn ranks_train_what_one_process_does() {
     let four = TestRun::new();
     let mut command =
         four.command(&["--ranks", "4", "--set", "train.micro_batch_windows=2", "--json"]);
-    // What a torchrun around says is not meant for these ranks; names of interfaces may be several,
-    // or none.
+    // A surrounding torchrun's variables are not meant for these ranks. There may be several
+    // interface names, or none.
     command.env("WORLD_SIZE", "1").env("TORCHELASTIC_USE_AGENT_STORE", "True");
     let output = command.env("GLOO_SOCKET_IFNAME", "lo,lo").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -88,14 +89,15 @@ fn ranks_train_what_one_process_does() {
 fn ranks_that_are_stopped_go_on_bitwise_as_if_they_had_not_been() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let run = TestRun::new();
-        assert_eq!(run.signal_with(&TWO, 5, signal), Some(75)); // where an evaluation is due
+        // An evaluation is due here.
+        assert_eq!(run.signal_with(&TWO, 5, signal), Some(75));
         let output = run.command(&TWO).env("GLOO_SOCKET_IFNAME", "").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_same_as_two_ranks(&run, &format!("signal {signal}"));
     }
 }
 
-/// A launcher that has come to step 5, the lines that it and its ranks print, and the ranks.
+/// A launcher that has reached step 5, the lines printed by it and its ranks, and the ranks.
 fn launched(run: &TestRun) -> (Child, impl Iterator<Item = String> + use<>, Vec<libc::pid_t>) {
     let mut launcher = run.command(&TWO);
     let mut launcher = launcher.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -109,7 +111,7 @@ fn launched(run: &TestRun) -> (Child, impl Iterator<Item = String> + use<>, Vec<
     (launcher, lines, ranks)
 }
 
-/// As systemd and Slurm do: a rank then gets it twice, the second time from the launcher.
+/// As systemd and Slurm do: a rank then gets the signal twice, the second time from the launcher.
 #[test]
 fn a_signal_to_launcher_and_ranks_at_once_is_one() {
     let run = TestRun::new();
@@ -125,13 +127,13 @@ fn a_signal_to_launcher_and_ranks_at_once_is_one() {
     assert_same_as_two_ranks(&run, "signal to all");
 }
 
-/// The signal that the launcher's end or a rank's failure sends to the others, however late it
-/// comes.
+/// The signal sent to the others by the launcher's end or a rank's failure, however late it comes.
 #[test]
 fn a_signal_that_only_asks_is_no_second_one() {
     let run = TestRun::new();
     let (mut launcher, lines, ranks) = launched(&run);
-    send_to(ranks[1], libc::SIGSTOP); // so that the other one waits
+    // So the other one waits.
+    send_to(ranks[1], libc::SIGSTOP);
     send(&launcher, libc::SIGTERM);
     std::thread::sleep(std::time::Duration::from_millis(1200));
     send_to(ranks[0], libc::SIGUSR1);
@@ -140,7 +142,7 @@ fn a_signal_that_only_asks_is_no_second_one() {
     assert_eq!(launcher.wait().unwrap().code(), Some(75), "{said:?}");
 }
 
-/// The launcher's own code says so, though others fail by it first.
+/// The launcher's own exit code shows it, though others fail first.
 #[test]
 fn a_rank_that_is_killed_is_the_launchers_exit_code() {
     let run = TestRun::new();
@@ -244,7 +246,8 @@ fn ranks_resume_where_one_process_would() {
 fn a_process_that_never_meets_the_others_ends_by_a_signal() {
     let run = TestRun::new();
     let [mut first, mut second] = start(&run, [&[], &[]]);
-    second.kill().unwrap(); // before it comes
+    // Before it arrives.
+    second.kill().unwrap();
     second.wait().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     send(&first, libc::SIGTERM);
@@ -301,7 +304,7 @@ fn what_ranks_cannot_do_is_refused() {
     let run = TestRun::new();
     check_refusal(&run, &["--ranks", "3"], 2, &["windows times ranks must divide", "on 3 ranks"]);
     check_refusal(&run, &["--ranks", "2", "--set", "train.device=\"cuda:0\""], 2, &["rank 0"]);
-    // The one that fails says so first, and its code is the launcher's.
+    // The failing rank reports it first, and its exit code becomes the launcher's.
     fs::create_dir(run.output()).unwrap();
     fs::write(run.output().join("notes.txt"), "no run").unwrap();
     for _ in 0..4 {
