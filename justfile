@@ -94,7 +94,8 @@ check-cuda:
     #!/bin/sh
     set -eu
     libtorch=$(python3 tools/fetch.py libtorch-cuda)
-    export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda" CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
+    export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
+    export CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
     cargo build --package trainer --bins
     train="$CARGO_TARGET_DIR/debug/patchmill-train"
     report=$("$train" doctor)

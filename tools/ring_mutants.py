@@ -10,7 +10,7 @@ named, and the exit code is 1. Needs cargo alone.
 import os, pathlib, re, shutil, subprocess, sys, time
 
 SOURCE = "src/lib.rs"
-# What is changed, and into what; each text stands in the source exactly once.
+# Each change, from and to; each text occurs in the source exactly once.
 MUTANTS = [
     (
         "the end is published with Relaxed",
