@@ -51,7 +51,8 @@ command -v "${CXX:-c++}" >/dev/null 2>&1 ||
         "dnf install gcc-c++)"
 
 # A `just` too old for the justfile is ignored.
-if ! just=$(command -v just) || ! "$just" --justfile "$root/justfile" --summary >/dev/null 2>&1; then
+if ! just=$(command -v just) \
+    || ! "$just" --justfile "$root/justfile" --summary >/dev/null 2>&1; then
     just=${XDG_CACHE_HOME:-$HOME/.cache}/patchmill/just-1.59.0/just
     if [ ! -x "$just" ]; then
         command -v python3 >/dev/null 2>&1 ||

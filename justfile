@@ -38,11 +38,13 @@ tokenize-fixture split:
     #!/bin/sh
     set -eu
     out="corpora/fixtures/$1"
-    # Done means: finished, and with the tokenizer as it is now.
-    if [ -e "$out/manifest.json" ] && cmp -s fixtures/tokenizer/tokenizer.json "$out/tokenizer/tokenizer.json"; then
+    # Done means finished, and with today's tokenizer.
+    if [ -e "$out/manifest.json" ] \
+        && cmp -s fixtures/tokenizer/tokenizer.json "$out/tokenizer/tokenizer.json"; then
         exit 0
     fi
-    "{{ patchmill }}" tokenize --force --tokenizer fixtures/tokenizer --out "$out" "fixtures/text/$1"
+    "{{ patchmill }}" tokenize --force --tokenizer fixtures/tokenizer --out "$out" \
+        "fixtures/text/$1"
 
 # Check that the run on the fixtures learned: validation perplexity at most a quarter of the unigram
 # model's
@@ -67,7 +69,7 @@ test *arguments: setup
 test-core *arguments:
     cargo test "$@"
 
-# What CI runs, but for `pretrain`: formatting, lints, tests, model checks, documentation,
+# All that CI runs but for `pretrain`: formatting, lints, tests, model checks, documentation,
 # dependencies
 check: fmt clippy test loom shuttle doc deny
 
@@ -123,14 +125,15 @@ check-cuda:
     *) echo "there is a GPU here: just test-cuda" ;;
     esac
 
-# What a machine with a GPU should check first: parity in fp32 and bf16, updates, graphs, copies,
+# The first checks on a machine with a GPU: parity in fp32 and bf16, updates, graphs, copies,
 # waits, speed and MFU of 370M
 test-cuda:
     #!/bin/sh
     set -eu
     libtorch=$(python3 tools/fetch.py libtorch-cuda)
     export LIBTORCH="$libtorch/torch" CARGO_TARGET_DIR="{{ target }}/cuda"
-    exec cargo test --release --package tests --features trainer -- --test-threads=1 --nocapture cuda::
+    exec cargo test --release --package tests --features trainer -- \
+        --test-threads=1 --nocapture cuda::
 
 # Print how many rounds of the permutation each statistic needs: the table of
 # pipeline/plan/README.md
@@ -147,7 +150,8 @@ exactness tokenizer +inputs:
     #!/bin/sh
     set -eu
     tokenizer=$1; shift
-    cargo run --release --package benches --example exactness -- --adversarial --tokenizer "$tokenizer" "$@"
+    cargo run --release --package benches --example exactness -- \
+        --adversarial --tokenizer "$tokenizer" "$@"
 
 # The same for random inputs: 10^7 of up to 128 bytes and 10^4 of up to 64 KiB, with slices of the
 # given inputs
@@ -175,19 +179,22 @@ bench-loaders work *options:
 bench-trainer work *options: setup
     "{{ justfile_directory() }}/benches/peers/trainer/run.sh" "$@"
 
-# What a switch of window length reads twice and never, ours and peers; PEERS_VENV as made by
-# bench-loaders
+# PEERS_VENV as made by bench-loaders.
+# Tokens read twice and never at a switch of window length, ours and peers'
 bench-overlap *options: build-patchmill
     #!/bin/sh
     set -eu
-    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan/overlap.py --patchmill "{{ patchmill }}" "$@"
+    python="${PEERS_VENV:?the venv made by bench-loaders}/bin/python"
+    exec "$python" benches/plan/overlap.py --patchmill "{{ patchmill }}" "$@"
 
-# What a plan costs: ours at 360B and 15T tokens, then peers' at sizes that fit; PEERS_VENV as above
+# PEERS_VENV as above.
+# Cost of a plan: ours at 360B and 15T tokens, then peers' at sizes that fit
 bench-plans *options:
     #!/bin/sh
     set -eu
     cargo bench --package benches --bench plan
-    exec "${PEERS_VENV:?the venv that bench-loaders made}/bin/python" benches/plan/cost_of_peers.py "$@"
+    exec "${PEERS_VENV:?the venv made by bench-loaders}/bin/python" \
+        benches/plan/cost_of_peers.py "$@"
 
 # From nothing open to the first batch of a corpus of 720 GB in 1,000 shards (sparse files, 1.9 GB),
 # and at 50 %
@@ -196,13 +203,14 @@ bench-open work *options: build-patchmill
     set -eu
     work=$1; shift
     cargo build --release --package benches --example make_corpus --example open_corpus
-    exec python3 benches/loader/open_at_scale.py --patchmill "{{ patchmill }}" --examples "{{ target }}/release/examples" --work "$work" "$@"
+    exec python3 benches/loader/open_at_scale.py --patchmill "{{ patchmill }}" \
+        --examples "{{ target }}/release/examples" --work "$work" "$@"
 
-# Does the NumPy reader of docs/shards.md read what patchmill reads? Needs NumPy
+# Does the NumPy reader of docs/shards.md agree with patchmill? Needs NumPy
 check-read-shards: build-patchmill
     "${PYTHON:-python3}" benches/corpus/check_read_shards.py --patchmill "{{ patchmill }}"
 
-# The parts of tokenize alone, and what one core can reach with them
+# The parts of tokenize alone, and the most one core can reach with them
 stage-floor tokenizer +inputs:
     #!/bin/sh
     set -eu
@@ -214,14 +222,16 @@ profile tokenizer work +inputs: build-patchmill
     #!/bin/sh
     set -eu
     tokenizer=$1; work=$2; shift 2
-    exec python3 benches/write/perf_profile.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+    exec python3 benches/write/perf_profile.py --patchmill "{{ patchmill }}" \
+        --tokenizer "$tokenizer" --work "$work" "$@"
 
 # Peak memory of tokenize on inputs and on ten times of them
 bench-memory tokenizer work +inputs: build-patchmill
     #!/bin/sh
     set -eu
     tokenizer=$1; work=$2; shift 2
-    exec python3 benches/write/memory.py --patchmill "{{ patchmill }}" --tokenizer "$tokenizer" --work "$work" "$@"
+    exec python3 benches/write/memory.py --patchmill "{{ patchmill }}" \
+        --tokenizer "$tokenizer" --work "$work" "$@"
 
 # Does bf16 track fp32, and fp32 itself? 200 steps of the fixtures' run at two rates, losses
 # compared step by step; --peer PYTHON for PyTorch's
@@ -229,7 +239,8 @@ bench-bf16 work *arguments: corpora
     #!/bin/sh
     set -eu
     work=$1; shift
-    exec python3 benches/step/bf16_fp32.py --train "{{ patchmill_train }}" --patchmill "{{ patchmill }}" --work "$work" "$@"
+    exec python3 benches/step/bf16_fp32.py --train "{{ patchmill_train }}" \
+        --patchmill "{{ patchmill }}" --work "$work" "$@"
 
 # Kill tokenize and merge 200 times and fill the disk 20 times (as root); resumed runs must end the
 # same, byte for byte
@@ -239,20 +250,35 @@ faults work *arguments: build-patchmill
     work=$1; shift
     exec python3 benches/faults/faults.py --patchmill "{{ patchmill }}" --work "$work" "$@"
 
+# As root; skips what is not installed. HF_VENV names a folder made by benches/hf_venv.sh, for its
+# torchrun. Not part of CI.
+# Run every cluster command of the documents on two machines made of namespaces
+check-cluster work *names: setup
+    #!/bin/sh
+    set -eu
+    work=$1; shift
+    cargo build --package pipeline --package trainer --bins
+    [ -z "${HF_VENV:-}" ] || set -- --torchrun "$HF_VENV/bin/torchrun" "$@"
+    exec python3 tools/cluster/check.py --programs "{{ target }}/debug" --work "$work" "$@"
+
 # The protocol of the loader's rings under every schedule of small cases (loom)
 loom:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ target }}/loom" cargo test --release --package ring --test model
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="{{ target }}/loom" \
+        cargo test --release --package ring --test model
 
 # The same under many random schedules of larger cases (shuttle)
 shuttle schedules="5000":
-    SCHEDULES="{{ schedules }}" RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="{{ target }}/shuttle" \
+    SCHEDULES="{{ schedules }}" RUSTFLAGS="--cfg shuttle" \
+        CARGO_TARGET_DIR="{{ target }}/shuttle" \
         cargo test --release --package ring --test model
 
 # Real threads on real rings under ThreadSanitizer, with the stable compiler
 tsan rounds="2000":
-    ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 TSAN_OPTIONS="halt_on_error=1 suppressions={{ justfile_directory() }}/tools/tsan.supp" \
-        RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR="{{ target }}/tsan" \
-        cargo test --release --package ring --test stress --target "$(rustc -vV | sed -n 's/^host: //p')"
+    ROUNDS="{{ rounds }}" RUSTC_BOOTSTRAP=1 \
+        TSAN_OPTIONS="halt_on_error=1 suppressions={{ justfile_directory() }}/tools/tsan.supp" \
+        RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
+        CARGO_TARGET_DIR="{{ target }}/tsan" cargo test --release --package ring --test stress \
+        --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 # Does loom notice when any part of that protocol is taken away?
 ring-mutants work:
@@ -269,7 +295,8 @@ exchange work *arguments: build-patchmill
     #!/bin/sh
     set -eu
     work=$1; shift
-    exec "${PYTHON:-python3}" benches/exchange/round_trip.py --patchmill "{{ patchmill }}" --work "$work" "$@"
+    exec "${PYTHON:-python3}" benches/exchange/round_trip.py --patchmill "{{ patchmill }}" \
+        --work "$work" "$@"
 
 [private]
 build-patchmill:

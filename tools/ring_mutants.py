@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Takes each part of the ring's protocol away, one at a time, and expects the model checker to notice.
+"""Removes each part of the ring's protocol, one at a time, and expects the model checker to notice.
 
     tools/ring_mutants.py WORK      # `just ring-mutants`
 
-Each change is made to a copy of pipeline/ring in WORK, and its tests run there under loom. One that passes all of them is
-named, and the exit code is 1. Needs cargo alone.
+Each change is made to a copy of pipeline/ring in WORK, whose tests run there under loom. A change
+that passes all of them is named, and the exit code is 1. Needs cargo alone.
 """
 
 import os, pathlib, re, shutil, subprocess, sys, time
@@ -101,7 +101,8 @@ def run(work):
 
 
 def failed_tests(output):
-    """Tests that panicked. A deadlock that loom finds may end the whole program, so the first one can be the only one."""
+    """Tests that panicked. A deadlock found by loom may end the whole program, so the first one can
+    be the only one."""
     return sorted(set(re.findall(r"thread '(\w+)' \(\d+\) panicked at", output)))
 
 

@@ -1,6 +1,7 @@
-//! The batch scripts that documents show, with stubs in place of training and Slurm.
+//! Commands for clusters that documents show: the batch scripts with stubs in place of training and
+//! Slurm, and whether `just check-cluster` runs every command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const SCRIPTS: [&str; 2] = ["pretrain.sbatch", "pretrain-ranks.sbatch"];
+/// Programs that start something on a cluster.
+const STARTERS: [&str; 5] = ["sbatch", "srun", "torchrun", "mpirun", "scontrol"];
 /// How long a stub may take, on a machine that does other things too.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,9 +51,22 @@ fn blocks(document: &str) -> Vec<(&str, String)> {
     blocks
 }
 
-/// The name of a block: `NAME` of "sh cluster=NAME".
+/// The name under which `just check-cluster` runs a block: `NAME` of "sh cluster=NAME".
 fn name_of(info: &str) -> Option<&str> {
     info.split(' ').find_map(|word| word.strip_prefix("cluster="))
+}
+
+/// The program of a command line, also inside of a variable: `sbatch` of `job=$(sbatch …)`.
+fn program_of(line: &str) -> &str {
+    let line = line.split_once("=$(").map_or(line, |(_, command)| command);
+    line.split_whitespace().next().unwrap_or_default()
+}
+
+/// Command lines of a block without comments; one that continues over several lines is one.
+fn commands(text: &str) -> Vec<String> {
+    let text = text.replace("\\\n", " ");
+    let code = text.lines().map(|line| line.split_once(" #").map_or(line, |(code, _)| code));
+    code.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
 #[test]
@@ -62,6 +78,33 @@ fn documents_show_the_batch_scripts_word_for_word() {
         let shown: Vec<String> =
             all.filter(|(info, _)| name_of(info) == Some(script)).map(|(_, text)| text).collect();
         assert_eq!(shown, [text], "the one block `cluster={script}` is docs/slurm/{script}");
+    }
+}
+
+/// What is printed for a cluster is what `just check-cluster` has run, wherever it is printed.
+#[test]
+fn every_cluster_command_in_a_document_is_one_that_is_checked() {
+    let documents = documents();
+    let all: Vec<_> = documents
+        .iter()
+        .flat_map(|(path, document)| blocks(document).into_iter().map(move |block| (path, block)))
+        .collect();
+    let named = all.iter().filter(|(_, (info, _))| name_of(info).is_some());
+    let checked: BTreeSet<String> = named.flat_map(|(_, (_, text))| commands(text)).collect();
+    let starters: BTreeSet<&str> = checked.iter().map(|line| program_of(line)).collect();
+    for program in STARTERS {
+        assert!(starters.contains(program), "no {program} in blocks with `cluster=NAME`");
+    }
+    for (path, (_, text)) in &all {
+        for line in commands(text).iter().filter(|line| STARTERS.contains(&program_of(line))) {
+            assert!(checked.contains(line), "{path}: `{line}` is in no block with `cluster=NAME`");
+        }
+    }
+    let program = fs::read_to_string(root().join("tools/cluster/check.py")).unwrap();
+    for (path, (info, _)) in &all {
+        if let Some(name) = name_of(info) {
+            assert!(program.contains(&format!("{name:?}")), "{path}: check.py does not run {name}");
+        }
     }
 }
 
