@@ -81,7 +81,7 @@ fn documents_show_the_batch_scripts_word_for_word() {
     }
 }
 
-/// What is printed for a cluster is what `just check-cluster` has run, wherever it is printed.
+/// Documents print no command for a cluster that `just check-cluster` does not run.
 #[test]
 fn every_cluster_command_in_a_document_is_one_that_is_checked() {
     let documents = documents();
