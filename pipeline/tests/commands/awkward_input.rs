@@ -252,13 +252,13 @@ fn a_corpus_of_more_shards_than_the_soft_limit_of_open_files_is_read() {
     let shards = fs::read_dir(dir.path().join("c"))
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "tok"));
-    assert!(shards.count() > 60, "there are more shards than the limit below");
+    assert!(shards.count() > 35, "there are more shards than the limit below");
     stdout(&patchmill(dir.path(), &["init", "r", "--corpus", "c"]));
     for io in ["mmap", "pread"] {
         let program = support::patchmill().get_program().to_owned();
         let mut limited = Command::new("sh");
         limited.current_dir(dir.path()).arg("-c");
-        limited.arg("ulimit -S -n 60 && exec \"$0\" \"$@\"").arg(program);
+        limited.arg("ulimit -S -n 30 && exec \"$0\" \"$@\"").arg(program);
         limited.args(["stream", "r/run.toml", "--sink", "null"]);
         stdout(&limited.args(["--set", &format!("loader.io=\"{io}\"")]).output().unwrap());
     }

@@ -408,7 +408,7 @@ fn inputs_stand_in_the_byte_order_of_their_relative_paths() {
         (&["none.jsonl"], "no such file or folder"),
         (&["*.gz"], "no file matches"),
         (&["notes.md"], "unknown kind"),
-        (&["[z.jsonl"], "no valid glob"),
+        (&["[z.jsonl"], "not a valid glob"),
     ] {
         let error = names(arguments).unwrap_err();
         assert!(error.contains(said), "{arguments:?}: {error}");
