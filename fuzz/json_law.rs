@@ -1,5 +1,5 @@
-//! What the reader of JSON lines has in common with serde_json, as a check of one input: the law of
-//! a fuzz target and of a test.
+//! The law that relates the reader of JSON lines to serde_json, as a check of one input, for a fuzz
+//! target and a test.
 //!
 //! The differences, all of them wanted:
 //! - the line must be UTF-8 everywhere; serde_json does not look into strings that it passes over;
@@ -49,8 +49,7 @@ pub(crate) fn check(line: &[u8], parser: &Parser<'_>) {
     }
 }
 
-/// The line with `\ufffd` for each half of a surrogate pair that stands alone, and how many those
-/// are.
+/// The line with `\ufffd` for each unpaired surrogate, and their number.
 fn whole_surrogates(line: &[u8]) -> (Vec<u8>, u64) {
     let unit = |at: usize| {
         let escape = line.get(at..at + 6).filter(|escape| escape.starts_with(b"\\u"))?;

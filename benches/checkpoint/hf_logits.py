@@ -1,7 +1,8 @@
 """Compare logits of a model directory with those of transformers' LlamaForCausalLM.
 
-Usage: hf_logits.py DIR OURS, where OURS is what `hf_logits DIR OURS` wrote. Exit code 1 if a logit differs by more
-than 2e-5, the tolerance of fixtures/golden/README.md. Called by hf_logits.sh, which makes the environment.
+Usage: hf_logits.py DIR OURS, where OURS is what `hf_logits DIR OURS` wrote. Exit code 1 if a logit
+differs by more than 2e-5, the tolerance of fixtures/golden/README.md. Called by hf_logits.sh, which
+makes the environment.
 """
 
 import sys
@@ -26,8 +27,10 @@ def main(model_dir: str, ours_path: str) -> int:
         theirs = model.eval()(input_ids=ours["input_ids"], use_cache=False).logits.float()
     difference = (theirs - ours["logits"]).abs().max().item()
     print(
-        f"{model_dir}: {type(model).__name__}, {sum(p.numel() for p in model.parameters())} parameters, "
-        f"logits {list(theirs.shape)} in [{theirs.min():.3f}, {theirs.max():.3f}], largest difference {difference:.2e}"
+        f"{model_dir}: {type(model).__name__}, {sum(p.numel() for p in model.parameters())} "
+        "parameters, "
+        f"logits {list(theirs.shape)} in [{theirs.min():.3f}, {theirs.max():.3f}], largest "
+        f"difference {difference:.2e}"
     )
     return 0 if difference <= TOLERANCE else 1
 

@@ -17,7 +17,8 @@ venv=${HF_VENV:-$work/venv}
 "$root/benches/peers/hf_venv.sh" "$venv"
 
 logits() {
-    cargo run --quiet --manifest-path "$root/Cargo.toml" -p benches --features trainer --example hf_logits -- "$@"
+    cargo run --quiet --manifest-path "$root/Cargo.toml" -p benches \
+        --features trainer --example hf_logits -- "$@"
 }
 
 if [ $# -eq 0 ]; then
@@ -31,6 +32,7 @@ number=0
 for dir in "$@"; do
     number=$((number + 1))
     logits "$dir" "$work/ours-$number.safetensors"
-    "$venv/bin/python" "$root/benches/checkpoint/hf_logits.py" "$dir" "$work/ours-$number.safetensors" || status=1
+    "$venv/bin/python" "$root/benches/checkpoint/hf_logits.py" "$dir" \
+        "$work/ours-$number.safetensors" || status=1
 done
 exit $status

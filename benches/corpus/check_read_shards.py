@@ -3,10 +3,11 @@ that Patchmill gives.
 
     check_read_shards.py --patchmill target/debug/patchmill
 
-Tokenizes the fixtures, in shards small enough for windows to cross from one into the next, and compares: the corpus with what
-`patchmill stream` writes in file order, the windows of a shuffled plan with what it writes in that order, counts and offset
-with `patchmill inspect SHARD`, and the places of documents with `patchmill inspect CORPUS --doc`.
-Without NumPy only the page is checked, and a line reports it.
+Tokenizes the fixtures, in shards small enough for windows to cross from one into the next, and
+compares: the corpus with what `patchmill stream` writes in file order, the windows of a shuffled
+plan with what it writes in that order, counts and offset with `patchmill inspect SHARD`, and the
+places of documents with `patchmill inspect CORPUS --doc`. Without NumPy only the page is checked,
+and a line reports it.
 """
 
 import argparse
@@ -153,7 +154,8 @@ def check_reader(patchmill, folder):
     documents = check_documents(patchmill, corpus, mapped)
     check_torch(shard_ids)
     print(
-        f"the reader of docs/shards.md is right: {len(mapped)} shards, {tokens[0]} ids in file order "
+        f"the reader of docs/shards.md is right: {len(mapped)} shards, {tokens[0]} ids in file "
+        "order "
         f"and {tokens[1]} in the order of a plan, {documents} documents"
     )
 
@@ -169,7 +171,8 @@ def main():
         import numpy  # noqa: F401
     except ImportError:
         print(
-            "skipped: docs/shards.md holds read_shards.py, which was not run: this Python has no NumPy"
+            "skipped: docs/shards.md holds read_shards.py, which was not run: this Python has no "
+            "NumPy"
         )
         return
     with tempfile.TemporaryDirectory() as folder:

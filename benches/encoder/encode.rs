@@ -28,7 +28,7 @@ struct Args {
     /// A tokenizer.json, or the folder that holds it.
     #[arg(long)]
     tokenizer: PathBuf,
-    /// What special tokens in a text are: `text`, or `hf` for control ids.
+    /// How special tokens in a text are read: as `text`, or `hf` for control ids.
     #[arg(long, default_value = "text")]
     special_tokens: String,
     /// Threads.

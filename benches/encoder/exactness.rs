@@ -1,6 +1,7 @@
 //! Are the encoder's ids those of the `tokenizers` crate, for every document of some inputs?
 //!
-//!     cargo run --release -p benches --example exactness -- --tokenizer llama2/ --adversarial pile/
+//!     cargo run --release -p benches --example exactness -- \
+//!         --tokenizer llama2/ --adversarial pile/
 //!
 //! Both readings of special tokens, whole and in parts. Exits with 1 if a document differs.
 

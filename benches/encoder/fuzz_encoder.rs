@@ -1,6 +1,7 @@
 //! Random inputs through the encoder and the `tokenizers` crate, both readings of special tokens.
 //!
-//!     cargo run --release -p benches --example fuzz_encoder -- --tokenizer llama2/ --seed 1 pile/00.jsonl.zst
+//!     cargo run --release -p benches --example fuzz_encoder -- \
+//!         --tokenizer llama2/ --seed 1 pile/00.jsonl.zst
 //!
 //! `--short` inputs of up to 128 bytes, then `--long` ones of up to 64 KiB. An input is named by
 //! seed, length and number; `--only short:N` or `--only long:N` makes it again. Exits with 1 if an

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Do other projects read what `patchmill export` writes, and is what `patchmill import` reads back the same stream?
+"""Do other projects read the files of `patchmill export`, and does `patchmill import` restore them?
 
     benches/exchange/round_trip.py --patchmill target/release/patchmill --work WORK [--keep]
 
-Makes corpora of the fixtures: documents with BOS alone in several shards, one series a set, and one of 4 bytes an id.
-Exports each to all four targets and compares every id, and the borders of documents where the files have them, with the
-shards as plain numpy reads them: through Megatron-core's IndexedDataset, OLMo-core's NumpyFSLDataset and
-iter_document_indices, nanoGPT's memmap, and datatrove's DatatroveFolderDataset. Imports the files back and compares
-`patchmill stream --json` digests of the same plan. Also imports what Megatron-core and OLMo-core write themselves. Exits with 1 if anything differs.
+Makes corpora of the fixtures: documents with BOS alone in several shards, one series a set, and one
+of 4 bytes an id. Exports each to all four targets and compares every id, and the borders of
+documents where the files have them, with the shards as plain numpy reads them: through
+Megatron-core's IndexedDataset, OLMo-core's NumpyFSLDataset and iter_document_indices, nanoGPT's
+memmap, and datatrove's DatatroveFolderDataset. Imports the files back and compares `patchmill
+stream --json` digests of the same plan. Also imports files written by Megatron-core and OLMo-core.
+Exits with 1 if anything differs.
 
 Needs numpy. Peers that are not installed are named and left out:
     pip install numpy torch megatron-core==0.16.1 ai2-olmo-core==3.0.0 datatrove==0.10.1
@@ -104,7 +106,7 @@ class Bench:
         return json.loads(self.run(*arguments, "--json")[-1])
 
     def digest(self, corpus):
-        """Of a plan over the whole corpus, shuffled, with windows that start anywhere in documents."""
+        """Of a shuffled plan over the whole corpus; windows start anywhere in documents."""
         corpus = f"data.corpus={json.dumps(str(corpus))}"
         values = [*PLAN, corpus, f"model.vocab_size={self.vocab_size}"]
         words = [word for value in values for word in ("--set", value)]
@@ -119,7 +121,8 @@ class Bench:
         self.vocab_size = manifest["tokenizer"]["vocab_size"]
         shards = sum(len(series["shards"]) for series in manifest["series"])
         print(
-            f"\n{name}: {len(ids)} ids of {manifest['token_bytes']} bytes, {len(ends)} documents, {shards} shards"
+            f"\n{name}: {len(ids)} ids of {manifest['token_bytes']} bytes, {len(ends)} documents, "
+            f"{shards} shards"
         )
         expected = self.digest(corpus)
         tokenizer = corpus / "tokenizer"
@@ -364,7 +367,8 @@ def main():
         *bench.corpus("of-4-bytes", "--tokenizer", large, *small, "--no-bos", "--eos", texts),
     )
     print(
-        f"\n{bench.checks.count - bench.checks.failed} of {bench.checks.count} comparisons are the same"
+        f"\n{bench.checks.count - bench.checks.failed} of {bench.checks.count} comparisons are the "
+        "same"
     )
     if not args.keep:
         for entry in work.iterdir():

@@ -27,7 +27,7 @@ const MICRO_BATCH_TOKENS: u64 = 1 << 16;
 /// Writes one shard of documents whose token `i` is `i` times a constant, modulo the vocabulary;
 /// returns the sum of the ids.
 fn write_corpus(dir: &Path) -> i64 {
-    let tokenizer = [0; 32]; // as the manifest says in hex
+    let tokenizer = [0; 32]; // in hex in the manifest
     let spec = ShardSpec { vocab_size: VOCAB_SIZE, tokenizer, series_index: 0, shard_index: 0 };
     let mut writer = ShardWriter::create(dir, "00000-00000.tok".to_owned(), spec).expect("a file");
     let id = |token: u64| u32::try_from(token * 2_654_435_761 % VOCAB_SIZE).expect("below 32,000");

@@ -1,8 +1,8 @@
 //! Makes a corpus to measure with: random ids beside the same ids for the peers, or holes of any
 //! size.
 //!
-//!     make_corpus random WORK --tokens 400e6      WORK/corpus, WORK/tokens.bin, WORK/ends.bin
-//!     make_corpus sparse DIR                      720 GB in 1,000 shards, 1.9 GB of them on the disk
+//!     make_corpus random WORK --tokens 400e6   WORK/corpus, WORK/tokens.bin, WORK/ends.bin
+//!     make_corpus sparse DIR                   720 GB in 1,000 shards, 1.9 GB of them on the disk
 //!
 //! Prints one JSON object. What is there already is an error.
 
@@ -57,7 +57,11 @@ fn main() -> anyhow::Result<()> {
             let made = corpora::write_random(&work, tokens, shard_tokens, vocab_size)?;
             println!(
                 "{}",
-                json!({"tokens": made.token_count, "id_sum": made.id_sum, "documents": made.document_count})
+                json!({
+                    "tokens": made.token_count,
+                    "id_sum": made.id_sum,
+                    "documents": made.document_count
+                })
             );
         }
         Args::Sparse { dir, shards, shard_tokens, document_tokens, series_shards } => {

@@ -136,7 +136,9 @@ fn main() -> anyhow::Result<()> {
         if !args.json {
             println!("{mid:9.3} ms ({low:.3}–{high:.3}; first round {cold:.3})  {name}");
         }
-        lines.push(json!({"part": name, "median_ms": mid, "min_ms": low, "max_ms": high, "first_ms": cold}));
+        lines.push(json!({
+            "part": name, "median_ms": mid, "min_ms": low, "max_ms": high, "first_ms": cold
+        }));
     }
     if args.json {
         println!("{}", json!({"corpus": args.corpus, "rounds": args.rounds, "parts": lines}));

@@ -1,7 +1,8 @@
 //! Patchmill's loader on a corpus in the page cache: one epoch at its first touch, when blocks are
 //! checked, then one with all blocks checked.
 //!
-//!     read_corpus CORPUS --id-sum SUM [--window-tokens 2048] [--workers 1] [--io mmap|pread] [--output i64]
+//!     read_corpus CORPUS --id-sum SUM [--window-tokens 2048] [--workers 1] [--io mmap|pread]
+//!                 [--output i64]
 //!
 //! Batches are 16 windows in the plan's global order. One JSON object: tokens a second of both, on
 //! the wall and of CPU time (all threads), and the milliseconds from opening the corpus to the
@@ -47,7 +48,7 @@ struct Args {
     /// How ids are delivered.
     #[arg(long, value_enum, default_value_t = Output::I64)]
     output: Output,
-    /// Bytes of all rings. What the second-level and third-level caches hold need not go through
+    /// Bytes of all rings. Data within the second-level and third-level caches need not go through
     /// memory.
     #[arg(long, default_value = "16e6", value_parser = parse_positive_count)]
     ring_bytes: u64,

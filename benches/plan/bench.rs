@@ -124,8 +124,8 @@ impl std::fmt::Display for Percentiles {
         let Percentiles { median, p99, p999, max, kept_core_max, kept_core_count } = self;
         write!(
             out,
-            "median {median:?}, p99 {p99:?}, p99.9 {p999:?}, max {max:?} ({kept_core_max:?} in the {kept_core_count} that \
-             kept the core)"
+            "median {median:?}, p99 {p99:?}, p99.9 {p999:?}, max {max:?} ({kept_core_max:?} in the \
+             {kept_core_count} that kept the core)"
         )
     }
 }

@@ -1,15 +1,18 @@
-"""What an epoch's plan costs the peers: time, memory and disk, from their own code at sizes that fit, projected to larger ones.
+"""What an epoch's plan costs the peers: time, memory and disk, from their own code at sizes that
+fit, projected to larger ones.
 
     cost_of_peers.py [--tokens 10e9,20e9] [--project 360e9,15e12]
 
-- Megatron-core: the three indices of GPTDataset (order of the documents, samples by its C++ helper, order of the samples),
-  saved as it saves them; documents of 1,700 tokens on the average.
-- MosaicML streaming: partitions and py1e over all samples, which every start and every epoch makes anew.
+- Megatron-core: the three indices of GPTDataset (order of the documents, samples by its C++ helper,
+  order of the samples), saved as it saves them; documents of 1,700 tokens on the average.
+- MosaicML streaming: partitions and py1e over all samples, which every start and every epoch makes
+  anew.
 - numpy, torch: a permutation of all windows, as OLMo-core and most training scripts make it.
 
-Windows have 2,048 tokens. Each cost is measured in a process of its own: CPU seconds, peak of memory above that of the
-imports, bytes on the disk. A projection is a straight line through the two largest sizes measured; the parts that are
-n log n or leave the caches cost more. One JSON line each, then a table. Packages: peers/loaders/requirements.txt.
+Windows have 2,048 tokens. Each cost is measured in a process of its own: CPU seconds, peak of
+memory above that of the imports, bytes on the disk. A projection is a straight line through the two
+largest sizes measured; the parts that are n log n or leave the caches cost more. One JSON line
+each, then a table. Packages: peers/loaders/requirements.txt.
 """
 
 import argparse

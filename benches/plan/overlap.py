@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""What a run sees twice and never, when it goes over from long windows to short ones inside an epoch.
+"""Tokens a run sees twice and never if it switches to shorter windows inside an epoch.
 
     overlap.py --patchmill target/release/patchmill [--tokens 50_331_648] [--seeds 3]
 
-Phase A reads two thirds of a corpus in windows of 8,192 tokens, phase B goes on at the same number of tokens in windows
-of 2,048, each library with the same seed on both sides of the switch, as its users would. Printed for each, a JSON line
-with the part of phase B's tokens that phase A had read and the part of the corpus that neither read, the worst of the seeds;
-in the end a table. Indices come from each library's own code; one that cannot be imported is named and left out. Packages:
-numpy, and those of peers/loaders/requirements.txt that are to be compared (OLMo-core and Megatron-core need a corpus on
-disk, which is written to a temporary folder).
+Phase A reads two thirds of a corpus in windows of 8,192 tokens. Phase B continues at the same
+number of tokens in windows of 2,048. Each library has the same seed on both sides of the switch, as
+its users would choose. Prints a JSON line for each, the worst of the seeds: the part of phase B's
+tokens that phase A had read, and the part of the corpus that neither read. A table follows. Indices
+come from each library's own code; libraries that cannot be imported are named and left out.
+Packages: numpy, and those of peers/loaders/requirements.txt to compare (OLMo-core and Megatron-core
+need a corpus on disk, which is written to a temporary folder).
 """
 
 import argparse
@@ -171,7 +172,8 @@ def megatron(tokens, seed):
 
 
 def measure(pieces, tokens, seeds):
-    """The part of phase B that phase A had read, and the part of the corpus that neither read: the worst of the seeds."""
+    """The part of phase B that phase A had read, and the part of the corpus that neither read: the
+    worst of the seeds."""
     count, again, never = tokens // LONG * PARTS, [], []
     for seed in range(1, seeds + 1):
         first, second = pieces(tokens, seed)
@@ -222,7 +224,8 @@ def main():
         }
         print(json.dumps(line), flush=True)
     print(
-        f"\n| {args.tokens:,} tokens, worst of {args.seeds} seeds | phase B had been read | never read |\n|---|---|---|"
+        f"\n| {args.tokens:,} tokens, worst of {args.seeds} seeds | phase B had been read | never "
+        "read |\n|---|---|---|"
     )
     print("\n".join(rows + [""] * bool(left_out) + left_out))
     if not all(row.endswith("| 0.0 % | 0.0 % |") for row in rows if row.startswith("| patchmill")):

@@ -1,5 +1,4 @@
-//! Time that threads spent on a core: on a machine that others use too it says more than the clock
-//! on the wall.
+//! Time that threads spent on a core: on a shared machine it is more meaningful than wall time.
 //!
 //! **Invariant:** waiting, for a core or for a disk, does not count.
 

@@ -21,7 +21,7 @@ use crate::random::Random;
 /// Ids are below it where no other number is given: GPT-2's, so that peers with a fixed idea of a
 /// vocabulary agree.
 pub const VOCAB_SIZE: u64 = 50_257;
-/// As the manifest says in hex.
+/// In hex in the manifest.
 const TOKENIZER: [u8; 32] = [0; 32];
 /// Tokens of a document on the average: some 1,700 with the Pile and GPT-NeoX's tokenizer.
 pub const DOCUMENT_TOKENS: u64 = 1700;

@@ -54,7 +54,7 @@ pub fn reference(path: &Path, special_tokens: SpecialTokens) -> anyhow::Result<T
     Ok(tokenizer)
 }
 
-/// What random inputs for this tokenizer are made of, with slices of `texts`.
+/// The material of random inputs for this tokenizer, with slices of `texts`.
 pub fn material(tokenizer: &Tokenizer, texts: Vec<String>) -> Material {
     let mut vocabulary: Vec<(String, u32)> = tokenizer.get_vocab(true).into_iter().collect();
     vocabulary.sort_unstable_by_key(|(_, id)| *id);
@@ -101,7 +101,7 @@ pub struct Difference {
     pub report: String,
 }
 
-/// What a comparison found; those of several add up.
+/// Results of a comparison; those of several add up.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Documents compared, once in each mode.
@@ -182,9 +182,8 @@ struct Side<'a> {
     reference: Tokenizer,
     /// Ids of added tokens.
     added_ids: HashSet<u32>,
-    /// Whether each place where an added token stands gives its id, so that an answer without such
-    /// ids shows that there is none. Only those that must be words can stand in a text and be
-    /// passed over.
+    /// Whether each occurrence of an added token gives its id, so an answer without such ids proves
+    /// that the text has none. Only tokens that must be words can occur in a text and be ignored.
     shares: bool,
 }
 

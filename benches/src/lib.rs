@@ -1,4 +1,4 @@
-//! What the measurements share: documents in memory, inputs made to break encoders, and the
+//! Shared by the measurements: documents in memory, inputs made to break encoders, and the
 //! comparison with the `tokenizers` crate.
 //!
 //! - [`texts`]: documents of inputs in memory, ids and their checksum.

@@ -1,14 +1,18 @@
-"""Does bf16 track fp32? Trains the fixtures' model for 200 steps in both kinds and compares the losses step by step.
+"""Does bf16 track fp32? Trains the fixtures' model for 200 steps in both kinds and compares the
+losses step by step.
 
-    bf16_fp32.py --train target/release/patchmill-train --work WORK [--run fixtures/pretrain.toml] [--limit 1e-2]
-                 [--set KEY=VALUE]... [--peer PYTHON --patchmill target/release/patchmill]
+    bf16_fp32.py --train target/release/patchmill-train --work WORK
+                 [--run fixtures/pretrain.toml] [--limit 1e-2] [--set KEY=VALUE]...
+                 [--peer PYTHON --patchmill target/release/patchmill]
 
-At the paper's peak rate, 3e-4, and at the run file's own. All runs read the same windows from the same initial weights: two thirds of the steps with K = 4, one third with K = 1. fp32 is
-compared with itself and with bf16, each also in smaller micro-batches: what changes there is the order of rounding alone, so these are
-what two runs that are equally right differ by. Prints, for each phase, the largest and the mean difference of the training loss, that
-of the mean losses, and the validation losses. Exits with 1 if bf16's training loss of any step
-differs by more than --limit at either rate. --peer, a Python with torch and transformers, trains
-the same model from the same weights on the same windows in both kinds as well (bf16_peer.py): what bf16 costs PyTorch there.
+At the paper's peak rate, 3e-4, and at the run file's own. All runs read the same windows from the
+same initial weights: two thirds of the steps with K = 4, one third with K = 1. fp32 is compared
+with itself and with bf16, each also in smaller micro-batches: what changes there is the order of
+rounding alone, so these are what two runs that are equally right differ by. Prints, for each phase,
+the largest and the mean difference of the training loss, that of the mean losses, and the
+validation losses. Exits with 1 if bf16's training loss of any step differs by more than --limit at
+either rate. --peer, a Python with torch and transformers, trains the same model from the same
+weights on the same windows in both kinds as well (bf16_peer.py): what bf16 costs PyTorch there.
 """
 
 import argparse
@@ -105,7 +109,8 @@ def compare(arguments, one, other):
         sizes = [abs(difference) for difference in signed]
         above = sum(not size <= arguments.limit for size in sizes)
         print(
-            f"K = {patch_size:.0f}: {len(sizes)} steps, largest difference {max(sizes):.2e}, mean {sum(sizes) / len(sizes):.2e},"
+            f"K = {patch_size:.0f}: {len(sizes)} steps, largest difference {max(sizes):.2e}, mean "
+            f"{sum(sizes) / len(sizes):.2e},"
             f" {above} above the limit; mean losses differ by {abs(sum(signed)) / len(signed):.2e}"
         )
     sizes = [abs(difference) for _, difference in differences]
@@ -148,7 +153,8 @@ def main():
 
 
 def compare_kinds(arguments, title, settings):
-    """Prints how far the kinds are apart in runs with `settings`; whether bf16 stays within the limit."""
+    """Prints how far the kinds are apart in runs with `settings`; whether bf16 stays within the
+    limit."""
     print(f"== {title}")
     smaller = f"train.micro_batch_windows={arguments.windows}"
     fp32, fp32_eval = losses(arguments, "fp32", settings)

@@ -1,10 +1,13 @@
-"""The fixtures' run on PyTorch, from the same weights and the same windows: prints the loss of each step, one a line.
+"""The fixtures' run on PyTorch, from the same weights and the same windows: prints the loss of each
+step, one a line.
 
-    bf16_peer.py --dtype fp32|bf16 --weights CHECKPOINT --windows FILE --run RESOLVED.toml --phase-steps 133,67 --threads N
+    bf16_peer.py --dtype fp32|bf16 --weights CHECKPOINT --windows FILE --run RESOLVED.toml
+                 --phase-steps 133,67 --threads N
 
-transformers' LLaMA with the mean of K embeddings as input. bf16 is autocast over fp32 weights with a bf16 residual stream, as the
-authors' code trains (reference: Shao, Meng, Zhou; their modeling_llama.py). FILE is what `patchmill stream --sink file` writes:
-little-endian u32 ids of the plan's windows, step after step. bf16_fp32.py --peer starts this.
+transformers' LLaMA with the mean of K embeddings as input. bf16 is autocast over fp32 weights with
+a bf16 residual stream, as the authors' code trains (reference: Shao, Meng, Zhou; their
+modeling_llama.py). FILE is what `patchmill stream --sink file` writes: little-endian u32 ids of the
+plan's windows, step after step. bf16_fp32.py --peer starts this.
 """
 
 import argparse
@@ -43,7 +46,8 @@ def cosine(schedule, step, steps):
 
 
 def loss_of(model, head, ids, is_bf16):
-    """Mean cross-entropy of each position against the K tokens of the next patch. ids: [windows, units, K]."""
+    """Mean cross-entropy of each position against the K tokens of the next patch. ids: [windows,
+    units, K]."""
     with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         inputs = model.embed_tokens(ids).to(torch.bfloat16 if is_bf16 else torch.float32).mean(2)
         hidden = model(inputs_embeds=inputs).last_hidden_state[:, :-1]

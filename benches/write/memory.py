@@ -1,9 +1,10 @@
-"""Peak memory of `patchmill tokenize` on inputs and on ten times of them: it must not grow with the input.
+"""Peak memory of `patchmill tokenize` on inputs and on ten times of them: it must not grow with the
+input.
 
     memory.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK INPUT...
 
-The ten times are links with other names. Exits with 1 above --limit-mib or if the second run takes 10 % more (and
-32 MiB more) than the first. Nothing but Python's own library.
+The ten times are links with other names. Exits with 1 above --limit-mib or if the second run takes
+10 % more (and 32 MiB more) than the first. Nothing but Python's own library.
 """
 
 import glob
@@ -62,13 +63,15 @@ def main():
         peak, report = peak_mib(tokenize_run.command(args, out, args.on.split() + [folder]), out)
         peaks.append(peak)
         print(
-            f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak {peak:.0f} MiB",
+            f"{times} x: {report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads: peak "
+            f"{peak:.0f} MiB",
             flush=True,
         )
     shutil.rmtree(folder)
     is_flat = peaks[1] <= max(peaks[0] * 1.1, peaks[0] + 32)
     print(
-        f"{args.times} times the input takes {peaks[1] / peaks[0]:.2f} times the memory; limit {args.limit_mib:.0f} MiB"
+        f"{args.times} times the input takes {peaks[1] / peaks[0]:.2f} times the memory; limit "
+        f"{args.limit_mib:.0f} MiB"
     )
     sys.exit(not (is_flat and max(peaks) <= args.limit_mib))
 

@@ -1,6 +1,8 @@
-"""Where a running `patchmill tokenize` spends its time, by parts of the work: `perf record`, then sums over functions.
+"""Where a running `patchmill tokenize` spends its time, by parts of the work: `perf record`, then
+sums over functions.
 
-    perf_profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK [--threads 1] INPUT...
+    perf_profile.py --patchmill target/release/patchmill --tokenizer TOKENIZER --work WORK
+                    [--threads 1] INPUT...
 
 Needs perf. `stage_floor.rs` measures the same parts alone.
 """
@@ -68,7 +70,8 @@ def main():
         sys.exit("perf recorded no samples")
     rate = report["text_bytes"] / 1e6 / report["seconds"]
     print(
-        f"{report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads, {rate:.1f} MB/s, {total} samples\n"
+        f"{report['text_bytes'] / 1e6:.1f} MB of text, {args.threads} threads, {rate:.1f} MB/s, "
+        f"{total} samples\n"
     )
     print("| part | share | MB/s if it were all |\n|---|---|---|")
     for name, count in parts.most_common():

@@ -1,11 +1,11 @@
-"""A run of `patchmill tokenize` that a script measures: its options, its command line, its report."""
+"""A measured run of `patchmill tokenize`: its options, its command line, its report."""
 
 import argparse
 import json
 
 
 def parser(description, threads):
-    """What every such script is told; `threads` is how many there are unless it is told otherwise."""
+    """The options of every such script; `threads` is the default number of threads."""
     found = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

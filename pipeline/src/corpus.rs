@@ -405,7 +405,7 @@ fn check_lengths(dir: &Path, manifest: &Manifest) -> Result<(), CorpusError> {
     for shard in manifest.shards() {
         let (path, expected_bytes) = (&shard.file.path, shard.file.bytes);
         match std::fs::metadata(dir.join(path)) {
-            Ok(found) if !found.is_file() => faults.push(format!("{path} is no file")),
+            Ok(found) if !found.is_file() => faults.push(format!("{path} is not a file")),
             Ok(found) if found.len() == expected_bytes => {}
             Ok(found) => faults.push(format!(
                 "{path} is {} bytes; the manifest says {expected_bytes}",

@@ -4,7 +4,7 @@
 //! - `console` and [`disk`]: the base. Input and output for people; files.
 //! - [`read`]: files to documents.
 //! - [`corpus`]: a finished corpus as one checked stream of token ids.
-//! - [`write`]: documents and their ids to a corpus folder.
+//! - [`mod@write`]: documents and their ids to a corpus folder.
 //! - [`run_file`]: run files from disk, resolved. [`loader`]: a plan's windows as batches.
 //! - [`exchange`]: files of other projects.
 //! - [`commands`] and [`cli`]: the program `patchmill`.

@@ -398,7 +398,7 @@ impl Run {
                 Some(Writer { folder, .. }) => {
                     diverged::write_record(&folder.path, numbers, &self.plan, &self.corpus)?
                 }
-                None => "rank 0 says what".to_owned(),
+                None => "rank 0 reports the reason".to_owned(),
             },
         })
     }

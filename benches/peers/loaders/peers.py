@@ -1,7 +1,9 @@
-"""The peers: each reads shuffled batches [16, T] of 64-bit ids with its own code, as its users would set it up.
+"""The peers: each reads shuffled batches [16, T] of 64-bit ids with its own code, as its users
+would set it up.
 
-A peer is a class with `convert` (the ids into its own files, if it needs any), `batches` (from the start, or resumed) and,
-where it has one, `state` (what it saves to be resumed from). Only its own library is imported.
+A peer is a class with `convert` (the ids into its own files, if it needs any), `batches` (from the
+start, or resumed) and, where it has one, `state` (what it saves to be resumed from). Only its own
+library is imported.
 """
 
 import os
@@ -15,7 +17,8 @@ SEED = 1
 
 
 class Job:
-    """What to read: a folder with tokens.bin and ends.bin, the window, the processes, a folder for caches."""
+    """What to read: a folder with tokens.bin and ends.bin, the window, the processes, a folder for
+    caches."""
 
     def __init__(self, folder, window_tokens, workers, cache):
         self.folder, self.window_tokens, self.workers, self.cache = (
@@ -252,7 +255,8 @@ class Megatron(Peer):
         )
 
     def expected_sum(self):
-        """Of what a whole pass reads: the documents in Megatron's order up to the last whole window."""
+        """Of what a whole pass reads: the documents in Megatron's order up to the last whole
+        window."""
         job, ends = self.job, self.job.ends()
         firsts, ids = np.concatenate([[0], ends[:-1]]), job.ids()
         stream = np.concatenate([ids[firsts[d] : ends[d]] for d in self.data.document_index])

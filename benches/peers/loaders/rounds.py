@@ -1,9 +1,12 @@
-"""Interleaved rounds of loaders: the memory limit, ours in all its forms, then each peer, A B C … A B C …
+"""Interleaved rounds of loaders: the memory limit, ours in all its forms, then each peer, A B C … A
+B C …
 
-All read the same random ids, which lie in the page cache, in shuffled order as batches [16, T]; each measurement is a process
-(for peers a fork of one that has imported its library). Reports median and range over the rounds, and the ratio to ours within
-a round. Before the rounds each loader checks its answer on a small corpus: the ids of one pass add up to the corpus', and
-the batch after a resume at 50 % is the one that comes next without one. run.sh builds and installs what this starts.
+All read the same random ids, which lie in the page cache, in shuffled order as batches [16, T];
+each measurement is a process (for peers a fork of one that has imported its library). Reports
+median and range over the rounds, and the ratio to ours within a round. Before the rounds each
+loader checks its answer on a small corpus: the ids of one pass add up to the corpus', and the batch
+after a resume at 50 % is the one that comes next without one. run.sh builds and installs what this
+starts.
 """
 
 import argparse
@@ -172,7 +175,8 @@ def start_peers(args):
 
 
 def check_peers(args, servers, folder, left_out):
-    """Each peer reads the small corpus once, and is resumed in it; what is wrong is said, what fails is left out."""
+    """Each peer reads the small corpus once, and is resumed in it; what is wrong is said, what
+    fails is left out."""
     checks = {}
     for server in list(servers):
         try:
@@ -200,14 +204,16 @@ def check_peer(args, server, folder):
             left = said["corpus_tokens"] - said["tokens"]
             if said["sum"] == said["expected_sum"]:
                 rest = (
-                    f", {left:,} of {said['corpus_tokens']:,} tokens left out at T = {window_tokens}"
+                    f", {left:,} of {said['corpus_tokens']:,} tokens left out at T = "
+                    f"{window_tokens}"
                     if left
                     else ""
                 )
                 found.append("each token once" + rest)
             elif server.about["reads"] == "once":
                 raise RuntimeError(
-                    f"ids add up to {said['sum']}; expected {said['expected_sum']}: {said['tokens']:,} tokens"
+                    f"ids add up to {said['sum']}; expected {said['expected_sum']}: "
+                    f"{said['tokens']:,} tokens"
                 )
             else:
                 found.append(server.about["reads"])
@@ -323,7 +329,8 @@ def report(args, made, results, checks, left_out, versions):
     loaders = names_with(results, "first_batch_ms")
     rate = lambda name, key: [spread(results.values(name, window, key)) for window in WINDOWS]
     text = [
-        f"{made['tokens']:,} tokens in the page cache, batches [16, T], {args.rounds} interleaved rounds on "
+        f"{made['tokens']:,} tokens in the page cache, batches [16, T], {args.rounds} interleaved "
+        "rounds on "
         f"{os.cpu_count()} cores: median (range)."
     ]
     rows = [
@@ -355,8 +362,10 @@ def report(args, made, results, checks, left_out, versions):
         *(f"ours / it, {window}" for window in windows),
     ]
     text.append(
-        f"**Loaders**, M tokens/s, peers as 64-bit ids; *ours* is {BASE}, *the limit* the random copy from a populated "
-        f"mapping, widened for 64-bit ids; first batch and resume at 50 % in ms, T = {WINDOWS[0]}\n\n"
+        f"**Loaders**, M tokens/s, peers as 64-bit ids; *ours* is {BASE}, *the limit* the random "
+        "copy from a populated "
+        "mapping, widened for 64-bit ids; first batch and resume at 50 % in ms, T = "
+        f"{WINDOWS[0]}\n\n"
         + table([*head, "first batch", "resume"], rows)
     )
     first = names_with(results, "first_touch_tokens_per_sec")

@@ -6,8 +6,9 @@
 # WORK keeps what is installed and made (7 GB of packages, and 12 bytes a token of files, all of
 # which should fit into the page cache) and receives report.md and report.json. Options are those of
 # rounds.py: --tokens 400e6, --rounds 5, --seconds 1, --peers NAME,NAME (or none), --peer-workers
-# 0,2. Environment: RELEASE       a folder with the examples below it; else they are built here
-# PEERS_VENV    where the peers are installed; inside WORK when absent
+# 0,2. Environment:
+#   RELEASE       a folder with the examples below it; else they are built here
+#   PEERS_VENV    where the peers are installed; inside WORK when absent
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -33,4 +34,5 @@ if [ ! -e "$venv/installed" ]; then
     fi
     touch "$venv/installed"
 fi
-exec python3 "$here/rounds.py" --work "$work" --release "$RELEASE" --python "$venv/bin/python" --report "$work/report" "$@"
+exec python3 "$here/rounds.py" --work "$work" --release "$RELEASE" \
+    --python "$venv/bin/python" --report "$work/report" "$@"

@@ -1,14 +1,15 @@
-"""Measures one peer on request: imports its library once, then forks a child for each measurement, which starts from
-nothing but the imports.
+"""Measures one peer on request: imports its library once, then forks a child for each measurement,
+which starts from nothing but the imports.
 
-Reads JSON lines from standard input, writes one JSON line for each: {"import_seconds", "version"} first, then what was asked
-for with `action`:
+Reads JSON lines from standard input, writes one JSON line for each: {"import_seconds", "version"}
+first, then what was asked for with `action`:
 
 - convert: writes the peer's own files into the folder, unless they are there;
 - check: one whole pass; the sum of its ids and their number;
 - state: reads to 50 %, saves the peer's state, and the sum of the batch that follows;
 - resume: milliseconds to the first batch at 50 %, in a process that has read nothing;
-- read: milliseconds to the first batch, then tokens a second on the wall and of CPU time, children included.
+- read: milliseconds to the first batch, then tokens a second on the wall and of CPU time, children
+  included.
 """
 
 import importlib

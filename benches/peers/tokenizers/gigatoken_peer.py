@@ -1,10 +1,11 @@
 """gigatoken at work.
 
-    gigatoken_peer.py encode TOKENIZER.json THREADS CORPUS.jsonl    documents in memory to ids in memory
-    gigatoken_peer.py files TOKENIZER.json THREADS FILE...          .jsonl or .jsonl.zst on disk to ids in memory
+    gigatoken_peer.py encode TOKENIZER.json THREADS CORPUS.jsonl    documents in memory to ids
+    gigatoken_peer.py files TOKENIZER.json THREADS FILE...          .jsonl, .jsonl.zst to ids
 
-Prints one JSON object. One pass from a cold start; the clock stops when all ids are there. The checksum is the sum of
-id × (position + 1) modulo 2^64 over all ids in the order of the documents. Give it cores with taskset.
+Prints one JSON object. One pass from a cold start; the clock stops when all ids are there. The
+checksum is the sum of id × (position + 1) modulo 2^64 over all ids in the order of the documents.
+Give it cores with taskset.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Interleaved rounds of tokenizers, ours among them: A B C … A B C …, on one core and on two, pinned by taskset.
+"""Interleaved rounds of tokenizers, ours among them: A B C … A B C …, on one core and on two,
+pinned by taskset.
 
-Each run is a process of its own with a cold cache. Reports median and range of MB (10^6 bytes of text) a second, and
-whether the ids are the same. run.sh builds what this starts.
+Each run is a process of its own with a cold cache. Reports median and range of MB (10^6 bytes of
+text) a second, and whether the ids are the same. run.sh builds what this starts.
 """
 
 import argparse
@@ -77,7 +78,8 @@ def write_plain(files, path, stride):
 
 
 def run(command, cores):
-    """Runs a command on the cores; its last line's object with wall seconds and peak memory, or what went wrong."""
+    """Runs a command on the cores; its last line's object with wall seconds and peak memory, or
+    what went wrong."""
     started = time.monotonic()
     pinned = ["taskset", "-c", ",".join(cores)] + command
     process = subprocess.Popen(pinned, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -216,7 +218,8 @@ def middle(values):
 
 
 def same_ids(entry, entries, references):
-    """Whether an entry's ids are those of its reference: by checksum, or by count where that is all there is."""
+    """Whether an entry's ids are those of its reference: by checksum, or by count where that is all
+    there is."""
     result = (entry.runs[1] or entry.runs[2] or [None])[0]
     reference = references.get((entry.section, entry.corpus))
     if result is None or reference is None:
@@ -231,7 +234,10 @@ def same_ids(entry, entries, references):
 
 def table(entries, section, text_bytes, references):
     entries = [entry for entry in entries if entry.section == section]
-    head = "| | 1 core MB/s | 2 cores MB/s | 2 / 1 | ours / it, 1 core | MB/CPU s, 1 core | ours / it, CPU |"
+    head = (
+        "| | 1 core MB/s | 2 cores MB/s | 2 / 1 | ours / it, 1 core | MB/CPU s, 1 core "
+        "| ours / it, CPU |"
+    )
     rows = [head + " peak RSS MB, 1 and 2 | ids |", "|---|---|---|---|---|---|---|---|---|"]
     ours, ours_cpu = rates(entries[0], 1, text_bytes), cpu_rates(entries[0], 1, text_bytes)
     for entry in entries:
@@ -254,7 +260,8 @@ def table(entries, section, text_bytes, references):
         )
         rows.append(
             f"| {name} | {spread(one)} | {spread(two)} | {statistics.median(ratio):.2f} |"
-            f" {statistics.median(against):.2f} | {spread(cpu)} | {middle(against_cpu)} | {peaks[0]:.0f}, {peaks[1]:.0f} | {same_ids(entry, entries, references)} |"
+            f" {statistics.median(against):.2f} | {spread(cpu)} | {middle(against_cpu)} | "
+            f"{peaks[0]:.0f}, {peaks[1]:.0f} | {same_ids(entry, entries, references)} |"
         )
     return "\n".join(rows)
 
@@ -298,7 +305,10 @@ def main():
 
 
 def report(args, entries, text_bytes, references):
-    title = f"{text_bytes['full'] / 1e6:.1f} MB of text, {args.rounds} interleaved rounds, median (range)"
+    title = (
+        f"{text_bytes['full'] / 1e6:.1f} MB of text, {args.rounds} interleaved rounds, "
+        "median (range)"
+    )
     parts = [title]
     for section in ("encoder", "stage"):
         if any(entry.section == section for entry in entries):

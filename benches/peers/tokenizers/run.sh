@@ -4,12 +4,13 @@
 #   run.sh WORK [CORPUS...]
 #
 # WORK keeps what is fetched and built (about 2 GB) and receives report.md and report.json. CORPUS:
-# files or folders in the Pile's form, the fixtures when absent. Environment: TOKENIZER
-# tokenizer.json or its folder; LLaMA-2's from $PATCHMILL_SHARED, else the fixtures' TOKENIZERS   a
-# folder of tokenizers (NAME/tokenizer.json or NAME.json): the encoder section for each of them
-# instead ROUNDS       rounds, 7 when absent RELEASE      a folder with patchmill built and the
-# examples below it; else they are built here PEERS_TARGET, PEERS_VENV    where the peers are built
-# and installed; inside WORK when absent
+# files or folders in the Pile's form, the fixtures when absent. Environment:
+#   TOKENIZER     tokenizer.json or its folder; LLaMA-2's from $PATCHMILL_SHARED, else the fixtures'
+#   TOKENIZERS    a folder of tokenizers (NAME/tokenizer.json or NAME.json): the encoder section for
+#                 each of them instead
+#   ROUNDS        rounds, 7 when absent
+#   RELEASE       a folder with patchmill built and the examples below it; else they are built here
+#   PEERS_TARGET, PEERS_VENV    where the peers are built and installed; inside WORK when absent
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -27,7 +28,8 @@ fi
 # Ours, with the project's own target folder; then the peers, each on its own, so that one that
 # fails is left out.
 if [ -z "${RELEASE:-}" ]; then
-    (cd "$root" && cargo build --release --package pipeline --bins && cargo build --release --package benches --examples)
+    (cd "$root" && cargo build --release --package pipeline --bins \
+        && cargo build --release --package benches --examples)
     RELEASE=${CARGO_TARGET_DIR:-$root/target}/release
 fi
 target=${PEERS_TARGET:-$work/target}
@@ -62,5 +64,6 @@ for tokenizer in "$TOKENIZERS"/*/tokenizer.json "$TOKENIZERS"/*.json; do
     [ -e "$tokenizer" ] || continue
     name=$(printf %s "${tokenizer#"$TOKENIZERS"/}" | sed 's|/tokenizer.json$||; s|\.json$||')
     echo "== $name"
-    python3 "$here/rounds.py" --tokenizer "$tokenizer" --report "$work/report-$name" --encoder-only --stride 4 "$@"
+    python3 "$here/rounds.py" --tokenizer "$tokenizer" --report "$work/report-$name" \
+        --encoder-only --stride 4 "$@"
 done

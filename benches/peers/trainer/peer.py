@@ -1,9 +1,11 @@
-"""Patch-level training as one would write it on PyTorch: transformers' LLaMA, SDPA, autocast, fused AdamW. One case, one JSON line.
+"""Patch-level training as one would write it on PyTorch: transformers' LLaMA, SDPA, autocast, fused
+AdamW. One case, one JSON line.
 
     peer.py --vocab-size 32000 --dtype bf16 --patch-size 4 [--compile] --steps 10 --warm-up-steps 3
 
-A step: mean of the K embeddings, backbone, head in fp32, log-softmax, the K losses of the next patch, backward pass, clip to 1.0,
-update; random ids that lie in memory. The model is that of rounds.py. Needs torch and transformers.
+A step: mean of the K embeddings, backbone, head in fp32, log-softmax, the K losses of the next
+patch, backward pass, clip to 1.0, update; random ids that lie in memory. The model is that of
+rounds.py. Needs torch and transformers.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Interleaved rounds of training steps: ours, then the same recipe on PyTorch, case by case, A B A B …
+"""Interleaved rounds of training steps: ours, then the same recipe on PyTorch, case by case, A B A
+B …
 
-Ours is `patchmill-train bench`: the real loop with its loader, over a corpus of random ids. The peer is peer.py, with its ids in
-memory. Each measurement is a process, and in each the median of its steps counts. Reports medians and ranges over the rounds,
-and ratios within a round. run.sh builds and installs what this starts.
+Ours is `patchmill-train bench`: the real loop with its loader, over a corpus of random ids. The
+peer is peer.py, with its ids in memory. Each measurement is a process, and in each the median of
+its steps counts. Reports medians and ranges over the rounds, and ratios within a round. run.sh
+builds and installs what this starts.
 """
 
 import argparse
@@ -276,7 +278,8 @@ def main():
             )
             pairs.append(ladder_pair(args, run_file, k, number % 2 == 1))
         print(
-            f"round {number + 1} of {args.ladder_rounds}, K against 1, load {os.getloadavg()[0]:.1f}",
+            f"round {number + 1} of {args.ladder_rounds}, K against 1, load "
+            f"{os.getloadavg()[0]:.1f}",
             file=sys.stderr,
         )
     head = [
@@ -294,12 +297,17 @@ def main():
         "data wait, %",
     ]
     text = [
-        f"{args.rounds} interleaved rounds of {args.steps} steps behind {args.warm_up_steps} of warm-up, {args.threads} threads: median "
-        "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak less what was resident before "
-        "a model was made (program and libraries); planned is what plan-memory says of the whole process.",
+        f"{args.rounds} interleaved rounds of {args.steps} steps behind {args.warm_up_steps} of "
+        f"warm-up, {args.threads} threads: median "
+        "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak "
+        "less what was resident before "
+        "a model was made (program and libraries); planned is what plan-memory says of the whole "
+        "process.",
         table(head, [case_row(results[case], case) for case in CASES]),
-        f"{args.ladder_rounds} rounds of pairs, K and 1 in turn: steps of {LADDER_STEP_TOKENS:,} tokens in micro-batches of {WINDOWS} "
-        f"windows, phases of one run file, {args.ladder_steps} steps of K = 1 and K times as many of K:",
+        f"{args.ladder_rounds} rounds of pairs, K and 1 in turn: steps of {LADDER_STEP_TOKENS:,} "
+        f"tokens in micro-batches of {WINDOWS} "
+        f"windows, phases of one run file, {args.ladder_steps} steps of K = 1 and K times as many "
+        "of K:",
         table(
             ["case", "tokens/s", "of K = 1", "ratio / K"],
             [ladder_row(pairs, *key) for key, pairs in ladder.items()],

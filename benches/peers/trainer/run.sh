@@ -5,9 +5,9 @@
 #
 # WORK keeps what is installed and made (4 GB of packages, 16 MB of random ids) and receives
 # report.md and report.json. Options are those of rounds.py: --rounds 3, --steps 10, --threads 2,
-# --without-peer. Environment: RELEASE       a folder with patchmill-train and examples/make_corpus;
-# else they are built here HF_VENV       where torch and transformers are installed; inside WORK
-# when absent
+# --without-peer. Environment:
+#   RELEASE    a folder with patchmill-train and examples/make_corpus; else they are built here
+#   HF_VENV    where torch and transformers are installed; inside WORK when absent
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -20,4 +20,5 @@ if [ -z "${RELEASE:-}" ]; then
 fi
 venv=${HF_VENV:-$work/venv}
 "$root/benches/peers/hf_venv.sh" "$venv"
-exec python3 "$here/rounds.py" --work "$work" --release "$RELEASE" --python "$venv/bin/python" --report "$work/report" "$@"
+exec python3 "$here/rounds.py" --work "$work" --release "$RELEASE" \
+    --python "$venv/bin/python" --report "$work/report" "$@"

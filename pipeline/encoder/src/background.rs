@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-/// What is made, or in the making.
+/// The value, or the thread that makes it.
 pub(crate) struct Background<T> {
     value: OnceLock<T>,
     maker: Mutex<Option<JoinHandle<T>>>,
@@ -18,7 +18,7 @@ impl<T: Send + 'static> Background<T> {
         Background { value: OnceLock::from(value), maker: Mutex::new(None) }
     }
 
-    /// What `make` gives, in a thread that begins now.
+    /// Calls `make` in a thread that starts now.
     pub(crate) fn make(make: impl FnOnce() -> T + Send + 'static) -> Background<T> {
         Background { value: OnceLock::new(), maker: Mutex::new(Some(std::thread::spawn(make))) }
     }

@@ -1,8 +1,8 @@
-//! Text to token ids: the boundary behind which the encoder may change and the ids may not.
+//! Text to token ids. The encoder within this boundary may change; the ids may not.
 //!
-//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS as
-//! the [`Policy`] says. Where it can be shown that our own, fast encoder makes the same, it makes
-//! them; else the crate does.
+//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS by
+//! the [`Policy`]. Our own, fast encoder makes them if they are provably the same; otherwise the
+//! crate does.
 //!
 //! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
 
@@ -26,7 +26,7 @@ use crate::files::{TOKENIZER_FILE, TOKENIZER_FOLDER};
 use crate::policy::{Policy, PolicyChoice};
 use crate::token_id::TokenId;
 
-/// What a [`Session`]'s cache takes unless more or less is asked for.
+/// Default size of a [`Session`]'s cache.
 ///
 /// Of the 13.4 million pieces of 46 MB of mixed text 2.9 % are not found in it; in one of 9 MB 3.4
 /// %, of 2 MB 7.1 %.
@@ -38,7 +38,7 @@ const OBSTACLE_BYTES_MAX: usize = 500;
 /// A tokenizer with a policy. Shared by threads.
 pub struct Encoder {
     tokenizer: Arc<Tokenizer>,
-    /// Our own encoder, or why there is none.
+    /// Our own encoder, or the obstacles to it.
     fast: Background<FastOrWhyNot>,
     cache_bytes: usize,
     path: PathBuf,
@@ -191,7 +191,7 @@ impl Encoder {
         ends.map(|end| std::mem::replace(&mut start, end)..end).collect()
     }
 
-    /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
+    /// Appends BOS, the text's ids and EOS, by the policy. An error leaves `ids` unchanged.
     ///
     /// For a text or two; many are faster through one [`Encoder::session`].
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
@@ -271,17 +271,17 @@ impl Encoder {
         self.fingerprint
     }
 
-    /// What stands before each document.
+    /// The token before each document.
     pub fn bos(&self) -> Option<&SpecialToken> {
         self.bos.as_ref()
     }
 
-    /// What stands after each document.
+    /// The token after each document.
     pub fn eos(&self) -> Option<&SpecialToken> {
         self.eos.as_ref()
     }
 
-    /// What it was loaded with.
+    /// The policy it was loaded with.
     pub fn policy(&self) -> Policy {
         self.policy
     }
@@ -291,26 +291,25 @@ impl Encoder {
         &self.path
     }
 
-    /// What the tokenizer's own configuration put around documents, where that is not the usual BOS
-    /// alone: a sentence each.
+    /// Choices that the tokenizer's own configuration made about BOS and EOS, where they are not
+    /// Patchmill's default: a sentence each.
     pub fn followed(&self) -> &[String] {
         &self.followed
     }
 
-    /// The token that stands for "bos" or "eos", whatever the policy is; `None` where there is
-    /// none.
+    /// The tokenizer's "bos" or "eos" token, whatever the policy; `None` if it has no such token.
     pub fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
         let config = Config::read(&self.path, &self.tokenizer).ok()?;
         config.token(if flag == "bos" { Role::Bos } else { Role::Eos }).ok()
     }
 }
 
-/// Where a part of a text stands in it.
+/// The position of a part within its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartPosition {
     /// It begins with the text: BOS goes before it, and whatever a normalizer puts before a text.
     pub is_first: bool,
-    /// It ends with the text: EOS goes behind it.
+    /// It ends with the text: EOS goes after it.
     pub is_last: bool,
 }
 
@@ -327,7 +326,7 @@ pub struct Session<'a, I: TokenId> {
 }
 
 impl<I: TokenId> Session<'_, I> {
-    /// Appends BOS, the text's ids and EOS, as the policy says. After an error `ids` is as before.
+    /// Appends BOS, the text's ids and EOS, by the policy. An error leaves `ids` unchanged.
     pub fn encode(&mut self, text: &str, ids: &mut Vec<I>) -> Result<(), TokenizeError> {
         self.encode_part(text, PartPosition::WHOLE, ids)
     }
@@ -361,7 +360,7 @@ impl<I: TokenId> Session<'_, I> {
         Ok(())
     }
 
-    /// What it did so far.
+    /// Counts so far.
     pub fn statistics(&self) -> SessionStatistics {
         let (cache_lookups, misses) =
             self.fast.as_ref().map_or((0, 0), FastSession::lookups_and_misses);
@@ -369,7 +368,7 @@ impl<I: TokenId> Session<'_, I> {
     }
 }
 
-/// What sessions did; sums over threads are theirs added up.
+/// Counts of sessions; those of several threads add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionStatistics {
     /// Pieces of text that were looked up; 0 without a cache.

@@ -14,7 +14,7 @@ pub enum TokenizeError {
     Read {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Not what the `tokenizers` crate takes for a tokenizer.
@@ -22,11 +22,14 @@ pub enum TokenizeError {
     Form {
         /// Which file.
         path: PathBuf,
-        /// What the crate said.
+        /// The crate's error.
         reason: String,
     },
     /// A BOS or EOS that the tokenizer does not have.
-    #[error("{}: {reason}; name another one in {CONFIG_FILE} or leave it out (--no-{flag})", path.display())]
+    #[error(
+        "{}: {reason}; name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
+        path.display()
+    )]
     NoToken {
         /// The tokenizer.
         path: PathBuf,
@@ -35,12 +38,12 @@ pub enum TokenizeError {
         /// "bos" or "eos".
         flag: &'static str,
     },
-    /// A configuration that does not settle what stands around a document.
+    /// A configuration that does not settle the tokens around a document.
     #[error("{}: {reason}; choose --{flag} or --no-{flag}", path.display())]
     Unsettled {
         /// The tokenizer.
         path: PathBuf,
-        /// What the configuration says, and what it leaves open.
+        /// The settings found, and the open question.
         reason: String,
         /// "bos" or "eos".
         flag: &'static str,
@@ -54,17 +57,17 @@ pub enum TokenizeError {
     Differs {
         /// Which file.
         path: PathBuf,
-        /// What of it: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
+        /// Its part: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
         what: &'static str,
         /// As it is.
         found: String,
-        /// As the manifest says.
+        /// The value in the manifest.
         expected: String,
     },
     /// A text that the tokenizer fails on.
     #[error("the tokenizer failed: {reason}")]
     Encode {
-        /// What the crate said.
+        /// The crate's error.
         reason: String,
     },
 }

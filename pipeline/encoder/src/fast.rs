@@ -1,15 +1,14 @@
-//! Our own encoder: a tokenizer.json is taken apart, and where the exactness of a fast way follows
-//! from what it holds, texts go that way; else the reasons are named and the `tokenizers` crate
-//! does the work.
+//! Our own BPE encoder. It reads a tokenizer.json and takes over if its exactness follows from that
+//! definition. Otherwise it names the reasons, and the `tokenizers` crate encodes.
 //!
-//! In the order of a text's way:
-//! - `definition`: tokenizer.json as types; `classify`: whether we can, and why not.
-//! - `added`: where added tokens stand in a text; `find` looks for them.
-//! - `chars`: where a text may be cut, with the proof, and what becomes of a piece; `bytes` for
-//!   byte-level tokenizers, whose texts [`nfc`] may have normalised and [`split`] cuts; [`classes`]
-//!   says what a character is to it, `joins` where long pieces may be cut once more.
-//! - `pieces` and `table`: each `piece` that was seen before is looked up.
-//! - `merges`: the others are merged.
+//! A text passes through the modules in this order:
+//! - `definition`: tokenizer.json as types; `classify`: whether we can encode it, and why not.
+//! - `added_tokens`: where added tokens occur in a text; `token_search` finds them.
+//! - `char_level`: where a text may be cut, with the proof, and how a piece is encoded.
+//!   `byte_level`: the same for byte-level tokenizers, after [`unicode`] has normalised the text
+//!   and [`pretokenize`] has cut it; `joins` cuts long pieces once more.
+//! - `piece` and `cache`: each piece seen before is looked up.
+//! - `merges`: all others are merged.
 //!
 //! **Invariant:** the ids are those of the `tokenizers` crate reading the same tokenizer.json,
 //! whatever is in the cache.
@@ -40,7 +39,7 @@ use piece::Padded;
 /// Texts from this size on are left to the `tokenizers` crate: places in a text are numbers of 32
 /// bits here.
 const TEXT_BYTES_MAX: usize = (1 << 31) - 1;
-/// Room that huge texts leave behind for the next ones.
+/// Most of the room of huge texts that is kept for later ones.
 const KEPT_TEXT_BYTES_MAX: usize = 4 << 20;
 
 /// A tokenizer that we encode ourselves. Shared by threads.
@@ -98,12 +97,12 @@ impl Fast {
         cuts
     }
 
-    /// The first place behind `from` where a cut changes nothing.
+    /// The first place after `from` where a cut changes nothing.
     ///
     /// Between x and y it does not if the model allows a cut there and x is in no added token, is
-    /// no white space that one could take, and no letter that one must not stand beside. Then no
-    /// match holds x, so that the search for tokens begins anew behind it, and none looks at what
-    /// is before y.
+    /// neither white space that one could take nor a letter that one must not touch. Then no match
+    /// holds x, so the search for tokens starts afresh after it, and no match looks at the text
+    /// before y.
     fn first_cut(&self, text: &str, from: usize) -> Option<usize> {
         let from = (from..=text.len()).find(|&at| text.is_char_boundary(at))?;
         let space_is_marker = self.form.space_is_marker();

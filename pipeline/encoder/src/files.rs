@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// What Hugging Face tools read beside it; it names BOS and EOS.
+/// Read beside it by Hugging Face tools; it names BOS and EOS.
 pub const CONFIG_FILE: &str = "tokenizer_config.json";
 /// The folder of the tokenizer's files inside a corpus.
 pub const TOKENIZER_FOLDER: &str = "tokenizer";

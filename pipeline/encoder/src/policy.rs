@@ -1,14 +1,13 @@
-//! BOS and EOS: whether they stand around a document, and which tokens they are.
+//! BOS and EOS: whether documents have them, and which tokens they are.
 //!
-//! Sources, the first that speaks wins: an option; `add_bos_token` and `add_eos_token` of
+//! Sources, in order; the first one wins: an option; `add_bos_token` and `add_eos_token` of
 //! tokenizer_config.json; the tokens that the post-processor of tokenizer.json puts around a text;
-//! the default of the named `tokenizer_class`. This is what `transformers` goes by. Only where
-//! there is no tokenizer_config.json at all and no post-processor adds anything, Patchmill's own
-//! default holds: a BOS and no EOS.
+//! the default of the named `tokenizer_class`. `transformers` follows the same
+//! sources. Without a tokenizer_config.json and without a post-processor that adds tokens,
+//! Patchmill's own default holds: a BOS and no EOS.
 //!
-//! **Invariant:** no token stands around a document unless an option, the tokenizer's
-//! configuration, or, where it has none, the default asked for it; and none that is an ordinary
-//! piece of the vocabulary.
+//! **Invariant:** a document gets a BOS or EOS only if an option, the tokenizer's configuration or,
+//! without one, the default asks for it; an ordinary piece of the vocabulary is never used as one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,14 +19,14 @@ use tokenizers::Tokenizer;
 use super::error::TokenizeError;
 use super::files::{CONFIG_FILE, read_file};
 
-/// What stands around a document's ids, and what special tokens in its text become.
+/// The tokens around a document's ids, and the reading of special tokens in its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The beginning-of-sequence token before each document.
     pub bos: bool,
     /// The end-of-sequence token after each document.
     pub eos: bool,
-    /// What special tokens written out in a text are.
+    /// How special tokens written out in a text are read.
     pub special_tokens: SpecialTokens,
 }
 
@@ -45,11 +44,11 @@ impl Policy {
 /// The same as it was asked for: `None` leaves the choice to the tokenizer's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyChoice {
-    /// Whether a BOS stands before each document.
+    /// Whether each document begins with a BOS.
     pub bos: Option<bool>,
-    /// Whether an EOS stands after each document.
+    /// Whether each document ends with an EOS.
     pub eos: Option<bool>,
-    /// What special tokens written out in a text are.
+    /// How special tokens written out in a text are read.
     pub special_tokens: SpecialTokens,
 }
 
@@ -108,11 +107,11 @@ const BOS_CLASSES: [&str; 6] = [
     "GemmaTokenizerFast",
 ];
 
-/// What a tokenizer's files say about BOS and EOS.
+/// A tokenizer's settings for BOS and EOS, from its files.
 pub(crate) struct Config<'a> {
     tokenizer: &'a Tokenizer,
     path: PathBuf,
-    /// tokenizer_config.json; `None` when there is none.
+    /// tokenizer_config.json; `None` if the file is missing.
     config: Option<Value>,
     /// The tokens that the post-processor puts before and after a text.
     template: [Vec<u32>; 2],
@@ -126,8 +125,8 @@ impl<'a> Config<'a> {
         Ok(Config { tokenizer, path: path.to_owned(), config, template })
     }
 
-    /// The token of `role` if one stands there, and a sentence when the tokenizer's configuration
-    /// made another choice than Patchmill's default.
+    /// The token of `role` if documents have one, and a sentence if the tokenizer's configuration
+    /// differs from Patchmill's default.
     pub(crate) fn resolve(
         &self,
         role: Role,
@@ -142,18 +141,16 @@ impl<'a> Config<'a> {
             let (flag, place) = (role.flag(), role.place());
             match &token {
                 Some(token) => format!(
-                    "{} ({}) stands {place} each document, as {source}; --no-{flag} leaves it out",
+                    "{} ({}) goes {place} each document: {source}; --no-{flag} leaves it out",
                     token.token, token.id
                 ),
-                None => format!(
-                    "nothing stands {place} a document, as {source}; --{flag} puts one there"
-                ),
+                None => format!("no token goes {place} a document: {source}; --{flag} adds one"),
             }
         });
         Ok((token, followed))
     }
 
-    /// Whether the configuration wants a token of `role`, and what says so.
+    /// Whether the configuration wants a token of `role`, and by which setting.
     fn configured(&self, role: Role) -> Result<(bool, Option<String>), TokenizeError> {
         let key = format!("add_{}_token", role.flag());
         let template = &self.template[role as usize];
@@ -193,7 +190,8 @@ impl<'a> Config<'a> {
             return Err(self.unsettled(
                 role,
                 format!(
-                    "its post-processor puts {tokens:?} {place} a text, and its {role_name} is {named}"
+                    "its post-processor puts {tokens:?} {place} a text, and its {role_name} is \
+                     {named}"
                 ),
             ));
         }
@@ -210,7 +208,10 @@ impl<'a> Config<'a> {
         }
         Err(self.unsettled(
             role,
-            format!("neither {CONFIG_FILE} (add_bos_token) nor the post-processor puts a BOS before a text"),
+            format!(
+                "neither {CONFIG_FILE} (add_bos_token) nor the post-processor puts a BOS before a \
+                 text"
+            ),
         ))
     }
 
@@ -242,7 +243,8 @@ impl<'a> Config<'a> {
         match self.tokenizer.token_to_id(token) {
             Some(id) if self.is_special(id) => Ok(SpecialToken { token: token.to_owned(), id }),
             Some(id) => refuse(format!(
-                "nothing names its {}, and {token:?} ({id}) is no special token but an ordinary entry",
+                "nothing names its {}, and {token:?} ({id}) is an ordinary entry, not a special \
+                 token",
                 role.name()
             )),
             None => refuse(format!(
@@ -257,7 +259,7 @@ impl<'a> Config<'a> {
         added.get(&id).is_some_and(|token| token.special)
     }
 
-    /// Whether the configuration says that there is no such token.
+    /// Whether the configuration sets this token to null.
     fn is_null(&self, role: Role) -> bool {
         let key = format!("{}_token", role.flag());
         self.config.as_ref().and_then(|config| config.get(&key)).is_some_and(Value::is_null)
@@ -298,8 +300,8 @@ fn template(tokenizer: &Tokenizer) -> [Vec<u32>; 2] {
     if tokenizer.get_post_processor().is_none() {
         return [Vec::new(), Vec::new()];
     }
-    // A text that any tokenizer makes something of; where it makes nothing, what stands around it
-    // is told apart no more.
+    // A text of which any tokenizer makes ids: without ids, the tokens before and after it could
+    // not be distinguished.
     let ids = |specials| {
         let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast("a", specials)));
         encoding.ok()?.ok().map(|encoding| encoding.get_ids().to_vec())

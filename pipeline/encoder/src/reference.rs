@@ -1,8 +1,7 @@
-//! The `tokenizers` crate's own reading of a tokenizer.json, made fit to be the definition of what
-//! is right.
+//! The `tokenizers` crate's own reading of a tokenizer.json, made fit to define the right ids.
 //!
-//! **Invariant:** equal texts get equal ids, and none is lost: a tokenizer of which that cannot be
-//! said is refused.
+//! **Invariant:** equal texts get equal ids, and no text is lost; a tokenizer that cannot promise
+//! this is refused.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -12,7 +11,7 @@ use tokenizers::{ModelWrapper, NormalizedString, Normalizer as _, Tokenizer};
 
 use super::panic::panic_text;
 
-/// The tokenizer of a tokenizer.json, or why there is none.
+/// The tokenizer of a tokenizer.json, or the reason for refusing it.
 pub(crate) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, String> {
     let parsed = catch_unwind(|| Tokenizer::from_bytes(bytes));
     let mut tokenizer =
@@ -33,7 +32,7 @@ pub(crate) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, 
     Ok(tokenizer)
 }
 
-/// What makes a model's ids a matter of chance.
+/// The setting that makes a model's ids random.
 fn randomness(model: &ModelWrapper) -> Option<String> {
     match model {
         ModelWrapper::BPE(bpe) => {

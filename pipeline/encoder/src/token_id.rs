@@ -10,7 +10,7 @@ const PACKED_IDS_MAX: usize = 5;
 /// Bits of each.
 const PACKED_ID_BITS: u32 = 24;
 const PACKED_ID_MAX: u32 = (1 << PACKED_ID_BITS) - 1;
-/// Where their number stands.
+/// The position of their number.
 const COUNT_SHIFT: u32 = PACKED_IDS_MAX as u32 * PACKED_ID_BITS;
 
 /// A token id in the width that a shard stores it in.
@@ -27,7 +27,7 @@ pub trait TokenId: Copy + Default + Send + 'static {
     /// Packs the ids of a piece; `None` where they do not fit.
     fn pack(ids: &[u32]) -> Option<Self::Packed>;
 
-    /// Puts the ids to the front of `room` and returns their number; what is behind them means
+    /// Puts the ids to the front of `room` and returns their number; the rest of `room` means
     /// nothing.
     fn unpack(packed: &Self::Packed, room: &mut [Self; 8]) -> usize;
 

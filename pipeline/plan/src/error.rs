@@ -53,7 +53,7 @@ pub enum PlanError {
     /// A step that is not a whole number of windows.
     #[error(
         "step_tokens is {step_tokens}, \
-         which is no multiple of the {window_tokens}-token windows of phase {phase_index}; \
+         which is not a multiple of the {window_tokens}-token windows of phase {phase_index}; \
          the nearest values that suit every phase are {}", nearest(*below, *above)
     )]
     StepTokens {

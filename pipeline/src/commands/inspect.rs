@@ -195,7 +195,7 @@ fn document_of_shard(corpus: &Corpus, shard: &Path, document: u64) -> anyhow::Re
         }
         first_document += record.document_count;
     }
-    anyhow::bail!("{} is no part of the corpus {}", shard.display(), corpus.dir().display())
+    anyhow::bail!("{} is not part of the corpus {}", shard.display(), corpus.dir().display())
 }
 
 fn show_document(corpus: &Corpus, document: u64, as_json: bool) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! `patchmill read-parquet`: decodes a Parquet file for another process of this program.
 //!
-//! **Invariant:** the arguments are those [`row_process`] gives its child.
+//! **Invariant:** the arguments are those [`crate::read::parquet`] gives its child.
 
 use std::path::PathBuf;
 

@@ -127,7 +127,7 @@ impl clap::ValueEnum for OnError {
                 clap::builder::PossibleValue::new("stop").help("Stop with file and line")
             }
             OnError::Skip => clap::builder::PossibleValue::new("skip")
-                .help("List it in skipped.jsonl, count it and go on"),
+                .help("List it in skipped.jsonl, count it and continue"),
         })
     }
 }

@@ -115,7 +115,7 @@ pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
     let entries = tokenizer.get_vocab_size(true);
     if entries != vocab_size {
         let why = if entries < vocab_size {
-            "the texts hold no further pair of tokens that stands twice"
+            "the texts hold no further pair of tokens that occurs twice"
         } else {
             "special tokens, bytes and characters alone come to more"
         };

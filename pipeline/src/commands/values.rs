@@ -50,7 +50,7 @@ pub fn parse_rank(text: &str) -> Result<RankOf, String> {
     let parts = text.split_once('/');
     match parts.and_then(|(rank, world)| Some((rank.parse().ok()?, world.parse().ok()?))) {
         Some((rank, world_size)) if rank < world_size => Ok(RankOf { rank, world_size }),
-        _ => Err(format!("{text:?} is no rank; expected r/W with r below W, such as 0/8")),
+        _ => Err(format!("{text:?} is not a rank; expected r/W with r below W, such as 0/8")),
     }
 }
 

@@ -279,7 +279,7 @@ impl Check<'_> {
         for name in names {
             let is_listed = self.manifest.files().any(|file| file.path == name);
             if !is_listed && (name.ends_with(".tok") || name.ends_with(".index.parquet")) {
-                self.fault(&name, "is no part of this corpus; move it away");
+                self.fault(&name, "is not part of this corpus; move it away");
             } else if name == BUILD_FILE {
                 self.fault(
                     &name,

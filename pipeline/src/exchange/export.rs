@@ -191,7 +191,7 @@ fn check_destination(spec: &ExportSpec, corpus: &Path) -> anyhow::Result<()> {
     let missing = dir.strip_prefix(nearest).expect("an ancestor is a prefix");
     if missing.components().any(|part| part == Component::ParentDir) {
         return usage(format!(
-            "--out {} has \"..\" behind a folder that does not exist; name the place without it",
+            "--out {} has \"..\" after a folder that does not exist; name the place without it",
             spec.out.display()
         ));
     }

@@ -380,7 +380,7 @@ impl<R: BufRead> Read for GzipMembers<R> {
                 return Ok(0);
             }
             if !GZIP_MAGIC.starts_with(&next[..next.len().min(GZIP_MAGIC.len())]) {
-                let what = "its gzip data have ended, and what follows is no gzip member";
+                let what = "its gzip data have ended, and the next bytes are not a gzip member";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
             self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner()));

@@ -99,7 +99,7 @@ impl Folder {
 
     /// Takes the folder of finished tasks.
     pub(crate) fn take_for_merge(root: &Path) -> anyhow::Result<Folder> {
-        ensure!(root.is_dir(), UsageError(format!("{} is no folder", root.display())));
+        ensure!(root.is_dir(), UsageError(format!("{} is not a folder", root.display())));
         let lock = FolderLock::exclusive(root)?;
         Ok(Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock })
     }
@@ -120,7 +120,7 @@ impl Folder {
         let names = self.list()?;
         if let Some(foreign) = names.iter().find(|name| !is_own(name)) {
             return usage(format!(
-                "{path} holds {foreign:?}, which is no part of a corpus; name an empty folder, \
+                "{path} holds {foreign:?}, which is not part of a corpus; name an empty folder, \
                  or write beside it with --force"
             ));
         }
@@ -301,7 +301,7 @@ impl Folder {
         let format = format.as_ref().and_then(|value| value.get("format")?.as_str());
         ensure!(
             format == Some(manifest::FORMAT),
-            "{} is no manifest of a corpus and would be replaced; move it away",
+            "{} is not a manifest of a corpus and would be replaced; move it away",
             path.display()
         );
         Ok(true)

@@ -32,7 +32,8 @@ pub(crate) fn write_manifest(
     main.skipped = join_skipped(dir, SKIPPED_FILE.to_owned(), &skipped)?;
     if main.totals.documents_written == 0 {
         let list = main.skipped.map(|list| dir.join(list.path));
-        let list = list.map(|list| format!("; {} says why", list.display())).unwrap_or_default();
+        let list =
+            list.map(|list| format!("; {} lists the reasons", list.display())).unwrap_or_default();
         return Err(UsageError(format!("{}{list}", no_document(main.totals))).into());
     }
     main.tokenizer.files = tokenizer_files(dir)?;

@@ -5,7 +5,7 @@
 //! index, the documents skipped since the shard before, and a record with their hashes, written
 //! last. An interrupted run continues after the last part with a record. The index of a series is
 //! always joined from the rows of its parts (with one part, a copy), so interrupted and
-//! uninterrupted runs write the same bytes by the same path. [`crate::write::series::close`] joins
+//! uninterrupted runs write the same bytes by the same path. `close` joins
 //! the parts.
 //!
 //! At most one part of a process is between its first name and its record, so a kill costs at most

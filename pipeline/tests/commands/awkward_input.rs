@@ -157,7 +157,7 @@ fn a_pipe_in_place_of_a_file_is_named_and_not_waited_for() {
             let output = ends(dir.path(), arguments);
             let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
             assert!(!output.status.success() && said.contains(name), "{arguments:?}: {said}");
-            let reason = ["a pipe or a device; expected a file", "is no file"];
+            let reason = ["a pipe or a device; expected a file", "is not a file"];
             assert!(reason.iter().any(|reason| said.contains(reason)), "{arguments:?}: {said}");
         }
         fs::remove_file(&path).unwrap();

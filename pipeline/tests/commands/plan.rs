@@ -322,9 +322,9 @@ fn check_stream(dir: &Path) {
     }
     assert_eq!(std::fs::read(dir.join("corpus/manifest.json")).unwrap(), manifest);
     stream(&["--steps", "1", "--sink", "file", "/dev/null"]);
-    fail(dir, &["plan", "run/run.toml", "--step", "18446744073709551615"], 2, "is no step");
+    fail(dir, &["plan", "run/run.toml", "--step", "18446744073709551615"], 2, "is not a step");
     fail(dir, &["plan", "run/run.toml", "--verify", "--threads", "0"], 2, "0 is not in 1..=1024");
-    fail(dir, &["stream", "run/run.toml", "--rank", "2/2"], 2, "\"2/2\" is no rank");
+    fail(dir, &["stream", "run/run.toml", "--rank", "2/2"], 2, "\"2/2\" is not a rank");
     fail(dir, &["stream", "run/run.toml", "--workers", "0"], 2, "expected at least 1");
     fail(dir, &["stream", "run/run.toml", "--steps", "100000"], 2, "are wanted; the plan has");
     fail(dir, &["stream", "run/run.toml", "--from", "100000"], 2, "--from is 100000; the plan has");

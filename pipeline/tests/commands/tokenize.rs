@@ -229,7 +229,7 @@ fn merge_names_all_that_is_missing_or_does_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
     let out = dir.path().join("out");
-    fail(merge(&out), 2, &["is no folder"]);
+    fail(merge(&out), 2, &["is not a folder"]);
     fs::create_dir(&out).unwrap();
     fail(merge(&out), 2, &["holds no corpus that tasks have begun"]);
     // The longest input, which is dealt first.
@@ -356,7 +356,7 @@ fn files_of_others_are_never_removed() {
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join(".notes.tmp"), "mine").unwrap();
-    fail(tokenize(&out, &inputs, &[]), 2, &[".notes.tmp", "no part of a corpus"]);
+    fail(tokenize(&out, &inputs, &[]), 2, &[".notes.tmp", "not part of a corpus"]);
     succeed(tokenize(&out, &inputs, &["--force"]));
     fs::create_dir_all(out.join(".next/sub")).unwrap();
     fs::write(out.join(".next/thesis.tex"), "mine").unwrap();

@@ -184,7 +184,7 @@ fn a_stranger_among_the_shards_is_named() {
     file(fixture.dir.path(), "00000-00009.tok", "x");
     assert_eq!(
         faults(fixture.dir.path()),
-        ["00000-00009.tok: is no part of this corpus; move it away"]
+        ["00000-00009.tok: is not part of this corpus; move it away"]
     );
 }
 

@@ -408,7 +408,7 @@ fn check_refused(change: impl FnOnce(&mut PlanSpec), expected: &str) {
 fn numbers_that_do_not_fit_are_named() {
     check_refused(
         |spec| spec.step_tokens = 2_000_000,
-        "step_tokens is 2000000, which is no multiple of the 8192-token windows of phase 0; \
+        "step_tokens is 2000000, which is not a multiple of the 8192-token windows of phase 0; \
          the nearest values that suit every phase are 1998848 and 2007040",
     );
     check_refused(

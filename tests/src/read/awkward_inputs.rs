@@ -93,7 +93,7 @@ fn awkward_lines_are_refused_with_file_line_byte_and_reason() {
             b"{\"text\": \"a\"} {}",
             "found '{' at byte 14 of the line; expected the end of the line after the object",
         ),
-        (b"{\"text\": \"a\xed\xa0\x80\"}", "byte 11 of the line is 0xed, which is no UTF-8 there"),
+        (b"{\"text\": \"a\xed\xa0\x80\"}", "byte 11 of the line is 0xed, which is not UTF-8 there"),
         (
             b"{\"text\": \"a\0\"}",
             "found '\\0' at byte 11 of the line; expected an escape for it: \
@@ -319,7 +319,7 @@ fn bytes_in_parquet_are_text_where_they_are_utf8() {
         assert_eq!(texts, ["one", "", "é\0"], "{name}");
         parquet_groups(&path, vec![("text", array)], WriterProperties::default());
         let error = read(&path).unwrap_err();
-        let said = "row 4: the text is no UTF-8 from its byte 2 (0xff) on";
+        let said = "row 4: the text is not UTF-8 from its byte 2 (0xff) on";
         assert!(error.ends_with(said), "{name}: {error}");
     }
 }

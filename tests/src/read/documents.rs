@@ -120,7 +120,7 @@ fn a_damaged_compressed_file_is_an_error() {
     let text = lines(&["some text that is long enough to be compressed"; 50]);
     for (name, mut bytes, after) in [
         ("a.jsonl.zst", zst(text.as_bytes()), "begins no other"),
-        ("a.jsonl.gz", gz(text.as_bytes()), "what follows is no gzip member"),
+        ("a.jsonl.gz", gz(text.as_bytes()), "the next bytes are not a gzip member"),
     ] {
         // Within the data or its checksum.
         let at = bytes.len() - 6;
@@ -160,7 +160,7 @@ fn a_bad_line_is_named_with_line_byte_and_reason() {
         (b"{\"txt\": \"x\"}", "no key \"text\""),
         (b"{\"text\": 7}", "\"text\" is a number; expected a string"),
         (b"{\"text\": null}", "\"text\" is null; expected a string"),
-        (b"{\"text\": \"\xff\"}", "byte 10 of the line is 0xff, which is no UTF-8 there"),
+        (b"{\"text\": \"\xff\"}", "byte 10 of the line is 0xff, which is not UTF-8 there"),
         (
             b"{\"text\": \"a\"}{\"text\": \"b\"}",
             "found '{' at byte 13 of the line; expected the end",
@@ -356,7 +356,7 @@ fn a_string_of_parquet_that_is_no_utf8_is_one_row_that_is_refused() {
             &[b"one", b"tw\xffo", "drei\u{e9}".as_bytes()],
             has_dictionary,
         );
-        let reason = "the text is no UTF-8 from its byte 2 (0xff) on";
+        let reason = "the text is not UTF-8 from its byte 2 (0xff) on";
         assert!(read(&path).unwrap_err().contains(&format!("row 2: {reason}")));
         let out = dir.path().join(format!("out-{has_dictionary}"));
         let report = tokenize(&out, &[&path], &["--on-error", "skip"]).unwrap();

@@ -425,7 +425,7 @@ fn a_checkpoint_is_not_mixed_into_a_run_that_went_further() {
     let output = fresh.run(&["--resume", earlier.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(fresh.final_bytes("model.safetensors") == reference().final_bytes("model.safetensors"));
-    check_refusal(&fresh, &["--resume", "nowhere"], 1, &["nowhere is no checkpoint folder"]);
+    check_refusal(&fresh, &["--resume", "nowhere"], 1, &["nowhere is not a checkpoint folder"]);
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn a_folder_with_something_else_in_it_is_left_alone() {
     let out = dir.path().join("out");
     file(&out, "thesis.tex", "years of work");
     let (error, status) = tokenize_error(&out, &[&input], &[]);
-    assert!(error.contains("holds \"thesis.tex\", which is no part of a corpus"), "{error}");
+    assert!(error.contains("holds \"thesis.tex\", which is not part of a corpus"), "{error}");
     assert_eq!(status, 2);
     tokenize(&out, &[&input], &["--force"]).unwrap();
     assert_eq!(fs::read_to_string(out.join("thesis.tex")).unwrap(), "years of work");
@@ -270,7 +270,7 @@ fn a_folder_with_something_else_in_it_is_left_alone() {
     let out = dir.path().join("manifest-of-others");
     file(&out, "manifest.json", r#"{"format": "another"}"#);
     let (error, _) = tokenize_error(&out, &[&input], &["--force"]);
-    assert!(error.contains("is no manifest of a corpus and would be replaced"), "{error}");
+    assert!(error.contains("is not a manifest of a corpus and would be replaced"), "{error}");
 }
 
 #[test]
@@ -345,7 +345,8 @@ fn inputs_without_a_document_make_no_corpus() {
     let out = dir.path().join("skipped");
     let (error, _) = tokenize_error(&out, &[&input], &["--on-error", "skip"]);
     assert!(
-        error.contains("(1 read, 1 skipped); ") && error.contains("skipped.jsonl says why"),
+        error.contains("(1 read, 1 skipped); ")
+            && error.contains("skipped.jsonl lists the reasons"),
         "{error}"
     );
     let list = fs::read_to_string(out.join("skipped.jsonl")).unwrap();

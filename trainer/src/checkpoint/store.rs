@@ -62,7 +62,7 @@ pub enum CheckpointError {
         reason: anyhow::Error,
     },
     /// Not a checkpoint folder.
-    #[error("{path} is no checkpoint folder: it has no {CHECKPOINT_MANIFEST}")]
+    #[error("{path} is not a checkpoint folder: it has no {CHECKPOINT_MANIFEST}")]
     NoCheckpoint {
         /// The folder.
         path: PathBuf,

@@ -1,9 +1,9 @@
-//! Added tokens: where they stand in a text, and which id they are.
+//! Added tokens: where they occur in a text, and their ids.
 //!
 //! The `tokenizers` crate looks for all added tokens of a kind at once, from left to right, the
-//! leftmost match first, of those the longest, and goes on behind it. A match that does not count,
-//! a special token that is to be text or one that is not a word of its own, still hides what
-//! overlaps it.
+//! leftmost match first, of those the longest, and continues after it. A match that does not
+//! count (a special token to be read as text, or one that is not a word of its own) still hides
+//! whatever overlaps it.
 //!
 //! **Invariant:** sections cover the text from its start to its end, in order, and none is empty.
 
@@ -14,7 +14,7 @@ use super::token_search::Finder;
 /// An added token as a [`Matcher`] looks for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
-    /// What stands in the text.
+    /// Its text.
     pub(crate) pattern: String,
     pub(crate) id: u32,
     /// It is found and yet text.
@@ -35,7 +35,7 @@ pub(crate) struct Section {
 pub(crate) struct Matcher {
     finder: Finder,
     tokens: Vec<Token>,
-    /// In the text a space stands for a marker, which is no white space.
+    /// In the text a space represents a marker, which is not white space.
     space_is_marker: bool,
 }
 

@@ -86,7 +86,7 @@ impl ByteModel {
 /// any.
 pub(super) struct Whole {
     pub(super) ids: HashMap<Box<[u8]>, u32>,
-    /// A bit for the last bytes of each: nearly all pieces are none of them.
+    /// A bit for the last bytes of each: nearly no piece has them.
     pub(super) ends: Box<[u64; 64]>,
 }
 
@@ -164,8 +164,8 @@ impl PieceModel for ByteModel {
     }
 }
 
-/// The character that stands for a byte in tokenizer.json: itself where it can be shown, else one
-/// from U+0100 on.
+/// The character that represents a byte in tokenizer.json: itself if printable, otherwise one from
+/// U+0100 on.
 pub(super) fn char_of_byte(byte: u8) -> char {
     let is_shown = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if is_shown(&byte) {
@@ -175,7 +175,7 @@ pub(super) fn char_of_byte(byte: u8) -> char {
     char::from_u32(0x100 + hidden_before as u32).expect("there are 68 bytes that cannot be shown")
 }
 
-/// The bytes that an entry of the vocabulary stands for, if its characters stand for bytes.
+/// The bytes of a vocabulary entry, if its characters represent bytes.
 pub(super) fn bytes_of(entry: &str, byte_of_char: &HashMap<char, u8>) -> Option<Box<[u8]>> {
     entry.chars().map(|symbol| byte_of_char.get(&symbol).copied()).collect()
 }

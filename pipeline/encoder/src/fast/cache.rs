@@ -11,8 +11,8 @@
 //! sentence that is written without spaces never comes again, its words do. And pieces that are
 //! known to be one id are there from the start.
 //!
-//! Where the table stands in memory and what it holds never shows in the ids: an entry holds all
-//! bytes of its piece, their number included, and is used for no other.
+//! The table's address and contents never affect the ids: an entry holds all bytes of its piece and
+//! their number, and serves no other piece.
 //!
 //! **Invariant:** the ids are those of [`PieceModel::encode_piece`], piece by piece, in the pieces'
 //! order.
@@ -37,7 +37,7 @@ const PARTS_MAX: usize = 16 << 10;
 /// Bytes of the cache for each entry of the third table, which holds up to six times
 /// [`RARE_BYTES_MAX`], mostly far less.
 const RARE_SHARE: usize = 16 << 10;
-/// Room that long words leave behind for the next ones.
+/// Most of the room of long words that is kept for later ones.
 const KEPT_SYMBOLS_MAX: usize = 1 << 16;
 
 /// How a piece that is not in the cache becomes ids.

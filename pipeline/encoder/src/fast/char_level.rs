@@ -12,7 +12,7 @@
 //! is that side's own. The same holds for each of any number of such cuts, and for any choice of
 //! them: P may be replaced by a set that contains it.
 //!
-//! This needs every symbol to stand for the text that it was made of, and so
+//! This needs every symbol to represent the text it was made of, and so
 //! - the model has no prefixes, suffixes or dropout, and no two texts share an id;
 //! - a character that the vocabulary does not have becomes bytes or `unk`, whose symbols must be in
 //!   no merge. Then it is in no pair of P, and it may be cut off on both sides, unless neighbours
@@ -23,8 +23,8 @@
 //! # Spaces
 //!
 //! Where the tokenizer makes a marker U+2581 of each space, texts are kept with a space for each
-//! marker, those that stood in the text included: no other space is left, so that this loses
-//! nothing, and nearly every text already is what it has to be.
+//! marker, including markers of the text itself: no other space is left, so this loses nothing, and
+//! nearly every text already has the right form.
 //!
 //! **Invariant:** every cut is one that the rule allows.
 
@@ -35,7 +35,7 @@ use super::piece::Padded;
 use crate::fast::cache::{PieceModel, Pieces};
 use crate::token_id::TokenId;
 
-/// What Metaspace and its like make of a space.
+/// The character that Metaspace and its like make of a space.
 pub(crate) const MARKER: char = '\u{2581}';
 /// No id, where one is expected.
 const NO_ID: u32 = u32::MAX;
@@ -78,7 +78,7 @@ fn live_merges<'a>(
     live.filter_map(|(&merge, is_live)| is_live.then_some(merge)).collect()
 }
 
-/// What becomes of a character that the vocabulary does not have.
+/// How a character outside the vocabulary is encoded.
 #[derive(Clone)]
 pub(crate) enum Unknown {
     /// Its bytes.
@@ -104,14 +104,14 @@ impl Whole {
     }
 }
 
-/// What a [`CharModel`] is made of.
+/// The parts of a [`CharModel`].
 pub(crate) struct CharModelParts<'a> {
     /// Texts and their ids.
     pub(crate) vocab: &'a [(&'a str, u32)],
     /// Left and right text, and the three ids, in the order of the ranks.
     pub(crate) merges: Vec<(&'a str, &'a str, [u32; 3])>,
     pub(crate) unknown: Unknown,
-    /// The text is one where spaces stand for markers.
+    /// Spaces in the text represent markers.
     pub(crate) space_is_marker: bool,
     /// Every marker begins a word.
     pub(crate) cuts_at_markers: bool,

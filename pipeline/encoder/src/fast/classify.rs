@@ -44,7 +44,7 @@ impl Form {
     }
 }
 
-/// What makes ids of a text without added tokens.
+/// Makes ids of a text without added tokens.
 pub(crate) enum Model {
     /// With characters for its first symbols.
     Chars(Box<CharModel>),
@@ -52,7 +52,7 @@ pub(crate) enum Model {
     Bytes(Box<ByteModel>),
 }
 
-/// What our own encoder works with.
+/// The parts of a tokenizer that our own encoder uses.
 pub(crate) struct Parts {
     pub(crate) form: Form,
     pub(crate) model: Model,
@@ -234,7 +234,7 @@ fn model(model: &Bpe, form: Option<Form>, why: &mut Vec<String>) -> Option<CharM
     let form = form?;
     if form.space_is_marker() && !model.vocab.contains_key(MARKER.encode_utf8(&mut [0; 4]) as &str)
     {
-        why.push("its vocabulary does not have the marker that stands for a space".to_owned());
+        why.push("its vocabulary lacks the marker for a space".to_owned());
     }
     let splits = matches!(form, Form::Metaspace { splits: true, .. });
     let ignore_merges = model.ignore_merges.unwrap_or(false);
@@ -294,7 +294,7 @@ fn vocabulary<'a>(model: &'a Bpe, why: &mut Vec<String>) -> Option<Vocabulary<'a
     Some(Vocabulary { entries, merges, operands })
 }
 
-/// What becomes of characters outside the vocabulary; whatever it is must be in no merge.
+/// How characters outside the vocabulary are encoded; the resulting symbols must be in no merge.
 fn unknown(model: &Bpe, vocabulary: &Vocabulary<'_>, why: &mut Vec<String>) -> Option<Unknown> {
     let in_merges = |id: &u32| vocabulary.operands.binary_search(id).is_ok();
     if model.byte_fallback.unwrap_or(false) {
@@ -382,7 +382,7 @@ fn added(
             rstrip: token.rstrip,
         });
     }
-    // A token that takes the space behind it may take the beginning of the next one.
+    // A token that takes the space after it may take the beginning of the next one.
     let in_normalized = matches!(form, Form::Normalized { replaces: true, .. });
     for (list, space_is_marker) in [(&raw, false), (&normalized, in_normalized)] {
         let is_space = |c: char| c.is_whitespace() && !(space_is_marker && c == ' ');

@@ -24,19 +24,19 @@ pub(crate) struct Definition {
     /// Tokens beside the model's.
     #[serde(default)]
     pub(crate) added_tokens: Vec<AddedToken>,
-    /// What a text goes through first.
+    /// Applied to a text first.
     #[serde(default)]
     pub(crate) normalizer: Option<Normalizer>,
-    /// What cuts it into words.
+    /// Cuts it into words.
     #[serde(default)]
     pub(crate) pre_tokenizer: Option<PreTokenizer>,
-    /// What adds tokens around the ids.
+    /// Adds tokens around the ids.
     #[serde(default)]
     pub(crate) post_processor: Option<PostProcessor>,
     // Of ids to text.
     #[serde(default, rename = "decoder")]
     _decoder: serde::de::IgnoredAny,
-    /// What makes ids of words.
+    /// Makes ids of words.
     pub(crate) model: Model,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct AddedToken {
     #[serde(rename = "id")]
     _id: u32,
     pub(crate) content: String,
-    /// Only where no letter or digit stands beside it.
+    /// Only where no letter or digit is next to it.
     pub(crate) single_word: bool,
     /// Takes the white space before it.
     pub(crate) lstrip: bool,
@@ -108,14 +108,14 @@ impl<'de> Deserialize<'de> for MergePair {
             }
             Spelling::Line(line) => match line.split(' ').collect::<Vec<_>>()[..] {
                 [left, right] => (left.to_owned(), right.to_owned()),
-                _ => return Err(D::Error::custom(format!("merge {line:?} is no pair"))),
+                _ => return Err(D::Error::custom(format!("merge {line:?} is not a pair"))),
             },
         };
         Ok(MergePair { left, right })
     }
 }
 
-/// What a text goes through first.
+/// Applied to a text first.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub(crate) enum Normalizer {
@@ -133,14 +133,14 @@ pub(crate) enum Normalizer {
     Nfc,
 }
 
-/// What is replaced, or cut at.
+/// The text to replace, or to cut at.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(crate) enum Pattern {
     String(String),
     Regex(String),
 }
 
-/// What cuts a text into words.
+/// Cuts a text into words.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub(crate) enum PreTokenizer {
@@ -203,7 +203,7 @@ pub(crate) enum PrependScheme {
     Always,
 }
 
-/// What adds tokens around the ids; asked to add none, most do nothing.
+/// Adds tokens around the ids; when asked to add none, most do nothing.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type")]
 pub(crate) enum PostProcessor {
@@ -222,7 +222,10 @@ impl PostProcessor {
             PostProcessor::TemplateProcessing { single } => {
                 let sequences: Vec<_> =
                     single.iter().filter_map(|part| part.get("Sequence")).collect();
-                matches!(sequences[..], [sequence] if sequence.get("id").is_some_and(|id| id == "A"))
+                match sequences[..] {
+                    [sequence] => sequence.get("id").is_some_and(|id| id == "A"),
+                    _ => false,
+                }
             }
             _ => true,
         }

@@ -1,13 +1,13 @@
 //! Where a piece of a byte-level tokenizer may be cut between characters.
 //!
 //! The rule is that of [`crate::fast::char_level`], over bytes: *a cut is exact if no merge (a, b)
-//! joins there*, that is if of no merge the text before the cut ends in a and the text behind it
-//! begins with b. Symbols of bytes need not be whole characters, so a pair is kept for what a and b
-//! show of the characters at the cut: all of one, or less where a is its last bytes alone, or b its
-//! first ones; then the last byte stands for it, or the first.
+//! joins there*: for no merge does the text before the cut end in a and the text after it begin
+//! with b. Symbols of bytes need not be whole characters, so a pair is kept for the parts of the
+//! characters at the cut that a and b show: a whole character, or less if a is only its last bytes,
+//! or b only its first; then its last byte represents it, or its first.
 //!
-//! Words of an alphabet are seldom cut so, texts that are written without spaces nearly everywhere:
-//! their long pieces, no two of which are alike, become short ones that come again.
+//! Words of an alphabet are seldom cut this way, texts written without spaces nearly everywhere:
+//! their long pieces, all different, become short ones that recur.
 //!
 //! **Invariant:** every cut is one that the rule allows.
 
@@ -19,7 +19,7 @@ use super::piece::Padded;
 const CHARS_BITS: u32 = 19;
 /// Bits of a hash of pairs with a byte in them; Llama-3 has 200.
 const BYTES_BITS: u32 = 14;
-/// Above all characters: bytes that stand for characters.
+/// Above all characters: bytes that represent characters.
 const BYTES: u32 = 0x11_0000;
 
 /// The pairs that merges join, as bits of a hash: a superset.
@@ -105,7 +105,7 @@ fn is_inner(byte: u8) -> bool {
     byte & 0xc0 == 0x80
 }
 
-/// The last character of the left side of a merge, or the byte that stands for it.
+/// The last character of the left side of a merge, or the byte that represents it.
 fn last_of(text: &[u8]) -> u32 {
     let start = text.iter().rposition(|&byte| !is_inner(byte));
     let last = start.and_then(|start| std::str::from_utf8(&text[start..]).ok());
@@ -113,7 +113,7 @@ fn last_of(text: &[u8]) -> u32 {
         .map_or_else(|| BYTES | u32::from(text[text.len() - 1]), u32::from)
 }
 
-/// The first character of the right side of a merge, or the byte that stands for it.
+/// The first character of the right side of a merge, or the byte that represents it.
 fn first_of(text: &[u8]) -> u32 {
     let end = text.iter().skip(1).position(|&byte| !is_inner(byte));
     let end = end.map_or(text.len(), |end| end + 1);

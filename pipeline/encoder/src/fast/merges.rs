@@ -1,5 +1,5 @@
-//! Byte-pair merges over symbols that are ids of the vocabulary; what a symbol stands for, a
-//! character or a byte, is the caller's.
+//! Byte-pair merges over symbols that are ids of the vocabulary. Whether a symbol is a
+//! character or a byte is up to the caller.
 //!
 //! The order is that of the `tokenizers` crate: of all neighbours that a merge is known for, the
 //! one of the lowest rank first, of equal ranks the leftmost. Its queue also holds entries whose
@@ -58,7 +58,7 @@ pub(crate) struct Merges {
     ids: Vec<u32>,
     /// The product of rank r has the number `first_product + r`, ...
     first_product: u32,
-    /// ... but where several merges have the same product: then it stands here.
+    /// ... unless several merges have the same product: then it is listed here.
     products: Vec<u32>,
 }
 
@@ -228,7 +228,7 @@ impl Merges {
         symbols.truncate(kept);
     }
 
-    /// The id of a number, or the symbol that stood there if it is in no merge.
+    /// The id of a number, or the original symbol if it is in no merge.
     #[inline(always)]
     fn id(&self, number: u32, symbol: u32) -> u32 {
         if number == OUTSIDE { symbol } else { self.ids[number as usize] }
@@ -315,7 +315,7 @@ impl Merges {
     /// Merges within the first `len` symbols, at most `MAX`, as [`Merges::merge_scanning`].
     ///
     /// A symbol that was merged into the one before stays where it is, dead and with no rank:
-    /// leaving it there costs less than moving all behind it.
+    /// leaving it there costs less than moving all symbols after it.
     #[inline(never)]
     fn merge_first<const MAX: usize>(&self, scan: &mut Scan, len: usize) -> (u64, u32) {
         let Scan { ranks, numbers } = scan;
@@ -346,7 +346,7 @@ impl Merges {
 /// its place.
 struct Scan {
     ranks: [u32; SCAN_SYMBOLS_MAX],
-    /// With one that is in no merge before the first and behind the last.
+    /// With one that is in no merge before the first and after the last.
     numbers: [u32; SCAN_SYMBOLS_MAX + 2],
 }
 
@@ -356,16 +356,16 @@ impl Scan {
     }
 }
 
-/// What one merge of a [`Scan`] changes.
+/// The changes one merge of a [`Scan`] makes.
 #[derive(Clone, Copy)]
 struct Step {
     /// The symbol that grows.
     at: usize,
     /// The one that becomes part of it.
     gone: usize,
-    /// The one behind both, [`SCAN_SYMBOLS_MAX`] if there is none.
+    /// The one after both, or [`SCAN_SYMBOLS_MAX`].
     after: usize,
-    /// One more than the one before both, 0 if there is none.
+    /// One more than the one before both, or 0.
     before: usize,
 }
 
@@ -432,7 +432,7 @@ mod tests {
 
     proptest! {
         /// Scanning, queueing and the definition agree, whatever the merges: products are new
-        /// symbols, as they are where symbols stand for texts.
+        /// symbols, as they are if symbols represent texts.
         #[test]
         fn both_ways_give_what_the_definition_gives(
             pairs in proptest::collection::vec((0u32..12, 0u32..12), 0..24),
@@ -475,7 +475,7 @@ mod tests {
         /// A vocabulary of texts with every pair that makes one of them, in any order.
         #[test]
         fn without_the_merges_that_never_happen_all_is_the_same(
-            texts in proptest::collection::btree_set(proptest::collection::vec(0u32..3, 2..7), 0..30),
+            texts in prop::collection::btree_set(prop::collection::vec(0u32..3, 2..7), 0..30),
             order in any::<u64>(),
             symbols in proptest::collection::vec(0u32..3, 0..40),
         ) {
@@ -489,7 +489,10 @@ mod tests {
                     }
                 }
             }
-            list.sort_by_key(|&(left, right, _)| (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ order.rotate_left(left));
+            list.sort_by_key(|&(left, right, _)| {
+                let pair = u64::from(left) << 32 | u64::from(right);
+                pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ order.rotate_left(left)
+            });
             let is_live = Merges::live(&list, |id, text| {
                 text.extend(&texts[id as usize]);
                 true

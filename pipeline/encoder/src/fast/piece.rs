@@ -77,7 +77,7 @@ impl Padded {
         (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), length_bytes)
     }
 
-    /// The 16 bytes from `at` on, which is at most 16 bytes behind the text.
+    /// The 16 bytes from `at` on, which is at most 16 bytes after the text.
     #[inline]
     pub(crate) fn word(&self, at: usize) -> u128 {
         let bytes = self.bytes[at..].first_chunk();

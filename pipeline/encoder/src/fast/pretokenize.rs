@@ -29,15 +29,31 @@ use crate::fast::pretokenize::o200k::O200k;
 use crate::fast::unicode::classes::{Class, Classes, class_of, run_end};
 
 /// cl100k_base, as Llama-3 writes it.
-const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const CL100K: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 /// As Qwen writes it.
-const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 /// GPT-2's, spelled out in a `Split`.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// o200k_base, as gpt-oss writes it.
-const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const O200K: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 /// Mistral's Tekken.
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 
 /// A pre-tokenizer that has a scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +62,7 @@ pub enum Split {
     Whole,
     /// See the module of that name.
     Gpt2,
-    /// The same behind `Digits` with `individual_digits`: StarCoder, SmolLM.
+    /// The same after `Digits` with `individual_digits`: StarCoder, SmolLM.
     Gpt2Digits,
     /// cl100k_base with numbers of up to this many digits, 1 or 3.
     Cl100k {
@@ -57,14 +73,14 @@ pub enum Split {
     O200k {
         /// 3 for OpenAI's, 1 for Tekken.
         digits_max: usize,
-        /// Whether words take contractions behind them: not in Tekken.
+        /// Whether words take contractions after them: not in Tekken.
         contractions: bool,
     },
     /// DeepSeek-V3's three patterns one after the other.
     DeepSeek,
 }
 
-/// What a byte-level tokenizer does before byte-pair encoding.
+/// The steps of a byte-level tokenizer before byte-pair encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteLevel {
     /// Where texts are cut.
@@ -74,8 +90,8 @@ pub struct ByteLevel {
 }
 
 impl ByteLevel {
-    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error says, in words, what of it is
-    /// not known.
+    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error names the unknown part
+    /// in words.
     pub fn of(pre_tokenizer: &Value) -> Result<ByteLevel, String> {
         let definition = PreTokenizer::deserialize(pre_tokenizer);
         let definition = definition.map_err(|err| format!("its pre-tokenizer: {err}"))?;
@@ -181,9 +197,8 @@ impl Split {
         }
     }
 
-    /// Whether a piece begins at `at` whatever the text before `at - 1` and behind `at` is: white
-    /// space behind a letter or a digit. No pattern here has a part that matches one behind the
-    /// other.
+    /// Whether a piece begins at `at` whatever the text before `at - 1` and after `at`: white space
+    /// after a letter or a digit. No pattern here has a part that matches one after the other.
     pub fn is_cut(self, text: &str, at: usize) -> bool {
         let bytes = text.as_bytes();
         self != Split::Whole
@@ -217,7 +232,7 @@ fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     }
     // Added tokens may leave many short texts.
     while at + LAST_BLOCK_BYTES <= bytes.len() {
-        // As if it went on with something that is not ASCII.
+        // As if it continued with something other than ASCII.
         let mut chunk = [u8::MAX; BLOCK_BYTES];
         chunk[..bytes.len() - at].copy_from_slice(&bytes[at..]);
         at = scan_block(scanner, text, at, &chunk, &mut take);
@@ -228,7 +243,7 @@ fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     }
 }
 
-/// Takes the ends of the pieces that `chunk`, what stands at `at`, shows, or of one piece, and
+/// Takes the ends of the pieces that `chunk`, the bytes at `at`, shows, or of one piece, and
 /// returns the last.
 #[inline(always)]
 fn scan_block<S: Scanner>(

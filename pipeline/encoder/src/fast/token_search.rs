@@ -1,4 +1,4 @@
-//! Where some strings stand in a text: the leftmost, of those at one place the longest, one behind
+//! Where some strings occur in a text: the leftmost, of those at one place the longest, one after
 //! the other.
 //!
 //! Added tokens begin in few ways, "<|" above all, and texts hold few such pairs of bytes. So
@@ -65,7 +65,7 @@ impl Finder {
     }
 }
 
-/// The first place at or behind `from` where one of `beginnings` stands.
+/// The first place at or after `from` where one of `beginnings` occurs.
 fn next_beginning(bytes: &[u8], from: usize, beginnings: &[[u8; 2]]) -> Option<usize> {
     let mut from = from;
     while let (Some(firsts), Some(seconds)) = (

@@ -25,7 +25,7 @@ pub fn parse_steps(text: &str) -> Result<(u64, u64), String> {
         }
         None => {
             let step = parse_count(text)?;
-            let end = step.checked_add(1).ok_or_else(|| format!("{text} is no step"))?;
+            let end = step.checked_add(1).ok_or_else(|| format!("{text} is not a step"))?;
             Ok((step, end))
         }
     }
@@ -97,7 +97,7 @@ pub fn resolve(corpus: &Corpus, name: &DocumentName) -> anyhow::Result<Vec<u64>>
             refused(format!("the corpus has no input {input:?}; the manifest names its inputs"))
         }
         DocumentName::Row(input, row) if found.is_empty() => {
-            refused(format!("row {row} of {input} is no document of the corpus"))
+            refused(format!("row {row} of {input} is not a document of the corpus"))
         }
         _ if found.is_empty() => refused("no document of the corpus has this content".to_owned()),
         _ => Ok(found),

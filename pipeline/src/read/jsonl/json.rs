@@ -136,7 +136,7 @@ impl<'a> Cursor<'a> {
             Err(_) => {
                 let at = std::str::from_utf8(line).err().map_or(0, |err| err.valid_up_to());
                 let found = line.get(at).copied().unwrap_or_default();
-                Err(format!("byte {at} of the line is {found:#04x}, which is no UTF-8 there"))
+                Err(format!("byte {at} of the line is {found:#04x}, which is not UTF-8 there"))
             }
         }
     }
@@ -494,7 +494,7 @@ mod tests {
             assert_eq!(parse(line), Err(reason.to_owned()), "{line}");
         }
         let found = parse(b"{\"x\": \"ab\xffc\", \"text\": \"a\"}");
-        assert_eq!(found, Err("byte 9 of the line is 0xff, which is no UTF-8 there".to_owned()));
+        assert_eq!(found, Err("byte 9 of the line is 0xff, which is not UTF-8 there".to_owned()));
     }
 
     #[test]

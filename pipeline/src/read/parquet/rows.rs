@@ -79,6 +79,6 @@ impl RowChunk {
 fn utf8(bytes: &[u8]) -> Result<&str, String> {
     simdutf8::compat::from_utf8(bytes).map_err(|err| {
         let at = err.valid_up_to();
-        format!("is no UTF-8 from its byte {at} ({:#04x}) on", bytes[at])
+        format!("is not UTF-8 from its byte {at} ({:#04x}) on", bytes[at])
     })
 }

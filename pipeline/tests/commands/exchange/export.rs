@@ -336,7 +336,7 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
         for to in ["olmo", "megatron"] {
             let out = dir.path().join(out).join("x");
             let output = export(&source, to, &out, &[]);
-            assert_fails(&output, 2, "has \"..\" behind a folder that does not exist");
+            assert_fails(&output, 2, "has \"..\" after a folder that does not exist");
         }
     }
     // Relative to the working folder.
@@ -345,7 +345,7 @@ fn an_export_finds_its_corpus_behind_folders_that_do_not_exist() {
         .current_dir(dir.path())
         .output()
         .unwrap();
-    assert_fails(&output, 2, "has \"..\" behind a folder that does not exist");
+    assert_fails(&output, 2, "has \"..\" after a folder that does not exist");
     assert!(!dir.path().join("none").exists() && !source.join("new").exists());
     let inside = export(&source, "olmo", &source.join("series/../new"), &[]);
     assert_eq!(inside.status.code(), Some(2));

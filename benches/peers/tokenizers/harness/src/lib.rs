@@ -1,4 +1,4 @@
-//! What the peers' programs share: `PROGRAM TOKENIZER.json CORPUS.jsonl THREADS` prints one JSON
+//! Shared by the peers' programs: `PROGRAM TOKENIZER.json CORPUS.jsonl THREADS` prints one JSON
 //! object.
 //!
 //! Documents are in memory as strings before the clock starts; each of the threads takes 16 at a
@@ -17,7 +17,8 @@ const BLOCK_DOCUMENTS: usize = 16;
 fn documents(path: &str) -> Vec<String> {
     let text = std::fs::read_to_string(path).expect("a readable corpus");
     let parse = |line: &str| -> String {
-        let mut value: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
+        let mut value: serde_json::Value =
+            serde_json::from_str(line).expect("a JSON object a line");
         match value["text"].take() {
             serde_json::Value::String(text) => text,
             other => panic!("text is {other}"),
@@ -66,10 +67,13 @@ pub fn run<T: Sync>(
                     }
                     let before = ids.len();
                     let last = documents.len().min(first + BLOCK_DOCUMENTS);
-                    documents[first..last].iter().for_each(|text| encode(&tokenizer, text, &mut ids));
+                    for text in &documents[first..last] {
+                        encode(&tokenizer, text, &mut ids);
+                    }
                     blocks.push((block, before..ids.len()));
                 }
-                parts.lock().expect("no thread panics").push((ids, blocks, thread_cpu_seconds() - cpu_before));
+                let cpu_seconds = thread_cpu_seconds() - cpu_before;
+                parts.lock().expect("no thread panics").push((ids, blocks, cpu_seconds));
             });
         }
     });

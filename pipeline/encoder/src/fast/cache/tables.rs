@@ -29,7 +29,7 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Where the piece stands.
+    /// The position of the piece.
     pub(crate) fn range(self) -> Range<usize> {
         self.start as usize..(self.start + self.length_bytes) as usize
     }
@@ -132,7 +132,7 @@ impl<I: TokenId> ShortTable<I> {
         }
     }
 
-    /// What it takes of memory.
+    /// Its memory.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.buckets[..])
     }
@@ -309,9 +309,9 @@ fn advise_huge_pages<T>(table: &Vec<T>) {
         let first = start.next_multiple_of(HUGE_PAGE_BYTES);
         let end = (start + table.capacity() * size_of::<T>()) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         if first < end {
-            // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE changes
-            // nothing that it holds. A kernel that does not know it says so, and the pages stay
-            // small.
+            // SAFETY: the range lies within the table's own allocation, and MADV_HUGEPAGE leaves
+            // its contents alone. A kernel that does not know the flag reports it, and the pages
+            // stay small.
             #[expect(unsafe_code, reason = "fewer misses of the TLB; just bench tokenize")]
             unsafe {
                 libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE);

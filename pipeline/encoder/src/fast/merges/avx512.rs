@@ -1,9 +1,9 @@
 //! [`Merges::merge_first`] with AVX-512: the ranks of sixteen pairs are one register.
 //!
-//! The lowest of the ranks that a merge does not change is found while those that it changes are
-//! looked up, which takes longer, so that the search costs next to nothing. And [`apply_to_all`]
-//! gives several pieces turns, a merge of one after a merge of another, so that while one waits for
-//! memory the others go on: a third of the time of one after the other.
+//! The lowest of the ranks that a merge leaves alone is found while those it changes are looked up.
+//! The look-up takes longer, so the search costs next to nothing. [`apply_to_all`] merges several
+//! pieces in turns, one merge each, so that while one waits for memory the others proceed: a third
+//! of the time of one after the other.
 //!
 //! **Invariant:** the same as in plain Rust, which a test compares.
 

@@ -4,7 +4,7 @@
 //! Pairs that share a bucket of a first hash find theirs together: the bucket's factor is one that
 //! leads all of them to slots still free (Belazzougui, Botelho and Dietzfelbinger, 2009).
 //!
-//! **Invariant:** a pair is found where it last stands in the list, and no other pair is found.
+//! **Invariant:** a pair is found at its last place in the list, and no other pair is found.
 
 /// Pairs that share a bucket on the average.
 const BUCKET_PAIRS: usize = 4;
@@ -15,7 +15,7 @@ const EMPTY: u64 = u64::MAX;
 pub(super) struct Pairs {
     /// Factors of buckets, odd.
     factors: Vec<u16>,
-    /// Pairs, and their places below them; `EMPTY` where there is none.
+    /// Pairs, and their places below them; `EMPTY` for a free slot.
     slots: Vec<u64>,
     count: u32,
     place_bits: u32,

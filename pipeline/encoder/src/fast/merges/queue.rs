@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use super::Merges;
 
-/// What a model works with; kept so that it is allocated once.
+/// Working memory of a model, kept so that it is allocated once.
 #[derive(Default)]
 pub(crate) struct Work {
     /// The ids.

@@ -11,7 +11,7 @@
 /// Bytes that a block looks at.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
-/// Classes of up to 64 bytes; bit `i` stands for byte `i`.
+/// Classes of up to 64 bytes; bit `i` represents byte `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block<'a> {
     /// The bytes.
@@ -78,8 +78,8 @@ impl<'a> Block<'a> {
         if limit == 0 { 0 } else { u64::MAX >> (64 - limit) }
     }
 
-    /// How long the contraction is that begins with the quote at `at`: 2 or 3 bytes, 0 when there
-    /// is none, unknown when the block ends before that is clear.
+    /// How long the contraction is that begins with the quote at `at`: 2 or 3 bytes, 0 for
+    /// no contraction, unknown if the block ends too early.
     #[inline]
     pub(super) fn contraction(&self, at: u32, any_case: bool) -> Option<u32> {
         let at = at as usize;
@@ -136,7 +136,7 @@ impl Masks {
         let bits = |found: __m128i| u64::from(_mm_movemask_epi8(found) as u16) << shift;
         let is = |byte: u8| _mm_cmpeq_epi8(text, _mm_set1_epi8(byte as i8));
         // Bytes from `first` on, `count` of them: moved to the lowest signed values, one comparison
-        // tells.
+        // decides.
         let among = |text: __m128i, first: u8, count: u8| {
             let moved = _mm_sub_epi8(text, _mm_set1_epi8(first.wrapping_add(128) as i8));
             _mm_cmplt_epi8(moved, _mm_set1_epi8(count.wrapping_add(128) as i8))

@@ -2,7 +2,8 @@
 //! took over.
 //!
 //! ```text
-//! (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//! (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
+//! | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 //! ```
 //!
 //! **Invariant:** pieces are the matches of that pattern, which leaves out no character.
@@ -50,15 +51,15 @@ impl Scanner for Cl100k {
         space_or_newlines_end(text, at)
     }
 
-    /// Words take one character before them that is no newline, letter or number; marks take a
-    /// space before and newlines behind; of other white space, all up to its last newline is one
-    /// piece, what follows ends before its last character.
+    /// Words take one character before them other than a newline, letter or number. Marks take a
+    /// space before and newlines after them. Of other white space, all up to its last newline is
+    /// one piece; the rest ends before its last character.
     #[inline]
     fn starts(self, block: &Block) -> u64 {
         let Block { letters, digits, blanks, newlines, others, .. } = *block;
         let first = |mask: u64| mask & !(mask << 1);
         let first_others = first(others) & !(blanks << 1);
-        // Newlines right behind marks belong to them: adding their first one to a run carries
+        // Newlines right after marks belong to them: adding their first one to a run carries
         // through it.
         let carried = newlines.wrapping_add(newlines & (others << 1));
         let spaces = block.spaces & !(newlines & !carried);
@@ -92,12 +93,12 @@ impl Scanner for Cl100k {
 }
 
 impl Cl100k {
-    /// Where white space begins that stands between a newline and something that is no white space.
-    /// Where the block ends inside of such, `limit` becomes its begin.
+    /// The starts of white space between a newline and anything but white space. If the block ends
+    /// inside such white space, `limit` becomes its start.
     #[inline]
     fn indents(self, block: &Block, gaps: u64, limit: &mut u32) -> u64 {
         let mut indents = gaps & (block.newlines << 1);
-        // A newline behind it makes it part of the piece that ends there.
+        // A newline after it makes it part of the piece that ends there.
         let mut trailing = block.newlines & (gaps << 1);
         while trailing != 0 {
             let end = trailing.trailing_zeros();

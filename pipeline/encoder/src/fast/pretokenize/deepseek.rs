@@ -12,7 +12,11 @@ pub(super) const NUMBERS: &str = r"\p{N}{1,3}";
 /// The second.
 pub(super) const IDEOGRAPHS: &str = "[一-龥぀-ゟ゠-ヿ]+";
 /// The third.
-pub(super) const WORDS: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+pub(super) const WORDS: &str = concat!(
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+",
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*",
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+);
 
 /// `[\p{L}\p{M}]`.
 const WORD: Classes = Classes::LETTERS.and(Classes::of(&[Class::Mark]));
@@ -32,7 +36,7 @@ impl Scanner for DeepSeek {
         if let Some(end) = match_end(text, at) {
             return end;
         }
-        // What no alternative matches is one piece up to the next match.
+        // Text that no alternative matches is one piece up to the next match.
         let next_match = text[at..].char_indices().skip(1);
         let mut next_match = next_match.map(|(offset, _)| at + offset);
         next_match.find(|&begin| match_end(text, begin).is_some()).unwrap_or(text.len())
@@ -73,7 +77,7 @@ fn match_end(text: &str, at: usize) -> Option<usize> {
     Classes::SPACES.has(class).then(|| space_or_newlines_end(text, at))
 }
 
-/// What a character is to the first two patterns.
+/// The class of a character in the first two patterns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Number,

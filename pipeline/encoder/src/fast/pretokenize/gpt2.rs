@@ -35,16 +35,16 @@ impl Scanner for Gpt2 {
         }
     }
 
-    /// A run of one class begins a piece unless a space stands before it, which then does; of white
-    /// space before something else the last character begins one of its own.
+    /// A run of one class begins a piece; a space before it begins the piece instead. The last
+    /// character of white space before anything else begins a piece of its own.
     #[inline]
     fn starts(self, block: &Block) -> u64 {
         let Block { letters, digits, spaces, blanks, others, .. } = *block;
         let first = |mask: u64| mask & !(mask << 1);
         let runs = first(letters) | first(digits) | first(others);
         let mut starts = (runs & !(blanks << 1)) | first(spaces) | (spaces & !(spaces >> 1));
-        // The last one may be white space that goes on outside: whether it begins a piece is not
-        // known.
+        // The last one may be white space that continues outside: whether it begins a piece is
+        // unknown.
         let mut limit = block.len.saturating_sub(1);
         let mut quotes = block.quotes & starts;
         while quotes != 0 {

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class as HirClass, HirKind};
 
-/// What a code point is, as a number below 16, so that a set of classes is a `u16`.
+/// The class of a code point, as a number below 16, so that a set of classes is a `u16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
@@ -60,12 +60,12 @@ impl Classes {
         Classes(bits)
     }
 
-    /// What is in one of both.
+    /// The union of both.
     pub const fn and(self, other: Classes) -> Classes {
         Classes(self.0 | other.0)
     }
 
-    /// What is in neither.
+    /// All other classes.
     pub const fn not(self) -> Classes {
         Classes(!self.0)
     }

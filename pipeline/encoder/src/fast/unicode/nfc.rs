@@ -1,9 +1,9 @@
 //! Unicode's normal form C, as `tokenizers` makes it.
 //!
 //! That crate normalises with `unicode-normalization-alignments`, whose tables are those of Unicode
-//! 9.0: characters that are younger stay as they are. So the same crate does it here. What is here
-//! besides is a quick check, so that text that is in that form already, as nearly all is, costs a
-//! look at its bytes and no copy.
+//! 9.0: younger characters stay as they are. So the same crate does it here. This module adds a
+//! quick check, so text already in that form, as nearly all text is, costs a look at its bytes and
+//! no copy.
 //!
 //! A character is *safe* if it is a starter that NFC keeps and that never joins with one before it.
 //! Then what comes before it and what begins with it can be normalised apart. So only characters
@@ -59,7 +59,7 @@ pub fn nfc(text: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// Where the first character at or behind `at` stands that is not safe.
+/// The first character at or after `at` that is not safe.
 fn next_unsafe(text: &str, at: usize) -> Option<usize> {
     let mut at = at;
     while let Some(offset) = next_high(&text.as_bytes()[at..]) {
