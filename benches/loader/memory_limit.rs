@@ -1,5 +1,5 @@
-//! The most that the memory of this machine allows a loader: windows of 16-bit ids copied out of a mapped
-//! file, and nothing else.
+//! The most the memory of this machine allows a loader: windows of 16-bit ids copied out of a
+//! mapped file, and nothing else.
 //!
 //!     memory_limit tokens.bin [--window-tokens 2048] [--threads 1] [--tokens 200e6]
 //!
