@@ -63,7 +63,7 @@ check-learned: build
 
 # All tests, those that train included
 test *arguments: setup
-    cargo test --workspace --features tests/trainer "$@"
+    cargo test --workspace --features tests/trainer --no-fail-fast "$@"
 
 # The tests that need no libtorch: schemas, pipeline and their cross-crate tests
 test-core *arguments:

@@ -38,26 +38,30 @@ fn main() {
     for folder in [&include, &include.join("torch/csrc/api/include"), Path::new("shim/gloo")] {
         build.flag("-isystem").flag(folder);
     }
-    let mut sources = vec![
+    build.flag("-iquote").flag("shim");
+    let mut sources: Vec<String> = [
         "error",
         "attention",
         "autograd",
         "checkpoint",
         "fused",
         "group",
-        "levels",
+        "kernels/levels",
         "memory",
         "optimizer",
         "product",
         "random",
         "context",
         "ops",
-    ];
+    ]
+    .map(str::to_owned)
+    .into();
     if lib.join("libtorch_cuda.so").exists() {
-        sources.extend(["cuda_device", "cuda_graph", "cuda_group", "cuda_host", "cuda_stream"]);
+        let parts = ["device", "graph", "group", "host", "stream"];
+        sources.extend(parts.map(|part| format!("cuda/{part}")));
         link_cuda(&lib, &mut build);
     } else {
-        sources.push("cuda_absent");
+        sources.push("cuda/absent".to_owned());
     }
     build.files(sources.iter().map(|name| format!("shim/{name}.cpp")));
     build.objects(kernels()).compile("patchmill_shim");
@@ -88,7 +92,7 @@ fn link_cuda(lib: &Path, build: &mut cc::Build) {
     println!("cargo::rustc-link-lib=dylib:+verbatim=libcudart.so.13");
 }
 
-/// Name and flags of each instruction set level `shim/kernels.cpp` is compiled for.
+/// Name and flags of each instruction set level `shim/kernels/kernels.cpp` is compiled for.
 fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("x86_64") => &[
@@ -101,8 +105,8 @@ fn levels() -> &'static [(&'static str, &'static [&'static str])] {
     }
 }
 
-/// Objects of `shim/kernels.cpp`, one for each level. Each is in its own folder because all have
-/// the same name.
+/// Objects of `shim/kernels/kernels.cpp`, one for each level. Each is in its own folder because all
+/// have the same name.
 fn kernels() -> Vec<PathBuf> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let compile = |&(level, flags): &(&str, &[&str])| {
@@ -120,7 +124,7 @@ fn kernels() -> Vec<PathBuf> {
         if !flags.is_empty() {
             build.flag_if_supported("-mprefer-vector-width=512");
         }
-        build.out_dir(folder).file("shim/kernels.cpp").compile_intermediates()
+        build.out_dir(folder).file("shim/kernels/kernels.cpp").compile_intermediates()
     };
     levels().iter().flat_map(compile).collect()
 }

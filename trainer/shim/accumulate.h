@@ -1,7 +1,7 @@
 // Weight gradients in fp32 for factors of any dtype, added to the leaf's own gradient.
 #pragma once
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "product.h"
 
 #include <ATen/Functions.h>

@@ -3,7 +3,7 @@
 //
 // Shapes: b windows, t positions, h query heads, g key and value heads, e width of a head.
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>

@@ -3,7 +3,7 @@
 // Shapes: n rows, d width, v vocabulary, k targets per row, c rows of a chunk.
 #include "accumulate.h"
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "product.h"
 
 #include <ATen/Functions.h>

@@ -6,7 +6,7 @@
 // key and value heads, e width of a head, n = b * t.
 #include "accumulate.h"
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "product.h"
 
 #include <ATen/Functions.h>

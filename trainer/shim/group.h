@@ -1,5 +1,5 @@
-// Collectives of ranks. c10d's Gloo moves host tensors. GPU tensors go by NCCL: cuda_group.cpp
-// creates it, or cuda_absent.cpp refuses to.
+// Collectives of ranks. c10d's Gloo moves host tensors. GPU tensors go by NCCL:
+// cuda/group.cpp creates it, or cuda/absent.cpp refuses to.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>

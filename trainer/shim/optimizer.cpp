@@ -1,6 +1,6 @@
 // Functions tch lacks for an optimizer step that never waits for the device.
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>

@@ -3,9 +3,9 @@
 //! activation checkpointing. It calls only what stock libtorch exports. All FFI of the crate is in
 //! this module.
 //!
-//! GPU-only features (streams, events, graphs, memory statistics, pinned memory;
-//! `trainer/shim/cuda.h`) have one ABI in both flavours. In the CPU flavour each function fails and
-//! explains why, so the Rust code is the same.
+//! GPU-only features (streams, events, graphs, memory statistics, pinned memory) have one ABI in
+//! both flavours, `trainer/shim/cuda/cuda.h`. In the CPU flavour each function fails and explains
+//! why, so the Rust code is the same.
 //!
 //! The shim is compiled with `NDEBUG`, as libtorch was: without it some types have other members.
 //! It is compiled with OpenMP, because libtorch's loops over threads are templates, silently serial

@@ -219,7 +219,7 @@ const CASES: &[Case] = &[
     case("special", &[], "", &[], Ok([1000, 0])),
     case("special", &[], "", &["--no-bos"], Ok([0, 0])),
     case("special", &[], "", &["--eos"], Ok([1000, 1001])),
-    case("ordinary", &[], "", &[], Err(") is no special token")),
+    case("ordinary", &[], "", &[], Err(") is an ordinary entry, not a special token")),
     case("ordinary", &[], "", &["--no-bos"], Ok([0, 0])),
     // Qwen3's.
     case("special", &[], QWEN, &[], Ok([0, 0])),

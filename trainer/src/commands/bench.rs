@@ -149,12 +149,7 @@ fn measure(
     config.train.output = output.to_owned();
     let plan = file.plan_of(file.open_corpus(file.file.loader.io)?.manifest())?;
     let phase = measurable(&plan, index, args)?;
-    let steps = args.steps.min(phase.steps - args.warm_up_steps);
-    if steps < args.steps {
-        progress(&format!(
-            "notice: phases.{index} has {steps} steps after the warm-up: measuring these"
-        ));
-    }
+    let steps = measured_steps(&phase, index, args);
     let measured_from = phase.first_step + args.warm_up_steps;
     file.file.train.log_every_steps = interval_steps(steps, measured_from);
     let mut run = Run::prepare(&file, &Resume::Never, ProcessGroup::single())?;
@@ -256,6 +251,17 @@ fn measurable(plan: &Plan, index: usize, args: &BenchArgs) -> Result<Phase, NotM
         return Err(refuse(format!("has {} steps", phase.steps), wanted));
     }
     Ok(*phase)
+}
+
+/// The number of steps to measure: those asked for, or all there are after the warm-up.
+fn measured_steps(phase: &Phase, index: usize, args: &BenchArgs) -> u64 {
+    let steps = args.steps.min(phase.steps - args.warm_up_steps);
+    if steps < args.steps {
+        progress(&format!(
+            "notice: phases.{index} has {steps} steps after the warm-up: measuring these"
+        ));
+    }
+    steps
 }
 
 /// The times and rates in the run's metrics, from the intervals after the warm-up.

@@ -1,5 +1,5 @@
 //! GPU-only features: streams, events, graphs, memory statistics, pinned memory. The ABI is in
-//! shim/cuda.h.
+//! shim/cuda/cuda.h.
 //!
 //! **Invariant:** without a GPU, or in the CPU flavour of libtorch, every function here returns an
 //! error with the reason.
@@ -45,7 +45,7 @@ struct PmCudaMemory {
 }
 
 #[expect(unsafe_code, reason = "libtorch's C++ is reachable in no other way")]
-// SAFETY: the signatures match shim/cuda.h.
+// SAFETY: the signatures match shim/cuda/cuda.h.
 unsafe extern "C" {
     fn pm_cuda_built() -> c_int;
     fn pm_cuda_properties(device: c_int, properties: *mut PmCudaProperties) -> c_int;

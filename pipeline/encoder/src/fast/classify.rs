@@ -416,18 +416,9 @@ impl ByteModel {
         }
         let pre_tokenizer = ByteLevel::of_definition(definition.pre_tokenizer.as_ref()?);
         let pre_tokenizer = pre_tokenizer.map_err(|reason| why.push(reason)).ok();
-        let mut byte_ids = Box::new([0; 256]);
-        let mut byte_of_char = HashMap::new();
-        for byte in 0..=255 {
-            let symbol = char_of_byte(byte);
-            byte_of_char.insert(symbol, byte);
-            match model.vocab.get(symbol.encode_utf8(&mut [0; 4]) as &str) {
-                Some(&id) => byte_ids[usize::from(byte)] = id,
-                // No text in UTF-8 has one of these.
-                None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
-                None => why.push(format!("its vocabulary does not have the byte {byte:#04x}")),
-            }
-        }
+        let byte_ids = byte_ids(model, why);
+        let byte_of_char: HashMap<char, u8> =
+            (0..=255).map(|byte| (char_of_byte(byte), byte)).collect();
         let vocabulary = vocabulary(model, why)?;
         let list = vocabulary.merges.iter().map(|&(_, _, [left, right, id])| (left, right, id));
         let list: Vec<_> = list.collect();
@@ -477,4 +468,19 @@ impl ByteModel {
             known,
         })
     }
+}
+
+/// The ids of single bytes.
+fn byte_ids(model: &Bpe, why: &mut Vec<String>) -> Box<[u32; 256]> {
+    let mut ids = Box::new([0; 256]);
+    for byte in 0..=255 {
+        let symbol = char_of_byte(byte);
+        match model.vocab.get(symbol.encode_utf8(&mut [0; 4]) as &str) {
+            Some(&id) => ids[usize::from(byte)] = id,
+            // No text in UTF-8 has one of these.
+            None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
+            None => why.push(format!("its vocabulary does not have the byte {byte:#04x}")),
+        }
+    }
+    ids
 }

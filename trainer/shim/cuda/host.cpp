@@ -1,5 +1,5 @@
 // Host memory a GPU copies from by itself.
-#include "cuda_handles.h"
+#include "handles.h"
 #include "error.h"
 
 #include <c10/cuda/CUDAException.h>

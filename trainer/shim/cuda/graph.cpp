@@ -1,5 +1,5 @@
 // CUDA graphs: work captured once and replayed by one launch.
-#include "cuda_handles.h"
+#include "handles.h"
 #include "error.h"
 
 extern "C" {

@@ -21,9 +21,9 @@ namespace patchmill {
 namespace PATCHMILL_LEVEL {
 namespace {
 
-#include "kernel_math.h"
+#include "math.h"
 
-#include "kernel_attention.h"
+#include "attention.h"
 
 template <class T>
 void add_rms_norm(const T* x, const T* delta, const float* gain, T* sum, T* y, float* rstd,

@@ -1,5 +1,5 @@
 // Causal attention of kernels.h. Included within the anonymous namespace of a level of the
-// instruction set, after kernel_math.h.
+// instruction set, after math.h.
 //
 // Causal attention on a CPU is ours as well. libtorch's multiplies through MKL, which knows no bf16
 // and not every maker's AVX-512, and copies heads apart and together again. Ours reads the rows

@@ -1,6 +1,6 @@
-// The ABI of GPU-only features. It is defined either by all of cuda_*.cpp, or by cuda_absent.cpp,
-// whose functions fail with a reason: so the Rust code is the same. build.rs decides which by the
-// contents of libtorch's folder.
+// The ABI of GPU-only features. It is defined either by all other sources of this folder, or by
+// absent.cpp, whose functions fail with a reason: so the Rust code is the same. build.rs decides
+// which by the contents of libtorch's folder.
 //
 // As everywhere in the shim, 0 is success, and -1 is failure with its text in `pm_last_error`;
 // out-parameters are written on success alone. Each handle is made by the function that writes it

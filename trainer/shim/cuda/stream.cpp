@@ -1,5 +1,5 @@
 // Streams and events of a GPU.
-#include "cuda_handles.h"
+#include "handles.h"
 #include "error.h"
 
 extern "C" {
