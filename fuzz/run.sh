@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Builds a fuzz target with libFuzzer's instrumentation on stable Rust and runs it: run.sh TARGET
-# [SECONDS] [OPTION...]. What it finds is kept below $CARGO_TARGET_DIR/fuzz-corpus; the seeds are in
-# fuzz/seeds/TARGET.
+# Builds a fuzz target with libFuzzer's instrumentation on stable Rust and runs it:
+#
+#   run.sh TARGET [SECONDS] [OPTION...]
+#
+# Findings are kept below $CARGO_TARGET_DIR/fuzz; the seeds are in fuzz/seeds/TARGET.
 set -euo pipefail
 cd "$(dirname "$0")"
 target=$1 seconds=${2:-60}

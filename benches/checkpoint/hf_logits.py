@@ -27,10 +27,10 @@ def main(model_dir: str, ours_path: str) -> int:
         theirs = model.eval()(input_ids=ours["input_ids"], use_cache=False).logits.float()
     difference = (theirs - ours["logits"]).abs().max().item()
     print(
-        f"{model_dir}: {type(model).__name__}, {sum(p.numel() for p in model.parameters())} "
-        "parameters, "
-        f"logits {list(theirs.shape)} in [{theirs.min():.3f}, {theirs.max():.3f}], largest "
-        f"difference {difference:.2e}"
+        f"{model_dir}: {type(model).__name__}, "
+        f"{sum(p.numel() for p in model.parameters())} parameters, "
+        f"logits {list(theirs.shape)} in [{theirs.min():.3f}, {theirs.max():.3f}], "
+        f"largest difference {difference:.2e}"
     )
     return 0 if difference <= TOLERANCE else 1
 

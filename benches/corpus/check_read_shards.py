@@ -154,9 +154,8 @@ def check_reader(patchmill, folder):
     documents = check_documents(patchmill, corpus, mapped)
     check_torch(shard_ids)
     print(
-        f"the reader of docs/shards.md is right: {len(mapped)} shards, {tokens[0]} ids in file "
-        "order "
-        f"and {tokens[1]} in the order of a plan, {documents} documents"
+        f"the reader of docs/shards.md is right: {len(mapped)} shards, {tokens[0]} ids in "
+        f"file order and {tokens[1]} in the order of a plan, {documents} documents"
     )
 
 

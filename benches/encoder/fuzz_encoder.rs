@@ -62,7 +62,7 @@ const SHORT: Kind = Kind { name: "short", bytes_max: 128 };
 const LONG: Kind = Kind { name: "long", bytes_max: 64 << 10 };
 
 fn input(material: &Material, seed: u64, kind: Kind, index: u64) -> Text {
-    // Long ones are no continuations of short ones.
+    // Long inputs do not continue short ones.
     let (text, way) = material.input(seed ^ (kind.bytes_max as u64) << 32, index, kind.bytes_max);
     Text { name: format!("seed {seed}, {}:{index} ({way})", kind.name), text }
 }

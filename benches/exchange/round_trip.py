@@ -38,7 +38,7 @@ PEERS = {
 
 
 class Checks:
-    """What was compared; a difference is printed at once and makes the run fail in the end."""
+    """The comparisons made; a difference is printed at once and makes the run fail in the end."""
 
     def __init__(self):
         self.count = 0
@@ -251,7 +251,7 @@ class Bench:
         self.checks.equal(f"{label}, ids by memmap", data, ids)
 
     def foreign(self, name, manifest, ids, ends, tokenizer, around):
-        """What the peers write themselves."""
+        """Files the peers write themselves."""
         documents = numpy.split(ids, ends[:-1])
         dtype = numpy.uint16 if manifest["token_bytes"] == 2 else numpy.uint32
         expected = self.digest(self.work / name)

@@ -350,7 +350,7 @@ def refused(corpus, disk, out, process):
     if process.returncode < 0:
         raise Failed(f"died of signal {-process.returncode} on a full disk: {error[-500:]}")
     if "space" not in error.lower() and "free" not in error.lower():
-        raise Failed(f"the message says nothing about space: {error[-500:]}")
+        raise Failed(f"the message does not mention space: {error[-500:]}")
     if os.path.exists(os.path.join(out, "manifest.json")):
         raise Failed("a manifest was written on a full disk")
     for name in shards(out)[0] if os.path.isdir(out) else ():
@@ -401,7 +401,7 @@ def disk_full(corpus):
             disk.unmount()
         print(f"disk full: {dict(counts)}, equal after resuming", flush=True)
     for message in sorted(messages):
-        print(f"  said: {message}")
+        print(f"  message: {message}")
     return {"faults": dict(counts), **redone.summary()}
 
 

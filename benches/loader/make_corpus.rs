@@ -4,7 +4,7 @@
 //!     make_corpus random WORK --tokens 400e6   WORK/corpus, WORK/tokens.bin, WORK/ends.bin
 //!     make_corpus sparse DIR                   720 GB in 1,000 shards, 1.9 GB of them on the disk
 //!
-//! Prints one JSON object. What is there already is an error.
+//! Prints one JSON object. Files already there are an error.
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 

@@ -1,5 +1,5 @@
-"""What an epoch's plan costs the peers: time, memory and disk, from their own code at sizes that
-fit, projected to larger ones.
+"""The cost of an epoch's plan for the peers: time, memory and disk, from their own code at sizes
+that fit, projected to larger ones.
 
     cost_of_peers.py [--tokens 10e9,20e9] [--project 360e9,15e12]
 

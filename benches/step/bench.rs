@@ -1,4 +1,4 @@
-//! The training step, token level and patch level, by compute kind: `just bench step`.
+//! The training step, token level and patch level, by dtype: `just bench step`.
 //!
 //! Estimate for 2 cores of a Zen 4 server at 142 GFLOP/s fp32 and 353 bf16 (2048³ products): a step
 //! of 2,048 units costs 6 · 5.79 M parameters that are multiplied · 2,048 + attention ≈ 75 GFLOP,

@@ -1,5 +1,5 @@
-"""Does bf16 track fp32? Trains the fixtures' model for 200 steps in both kinds and compares the
-losses step by step.
+"""Does bf16 track fp32? Trains the fixtures' model for 200 steps in both dtypes and compares
+the losses step by step.
 
     bf16_fp32.py --train target/release/patchmill-train --work WORK
                  [--run fixtures/pretrain.toml] [--limit 1e-2] [--set KEY=VALUE]...
@@ -12,7 +12,7 @@ rounding alone, so these are what two runs that are equally right differ by. Pri
 the largest and the mean difference of the training loss, that of the mean losses, and the
 validation losses. Exits with 1 if bf16's training loss of any step differs by more than --limit at
 either rate. --peer, a Python with torch and transformers, trains the same model from the same
-weights on the same windows in both kinds as well (bf16_peer.py): what bf16 costs PyTorch there.
+weights on the same windows in both dtypes as well (bf16_peer.py): the cost of bf16 for PyTorch.
 """
 
 import argparse
@@ -133,7 +133,9 @@ def main():
         help="for all runs, such as train.init_seed=2",
     )
     parser.add_argument("--windows", type=int, default=8, help="of a smaller micro-batch")
-    parser.add_argument("--peer", metavar="PYTHON", help="trains in both kinds on PyTorch as well")
+    parser.add_argument(
+        "--peer", metavar="PYTHON", help="trains in both dtypes on PyTorch as well"
+    )
     parser.add_argument(
         "--patchmill", help="the program patchmill, which --peer takes the windows from"
     )
@@ -153,7 +155,7 @@ def main():
 
 
 def compare_kinds(arguments, title, settings):
-    """Prints how far the kinds are apart in runs with `settings`; whether bf16 stays within the
+    """Prints how far the dtypes are apart in runs with `settings`; whether bf16 stays within the
     limit."""
     print(f"== {title}")
     smaller = f"train.micro_batch_windows={arguments.windows}"

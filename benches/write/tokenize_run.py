@@ -32,5 +32,5 @@ def command(args, out, inputs):
 
 
 def report(output):
-    """What the command printed for machines."""
+    """The JSON report the command printed."""
     return json.loads(output.strip().splitlines()[-1])

@@ -17,8 +17,8 @@ SEED = 1
 
 
 class Job:
-    """What to read: a folder with tokens.bin and ends.bin, the window, the processes, a folder for
-    caches."""
+    """Input of a peer: a folder with tokens.bin and ends.bin, the window, the processes, a folder
+    for caches."""
 
     def __init__(self, folder, window_tokens, workers, cache):
         self.folder, self.window_tokens, self.workers, self.cache = (
@@ -220,7 +220,7 @@ def megatron_dataset(prefix, window_tokens, samples, cache, seed=SEED):
 
 
 class Megatron(Peer):
-    reads = "once, but for the rest behind the last whole window and one token"
+    reads = "once, but for the rest after the last whole window and one token"
 
     @staticmethod
     def convert(job):
@@ -306,7 +306,7 @@ class Mosaic(Peer):
 
 
 class Litdata(Peer):
-    reads = "once, but for the rest behind the last whole window of each chunk"
+    reads = "once, but for the rest after the last whole window of each chunk"
     has_state = True
 
     @staticmethod

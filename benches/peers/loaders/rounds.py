@@ -175,8 +175,8 @@ def start_peers(args):
 
 
 def check_peers(args, servers, folder, left_out):
-    """Each peer reads the small corpus once, and is resumed in it; what is wrong is said, what
-    fails is left out."""
+    """Each peer reads the small corpus once, and is resumed in it; wrong answers are reported,
+    peers that fail are left out."""
     checks = {}
     for server in list(servers):
         try:
@@ -340,7 +340,7 @@ def report(args, made, results, checks, left_out, versions):
     ]
     per_cpu = [f"per CPU s, {window}" for window in windows]
     text.append(
-        "**What memory allows**, M tokens/s\n\n" + table(["mode", *windows, *per_cpu], rows)
+        "**The limit of memory**, M tokens/s\n\n" + table(["mode", *windows, *per_cpu], rows)
     )
     rows = [
         [
@@ -377,7 +377,7 @@ def report(args, made, results, checks, left_out, versions):
         )
     )
     text.append(
-        "**What one pass reads** (small corpus)\n\n"
+        "**Tokens one pass reads** (small corpus)\n\n"
         + table(
             ["loader", "version", "found"],
             [["patchmill", "", "each token once, checked in every run above"]]

@@ -17,8 +17,8 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 WINDOWS, UNITS = 8, 256
-# Vocabulary, kind, K, whether the peer compiles, and how many times its tokens per second are asked
-# for.
+# Vocabulary, dtype, K, whether the peer compiles, and how many times its tokens per second are
+# asked for.
 CASES = [
     (32000, "bf16", 4, False, 2.2),
     (32000, "bf16", 1, False, 1.6),
@@ -67,7 +67,7 @@ def arguments():
     parser.add_argument(
         "--ladder",
         default="bf16",
-        help="kinds of the run that compares K with 1: bf16, fp32 or bf16,fp32",
+        help="dtypes of the run that compares K with 1: bf16, fp32 or bf16,fp32",
     )
     parser.add_argument("--ladder-rounds", type=int, default=5)
     parser.add_argument(
@@ -141,7 +141,7 @@ def ours(args, run_file, phase_index, steps, warm_up_steps):
 
 
 def planned_bytes(args, run_file):
-    """What `plan-memory` says that the process takes at its peak."""
+    """The peak of the process that `plan-memory` predicts."""
     report = run(
         [os.path.join(args.release, "patchmill-train"), "plan-memory", *run_file, "--json"],
         args.threads,
@@ -297,17 +297,14 @@ def main():
         "data wait, %",
     ]
     text = [
-        f"{args.rounds} interleaved rounds of {args.steps} steps behind {args.warm_up_steps} of "
-        f"warm-up, {args.threads} threads: median "
-        "(range) over the rounds of the medians of each; ratios within a round. Memory is the peak "
-        "less what was resident before "
-        "a model was made (program and libraries); planned is what plan-memory says of the whole "
-        "process.",
+        f"{args.rounds} interleaved rounds of {args.steps} steps after {args.warm_up_steps} of "
+        f"warm-up, {args.threads} threads: median (range) over the rounds of the medians of each; "
+        "ratios within a round. Memory is the peak less what was resident before a model was made "
+        "(program and libraries); planned is what plan-memory predicts for the whole process.",
         table(head, [case_row(results[case], case) for case in CASES]),
         f"{args.ladder_rounds} rounds of pairs, K and 1 in turn: steps of {LADDER_STEP_TOKENS:,} "
-        f"tokens in micro-batches of {WINDOWS} "
-        f"windows, phases of one run file, {args.ladder_steps} steps of K = 1 and K times as many "
-        "of K:",
+        f"tokens in micro-batches of {WINDOWS} windows, phases of one run file, "
+        f"{args.ladder_steps} steps of K = 1 and K times as many of K:",
         table(
             ["case", "tokens/s", "of K = 1", "ratio / K"],
             [ladder_row(pairs, *key) for key, pairs in ladder.items()],
