@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -30,6 +31,45 @@ float* elements(const Tensor& tensor, int64_t count) {
               "expected ", count, " fp32 in a row, found ", tensor.sizes(), " of ",
               tensor.scalar_type());
   return tensor.data_ptr<float>();
+}
+
+// Elements whose squares are summed as one block.
+constexpr int64_t BLOCK = 1 << 16;
+
+// Sum of squares in fp64, in an order that depends on `count` alone.
+double square_sum(const float* x, int64_t count) {
+  constexpr int LANES = 8;
+  double sums[LANES] = {};
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      const double value = x[i + lane];
+      sums[lane] += value * value;
+    }
+  }
+  for (; i < count; ++i) {
+    sums[0] += double(x[i]) * x[i];
+  }
+  double sum = 0;
+  for (const double lane : sums) {
+    sum += lane;
+  }
+  return sum;
+}
+
+// L2 norm of fp32 elements on the CPU; threads take whole blocks, whose sums are added in order.
+double norm(const float* x, int64_t count) {
+  std::vector<double> sums((count + BLOCK - 1) / BLOCK);
+  at::parallel_for(0, int64_t(sums.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      sums[block] = square_sum(x + block * BLOCK, std::min(BLOCK, count - block * BLOCK));
+    }
+  });
+  double sum = 0;
+  for (const double block : sums) {
+    sum += block;
+  }
+  return std::sqrt(sum);
 }
 
 }  // namespace
@@ -76,13 +116,18 @@ int pm_adamw(Tensor* param, Tensor* grad, Tensor* exp_avg, Tensor* exp_avg_sq, T
   });
 }
 
-// norm_out = L2 norm of the flat tensor, computed as the norm of the norms of its parts: an fp32
-// sum over a billion squares would lose digits.
+// norm_out = L2 norm of the flat fp32 tensor, summed in fp64; fp32, []. Its bits do not depend on
+// the number of threads. On a GPU it is the norm of the norms of parts, which bounds the memory.
 int pm_norm(const Tensor* flat, int64_t part_elements, Tensor** norm_out) {
   return patchmill::guard([&] {
     at::NoGradGuard no_grad;
-    const auto parts = flat->split(part_elements);
-    *norm_out = new Tensor(at::linalg_vector_norm(at::stack(at::_foreach_norm(parts, 2))));
+    if (flat->is_cpu()) {
+      const double found = norm(elements(*flat, flat->numel()), flat->numel());
+      *norm_out = new Tensor(at::scalar_tensor(found, flat->options()));
+      return;
+    }
+    const auto norms = at::_foreach_norm(flat->split(part_elements), 2, at::kDouble);
+    *norm_out = new Tensor(at::linalg_vector_norm(at::stack(norms)).to(at::kFloat));
   });
 }
 

@@ -379,8 +379,8 @@ pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<(), ShimError> {
     check(status, "set gradient")
 }
 
-/// L2 norm of a flat tensor, as the norm of the norms of parts of `part_elements`; `[]`, on the
-/// tensor's device.
+/// L2 norm of a flat fp32 tensor, summed in fp64; fp32, `[]`, on the tensor's device. Its bits do
+/// not depend on the number of threads. A GPU sums parts of `part_elements`.
 pub fn norm(flat: &Tensor, part_elements: i64) -> Result<Tensor, ShimError> {
     let mut norm = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "see the extern block")]

@@ -8,7 +8,7 @@ use trainer::checkpoint::weights;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
 use trainer::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
-use trainer::step::adamw::AdamW;
+use trainer::step::adamw::{self, AdamW};
 use trainer::step::loss_guard::LossGuard;
 use trainer::step::{StepOutput, UnreadSteps, train_step};
 
@@ -337,6 +337,26 @@ fn an_update_is_adamw_of_the_clipped_gradient() {
                 assert_close("state", &found.to_kind(Kind::Double), expected, 1e-6);
             }
         }
+    }
+}
+
+/// The sum of squares is exact to the rounding of its fp32 result, for sizes around those of blocks
+/// and for values of unlike magnitude.
+#[test]
+fn a_norm_is_that_of_fp64_on_any_number_of_threads() {
+    for size in [1, 7, 65_535, 65_536, 700_001] {
+        let mut values = Tensor::empty([size], (Kind::Float, Device::Cpu));
+        shim::fill_normal(&mut values, 1e-3, 9).unwrap();
+        let _ = values.narrow(0, 0, size.min(5)).fill_(3.0);
+        let expected = values.to_kind(Kind::Double).square().sum(Kind::Double).sqrt();
+        let expected = expected.double_value(&[]);
+        let found = [1, 2, 3].map(|threads| {
+            tch::set_num_threads(threads);
+            adamw::norm(&values).unwrap().double_value(&[])
+        });
+        tch::set_num_threads(1);
+        assert!((found[0] / expected - 1.0).abs() < 1e-7, "{size}: {found:?}, {expected}");
+        assert!(found.iter().all(|norm| norm.to_bits() == found[0].to_bits()), "{found:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::params::Parameters;
 use crate::shim::{self, AdamWNumbers, AdamWOperands, ShimError};
 use crate::step::loss_guard::LossGuard;
 
-/// Elements of the gradient whose norm is summed in fp32 at once.
+/// Elements of the gradient whose squares a GPU sums at once.
 const NORM_PART_ELEMENTS: i64 = 1 << 20;
 /// Added to the norm before the division, as in torch's `clip_grad_norm_`.
 const CLIP_EPS: f64 = 1e-6;
@@ -193,7 +193,7 @@ impl AdamW {
     }
 }
 
-/// L2 norm of flat storage, `[]`, on its device.
+/// L2 norm of flat storage, `[]`, on its device; exact to the rounding of fp32.
 pub fn norm(flat: &Tensor) -> Result<Tensor, ShimError> {
     shim::norm(flat, NORM_PART_ELEMENTS)
 }
