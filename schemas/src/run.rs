@@ -380,7 +380,11 @@ pub fn json_schema() -> String {
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
-/// Lays one `path.to.key=value` over `root`. The value is TOML if it parses as TOML, else a string.
+/// Keys whose values are text, so `train.output=100` names a folder.
+const TEXT_KEYS: [&str; 4] = ["data.corpus", "data.validation", "train.init_from", "train.output"];
+
+/// Lays one `path.to.key=value` over `root`. The value is TOML if it parses as TOML and the key is
+/// not one of text, else a string.
 fn set(root: &mut toml::Value, found: &str) -> Result<(), RunFileError> {
     let bad = || RunFileError::Override { found: found.to_owned() };
     let (path, text) = found.split_once('=').ok_or_else(bad)?;
@@ -400,8 +404,20 @@ fn set(root: &mut toml::Value, found: &str) -> Result<(), RunFileError> {
         }
         .ok_or_else(|| missing(key))?;
     }
-    let table = place.as_table_mut().ok_or_else(|| missing(last))?;
-    table.insert((*last).to_owned(), override_value(text.trim()));
+    let value = match override_value(text.trim()) {
+        value if value.is_str() || !TEXT_KEYS.contains(&path.trim()) => value,
+        _ => toml::Value::String(text.trim().to_owned()),
+    };
+    match place {
+        toml::Value::Table(table) => {
+            table.insert((*last).to_owned(), value);
+        }
+        toml::Value::Array(list) => {
+            let at = last.parse::<usize>().ok().and_then(|at| list.get_mut(at));
+            *at.ok_or_else(|| missing(last))? = value;
+        }
+        _ => return Err(missing(last)),
+    }
     Ok(())
 }
 
@@ -425,4 +441,31 @@ fn suggest(message: &str) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| format!("\ndid you mean `{name}`?"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_text_are_those_of_the_schema() {
+        let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
+        let is_text = |property: &serde_json::Value| {
+            let kind = &property["type"];
+            kind == "string"
+                || kind.as_array().is_some_and(|kinds| kinds.contains(&"string".into()))
+        };
+        let mut found = Vec::new();
+        for (section, property) in schema["properties"].as_object().unwrap() {
+            let Some(path) = property["$ref"].as_str() else { continue };
+            let properties = schema.pointer(&format!("{}/properties", &path[1..])).unwrap();
+            for (key, property) in properties.as_object().unwrap() {
+                if is_text(property) && property["enum"].is_null() {
+                    found.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        found.sort();
+        assert_eq!(found, TEXT_KEYS);
+    }
 }

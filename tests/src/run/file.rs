@@ -114,6 +114,18 @@ fn overrides_are_laid_over_the_file() {
 }
 
 #[test]
+fn overrides_reach_into_lists_and_text_is_never_a_number() {
+    let run = load(RUN_FILE, &["optimizer.betas.1=0.99", "train.output=100"]).unwrap();
+    assert_eq!(run.file.optimizer.betas[1], 0.99);
+    assert_eq!((run.file.train.output.as_str(), run.output_dir().ends_with("100")), ("100", true));
+    let run = load(RUN_FILE, &["train.output=\"7\"", "data.corpus=true"]).unwrap();
+    assert_eq!((run.file.train.output.as_str(), run.file.data.corpus.as_str()), ("7", "true"));
+    check_refused(RUN_FILE, &["optimizer.betas.2=0.9"], &["there is no \"2\" in the run file"]);
+    check_refused(RUN_FILE, &["optimizer.betas.x=0.9"], &["there is no \"x\" in the run file"]);
+    check_refused(RUN_FILE, &["optimizer.betas.0.1=0.9"], &["there is no \"1\" in the run file"]);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     let text = RUN_FILE.replace("seed = 1\nshuffle", "sed = 1\nshuffle");
     check_refused(
