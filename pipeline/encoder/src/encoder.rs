@@ -238,8 +238,22 @@ impl Encoder {
         self.decode(ids)
     }
 
-    /// The text of any ids; special tokens are written out.
+    /// The text of any ids; special tokens are written out. Ids of no token, such as those that pad
+    /// a model's vocabulary, become `<id 50303>`.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
+        let is_token = |id: &u32| self.tokenizer.id_to_token(*id).is_some();
+        let mut text = String::new();
+        for run in ids.chunk_by(|a, b| is_token(a) == is_token(b)) {
+            if run.first().is_some_and(is_token) {
+                text += &self.decode_tokens(run)?;
+            } else {
+                run.iter().for_each(|id| text += &format!("<id {id}>"));
+            }
+        }
+        Ok(text)
+    }
+
+    fn decode_tokens(&self, ids: &[u32]) -> Result<String, TokenizeError> {
         catch_unwind(AssertUnwindSafe(|| self.tokenizer.decode(ids, false)))
             .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
             .map_err(|err| TokenizeError::Encode { reason: err.to_string() })

@@ -461,3 +461,17 @@ proptest! {
         check(&json, &texts, false);
     }
 }
+
+/// A model's vocabulary may be larger than its tokenizer's; no id vanishes from a text.
+#[test]
+fn ids_beyond_the_tokenizer_are_written_as_numbers() {
+    let policy = Policy { bos: false, eos: false, special_tokens: SpecialTokens::Text };
+    let encoder = Encoder::load(&fixtures().join("tokenizer"), policy).unwrap();
+    let mut ids = Vec::new();
+    encoder.encode("one two", &mut ids).unwrap();
+    let beyond = u32::try_from(encoder.vocab_size()).unwrap() + 7;
+    let text = encoder.decode(&[&[beyond], &ids[..], &[beyond, beyond + 1]].concat()).unwrap();
+    let (first, second) = (format!("<id {beyond}>"), format!("<id {}>", beyond + 1));
+    assert_eq!(text, format!("{first}one two{first}{second}"));
+    assert_eq!(encoder.decode(&ids).unwrap(), "one two");
+}
