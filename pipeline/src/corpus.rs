@@ -28,6 +28,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use schemas::build::NEXT_FOLDER;
 use schemas::manifest::{self, Manifest};
 use schemas::run::ReadBackend;
 use schemas::shard::{HEADER_BYTES, ShardFooter, ShardHeader};
@@ -35,8 +36,10 @@ use schemas::shard::{HEADER_BYTES, ShardFooter, ShardHeader};
 use crate::corpus::prefetch::Upcoming;
 use crate::corpus::sets::{SetStream, set_streams};
 pub use crate::corpus::widen::OutId;
+use crate::disk::atomic::hash_file;
 use crate::disk::limits::raise_open_files_limit;
 use crate::disk::source::read_file;
+use encoder::TOKENIZER_FILE;
 
 pub use error::CorpusError;
 use shard::OpenShard;
@@ -392,11 +395,34 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CorpusError> {
     }) {
         Ok(text) => text,
         Err(source) if source.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
-            return Err(CorpusError::NoManifest { dir: dir.to_owned() });
+            let dir = dir.to_owned();
+            let is_interrupted = dir.join(NEXT_FOLDER).join(manifest::FILE_NAME).exists();
+            return Err(match is_interrupted {
+                true => CorpusError::Interrupted { dir },
+                false => CorpusError::NoManifest { dir },
+            });
         }
         Err(source) => return Err(CorpusError::Io { action: "read", path, source }),
     };
     Manifest::parse(&text).map_err(|source| CorpusError::Manifest { path, source })
+}
+
+/// Checks that the corpus has the tokenizer of its ids, byte for byte.
+pub fn check_tokenizer(dir: &Path, manifest: &Manifest) -> Result<(), CorpusError> {
+    let record = &manifest.tokenizer;
+    let listed = record.files.iter().find(|file| file.path.ends_with(TOKENIZER_FILE));
+    let path = dir.join(listed.map_or(manifest::FILE_NAME, |file| &file.path));
+    let what = match listed {
+        None => format!("lists no {TOKENIZER_FILE}"),
+        Some(_) => match hash_file(&path) {
+            Ok((_, hash)) if hash.to_hex().as_str() == record.fingerprint => return Ok(()),
+            Ok((_, hash)) => {
+                format!("has BLAKE3 {}; the manifest says {}", hash.to_hex(), record.fingerprint)
+            }
+            Err(err) => format!("cannot be read ({})", err.source),
+        },
+    };
+    Err(CorpusError::Tokenizer { path, what })
 }
 
 /// Checks the lengths; one error lists all shards missing or of another length.

@@ -3,7 +3,7 @@
 //! **Invariant:** a file has its final name only when it is complete.
 
 pub mod atomic;
-pub(crate) mod failpoint;
+pub mod failpoint;
 pub(crate) mod limits;
 pub mod lost_pages;
 pub mod source;

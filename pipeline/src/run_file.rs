@@ -12,6 +12,7 @@ use schemas::run::{Carry, PhaseConfig, ReadBackend, RunFile, RunFileError};
 
 use crate::corpus::sets::{MixedSeries, set_streams};
 use crate::corpus::{Corpus, CorpusError};
+use crate::disk::source::url_scheme;
 use plan::{PhaseSpec, Plan, PlanError, PlanSpec, SetSpec};
 
 /// A run file and the folder its paths are relative to.
@@ -40,6 +41,22 @@ pub enum RunError {
         path: PathBuf,
         /// Why.
         source: RunFileError,
+    },
+    /// A path that is an URL.
+    #[error(
+        "run file {}: {key} is {found:?}: {scheme}:// is not supported; expected a path on this \
+         machine or on a mounted file system",
+        path.display()
+    )]
+    Url {
+        /// The run file.
+        path: PathBuf,
+        /// Section and key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// The URL's scheme.
+        scheme: String,
     },
     /// The file's numbers give no plan.
     #[error(transparent)]
@@ -147,6 +164,7 @@ impl Run {
         let file = schemas::run::parse(&text, overrides)
             .map_err(|source| RunError::File { path: path.to_owned(), source })?;
         check_values(&file)?;
+        check_paths(path, &file)?;
         Ok(Run { file, dir: path.parent().unwrap_or(Path::new("")).to_owned() })
     }
 
@@ -281,6 +299,23 @@ pub fn check_same_tokenizer(train: &Manifest, validation: &Manifest) -> Result<(
         return Ok(());
     }
     Err(RunError::Tokenizers { train: train.clone(), validation: validation.clone() })
+}
+
+/// Refuses URLs, which would otherwise name local folders.
+fn check_paths(run_file: &Path, file: &RunFile) -> Result<(), RunError> {
+    let paths = [
+        ("data.corpus", Some(&file.data.corpus)),
+        ("data.validation", file.data.validation.as_ref()),
+        ("train.init_from", file.train.init_from.as_ref()),
+        ("train.output", Some(&file.train.output)),
+    ];
+    for (key, found) in paths.into_iter().filter_map(|(key, found)| Some((key, found?))) {
+        if let Some(scheme) = url_scheme(Path::new(found)) {
+            let (path, found, scheme) = (run_file.to_owned(), found.clone(), scheme.to_owned());
+            return Err(RunError::Url { path, key, found, scheme });
+        }
+    }
+    Ok(())
 }
 
 /// Checks for values that are legal for their type but make no sense. Those of the plan and the

@@ -17,6 +17,8 @@ use crate::selection::Selection;
 
 /// Name of the [`BuildRecord`], present from the first write until the manifest is in place.
 pub const BUILD_FILE: &str = "build.json";
+/// Name of the folder, inside a finished corpus, in which its replacement is written.
+pub const NEXT_FOLDER: &str = ".next";
 /// The value of [`BuildRecord::format`].
 pub const BUILD_FORMAT: &str = "patchmill-build";
 /// Name of the list of skipped documents, one [`SkippedDocument`] a line.
@@ -34,6 +36,19 @@ pub struct BuildRecord {
     pub options: BuildOptions,
     /// All inputs, in corpus order.
     pub inputs: Vec<BuildInput>,
+    /// The copies of the tokenizer's files; absent in records of earlier builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokenizer_files: Vec<FileRecord>,
+}
+
+impl BuildRecord {
+    /// Whether a run of this record may continue the work begun by another: same options, same
+    /// tokenizer's files.
+    pub fn continues(&self, begun: &BuildRecord) -> bool {
+        let has_same_tokenizer =
+            begun.tokenizer_files.is_empty() || begun.tokenizer_files == self.tokenizer_files;
+        self.options == begun.options && has_same_tokenizer
+    }
 }
 
 /// An input of an unfinished corpus.

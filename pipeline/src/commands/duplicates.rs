@@ -22,6 +22,7 @@ use schemas::manifest::{Manifest, Series, SetTotals};
 use schemas::selection::SelectionPart;
 use serde_json::json;
 
+use crate::commands::values::local_path;
 use crate::console::numbers::parse_positive_count;
 use crate::console::printable;
 use crate::console::progress::notice;
@@ -34,9 +35,10 @@ use crate::disk::atomic::AtomicFile;
 #[derive(clap::Args, Clone, Debug)]
 pub struct DuplicatesArgs {
     /// A corpus.
+    #[arg(value_parser = local_path())]
     pub corpus: PathBuf,
     /// The list to write, for `patchmill tokenize --drop-list`.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub out: PathBuf,
     /// Memory for comparing, in bytes, such as 4e9. Less of it takes more passes over the index.
     #[arg(long, default_value = "1e9", value_parser = parse_positive_count)]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use schemas::shard::TokenBytes;
 use serde_json::json;
 
+use crate::commands::values::local_path;
 use crate::console::stop::StopFlag;
 use crate::exchange::export::spec::ExportSpec;
 use crate::exchange::export::target::Target;
@@ -18,18 +19,19 @@ use crate::exchange::formats::megatron;
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExportArgs {
     /// The corpus.
+    #[arg(value_parser = local_path())]
     pub corpus: PathBuf,
     /// The project whose files to write.
     #[arg(long, value_enum)]
     pub to: Target,
     /// Destination: for megatron a prefix, for DEST.bin and DEST.idx; else a folder.
-    #[arg(long, value_name = "DEST")]
+    #[arg(long, value_name = "DEST", value_parser = local_path())]
     pub out: PathBuf,
     /// For olmo and datatrove: write one file per shard in place of one for all.
     #[arg(long)]
     pub file_per_shard: bool,
     /// For nanogpt: the corpus of val.bin; when absent, the hold-out of CORPUS, if it has one.
-    #[arg(long, value_name = "CORPUS")]
+    #[arg(long, value_name = "CORPUS", value_parser = local_path())]
     pub val: Option<PathBuf>,
     /// Replace the files of an existing export; for nanogpt, also remove a val.bin that is not
     /// replaced.

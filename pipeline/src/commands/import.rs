@@ -10,7 +10,7 @@ use schemas::shard::TokenBytes;
 use serde_json::json;
 
 use crate::commands::tokenize::report::write_totals;
-use crate::commands::values::Specials;
+use crate::commands::values::{Specials, local_path};
 use crate::console::stop::StopFlag;
 use crate::console::usage::UsageError;
 use crate::exchange::import::spec::ImportSpec;
@@ -24,16 +24,17 @@ use encoder::Policy;
 pub struct ImportArgs {
     /// megatron: a prefix, its .bin or its .idx, or a folder of such pairs; olmo: a .npy or a
     /// folder of them; nanogpt: a .bin.
+    #[arg(value_parser = local_path())]
     pub source: PathBuf,
     /// The project that wrote the files.
     #[arg(long, value_enum)]
     pub from: Source,
     /// The tokenizer.json that made the ids, or the folder that holds it.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub tokenizer: PathBuf,
     /// The folder to write the corpus into: new, empty, or with an interrupted import of the same
     /// options.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub out: PathBuf,
     /// Each document begins with the beginning-of-sequence token, which is checked. Without other
     /// boundaries, documents begin there.

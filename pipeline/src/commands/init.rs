@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::commands::values::RunArgs;
+use crate::commands::values::{RunArgs, local_path};
 use crate::console::numbers::format_count;
 use crate::console::usage::UsageError;
 use crate::corpus::read_manifest;
@@ -21,12 +21,13 @@ pub const RUN_FILE_NAME: &str = "run.toml";
 #[derive(clap::Args, Debug)]
 pub struct InitArgs {
     /// Folder for the run file; created if missing.
+    #[arg(value_parser = local_path())]
     dir: PathBuf,
     /// Training corpus to take vocabulary and sizes from.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     corpus: Option<PathBuf>,
     /// Validation corpus.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     validation: Option<PathBuf>,
     /// Overwrite an existing run file.
     #[arg(long)]

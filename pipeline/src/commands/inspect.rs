@@ -17,7 +17,7 @@ use schemas::shard::{HEADER_BYTES, ShardHeader, VERSION};
 use serde_json::json;
 
 use crate::commands::tokenize::report::write_totals;
-use crate::commands::values::SelectArgs;
+use crate::commands::values::{SelectArgs, local_path};
 use crate::console::numbers::parse_positive_count;
 use crate::console::printable;
 use crate::console::usage::UsageError;
@@ -31,10 +31,14 @@ use encoder::Encoder;
 #[derive(clap::Args, Clone, Debug)]
 pub struct InspectArgs {
     /// A corpus, or one of its shards (.tok).
-    #[arg(required_unless_present = "tokenizer", conflicts_with = "tokenizer")]
+    #[arg(
+        required_unless_present = "tokenizer",
+        conflicts_with = "tokenizer",
+        value_parser = local_path()
+    )]
     pub path: Option<PathBuf>,
     /// Show a tokenizer.json, or the one in a folder, and which encoder makes its ids.
-    #[arg(long, value_name = "FILE", conflicts_with = "doc")]
+    #[arg(long, value_name = "FILE", conflicts_with = "doc", value_parser = local_path())]
     pub tokenizer: Option<PathBuf>,
     /// Show this document's text, counted from 0 within the corpus or the shard.
     #[arg(long, value_name = "N")]

@@ -4,12 +4,14 @@
 
 use std::path::PathBuf;
 
+use crate::commands::values::local_path;
 use crate::write::merge;
 
 /// Options of `patchmill merge`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct MergeArgs {
     /// The folder the tasks have written into.
+    #[arg(value_parser = local_path())]
     pub dir: PathBuf,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]

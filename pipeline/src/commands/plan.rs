@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use crate::commands::plan::lookup::{
     DocumentName, FindReport, StepReport, parse_document, parse_steps, resolve,
 };
-use crate::commands::values::{RankOf, RunArgs, parse_rank};
+use crate::commands::values::{RankOf, RunArgs, local_path, parse_rank};
 use crate::console::numbers::{format_count, parse_positive_count};
 use crate::console::printable;
-use crate::corpus::{CorpusError, read_manifest};
+use crate::corpus::{CorpusError, check_tokenizer, read_manifest};
 use crate::run_file::Run;
 use plan::compare::{self, Comparison, Difference};
 use plan::proof::{self, Proof};
@@ -30,7 +30,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     run: RunArgs,
     /// The other run file of --diff.
-    #[arg(requires = "diff")]
+    #[arg(requires = "diff", value_parser = local_path())]
     other: Option<PathBuf>,
     /// Plan for a corpus of this many tokens, without reading one; 60e9 and 60_000 are numbers too.
     #[arg(long, value_name = "TOKENS", value_parser = parse_positive_count)]
@@ -255,6 +255,7 @@ pub fn plan_of_corpus(run: &Run) -> anyhow::Result<Plan> {
         }
         damaged => damaged.into(),
     })?;
+    check_tokenizer(&run.corpus_dir(), &manifest)?;
     run.check_vocabulary(&manifest)?;
     Ok(run.plan_of(&manifest)?)
 }

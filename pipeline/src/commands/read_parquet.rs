@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::commands::values::local_path;
 use crate::read::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::read::parquet::process;
 
@@ -23,6 +24,7 @@ pub struct ReadParquetArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     first_row: u64,
     /// The file.
+    #[arg(value_parser = local_path())]
     file: PathBuf,
 }
 

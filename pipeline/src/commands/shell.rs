@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** both are generated from the definitions that parse the command line.
 
+use crate::commands::values::local_path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ pub struct CompletionsArgs {
 #[derive(clap::Args, Debug)]
 pub struct ManArgs {
     /// Folder for the pages; created if missing.
+    #[arg(value_parser = local_path())]
     dir: PathBuf,
 }
 

@@ -15,6 +15,8 @@ use crate::commands::values::{RankOf, RunArgs, parse_rank};
 use crate::console::numbers::{format_count, parse_count, parse_positive_count};
 use crate::console::usage::UsageError;
 use crate::corpus::{Corpus, OutId};
+use crate::disk::atomic::AtomicFile;
+use crate::disk::source::url_scheme;
 use crate::loader::{Batch, Digest, Loader, LoaderSpec, READ_AHEAD_BYTES};
 use crate::run_file::Run;
 use plan::Plan;
@@ -64,7 +66,13 @@ enum Output {
 enum Sink {
     Null,
     Digest(Digest),
-    File { path: PathBuf, out: BufWriter<File> },
+    /// Gets its name once complete.
+    File(AtomicFile),
+    /// A pipe or a device.
+    Pipe {
+        path: PathBuf,
+        out: BufWriter<File>,
+    },
 }
 
 /// An invalid `--sink`.
@@ -81,9 +89,16 @@ impl Sink {
             ["digest"] => Ok(Sink::Digest(Digest::default())),
             ["file", path] => {
                 let path = PathBuf::from(path);
-                let file =
-                    File::create(&path).with_context(|| format!("create {}", path.display()))?;
-                Ok(Sink::File { path, out: BufWriter::with_capacity(1 << 20, file) })
+                if let Some(scheme) = url_scheme(&path) {
+                    let what = format!("--sink file {}: {scheme}:// is not supported", words[1]);
+                    return Err(UsageError(what).into());
+                }
+                if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+                    let file =
+                        File::create(&path).with_context(|| format!("open {}", path.display()))?;
+                    return Ok(Sink::Pipe { path, out: BufWriter::with_capacity(1 << 20, file) });
+                }
+                Ok(Sink::File(AtomicFile::create(&path)?))
             }
             _ => Err(SinkError { found: words.join(" ") }.into()),
         }
@@ -98,36 +113,41 @@ impl Sink {
         match self {
             Sink::Null => {}
             Sink::Digest(digest) => digest.add(plan, batch),
-            Sink::File { path, out } => {
-                bytes.clear();
-                for id in batch.ids.iter() {
-                    let id = u32::try_from(id.number()).expect("ids of a corpus are u32");
-                    bytes.extend_from_slice(&id.to_le_bytes());
-                }
-                out.write_all(bytes)
-                    .map_err(not_stdout)
-                    .with_context(|| format!("write {}", path.display()))?;
-            }
+            Sink::File(file) => file.append(little_endian(batch, bytes))?,
+            Sink::Pipe { path, out } => out
+                .write_all(little_endian(batch, bytes))
+                .map_err(not_stdout)
+                .with_context(|| format!("write {}", path.display()))?,
         }
         Ok(())
     }
 
-    fn finish(&mut self) -> anyhow::Result<Option<Digest>> {
+    fn finish(self) -> anyhow::Result<Option<Digest>> {
         match self {
             Sink::Null => Ok(None),
-            Sink::Digest(digest) => Ok(Some(*digest)),
-            Sink::File { path, out } => {
-                let is_file = out.get_ref().metadata().is_ok_and(|found| found.is_file());
-                let written = out.flush().and_then(|()| match is_file {
-                    true => out.get_ref().sync_all(),
-                    // A pipe or a device has nothing to sync.
-                    false => Ok(()),
-                });
-                written.map_err(not_stdout).with_context(|| format!("write {}", path.display()))?;
+            Sink::Digest(digest) => Ok(Some(digest)),
+            Sink::File(file) => {
+                file.publish()?;
+                Ok(None)
+            }
+            Sink::Pipe { path, mut out } => {
+                out.flush()
+                    .map_err(not_stdout)
+                    .with_context(|| format!("write {}", path.display()))?;
                 Ok(None)
             }
         }
     }
+}
+
+/// The ids of a batch as little-endian u32, in `bytes`.
+fn little_endian<'a, T: OutId>(batch: &Batch<T>, bytes: &'a mut Vec<u8>) -> &'a [u8] {
+    bytes.clear();
+    for id in batch.ids.iter() {
+        let id = u32::try_from(id.number()).expect("ids of a corpus are u32");
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
 }
 
 /// The same error, marked as not from standard output, whose reader may leave at any time.

@@ -7,7 +7,7 @@ pub(crate) mod report;
 
 use std::path::PathBuf;
 
-use crate::commands::values::{SelectArgs, Specials};
+use crate::commands::values::{SelectArgs, Specials, local_path};
 use crate::console::stop::StopFlag;
 use crate::read::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::write::corpus;
@@ -19,14 +19,14 @@ use encoder::{Encoder, PolicyChoice};
 #[derive(clap::Args, Clone, Debug)]
 pub struct TokenizeArgs {
     /// A tokenizer.json, or the folder that holds it.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub tokenizer: PathBuf,
     /// The folder to write the corpus into: new, empty, or with an interrupted run of the same
     /// options.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub out: PathBuf,
     /// Files, folders or globs: .jsonl, .json or .ndjson (plain, .zst or .gz), .parquet.
-    #[arg(required = true, value_name = "INPUT")]
+    #[arg(required = true, value_name = "INPUT", value_parser = local_path())]
     pub inputs: Vec<PathBuf>,
     /// Threads that encode; when absent, one per core. The output is the same for any number.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX))]

@@ -29,14 +29,18 @@ use tokenizers::normalizers::{
 use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, ProgressFormat, Tokenizer};
 
-use crate::commands::values::{SampleArgs, SetArgs};
+use crate::commands::values::{SampleArgs, SetArgs, local_path};
 use crate::console::progress::notice;
 use crate::console::usage::UsageError;
 use crate::disk::atomic::write_atomic;
+use crate::disk::failpoint::failpoint;
+use crate::disk::source::read_file;
 use crate::read::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::read::documents;
 use crate::read::error::DocsError;
 use crate::read::inputs;
+use crate::write::folder::check_not_inside;
+use crate::write::folder::lock::FolderLock;
 use crate::write::select::{self, Candidate, Decision, Select};
 use encoder::{CONFIG_FILE, TOKENIZER_FILE};
 
@@ -54,7 +58,7 @@ const BASE_ENTRIES: usize = 3 + 256;
 #[derive(clap::Args, Clone, Debug)]
 pub struct TrainTokenizerArgs {
     /// The folder to write tokenizer.json, tokenizer_config.json and special_tokens_map.json into.
-    #[arg(long)]
+    #[arg(long, value_parser = local_path())]
     pub out: PathBuf,
     /// Entries of the vocabulary, 512 to 4,194,304.
     #[arg(long, value_parser = clap::value_parser!(u32).range(512..=1 << 22))]
@@ -86,7 +90,7 @@ pub struct TrainTokenizerArgs {
     )]
     pub max_document_bytes: u64,
     /// Files, folders or globs, as for `patchmill tokenize`.
-    #[arg(required = true, value_name = "INPUT")]
+    #[arg(required = true, value_name = "INPUT", value_parser = local_path())]
     pub inputs: Vec<PathBuf>,
 }
 
@@ -99,12 +103,10 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 /// Runs `patchmill train-tokenizer`.
 pub fn train_tokenizer(args: &TrainTokenizerArgs) -> anyhow::Result<()> {
-    for name in [TOKENIZER_FILE, CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE] {
-        let path = args.out.join(name);
-        if path.exists() {
-            let what = format!("{} exists; remove it or name another folder", path.display());
-            return Err(UsageError(what).into());
-        }
+    check_not_inside(&args.out, &args.inputs)?;
+    let path = args.out.join(TOKENIZER_FILE);
+    if path.exists() {
+        return Err(exists(&path).into());
     }
     let words = Words::read(args)?;
     let vocab_size = usize::try_from(args.vocab_size).context("--vocab-size")?;
@@ -336,29 +338,45 @@ fn assemble(model: BPE) -> anyhow::Result<Tokenizer> {
 }
 
 const SPECIAL_TOKENS_MAP_FILE: &str = "special_tokens_map.json";
+const LOCK_FILE: &str = ".train-tokenizer.lock";
 
-/// The tokenizer and the files Hugging Face tools expect beside it.
+fn exists(path: &Path) -> UsageError {
+    UsageError(format!("{} exists; remove it or name another folder", path.display()))
+}
+
+/// The tokenizer and the files Hugging Face tools expect beside it. tokenizer.json comes last: a
+/// folder without it is that of a run that was cut off, or of somebody else, whose files stay.
 fn write(out: &Path, tokenizer: &Tokenizer) -> anyhow::Result<()> {
     check(tokenizer)?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let mut text = tokenizer.to_string(true).map_err(|err| anyhow::anyhow!("save: {err}"))?;
     text.push('\n');
-    write_atomic(&out.join(TOKENIZER_FILE), text.as_bytes())?;
     let config = json!({
         "add_bos_token": true,
         "add_eos_token": false,
         "bos_token": BOS,
         "clean_up_tokenization_spaces": false,
         "eos_token": EOS,
-        "legacy": false,
-        "tokenizer_class": "LlamaTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": UNK,
     });
     let map = json!({ "bos_token": BOS, "eos_token": EOS, "unk_token": UNK });
-    for (name, value) in [(CONFIG_FILE, config), (SPECIAL_TOKENS_MAP_FILE, map)] {
-        let mut text = serde_json::to_string_pretty(&value).expect("JSON is plain data");
-        text.push('\n');
+    let pretty = |value| serde_json::to_string_pretty(&value).expect("JSON is plain data") + "\n";
+    let files = [
+        (CONFIG_FILE, pretty(config)),
+        (SPECIAL_TOKENS_MAP_FILE, pretty(map)),
+        (TOKENIZER_FILE, text),
+    ];
+    let _lock = FolderLock::named(out, LOCK_FILE)?;
+    for (name, text) in &files {
+        let path = out.join(name);
+        if path.exists() && read_file(&path).is_ok_and(|found| found != text.as_bytes()) {
+            return Err(exists(&path).into());
+        }
+    }
+    for (name, text) in &files {
         write_atomic(&out.join(name), text.as_bytes())?;
+        failpoint("train-tokenizer");
     }
     Ok(())
 }

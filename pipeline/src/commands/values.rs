@@ -4,15 +4,29 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use schemas::manifest::SpecialTokens;
 
+use crate::disk::source::url_scheme;
 use crate::run_file::Run;
 use crate::write::select::{Rate, SampleSpec, SelectSpec, SetChoice};
+
+/// Parses the path of a file or folder; an URL is refused, because it would name a local folder.
+pub fn local_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match url_scheme(&path) {
+        Some(scheme) => Err(format!(
+            "{scheme}:// is not supported; expected a path on this machine or on a mounted file \
+             system"
+        )),
+        None => Ok(path),
+    })
+}
 
 /// A run file with overrides.
 #[derive(clap::Args, Debug)]
 pub struct RunArgs {
     /// The run file.
+    #[arg(value_parser = local_path())]
     pub run: PathBuf,
     /// Override a value of the run file, such as plan.epochs=2 or phases.0.share=1/2.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -115,7 +129,7 @@ pub struct SelectArgs {
     #[command(flatten)]
     pub sets: SetArgs,
     /// Leave out what this list of `patchmill duplicates` names: all but the first of equal texts.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = local_path())]
     pub drop_list: Option<PathBuf>,
     /// By chance.
     #[command(flatten)]

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::commands::values::local_path;
 use crate::console::printable;
 use crate::corpus::verify::{self, VerifyError};
 
@@ -13,6 +14,7 @@ use crate::corpus::verify::{self, VerifyError};
 #[derive(clap::Args, Clone, Debug)]
 pub struct VerifyArgs {
     /// The corpus.
+    #[arg(value_parser = local_path())]
     pub dir: PathBuf,
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]

@@ -1,4 +1,5 @@
-//! Stopping on request: the first SIGTERM or SIGINT asks, the second ends the process at once.
+//! Stopping on request: the first SIGTERM, SIGINT or SIGHUP asks, the second ends the process at
+//! once. A process started with SIGHUP ignored, as by nohup, keeps ignoring it.
 //!
 //! **Invariant:** between the two signals nothing is cut off: a publication that has begun is
 //! completed.
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// A run stopped on request.
@@ -29,10 +30,11 @@ pub struct StopFlag {
 }
 
 impl StopFlag {
-    /// Takes over both signals for the rest of the process.
+    /// Takes over the signals for the rest of the process.
     pub fn install() -> anyhow::Result<StopFlag> {
         let stop = StopFlag::default();
-        for signal in [SIGTERM, SIGINT] {
+        let signals = [SIGTERM, SIGINT, SIGHUP].into_iter();
+        for signal in signals.filter(|&signal| signal != SIGHUP || !is_ignored(signal)) {
             // Order matters: the first handler sees the flag as left by the signals before.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.asked))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.asked)))
@@ -45,4 +47,12 @@ impl StopFlag {
     pub fn asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
     }
+}
+
+/// Whether the process was started with this signal ignored (proc(5), `SigIgn`).
+pub fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -32,6 +32,24 @@ pub enum CorpusError {
         /// The folder.
         dir: PathBuf,
     },
+    /// The folder is a mixture of a corpus and its replacement.
+    #[error(
+        "the replacement of the corpus in {} was interrupted; the same command as then, with \
+         --force, finishes it",
+        dir.display()
+    )]
+    Interrupted {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The tokenizer's copy is not that of the ids.
+    #[error("{} {what}: the corpus cannot be used without its tokenizer", path.display())]
+    Tokenizer {
+        /// The copy.
+        path: PathBuf,
+        /// The fault.
+        what: String,
+    },
     /// The manifest was refused.
     #[error("{}: {source}", path.display())]
     Manifest {
@@ -135,17 +153,22 @@ pub enum CorpusError {
 impl CorpusError {
     /// Whether data differ from their description; otherwise the system or the caller is at fault.
     pub fn is_mismatch(&self) -> bool {
-        use CorpusError::{Changed, Files, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk};
+        use CorpusError::{
+            Changed, Files, Interrupted, Manifest, Mismatch, NoManifest, Sets, Shard, Shrunk,
+            Tokenizer,
+        };
         matches!(
             self,
             Changed { .. }
                 | Files { .. }
+                | Interrupted { .. }
                 | Manifest { .. }
                 | Mismatch { .. }
                 | NoManifest { .. }
                 | Sets { .. }
                 | Shard { .. }
                 | Shrunk { .. }
+                | Tokenizer { .. }
         )
     }
 }

@@ -6,13 +6,20 @@
 //! its final name. Tests kill the process at each step, also after the manifest, and flip every
 //! bit.
 //!
+//! The temporary file is locked while it is written and until it has its name, so of two writers of
+//! one file the second is refused. It is always a new file: never one that a link leads to.
+//!
 //! **Invariant:** once a call has returned `Ok`, a power cut cannot undo the file; after
 //! [`AtomicFile::place`] it can undo the name, and leaves the name's previous file.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +76,8 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens the temporary file next to `path`, replacing any leftover of a crash.
-    ///
-    /// The caller makes sure nobody else writes `path` at the same time.
+    /// Creates the temporary file next to `path`, in place of any leftover of a crash. Refused
+    /// while another process writes `path`.
     pub fn create(path: &Path) -> Result<AtomicFile, PublishError> {
         AtomicFile::create_in_pieces(path, 1 << 18)
     }
@@ -82,9 +88,7 @@ impl AtomicFile {
         piece_bytes: usize,
     ) -> Result<AtomicFile, PublishError> {
         let temporary = temporary_path(path);
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        let file = options.open(&temporary).map_err(PublishError::at("create", &temporary))?;
+        let file = create_locked(&temporary).map_err(PublishError::at("create", &temporary))?;
         let writer = BufWriter::with_capacity(piece_bytes, file);
         Ok(AtomicFile { writer, path: path.to_owned(), temporary: Some(temporary) })
     }
@@ -124,7 +128,7 @@ impl AtomicFile {
         let (hashed, synced) = hands.both(|| self.hash_flushed(), || self.sync());
         let (bytes, hash) = hashed?;
         synced?;
-        Ok((bytes, hash, self.sealed()))
+        Ok((bytes, hash, self.sealed()?))
     }
 
     fn hash_flushed(&self) -> Result<(u64, blake3::Hash), PublishError> {
@@ -147,8 +151,11 @@ impl AtomicFile {
         self.writer.get_ref().sync_all().map_err(PublishError::at("sync", &self.path))
     }
 
-    fn sealed(mut self) -> SealedFile {
-        SealedFile { path: self.path.clone(), temporary: self.temporary.take() }
+    fn sealed(mut self) -> Result<SealedFile, PublishError> {
+        let file = self.writer.get_ref().try_clone();
+        let locked = file.map_err(PublishError::at("keep open", &self.path))?;
+        let temporary = self.temporary.take();
+        Ok(SealedFile { path: self.path.clone(), temporary, _locked: locked })
     }
 
     /// Makes the file durable under its name.
@@ -167,7 +174,7 @@ impl AtomicFile {
     pub fn seal(mut self) -> Result<SealedFile, PublishError> {
         self.flush_to_file()?;
         self.sync()?;
-        Ok(self.sealed())
+        self.sealed()
     }
 }
 
@@ -176,6 +183,47 @@ impl AtomicFile {
 pub struct SealedFile {
     path: PathBuf,
     temporary: Option<PathBuf>,
+    _locked: File,
+}
+
+/// Creates a new file and locks it. A leftover that nobody has locked is removed first; links are
+/// not followed.
+fn create_locked(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(flags);
+    let busy = || io::Error::other("another process is writing this file");
+    loop {
+        let (file, is_new) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => match options.open(path) {
+                Ok(file) => (file, false),
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                Err(err) if err.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    return Err(io::Error::other("it is a symbolic link; remove it"));
+                }
+                Err(err) => return Err(err),
+            },
+            Err(err) => return Err(err),
+        };
+        match file.try_lock() {
+            // File systems without locks have one writer.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+        }
+        let ours = file.metadata()?;
+        if !ours.is_file() {
+            return Err(io::Error::other("it is not a file; remove it"));
+        }
+        // Another writer may have removed or renamed it before we had the lock.
+        let is_current = std::fs::symlink_metadata(path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()));
+        match (is_current, is_new) {
+            (true, true) => return Ok(file),
+            (true, false) => std::fs::remove_file(path)?,
+            (false, _) => {}
+        }
+    }
 }
 
 impl SealedFile {
@@ -331,5 +379,42 @@ mod tests {
             file.publish().unwrap();
             prop_assert_eq!(std::fs::read(&path).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn of_two_writers_of_a_file_the_second_is_refused_until_the_first_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let refused = || AtomicFile::create(&path).unwrap_err().source.to_string();
+        let mut first = AtomicFile::create(&path).unwrap();
+        first.append(b"first").unwrap();
+        assert_eq!(refused(), "another process is writing this file");
+        let sealed = first.seal().unwrap();
+        assert_eq!(refused(), "another process is writing this file");
+        sealed.publish().unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        // A leftover of a crash has no lock.
+        std::fs::write(temporary_path(&path), b"a longer leftover").unwrap();
+        write_atomic(&path, b"third").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_temporary_name_that_is_a_link_is_refused_and_its_target_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mine) = (dir.path().join("file"), dir.path().join("mine"));
+        std::fs::write(&mine, b"mine").unwrap();
+        let temporary = temporary_path(&path);
+        std::os::unix::fs::symlink(&mine, &temporary).unwrap();
+        let found = write_atomic(&path, b"new").unwrap_err().source.to_string();
+        assert!(found.contains("symbolic link"), "{found}");
+        std::fs::remove_file(&temporary).unwrap();
+        // A second name of the same file is not followed either.
+        std::fs::hard_link(&mine, &temporary).unwrap();
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
     }
 }

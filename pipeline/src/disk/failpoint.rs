@@ -6,7 +6,7 @@
 
 /// Kills the process, as a power cut would, if `PATCHMILL_ABORT_AT` names this point: `name`, or
 /// `name#n` for its n-th pass (from 0). `PATCHMILL_TERM_AT` sends SIGTERM instead.
-pub(crate) fn failpoint(name: &str) {
+pub fn failpoint(name: &str) {
     #[cfg(debug_assertions)]
     {
         use std::sync::atomic::{AtomicU64, Ordering};

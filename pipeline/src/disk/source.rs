@@ -199,3 +199,11 @@ pub(crate) fn waits_of_thread(backend: ReadBackend) -> u64 {
     };
     u64::try_from(waits).unwrap_or(0)
 }
+
+/// The scheme of an URL such as `s3://bucket/corpus`; `None` for a path.
+pub fn url_scheme(path: &Path) -> Option<&str> {
+    let (scheme, _) = path.to_str()?.split_once("://")?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then_some(scheme)
+}

@@ -80,7 +80,7 @@ pub(crate) fn import_until(spec: &ImportSpec, stop: &StopFlag) -> anyhow::Result
         imported: Some(Imported { format: spec.from, borders: borders(spec, &files) }),
         foreign_token_bytes: (spec.from != ForeignFormat::Megatron).then_some(token_bytes.get()),
     };
-    let record = build_record(options, &inputs);
+    let record = build_record(options, &inputs, encoder.path())?;
     let folder = Folder::take(&spec.out, &record, spec.force, None)?;
     let fingerprint = record.options.fingerprint();
     let expected =

@@ -19,13 +19,12 @@ use schemas::shard::{HEADER_BYTES, TokenBytes};
 use crate::console::progress::{Progress, notice};
 use crate::console::stop::{StopFlag, Stopped};
 use crate::console::usage::UsageError;
-use crate::corpus;
 use crate::disk::atomic::free_bytes;
 use crate::disk::limits::raise_open_files_limit;
 use crate::read::document::Columns;
 use crate::read::documents::Docs;
 use crate::read::inputs::{self, Format, Input};
-use crate::write::folder::{Folder, build_record, check_outside};
+use crate::write::folder::{Folder, build_record, check_not_inside, check_outside};
 use crate::write::job::{InputPlan, Job};
 use crate::write::manifest::{unsealed, write_manifest};
 use crate::write::report::Report;
@@ -50,12 +49,13 @@ pub(crate) fn build_until(spec: &CorpusSpec, stop: &StopFlag) -> anyhow::Result<
     encoder.followed().iter().for_each(|what| notice(what));
     let inputs = find_inputs(&spec.inputs)?;
     check_outside(&spec.out, &inputs, &encoder)?;
+    check_not_inside(&spec.out, &spec.inputs)?;
     check_readable(&inputs, &spec.columns)?;
     let select = make_select(&spec.select, &inputs)?;
-    let record = build_record(spec.options(&encoder, &select), &inputs);
+    let record = build_record(spec.options(&encoder, &select), &inputs, encoder.path())?;
     let folder = Folder::take(&spec.out, &record, spec.force, task)?;
-    if task.is_none() && folder.is_cut_off_in_finishing(&record)? {
-        let manifest = corpus::read_manifest(folder.path())?;
+    let cut_off = if task.is_none() { folder.cut_off_in_finishing(&record)? } else { None };
+    if let Some(manifest) = cut_off {
         folder.finish(&manifest)?;
         let (kept_series, statistics) =
             (manifest.series.len() as u64, SessionStatistics::default());

@@ -7,14 +7,19 @@
 pub(crate) mod lock;
 pub(crate) mod names;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use schemas::build::{BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord};
-use schemas::manifest::{self, Manifest};
+use schemas::build::{
+    BUILD_FILE, BUILD_FORMAT, BuildInput, BuildOptions, BuildRecord, NEXT_FOLDER,
+};
+use schemas::manifest::{self, FileRecord, Manifest};
 
+use crate::console::progress::notice;
 use crate::console::usage::UsageError;
+use crate::corpus;
 use crate::disk::atomic::{self, AtomicFile, write_atomic};
 use crate::disk::failpoint::failpoint;
 use crate::disk::source::read_file;
@@ -34,8 +39,6 @@ pub(crate) const HOLDOUT_FOLDER: &str = "holdout";
 /// Maximum series of an input with `--by-set`: one for documents without a set, and one for each
 /// set.
 pub(crate) const SERIES_MAX: u64 = 1000;
-/// The folder for writing the replacement of a finished corpus.
-const NEXT_FOLDER: &str = ".next";
 
 /// A corpus folder written by this process alone, or its task's share of one.
 pub(crate) struct Folder {
@@ -62,6 +65,7 @@ impl Folder {
         task: Option<Task>,
     ) -> anyhow::Result<Folder> {
         std::fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+        refuse_links(root)?;
         let lock = match task {
             Some(task) => FolderLock::task(root, task)?,
             None => FolderLock::exclusive(root)?,
@@ -70,7 +74,7 @@ impl Folder {
             Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock };
         let has_manifest = folder.has_own_manifest()?;
         let before = folder.build_record()?;
-        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        let is_same = before.as_ref().is_some_and(|before| record.continues(before));
         // With both, the run was cut off between the manifest and the removal of the records: all
         // series are complete.
         if is_same && (task.is_none() || !has_manifest) {
@@ -82,7 +86,7 @@ impl Folder {
             folder.path = root.join(NEXT_FOLDER);
             let beside = folder.build_record()?;
             folder.path = root.to_owned();
-            beside.is_some_and(|beside| beside.options == record.options)
+            beside.is_some_and(|beside| record.continues(&beside))
         };
         if has_manifest || is_begun_beside {
             folder.path = root.join(NEXT_FOLDER);
@@ -90,7 +94,7 @@ impl Folder {
             std::fs::create_dir_all(&folder.path)
                 .with_context(|| format!("create {}", folder.path.display()))?;
             folder.must_clear =
-                folder.build_record()?.is_none_or(|before| before.options != record.options);
+                folder.build_record()?.is_none_or(|before| !record.continues(&before));
         } else {
             folder.must_clear = true;
         }
@@ -100,6 +104,7 @@ impl Folder {
     /// Takes the folder of finished tasks.
     pub(crate) fn take_for_merge(root: &Path) -> anyhow::Result<Folder> {
         ensure!(root.is_dir(), UsageError(format!("{} is not a folder", root.display())));
+        refuse_links(root)?;
         let lock = FolderLock::exclusive(root)?;
         Ok(Folder { path: root.to_owned(), replaces: None, must_clear: false, _lock: lock })
     }
@@ -118,6 +123,12 @@ impl Folder {
         let path = self.path.display();
         let usage = |what: String| Err(UsageError(what).into());
         let names = self.list()?;
+        if !has_manifest && self.path.join(NEXT_FOLDER).join(manifest::FILE_NAME).exists() {
+            return usage(format!(
+                "the replacement of the corpus in {path} was interrupted; the same command as \
+                 then, with --force, finishes it"
+            ));
+        }
         if let Some(foreign) = names.iter().find(|name| !is_own(name)) {
             return usage(format!(
                 "{path} holds {foreign:?}, which is not part of a corpus; name an empty folder, \
@@ -130,7 +141,7 @@ impl Folder {
             ));
         }
         if let Some(before) = before {
-            let what = differences(&before.options, &record.options).join(", ");
+            let what = differences(before, record).join(", ");
             return usage(format!(
                 "{path} holds an unfinished corpus that was begun with other options ({what}); \
                  continue with those, or start over with --force"
@@ -179,7 +190,7 @@ impl Folder {
         let _turn = task.map(|_| FolderLock::begin(&self.path)).transpose()?;
         // Another task may have begun since.
         let before = self.build_record()?;
-        let is_same = before.as_ref().is_some_and(|before| before.options == record.options);
+        let is_same = before.as_ref().is_some_and(|before| record.continues(before));
         if let (Some(_), Some(before)) = (task, &before) {
             if !is_same {
                 self.refuse(Some(before), record, false, false)?;
@@ -207,9 +218,7 @@ impl Folder {
             std::fs::create_dir_all(&holdout)
                 .with_context(|| format!("create {}", holdout.display()))?;
         }
-        if !is_same {
-            copy_tokenizer(&self.path, tokenizer, &record.options)?;
-        }
+        copy_tokenizer(&self.path, tokenizer, record, is_same)?;
         if before.as_ref() != Some(record) {
             let text = serde_json::to_string_pretty(record).expect("a record is plain data");
             write_atomic(&self.path.join(BUILD_FILE), text.as_bytes())?;
@@ -217,18 +226,35 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether a run of this record was cut off in [`Folder::finish`], while removing records of
-    /// series already in its manifest. Only the rest of the removal is left to do.
-    pub(crate) fn is_cut_off_in_finishing(&self, record: &BuildRecord) -> anyhow::Result<bool> {
-        if self.replaces.is_some()
-            || self.build_record()?.as_ref() != Some(record)
-            || !self.has_own_manifest()?
-        {
-            return Ok(false);
+    /// The manifest of a run of this record that was cut off in [`Folder::finish`], if every file
+    /// it lists has the bytes it records: only moves and removals are left to do.
+    pub(crate) fn cut_off_in_finishing(
+        &self,
+        record: &BuildRecord,
+    ) -> anyhow::Result<Option<Manifest>> {
+        if self.build_record()?.as_ref() != Some(record) || !self.has_own_manifest()? {
+            return Ok(None);
         }
-        let names = self.own_files()?;
-        let mut records = (0..record.inputs.len() as u64).map(record_name);
-        Ok(records.any(|record| !names.contains(&record)))
+        let has_begun = match &self.replaces {
+            Some(root) => !root.join(manifest::FILE_NAME).exists(),
+            None => {
+                let names = self.own_files()?;
+                let mut records = (0..record.inputs.len() as u64).map(record_name);
+                records.any(|record| !names.contains(&record))
+            }
+        };
+        let Some(manifest) = corpus::read_manifest(&self.path).ok().filter(|_| has_begun) else {
+            return Ok(None);
+        };
+        let places: Vec<&Path> =
+            [&self.path].into_iter().chain(&self.replaces).map(|p| &**p).collect();
+        match damaged(&places, &manifest) {
+            None => Ok(Some(manifest)),
+            Some(what) => {
+                notice(&format!("{}: {what}; it is being rewritten", self.path.display()));
+                Ok(None)
+            }
+        }
     }
 
     /// Removes files found only in unfinished corpora, moves the corpus into the place of the one
@@ -250,29 +276,22 @@ impl Folder {
         Ok(atomic::sync_dir(&self.path)?)
     }
 
-    /// Every step can be cut off: the same command rewrites the moved files, and the others are
-    /// still in the folder beside.
+    /// Every step can be cut off: the same command moves the rest of the files.
     fn replace(&self, root: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+        let kept = names_of(&[&self.path, root], manifest)?;
         // First: from here on the folder is a mixture of both.
         remove(&root.join(manifest::FILE_NAME))?;
         atomic::sync_dir(root)?;
-        let mut moved = Vec::new();
-        for name in self.own_files()? {
-            let name_in = name.strip_prefix("holdout/").unwrap_or(&name);
-            let is_record = series_of(name_in).is_some_and(|(_, kind)| kind != Kind::Final);
-            if is_record || [manifest::FILE_NAME, BUILD_FILE].contains(&name.as_str()) {
-                continue;
-            }
+        for name in self.own_files()?.into_iter().filter(|name| kept.contains(name)) {
             let to = root.join(&name);
             let dir = to.parent().expect("it is in the folder");
             std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
             std::fs::rename(self.path.join(&name), &to)
                 .with_context(|| format!("move {}", to.display()))?;
-            moved.push(name);
             failpoint("replace");
         }
         for name in own_files(root)? {
-            if !moved.contains(&name) {
+            if !kept.contains(&name) {
                 remove(&root.join(name))?;
             }
         }
@@ -282,9 +301,11 @@ impl Folder {
                 atomic::sync_dir(&dir)?;
             }
         }
+        failpoint("replace-manifest");
         let name = manifest::FILE_NAME;
         std::fs::rename(self.path.join(name), root.join(name)).context("move the manifest")?;
         atomic::sync_dir(root)?;
+        failpoint("replaced");
         remove_next(root)?;
         debug_assert!(manifest.files().all(|file| root.join(&file.path).exists()));
         Ok(atomic::sync_dir(root)?)
@@ -349,14 +370,82 @@ impl Folder {
     }
 }
 
-/// The record in a corpus folder of these options and inputs until the corpus is finished.
-pub(crate) fn build_record(options: BuildOptions, inputs: &[Input]) -> BuildRecord {
+/// The record in a corpus folder of these options, inputs and tokenizer until the corpus is
+/// finished.
+pub(crate) fn build_record(
+    options: BuildOptions,
+    inputs: &[Input],
+    tokenizer: &Path,
+) -> anyhow::Result<BuildRecord> {
     let inputs = inputs.iter();
     let inputs =
         inputs.map(|input| BuildInput { name: input.name.clone(), bytes: input.bytes }).collect();
     let format = BUILD_FORMAT.to_owned();
     let version = manifest::version_of(options.imported.as_ref());
-    BuildRecord { format, version, options, inputs }
+    let mut tokenizer_files = Vec::new();
+    for name in TOKENIZER_FILES {
+        let source = tokenizer_source(tokenizer, name);
+        if source.exists() {
+            let (bytes, hash) = atomic::hash_file(&source)?;
+            let path = format!("{TOKENIZER_FOLDER}/{name}");
+            tokenizer_files.push(FileRecord { path, bytes, blake3: hash.to_hex().to_string() });
+        }
+    }
+    let is_read = |file: &FileRecord| file.blake3 == options.tokenizer;
+    ensure!(
+        tokenizer_files.first().is_some_and(is_read),
+        "{} changed while it was in use",
+        tokenizer.display()
+    );
+    Ok(BuildRecord { format, version, options, inputs, tokenizer_files })
+}
+
+/// The tokenizer's own file of this name, next to tokenizer.json.
+fn tokenizer_source(tokenizer: &Path, name: &str) -> PathBuf {
+    let is_tokenizer = name == TOKENIZER_FILES[0];
+    if is_tokenizer { tokenizer.to_owned() } else { tokenizer.with_file_name(name) }
+}
+
+/// Refuses links where a corpus has folders: files would be written and removed elsewhere.
+fn refuse_links(root: &Path) -> Result<(), UsageError> {
+    let next = root.join(NEXT_FOLDER);
+    let places =
+        [root, &next].map(|place| [TOKENIZER_FOLDER, HOLDOUT_FOLDER].map(|f| place.join(f)));
+    let inner = places.iter().map(|[_, holdout]| holdout.join(TOKENIZER_FOLDER));
+    let all = places.iter().flatten().cloned().chain(inner).chain([next]);
+    for path in all {
+        if path.is_symlink() {
+            return Err(UsageError(format!(
+                "{} is a symbolic link, through which files elsewhere would be replaced or \
+                 removed; remove it, or name another folder",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an output folder inside a folder of inputs, where the next run would read it.
+pub(crate) fn check_not_inside(out: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    // The part of the path that exists.
+    let absolute = std::path::absolute(out).with_context(|| format!("find {}", out.display()))?;
+    let real = absolute
+        .ancestors()
+        .find_map(|part| Some(part.canonicalize().ok()?.join(absolute.strip_prefix(part).ok()?)));
+    let real = real.unwrap_or(absolute);
+    for input in inputs.iter().filter(|input| input.is_dir()) {
+        let folder = input.canonicalize().with_context(|| format!("find {}", input.display()))?;
+        if real.starts_with(&folder) {
+            return Err(UsageError(format!(
+                "--out {} lies inside the folder of inputs {}, where the same command would read \
+                 it as an input; name a folder elsewhere",
+                out.display(),
+                input.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses inputs and tokenizers inside the output folder, where files may be removed.
@@ -398,28 +487,98 @@ fn check_inputs(path: &Path, before: &[BuildInput], now: &[BuildInput]) -> Resul
     )))
 }
 
-/// Copies the tokenizer and the files beside it.
-fn copy_tokenizer(path: &Path, tokenizer: &Path, options: &BuildOptions) -> anyhow::Result<()> {
+/// Makes the copies of the tokenizer's files those of the record. Of an interrupted run, files that
+/// are missing or changed are restored.
+fn copy_tokenizer(
+    path: &Path,
+    tokenizer: &Path,
+    record: &BuildRecord,
+    is_resumed: bool,
+) -> anyhow::Result<()> {
     let dir = path.join(TOKENIZER_FOLDER);
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     for name in TOKENIZER_FILES {
-        let is_tokenizer = name == TOKENIZER_FILES[0];
-        let source =
-            if is_tokenizer { tokenizer.to_owned() } else { tokenizer.with_file_name(name) };
-        if !source.exists() {
+        let copy = dir.join(name);
+        let expected = record.tokenizer_files.iter().find(|file| file.path.ends_with(name));
+        let Some(expected) = expected else {
+            remove(&copy)?;
             continue;
+        };
+        if is_resumed {
+            let Some(what) = damage(&copy, expected) else { continue };
+            notice(&format!("{}: {what}; it is being restored", path.display()));
         }
+        let source = tokenizer_source(tokenizer, name);
         let bytes = read_file(&source).with_context(|| format!("read {}", source.display()))?;
         ensure!(
-            !is_tokenizer || blake3::hash(&bytes).to_hex().as_str() == options.tokenizer,
+            blake3::hash(&bytes).to_hex().as_str() == expected.blake3,
             "{} changed while it was in use",
             source.display()
         );
-        let mut copy = AtomicFile::create(&dir.join(name))?;
-        copy.append(&bytes)?;
-        copy.place()?;
+        let mut file = AtomicFile::create(&copy)?;
+        file.append(&bytes)?;
+        file.place()?;
     }
     Ok(atomic::sync_dir(&dir)?)
+}
+
+/// How a file differs from its record.
+pub(crate) fn damage(path: &Path, expected: &FileRecord) -> Option<String> {
+    let name = &expected.path;
+    match atomic::hash_file(path) {
+        Ok((bytes, hash)) if hash.to_hex().as_str() != expected.blake3 => Some(format!(
+            "{name} is {bytes} bytes with BLAKE3 {}; its record says {} bytes with {}",
+            hash.to_hex(),
+            expected.bytes,
+            expected.blake3
+        )),
+        Ok(_) => None,
+        Err(err) => Some(format!("{name}: {:#}", anyhow::Error::new(err))),
+    }
+}
+
+/// The files a corpus lists, those of its hold-out with its manifest included, by their names in
+/// the folder. The hold-out's manifest is in one of `places`.
+fn listed(places: &[&Path], manifest: &Manifest) -> anyhow::Result<Vec<FileRecord>> {
+    let mut files: Vec<FileRecord> = manifest.files().cloned().collect();
+    let selection = manifest.selection.as_ref();
+    if selection.is_some_and(|selection| selection.holdout_rate.is_some()) {
+        let has_manifest =
+            |place: &&&Path| place.join(HOLDOUT_FOLDER).join(manifest::FILE_NAME).exists();
+        let place = places.iter().find(has_manifest).context("the hold-out has no manifest")?;
+        let holdout = corpus::read_manifest(&place.join(HOLDOUT_FOLDER))?;
+        files.extend(holdout.files().map(|file| FileRecord {
+            path: format!("{HOLDOUT_FOLDER}/{}", file.path),
+            ..file.clone()
+        }));
+    }
+    Ok(files)
+}
+
+/// The names of a corpus's files in its folder, but for its manifest.
+fn names_of(places: &[&Path], manifest: &Manifest) -> anyhow::Result<BTreeSet<String>> {
+    let mut names: BTreeSet<String> =
+        listed(places, manifest)?.into_iter().map(|file| file.path).collect();
+    if names.iter().any(|name| name.starts_with(HOLDOUT_FOLDER)) {
+        names.insert(format!("{HOLDOUT_FOLDER}/{}", manifest::FILE_NAME));
+    }
+    Ok(names)
+}
+
+/// The first file of a corpus that has its recorded bytes in none of `places`.
+fn damaged(places: &[&Path], manifest: &Manifest) -> Option<String> {
+    let files = match listed(places, manifest) {
+        Ok(files) => files,
+        Err(err) => return Some(format!("{err:#}")),
+    };
+    files.iter().find_map(|file| {
+        let found = places.iter().filter(|place| place.join(&file.path).exists());
+        let mut faults = found.map(|place| damage(&place.join(&file.path), file));
+        if faults.clone().any(|fault| fault.is_none()) {
+            return None;
+        }
+        Some(faults.next().flatten().unwrap_or_else(|| format!("{} is missing", file.path)))
+    })
 }
 
 fn own_files(path: &Path) -> anyhow::Result<Vec<String>> {
@@ -486,16 +645,28 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The options that differ, with both values.
-fn differences(before: &BuildOptions, now: &BuildOptions) -> Vec<String> {
-    let object = |options| match serde_json::to_value(options) {
+/// The options and tokenizer's files that differ, with both values of an option.
+fn differences(before: &BuildRecord, now: &BuildRecord) -> Vec<String> {
+    let object = |record: &BuildRecord| match serde_json::to_value(&record.options) {
         Ok(serde_json::Value::Object(object)) => object,
         _ => unreachable!("options are an object"),
     };
-    let (before, now) = (object(before), object(now));
-    let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let (options_before, options) = (object(before), object(now));
+    let keys = options_before.keys();
+    let keys = keys.chain(options.keys().filter(|key| !options_before.contains_key(*key)));
     let of = |object: &serde_json::Map<_, _>, key| object.get(key).cloned().unwrap_or_default();
-    keys.filter(|key| before.get(*key) != now.get(*key))
-        .map(|key| format!("{key} was {}, now {}", of(&before, key), of(&now, key)))
-        .collect()
+    let differing = keys.filter(|key| options_before.get(*key) != options.get(*key));
+    let mut found: Vec<String> = differing
+        .map(|key| format!("{key} was {}, now {}", of(&options_before, key), of(&options, key)))
+        .collect();
+    if !now.continues(before) && before.options == now.options {
+        let both = before.tokenizer_files.iter().chain(&now.tokenizer_files);
+        let is_changed = |file: &&FileRecord| {
+            !before.tokenizer_files.contains(file) || !now.tokenizer_files.contains(file)
+        };
+        let names: BTreeSet<&str> =
+            both.filter(is_changed).map(|file| file.path.as_str()).collect();
+        found.extend(names.into_iter().map(|name| format!("{name} of the source has changed")));
+    }
+    found
 }

@@ -53,11 +53,11 @@ pub fn merge(dir: &Path) -> anyhow::Result<Report> {
         let what = "holds no corpus that tasks have begun (patchmill tokenize --task)";
         return Err(UsageError(format!("{} {what}", dir.display())).into());
     };
-    if folder.is_cut_off_in_finishing(&record)? {
-        let manifest = corpus::read_manifest(dir)?;
+    if let Some(manifest) = folder.cut_off_in_finishing(&record)? {
         folder.finish(&manifest)?;
         return Ok(report(manifest, None, started));
     }
+    check_tokenizer(dir, &record)?;
     let encoder = load_encoder(dir, &record.options)?;
     let records = find_records(&folder, &record)?;
     let manifest = write_manifest(dir, &encoder, &records, &record.options)?;
@@ -77,6 +77,15 @@ fn report(manifest: Manifest, encoder: Option<&Encoder>, started: Instant) -> Re
         statistics: SessionStatistics::default(),
         task: None,
     }
+}
+
+/// Refuses copies of the tokenizer's files that are not as the tasks made them.
+fn check_tokenizer(dir: &Path, record: &BuildRecord) -> Result<(), MergeError> {
+    let files = record.tokenizer_files.iter();
+    let faults = files.filter_map(|file| folder::damage(&dir.join(&file.path), file));
+    let faults: Vec<String> =
+        faults.map(|fault| format!("{fault}; run any task again, which restores it")).collect();
+    if faults.is_empty() { Ok(()) } else { Err(MergeError { dir: dir.to_owned(), faults }) }
 }
 
 /// Loads the tokenizer used by the tasks; each of them refused any other.

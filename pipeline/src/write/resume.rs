@@ -15,7 +15,6 @@ use schemas::build::{PartRecord, SeriesRecord};
 use schemas::manifest::FileRecord;
 
 use crate::console::progress::notice;
-use crate::disk::atomic;
 use crate::disk::source::read_file;
 use crate::read::inputs::Input;
 use crate::write::folder::{self, Folder, HOLDOUT_FOLDER, Kind, SERIES_MAX, series_of};
@@ -209,19 +208,7 @@ fn part(
     Ok(damage.map_or(Ok(record), Err))
 }
 
-/// How a file differs from its record.
+/// How a file that a record names differs from it.
 fn damage(path: &Path, file: &FileRecord) -> Option<String> {
-    let (bytes, hash) = match atomic::hash_file(path) {
-        Ok(found) => found,
-        Err(err) => {
-            return Some(format!("names a missing file: {:#}", anyhow::Error::new(err)));
-        }
-    };
-    let (found, expected) = (hash.to_hex(), &file.blake3);
-    (found.as_str() != expected).then(|| {
-        format!(
-            "says that {} is {} bytes with BLAKE3 {expected}; it is {bytes} with {found}",
-            file.path, file.bytes
-        )
-    })
+    Some(format!("fits no longer: {}", folder::damage(path, file)?))
 }

@@ -96,6 +96,7 @@ fn auto(
         if let Some(last) = number("SLURM_ARRAY_TASK_MAX")? {
             check_gaps(first, last, step, count)?;
         }
+        check_first(first, count)?;
         let behind = id.checked_sub(first).filter(|behind| behind % step == 0);
         let unfit = format!(
             "SLURM_ARRAY_TASK_ID {id} is none of {first}, {}, …",
@@ -123,6 +124,18 @@ fn check_gaps(first: u64, last: u64, step: u64, count: u64) -> Result<(), UsageE
         "the array has {count} tasks between {first} and {last}, with gaps, so the share of each \
          task is unknown; submit the whole array again (finished work stays), or name the share \
          with --task i/n"
+    )))
+}
+
+/// Refuses an array such as `--array=3` or `--array=3-7`, which looks like part of another one.
+fn check_first(first: u64, count: u64) -> Result<(), UsageError> {
+    if first <= 1 {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "the array has {count} tasks from {first} on; whole arrays begin with 0 or 1, and part of \
+         an array would divide the inputs differently: submit the whole array again (finished work \
+         stays), or name the share with --task i/n"
     )))
 }
 
@@ -177,6 +190,21 @@ mod tests {
         let with_last = |last| [&slurm[..], &[("SLURM_ARRAY_TASK_MAX", last)]].concat();
         check("auto", None, &with_last("7"), Ok((3, 4)));
         check("auto", None, &with_last("9"), Err("between 1 and 9, with gaps"));
+        for (first, count) in [("3", "1"), ("2", "4")] {
+            let part = [
+                ("SLURM_ARRAY_TASK_ID", first),
+                ("SLURM_ARRAY_TASK_MIN", first),
+                ("SLURM_ARRAY_TASK_COUNT", count),
+            ];
+            check("auto", None, &part, Err("whole arrays begin with 0 or 1"));
+        }
+        let one = |id| ["ID", "MIN", "MAX"].map(|name| (format!("SLURM_ARRAY_TASK_{name}"), id));
+        for id in ["0", "1"] {
+            let one = one(id);
+            let one = one.iter().map(|(name, id)| (name.as_str(), *id));
+            let one: Vec<_> = one.chain([("SLURM_ARRAY_TASK_COUNT", "1")]).collect();
+            check("auto", None, &one, Ok((0, 1)));
+        }
         let indexed = [("JOB_COMPLETION_INDEX", "1")];
         check("auto", Some(3), &indexed, Ok((1, 3)));
         check("auto", None, &indexed, Err("add --tasks n"));

@@ -263,3 +263,70 @@ fn a_corpus_of_more_shards_than_the_soft_limit_of_open_files_is_read() {
         stdout(&limited.args(["--set", &format!("loader.io=\"{io}\"")]).output().unwrap());
     }
 }
+
+/// Until object stores are supported, an URL is no name of a local folder.
+#[test]
+fn urls_are_refused_wherever_a_path_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (url, message) = ("s3://bucket/a", "s3:// is not supported");
+    let valid = support::fixtures().join("text/valid").display().to_string();
+    stdout(&tokenize(dir.path(), &["--out", "c", &valid]));
+    stdout(&patchmill(dir.path(), &["init", "r", "--corpus", "c"]));
+    let tokenizer = support::fixtures().join("tokenizer").display().to_string();
+    for arguments in [
+        &["tokenize", "--tokenizer", &tokenizer, "--out", url, &valid][..],
+        &["tokenize", "--tokenizer", &tokenizer, "--out", "d", url],
+        &["tokenize", "--tokenizer", url, "--out", "d", &valid],
+        &["merge", url],
+        &["verify", url],
+        &["inspect", url],
+        &["duplicates", "c", "--out", url],
+        &["export", "c", "--to", "nanogpt", "--out", url],
+        &["import", url, "--tokenizer", &tokenizer, "--out", "d"],
+        &["train-tokenizer", "--vocab-size", "600", "--out", url, &valid],
+        &["init", url],
+        &["plan", url],
+        &["plan", "r/run.toml", "--set", "data.corpus=gs://a/b"],
+        &["plan", "r/run.toml", "--set", "train.output=https://a/b"],
+        &["stream", "r/run.toml", "--sink", "file", url],
+    ] {
+        let output = patchmill(dir.path(), arguments);
+        let scheme = if arguments.iter().any(|word| word.contains("gs:")) {
+            "gs:// is not supported"
+        } else if arguments.iter().any(|word| word.contains("https:")) {
+            "https:// is not supported"
+        } else {
+            message
+        };
+        fail(&output, 2, &[scheme]);
+    }
+    for made in ["s3:", "d", "gs:", "https:"] {
+        assert!(!dir.path().join(made).exists(), "{made}");
+    }
+    // A colon or slashes alone are part of a name.
+    stdout(&tokenize(dir.path(), &["--out", "a:/b//c", &valid]));
+}
+
+/// On a full disk (here: a limit of the file's size) no part of a file gets the final name.
+#[test]
+fn a_stream_into_a_file_is_complete_or_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let valid = support::fixtures().join("text/valid").display().to_string();
+    stdout(&tokenize(dir.path(), &["--out", "c", &valid]));
+    stdout(&patchmill(dir.path(), &["init", "r", "--corpus", "c"]));
+    let stream = ["stream", "r/run.toml", "--sink", "file", "ids.bin"];
+    let limited = |blocks: u64| {
+        let mut command = Command::new("sh");
+        command.current_dir(dir.path()).arg("-c");
+        command.arg(format!("trap '' XFSZ; ulimit -f {blocks} && exec \"$0\" \"$@\""));
+        command.arg(support::patchmill().get_program()).args(stream).output().unwrap()
+    };
+    fail(&limited(8), 1, &["ids.bin"]);
+    let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<_> = names.filter(|name| name.to_string_lossy().contains("ids.bin")).collect();
+    assert!(names.is_empty(), "{names:?}");
+    stdout(&patchmill(dir.path(), &stream));
+    let whole = fs::read(dir.path().join("ids.bin")).unwrap();
+    fail(&limited(8), 1, &["ids.bin"]);
+    assert!(fs::read(dir.path().join("ids.bin")).unwrap() == whole, "the old file is as it was");
+}

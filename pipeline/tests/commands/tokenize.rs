@@ -264,7 +264,7 @@ fn merge_names_all_that_is_missing_or_does_not_fit() {
     let mut bytes = fs::read(&shard).unwrap();
     bytes[5000] ^= 1;
     fs::write(&shard, &bytes).unwrap();
-    fail(merge(&out), 4, &["00001.series.json says that 00001-00000.tok is", "BLAKE3"]);
+    fail(merge(&out), 4, &["00001.series.json fits no longer: 00001-00000.tok is", "BLAKE3"]);
     bytes[5000] ^= 1;
     fs::write(&shard, &bytes).unwrap();
     succeed(merge(&out));
@@ -368,21 +368,236 @@ fn files_of_others_are_never_removed() {
     }
 }
 
-/// Cut off while the new corpus replaces the old one: the same command ends with the new one and
-/// nothing else.
+/// A corpus with a hold-out and few files, for one test of each file.
+fn small(out: &Path, input: &Path, options: &[&str]) -> Command {
+    let mut command = patchmill();
+    command.arg("tokenize").arg("--tokenizer").arg(tokenizer());
+    command.args(["--holdout-rate", "0.3", "--on-error", "skip"]).args(options);
+    command.arg("--out").arg(out).arg(input);
+    command
+}
+
+fn small_input(dir: &Path) -> PathBuf {
+    let input = dir.join("small.jsonl");
+    let line = |at: u32| format!("{{\"text\": \"document {at} of a small input\"}}\n");
+    fs::write(&input, (0..40).map(line).collect::<String>() + "no document\n").unwrap();
+    input
+}
+
+/// Cut off at any file while the new corpus replaces the old one: the same command ends with the
+/// new one and nothing else, and whoever comes before it reads what to do.
 #[test]
 fn a_replacement_that_was_cut_off_is_made_to_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let inputs = inputs(dir.path());
-    let one = reference(dir.path(), &inputs, &["--eos"]);
-    for time in 0..4 {
-        let out = dir.path().join("out");
-        succeed(tokenize(&out, &inputs, &[]));
-        let mut killed = tokenize(&out, &inputs, &["--force", "--eos"]);
-        killed.env("PATCHMILL_ABORT_AT", format!("replace#{time}"));
-        assert!(!killed.status().unwrap().success());
-        succeed(tokenize(&out, &inputs, &["--force", "--eos"]));
+    let input = small_input(dir.path());
+    let (one, out) = (dir.path().join("one"), dir.path().join("out"));
+    succeed(small(&one, &input, &["--eos"]));
+    let mut passed = 0;
+    let moves = (0..).map(|time| format!("replace#{time}"));
+    let last = ["replace-manifest", "replaced"].map(str::to_owned);
+    for point in last.into_iter().chain(moves) {
+        succeed(small(&out, &input, &[]));
+        let mut killed = small(&out, &input, &["--force", "--eos"]);
+        killed.env("PATCHMILL_ABORT_AT", &point);
+        if killed.status().unwrap().success() {
+            break;
+        }
+        passed += 1;
+        if point != "replaced" {
+            let hint = ["was interrupted", "--force, finishes it"];
+            fail(small(&out, &input, &["--eos"]), 2, &hint);
+            let mut verify = patchmill();
+            verify.arg("verify").arg(&out);
+            fail(verify, 4, &hint);
+        }
+        succeed(small(&out, &input, &["--force", "--eos"]));
         assert_same_tree(&one, &out);
+        fs::remove_dir_all(&out).unwrap();
+    }
+    // Shard and index of both parts, the list of skipped documents, the hold-out's manifest, and
+    // the tokenizer's files twice.
+    assert!(passed >= 10, "{passed}");
+}
+
+/// What a resumed run builds on is compared with a recorded hash: the tokenizer's copies, and after
+/// a finish that was cut off also the shards.
+#[test]
+fn damage_to_an_unfinished_corpus_is_mended_by_the_run_that_finishes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let (one, out) = (dir.path().join("one"), dir.path().join("out"));
+    succeed(small(&one, &input, &[]));
+    let copies: Vec<String> =
+        tree(&one).into_keys().filter(|n| n.starts_with("tokenizer/")).collect();
+    assert!(copies.len() > 1, "{copies:?}");
+    let shard = "00000-00000.tok".to_owned();
+    let cases = copies.iter().map(|name| ("series-record", name));
+    let cases = cases.chain(copies.iter().chain([&shard]).map(|name| ("finish", name)));
+    for (point, name) in cases {
+        for damage in ["empty", "change", "remove"] {
+            let mut killed = small(&out, &input, &[]);
+            killed.env("PATCHMILL_ABORT_AT", point);
+            assert!(!killed.status().unwrap().success(), "{point}");
+            let path = out.join(name);
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            match damage {
+                "empty" => fs::write(&path, "").unwrap(),
+                "change" => fs::write(&path, bytes).unwrap(),
+                _ => fs::remove_file(&path).unwrap(),
+            }
+            let resumed = succeed(small(&out, &input, &[]));
+            assert!(stderr(&resumed).contains(name), "{}", stderr(&resumed));
+            assert_same_tree(&one, &out);
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
+
+/// Merging has no source of the tokenizer; the next task has.
+#[test]
+fn a_damaged_tokenizer_of_tasks_is_refused_by_merge_and_restored_by_a_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let (one, out) = (dir.path().join("one"), dir.path().join("out"));
+    succeed(small(&one, &input, &[]));
+    let task = || small(&out, &input, &["--task", "0/1"]);
+    succeed(task());
+    let config = out.join("tokenizer/tokenizer_config.json");
+    fs::write(&config, "{}").unwrap();
+    fail(merge(&out), 4, &["tokenizer_config.json is 2 bytes", "run any task again"]);
+    succeed(task());
+    succeed(merge(&out));
+    assert_same_tree(&one, &out);
+}
+
+/// Files beside tokenizer.json belong to the corpus: a run does not continue with others.
+#[test]
+fn a_tokenizer_that_changed_since_the_corpus_was_begun_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let (own, out) = (dir.path().join("tokenizer"), dir.path().join("out"));
+    fs::create_dir(&own).unwrap();
+    for entry in fs::read_dir(tokenizer()).unwrap().map(|entry| entry.unwrap()) {
+        fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    let run = || {
+        let mut command = patchmill();
+        command.arg("tokenize").arg("--tokenizer").arg(&own).arg("--out").arg(&out);
+        command.args(["--on-error", "skip", "--bos", "--no-eos"]).arg(&input);
+        command
+    };
+    let mut killed = run();
+    killed.env("PATCHMILL_ABORT_AT", "series-record");
+    assert!(!killed.status().unwrap().success());
+    let config = own.join("tokenizer_config.json");
+    let before = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{before} ")).unwrap();
+    fail(run(), 2, &["tokenizer/tokenizer_config.json of the source has changed", "--force"]);
+    fs::write(&config, before).unwrap();
+    succeed(run());
+}
+
+/// Without its tokenizer a corpus is of no use: each command that plans for it refuses.
+#[test]
+fn a_corpus_without_a_readable_tokenizer_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let (out, run) = (dir.path().join("out"), dir.path().join("run"));
+    succeed(small(&out, &input, &[]));
+    let mut init = patchmill();
+    init.arg("init").arg(&run).arg("--corpus").arg(&out);
+    succeed(init);
+    let copy = out.join("tokenizer/tokenizer.json");
+    let bytes = fs::read(&copy).unwrap();
+    for damage in ["remove", "change"] {
+        match damage {
+            "remove" => fs::remove_file(&copy).unwrap(),
+            _ => fs::write(&copy, [&bytes[..], b" "].concat()).unwrap(),
+        }
+        for arguments in [["verify", "out"], ["plan", "run/run.toml"]] {
+            let mut command = patchmill();
+            command.current_dir(dir.path()).args(arguments);
+            fail(command, 4, &["tokenizer.json"]);
+        }
+    }
+}
+
+/// Cut off between any two of its files, and repeated, it leaves what an undisturbed run leaves.
+/// Nobody's own files are replaced.
+#[test]
+fn a_tokenizer_whose_training_was_cut_off_is_trained_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let train = |out: &Path| {
+        let mut command = patchmill();
+        command.arg("train-tokenizer").args(["--vocab-size", "512", "--out"]).arg(out).arg(&input);
+        command
+    };
+    let (one, out) = (dir.path().join("one"), dir.path().join("out"));
+    let clean: PathBuf = dir.path().join("clean.jsonl");
+    let text = fs::read_to_string(&input).unwrap().replace("no document\n", "");
+    fs::write(&clean, text).unwrap();
+    fs::rename(&clean, &input).unwrap();
+    succeed(train(&one));
+    for file in 0..3 {
+        let mut killed = train(&out);
+        killed.env("PATCHMILL_ABORT_AT", format!("train-tokenizer#{file}"));
+        assert!(!killed.status().unwrap().success());
+        if file < 2 {
+            succeed(train(&out));
+        }
+        fail(train(&out), 2, &["tokenizer.json exists"]);
+        let (mut found, expected) = (tree(&out), tree(&one));
+        found.retain(|name, _| !name.ends_with(".lock"));
+        assert!(found == expected, "{file}");
+        fs::remove_dir_all(&out).unwrap();
+    }
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("tokenizer_config.json"), "mine").unwrap();
+    fail(train(&out), 2, &["tokenizer_config.json exists"]);
+    assert_eq!(fs::read(out.join("tokenizer_config.json")).unwrap(), b"mine");
+}
+
+/// The next run would read its own output as an input.
+#[test]
+fn an_output_inside_a_folder_of_inputs_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let before = tree(&inputs);
+    let message = "lies inside the folder of inputs";
+    for out in ["c", "deep/er/c", "../in/c"] {
+        fail(tokenize(&inputs.join(out), &inputs, &[]), 2, &[message]);
+    }
+    fail(tokenize(&inputs, &inputs, &[]), 2, &["lies inside"]);
+    let mut train = patchmill();
+    train.args(["train-tokenizer", "--vocab-size", "512", "--out"]).arg(inputs.join("t"));
+    train.arg(&inputs);
+    fail(train, 2, &[message]);
+    assert!(tree(&inputs) == before);
+    // Beside it is fine, and so is a file of the folder.
+    succeed(tokenize(&inputs.join("d"), &inputs.join("a.jsonl"), &[]));
+}
+
+/// Files elsewhere are neither written nor removed through a link.
+#[test]
+fn links_in_an_output_folder_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = small_input(dir.path());
+    let (out, other) = (dir.path().join("out"), dir.path().join("other"));
+    succeed(small(&other, &input, &[]));
+    let before = tree(&other);
+    for name in ["holdout", "tokenizer", ".next", ".lock", "holdout/tokenizer"] {
+        fs::create_dir(&out).unwrap();
+        let link = out.join(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let target = if name == ".lock" { "other/manifest.json" } else { "other" };
+        std::os::unix::fs::symlink(dir.path().join(target), link).unwrap();
+        let output = small(&out, &input, &["--force"]).output().unwrap();
+        assert!(!output.status.success(), "{name}");
+        assert!(stderr(&output).contains(name.rsplit('/').next().unwrap()), "{}", stderr(&output));
+        assert!(tree(&other) == before, "{name}");
         fs::remove_dir_all(&out).unwrap();
     }
 }

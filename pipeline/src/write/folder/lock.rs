@@ -9,10 +9,11 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::OFlags;
 
 use crate::write::tasks::Task;
 
@@ -110,6 +111,8 @@ impl Held {
         loop {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false);
+            // A link would have its target overwritten.
+            options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
             let file = options.open(&path).with_context(context)?;
             match lock(&file) {
                 Ok(()) => {}
