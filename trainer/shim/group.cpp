@@ -11,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <sstream>
+#include <thread>
 
 using at::Tensor;
 
@@ -35,6 +36,47 @@ struct PmGroup {
   }
 };
 
+namespace {
+
+std::string rank_name(int rank) { return "rank " + std::to_string(rank); }
+
+// Waits until every rank has announced itself in the store. Fails at once if two processes have one
+// number or another rank counts another number of ranks, and after the limit with the ranks that
+// are missing.
+void meet(c10d::Store& store, int rank, int world_size, std::chrono::milliseconds limit) {
+  TORCH_CHECK(store.add(rank_name(rank), 1) == 1, "there is another ", rank_name(rank),
+              ": each process needs a number of its own");
+  const auto key = [](int of) { return "world size of " + rank_name(of); };
+  const auto own = std::to_string(world_size);
+  store.set(key(rank), std::vector<uint8_t>(own.begin(), own.end()));
+  const auto end = std::chrono::steady_clock::now() + limit;
+  for (int next = 0;;) {
+    while (next < world_size && store.check({key(next)})) {
+      const auto bytes = store.get(key(next));
+      const std::string found(bytes.begin(), bytes.end());
+      TORCH_CHECK(found == own, rank_name(next), " was started as one of ", found, " ranks, ",
+                  rank_name(rank), " as one of ", own, ": start all ranks with the same number");
+      ++next;
+    }
+    if (next == world_size) {
+      return;
+    }
+    if (std::chrono::steady_clock::now() >= end) {
+      std::string missing;
+      for (int of = next; of < world_size; ++of) {
+        if (!store.check({key(of)})) {
+          missing += (missing.empty() ? "" : ", ") + std::to_string(of);
+        }
+      }
+      TORCH_CHECK(false, "of ", world_size, " ranks these did not arrive within ",
+                  limit.count() / 1000, " s: ", missing);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+}  // namespace
+
 extern "C" {
 
 // Meets the other ranks at `host`:`port`. The rank that `listens` there does so on the socket
@@ -51,6 +93,7 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
     options.isServer = listens != 0;
     options.numWorkers = size_t(world_size);
     options.timeout = std::chrono::milliseconds(meet_ms);
+    options.waitWorkers = false;  // `meet` names those that are missing
     if (listen_fd >= 0) {
       options.masterListenFd = listen_fd;
     }
@@ -61,9 +104,13 @@ int pm_group(const char* host, int port, int listens, int listen_fd, const char*
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
     made->store =
         c10::make_intrusive<c10d::PrefixStore>("patchmill/" + std::string(attempt), store);
-    const auto name = "rank " + std::to_string(rank);
-    TORCH_CHECK(made->store->add(name, 1) == 1, "there is another ", name,
-                ": each process needs a number of its own");
+    try {
+      meet(*made->store, rank, world_size, options.timeout);
+    } catch (...) {
+      // The others read the reason from the store of this process.
+      std::this_thread::sleep_for(std::chrono::milliseconds(listens != 0 ? 1000 : 0));
+      throw;
+    }
     auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
     if (interfaces == nullptr) {
       gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));

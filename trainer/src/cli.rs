@@ -12,6 +12,7 @@ use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use pipeline::disk::failpoint::failpoint;
 
 use crate::commands::bench::{self, BenchArgs};
 use crate::commands::doctor;
@@ -20,6 +21,8 @@ use crate::commands::generate::{self, GenerateArgs};
 use crate::commands::plan_memory::{self, PlanMemoryArgs};
 use crate::commands::pretrain::{self, PretrainArgs};
 use crate::console::progress::print;
+use crate::console::stop;
+use pipeline::commands::values::local_path;
 
 /// Patch-level training of LLaMA models.
 #[derive(Parser)]
@@ -53,6 +56,7 @@ enum Command {
     /// Write man pages into a folder.
     Man {
         /// Target folder; created if missing.
+        #[arg(value_parser = local_path())]
         folder: PathBuf,
     },
 }
@@ -81,6 +85,10 @@ fn spin_briefly() {
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     use Command::{Bench, Eval, Generate, Pretrain};
+    if matches!(args.command, Pretrain(_)) {
+        stop::hold();
+        failpoint("starting");
+    }
     if matches!(args.command, Pretrain(_) | Bench(_) | Eval(_) | Generate(_)) {
         spin_briefly();
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use pipeline::corpus::Corpus;
 use pipeline::run_file;
 use plan::{Phase, Plan};
-use schemas::checkpoint::TrainerState;
+use schemas::checkpoint::{PhaseRecord, TrainerState};
 use schemas::run::RunFile;
 
 use crate::checkpoint::contents;
@@ -30,7 +30,7 @@ use crate::device::attention::{self, AttentionShape};
 use crate::device::memory;
 use crate::model::llama::{Compute, Llama};
 use crate::ranks::process_group::{ProcessGroup, ReportedByRankZero};
-use crate::run::diverged::{Diverged, StopNumbers};
+use crate::run::diverged::{Diverged, NoUpdate, StopNumbers};
 use crate::run::inputs::{Inputs, init_from};
 use crate::run::interval::{Figures, Interval, StepCost};
 use crate::run::log::{EvaluationLog, StepLog};
@@ -169,7 +169,13 @@ impl Run {
         };
         let peak = flops::peak(compute.dtype, compute.device)?;
         let writer = folder.map(|folder| {
+            if found.is_some() {
+                store::settle(&folder.path, state.next_step, save::retention(&config))?;
+            }
             let metrics = MetricsLog::open(&folder.path, found.as_ref().map(|_| state.next_step))?;
+            if found.is_some() {
+                prepare::notice_lost_points(&metrics, &state, config.train.log_every_steps);
+            }
             folder.write_run_file(&file.resolved().context("resolve the run file's paths")?)?;
             anyhow::Ok(Writer { folder, metrics })
         });
@@ -209,6 +215,11 @@ impl Run {
         if self.state.next_step < last_step || !is_complete {
             let checkpoint = self.save()?;
             return Ok(Outcome::Stopped { next_step: self.state.next_step, checkpoint });
+        }
+        let is_idle =
+            |record: &PhaseRecord| record.steps > 0 && record.skipped_steps == record.steps;
+        if let Some(index) = self.state.phases.iter().position(is_idle) {
+            return Err(NoUpdate { index, steps: self.state.phases[index].steps }.into());
         }
         Ok(Outcome::Done(Box::new(self.summarize()?)))
     }
@@ -447,7 +458,9 @@ impl Run {
     }
 
     fn write(&mut self, point: &Point) -> Result<()> {
-        self.writer.as_mut().map_or(Ok(()), |writer| writer.metrics.write(point))
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        writer.folder.check_is_there()?;
+        writer.metrics.write(point)
     }
 
     /// Due before the first step (the fresh model, for comparison with the patch phase's weights),
@@ -504,6 +517,11 @@ impl Run {
 
     /// Saves a checkpoint of the state between two steps; the other ranks wait for the first.
     fn save(&mut self) -> Result<PathBuf> {
+        // First: a checkpoint claims the points up to its step.
+        if let Some(writer) = &self.writer {
+            writer.folder.check_is_there()?;
+            writer.metrics.sync()?;
+        }
         save::check_ranks_have_equal_weights(&self.model, &self.group, self.state.next_step)?;
         let snapshot = Snapshot {
             config: &self.config,

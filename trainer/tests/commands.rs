@@ -41,6 +41,7 @@ fn a_missing_run_file_or_model_is_named() {
         &["pretrain", "absent.toml"][..],
         &["eval", "--model", "absent", "--data", "y"],
         &["generate", "--model", "absent", "--prompt", "y"],
+        &["generate", "--model", "absent", "--prompt", "- y"],
     ] {
         let output = command(args).failure().stdout("").get_output().clone();
         let stderr = text(&output.stderr);

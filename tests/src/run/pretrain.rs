@@ -11,8 +11,12 @@ use std::sync::OnceLock;
 use super::file::RUN_FILE;
 use crate::support::process::{binary, repository};
 
+mod cut_off;
+mod models;
 mod ranks;
 
+/// The optimizer's file in a checkpoint.
+const OPTIMIZER: &str = "training_state/optimizer.safetensors";
 /// Steps of the test run: 20 of K = 4, then 10 of K = 1.
 const SWITCH_STEP: u64 = 20;
 const STEP_COUNT: u64 = 30;
@@ -177,7 +181,7 @@ fn assert_same_as_reference(run: &TestRun, what: &str) {
         panic!("{what}: {line} in place of {expected}");
     }
     assert_eq!(curves.len(), expected.len(), "{what}");
-    for name in ["model.safetensors", "optim-00000-of-00001.safetensors", "config.json"] {
+    for name in ["model.safetensors", OPTIMIZER, "config.json"] {
         assert!(run.final_bytes(name) == reference().final_bytes(name), "{name} differs: {what}");
     }
 }
@@ -240,7 +244,7 @@ fn a_run_that_carries_its_optimizer_over_resumes_bitwise_around_the_switch() {
     assert_eq!(rates[27], 2e-3 * 0.5, "a quarter of the decay is half of the way: 1 - √x");
 
     let state = |run: &TestRun, name: &str| {
-        let bytes = run.final_bytes("optim-00000-of-00001.safetensors");
+        let bytes = run.final_bytes(OPTIMIZER);
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         tensors.tensor(name).unwrap().data().to_vec()
     };
@@ -253,7 +257,7 @@ fn a_run_that_carries_its_optimizer_over_resumes_bitwise_around_the_switch() {
         assert_eq!(run.signal_after(step, libc::SIGKILL), None);
         run.run_to_the_end();
         assert_eq!(run.curves(), expected.curves(), "killed after step {step}");
-        for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+        for name in ["model.safetensors", OPTIMIZER] {
             assert!(
                 run.final_bytes(name) == expected.final_bytes(name),
                 "{name}: killed after step {step}"
@@ -274,7 +278,7 @@ fn maps_of_a_phase_are_trained_resumed_bitwise_and_dropped_at_the_switch() {
         names.sort();
         names
     };
-    let (weights, optimizer) = ("model.safetensors", "optim-00000-of-00001.safetensors");
+    let (weights, optimizer) = ("model.safetensors", OPTIMIZER);
     let expected = with_maps();
     let keep = ["--set", "train.keep_every_steps=4"];
     assert!(expected.run(&keep).status.success());
@@ -466,6 +470,17 @@ fn a_run_that_diverges_stops_before_the_update_and_can_go_on_by_skipping() {
     assert!(report["phases"][1]["skipped_steps"].as_u64().unwrap() > 0);
 }
 
+#[test]
+fn a_run_that_skips_every_step_of_a_phase_fails() {
+    let run = TestRun::new();
+    let args =
+        ["--set", "model.initializer_range=1e30", "--set", "optimizer.nonfinite=skip", "--json"];
+    let expected = ["phases.0 made no update", "not finite", "another train.output"];
+    check_refusal(&run, &args, 3, &expected);
+    // The run is complete, and still no success.
+    check_refusal(&run, &args, 3, &expected);
+}
+
 /// The only `diverged-step-N.json` in the run's folder.
 fn divergence(run: &TestRun) -> serde_json::Value {
     let names = fs::read_dir(run.output()).unwrap().map(|entry| entry.unwrap().path());
@@ -529,7 +544,7 @@ fn a_spike_stops_the_run_and_names_its_documents_or_is_skipped_bitwise_alike() {
         from_scratch.curves(),
         "the window of losses went through the checkpoints"
     );
-    for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+    for name in ["model.safetensors", OPTIMIZER] {
         assert!(run.final_bytes(name) == from_scratch.final_bytes(name), "{name}");
     }
 }
@@ -745,6 +760,15 @@ fn memory_is_planned_without_data_and_only_for_steps_that_can_be_made() {
         assert_eq!(bytes("total_bytes"), sum);
         assert_eq!(bytes("moments_bytes"), 2 * bytes("parameters_bytes"));
     }
+    // The run, whose model is small beside the probe for MFU, stays within the estimate.
+    assert!(run.run(&[]).status.success());
+    let metrics = fs::read_to_string(run.output().join("metrics.jsonl")).unwrap();
+    let points = metrics.lines().map(|line| serde_json::from_str(line).unwrap());
+    let peaks = points.filter_map(|point: serde_json::Value| point["memory/peak_bytes"].as_f64());
+    let peak = peaks.fold(0.0, f64::max);
+    let process = phases.iter().map(|phase| phase["process_bytes"].as_f64().unwrap());
+    let process = process.fold(0.0, f64::max);
+    assert!(0.0 < peak && peak < 1.1 * process, "{peak} of {process}");
     for wrong in [
         "plan.window_units=0",
         "phases.0.patch_size=0",

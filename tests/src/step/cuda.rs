@@ -18,7 +18,7 @@ use trainer::device::cuda;
 use trainer::model::llama::{Compute, Llama};
 use trainer::model::patch;
 use trainer::ranks::environment::Rendezvous;
-use trainer::ranks::process_group::ProcessGroup;
+use trainer::ranks::process_group::{ProcessGroup, WaitLimits};
 use trainer::shim::{self, ShimError};
 use trainer::step::adamw::AdamW;
 use trainer::step::graph::Stepper;
@@ -333,12 +333,16 @@ fn j_a_gpu_takes_part_in_collectives() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let host = "127.0.0.1".to_owned();
-    let (is_served, attempt) = (false, String::new());
+    let (is_served, attempt, variables) = (false, String::new(), ["RANK", "WORLD_SIZE"]);
+    let (rank, world_size, local_rank) = (0, 1, 0);
     let rendezvous =
-        Rendezvous { rank: 0, world_size: 1, local_rank: 0, host, port, is_served, attempt };
-    let group =
-        ProcessGroup::init(&rendezvous, Some(std::os::fd::IntoRawFd::into_raw_fd(listener)))
-            .unwrap();
+        Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt, variables };
+    let group = ProcessGroup::init(
+        &rendezvous,
+        Some(std::os::fd::IntoRawFd::into_raw_fd(listener)),
+        WaitLimits::default(),
+    )
+    .unwrap();
     let expected = random_on(device, &[1 << 20], 1);
     let mut tensor = expected.copy();
     group.all_reduce(&mut tensor).unwrap();

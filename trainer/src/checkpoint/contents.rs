@@ -13,15 +13,18 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::checkpoint::store::{self, Checkpoint};
-use crate::checkpoint::tensor_file::TensorFile;
+use crate::checkpoint::tensor_file::{self, TensorFile};
 use crate::checkpoint::weights;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps, is_map};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
 
 /// Optimizer state in a checkpoint: moments and step count by parameter. The master weights are in
-/// `model.safetensors`.
-pub const OPTIMIZER_FILE: &str = "optim-00000-of-00001.safetensors";
+/// `model.safetensors`. It has a folder of its own because servers without an index load every
+/// `*.safetensors` of a model's folder.
+const OPTIMIZER_FILE: &str = "training_state/optimizer.safetensors";
+/// Its name in checkpoints of earlier builds.
+const OPTIMIZER_FILE_BEFORE: &str = "optim-00000-of-00001.safetensors";
 
 /// BLAKE3 of the weights a run starts from. A `resumed` run no longer needs the weights; if they
 /// are gone, the hash recorded in the checkpoint is used.
@@ -56,7 +59,9 @@ pub fn initial_model(
 
 /// Model and optimizer of a checkpoint, with the maps of the phase it was saved in.
 pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Result<(Llama, AdamW)> {
-    let path = checkpoint.path.join(OPTIMIZER_FILE);
+    let names = [OPTIMIZER_FILE, OPTIMIZER_FILE_BEFORE];
+    let [path, before] = names.map(|name| checkpoint.path.join(name));
+    let path = if !path.exists() && before.exists() { before } else { path };
     let read = || -> Result<(Llama, AdamW)> {
         let tensors = TensorFile::open(&path)?.read_all()?;
         let (map_tensors, state): (Vec<_>, Vec<_>) =
@@ -82,8 +87,17 @@ pub fn load(config: &RunFile, compute: Compute, checkpoint: &Checkpoint) -> Resu
     Ok((model, optimizer))
 }
 
+/// Writes the optimizer's state, including the phase's maps, into a checkpoint's folder.
+pub fn save_optimizer(into: &Path, model: &Llama, optimizer: &AdamW) -> Result<()> {
+    let path = into.join(OPTIMIZER_FILE);
+    let folder = path.parent().expect("it is in a folder of the checkpoint");
+    fs::create_dir(folder).with_context(|| format!("create {}", folder.display()))?;
+    tensor_file::write(&path, &optimizer_tensors(model, optimizer))
+        .with_context(|| format!("write {}", path.display()))
+}
+
 /// The optimizer's state as saved in a checkpoint, including the phase's maps.
-pub fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> {
+fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> {
     let maps = model.parameters().iter().filter(|parameter| is_map(parameter.name()));
     let mut tensors: Vec<_> =
         maps.map(|map| (map.name().to_owned(), map.leaf().detach())).collect();

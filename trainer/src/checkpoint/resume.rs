@@ -193,7 +193,8 @@ pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, 
         }
         Resume::Never => Ok(None),
         Resume::Path(from) => {
-            let checkpoint = store::verify(from)?;
+            let from = store::resolve(from);
+            let checkpoint = store::verify(&from)?;
             let is_last = |last_step| {
                 let same_folder = from.canonicalize().ok().zip(output.canonicalize().ok());
                 same_folder.is_some_and(|(from, output)| from.parent() == Some(&*output))
@@ -201,7 +202,7 @@ pub fn find_checkpoint(output: &Path, resume: &Resume) -> Result<Option<Found>, 
             };
             match store::last_step(output)? {
                 Some(last_step) if !is_last(last_step) => {
-                    let (path, from) = (output.to_owned(), from.clone());
+                    let path = output.to_owned();
                     Err(ResumeError::Mixed { path, last_step, from })
                 }
                 _ => Ok(Some((checkpoint, Vec::new()))),
@@ -223,7 +224,7 @@ pub fn broadcast_found(
         return Ok(found);
     }
     let path = match resume {
-        Resume::Path(path) => path.clone(),
+        Resume::Path(path) => store::resolve(path),
         _ => store::path(output, step.parse()?),
     };
     let checkpoint = store::verify(&path).map_err(ResumeError::from)?;

@@ -11,16 +11,22 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
+use pipeline::disk::failpoint::failpoint;
 use schemas::checkpoint::{
     CHECKPOINT_MANIFEST, CheckpointManifest, TRAINER_STATE, TrainerState, VERSION,
 };
 use schemas::manifest::{FileRecord, check_path};
 
+use crate::console::progress::progress;
+
 const PREFIX: &str = "checkpoint-";
 const TEMPORARY: &str = ".tmp-checkpoint-";
 const REPLACED: &str = "-replaced";
 const LATEST: &str = "latest";
+/// In place of the link on a file system without links.
+const LATEST_TEXT: &str = "latest.txt";
 
 /// The reason a checkpoint was not written or not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -136,12 +142,25 @@ pub fn save(
         remove_folder(&old)?;
         fs::rename(&path, &old).map_err(io_error("set aside", &path))?;
     }
+    failpoint("checkpoint-written");
     fs::rename(&temporary, &path).map_err(io_error("publish", &path))?;
     sync_folder(run_folder)?;
+    failpoint("checkpoint-published");
     point_latest(run_folder, &name)?;
     remove_leftovers(run_folder)?;
     prune(run_folder, state.next_step, retention)?;
     Ok(path)
+}
+
+/// Does what a save at `step` may have been kept from doing after its checkpoint got its name:
+/// points `latest` at it and removes those not kept by `retention`. Does nothing if the folder has
+/// no such checkpoint. The caller holds the run's lock.
+pub fn settle(run_folder: &Path, step: u64, retention: Retention) -> Result<(), CheckpointError> {
+    if !path(run_folder, step).is_dir() {
+        return Ok(());
+    }
+    point_latest(run_folder, &format!("{PREFIX}{step}"))?;
+    prune(run_folder, step, retention)
 }
 
 /// The newest complete checkpoint of a run, with a line for each damaged newer one; `None` if there
@@ -170,6 +189,16 @@ pub fn verify_if_ours(path: &Path) -> Result<(), CheckpointError> {
         Ok(_) | Err(CheckpointError::NoCheckpoint { .. }) => Ok(()),
         Err(err) => Err(err),
     }
+}
+
+/// Whether a name in a run's folder is that of a checkpoint.
+pub fn is_checkpoint(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|step| step.parse::<u64>().is_ok())
+}
+
+/// Whether a name in a run's folder is one that this module writes.
+pub fn is_own(name: &str) -> bool {
+    is_checkpoint(name) || name.starts_with(TEMPORARY) || [LATEST, LATEST_TEXT].contains(&name)
 }
 
 /// Path of a run's checkpoint of `step`.
@@ -279,6 +308,7 @@ fn prune(run_folder: &Path, saved_step: u64, retention: Retention) -> Result<(),
             let path = path(run_folder, step);
             let aside = run_folder.join(format!("{TEMPORARY}{step}-old"));
             fs::rename(&path, &aside).map_err(io_error("set aside", &path))?;
+            failpoint("checkpoint-pruning");
             remove_folder(&aside)?;
         }
     }
@@ -336,19 +366,60 @@ fn remove_folder(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Makes `latest` a link to the checkpoint with this name.
+/// Makes `latest` a link to the checkpoint with this name, or `latest.txt` a file with the name
+/// where `latest` is something else or links cannot be made.
 fn point_latest(run_folder: &Path, name: &str) -> Result<(), CheckpointError> {
-    let link = run_folder.join(LATEST);
+    let (link, text) = (run_folder.join(LATEST), run_folder.join(LATEST_TEXT));
+    let obstacle = match fs::symlink_metadata(&link) {
+        Ok(found) if !found.is_symlink() => format!("{} is not a link", link.display()),
+        _ => match replace_link(run_folder, name) {
+            Ok(()) => {
+                remove_file(&text)?;
+                return sync_folder(run_folder);
+            }
+            Err(err) => format!("{} cannot be a link ({err})", link.display()),
+        },
+    };
+    static NOTICE: Once = Once::new();
+    NOTICE.call_once(|| {
+        let text = text.display();
+        progress(&format!("notice: {obstacle}; {text} names the newest checkpoint instead"));
+    });
+    let temporary = run_folder.join(format!(".{LATEST_TEXT}.tmp"));
+    write_synced(&temporary, format!("{name}\n").as_bytes())?;
+    fs::rename(&temporary, &text).map_err(io_error("publish", &text))?;
+    sync_folder(run_folder)
+}
+
+fn replace_link(run_folder: &Path, name: &str) -> io::Result<()> {
     let temporary = run_folder.join(format!(".{LATEST}.tmp"));
     match fs::remove_file(&temporary) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("remove", &temporary)(err));
-        }
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
         _ => {}
     }
-    std::os::unix::fs::symlink(name, &temporary).map_err(io_error("link", &temporary))?;
-    fs::rename(&temporary, &link).map_err(io_error("publish", &link))?;
-    sync_folder(run_folder)
+    std::os::unix::fs::symlink(name, &temporary)?;
+    failpoint("checkpoint-linked");
+    fs::rename(&temporary, run_folder.join(LATEST))
+}
+
+/// The folder a user means by `path`: for a run's `latest`, the checkpoint that `latest.txt` names
+/// if there is such a file.
+pub fn resolve(path: &Path) -> PathBuf {
+    let named = || {
+        let text = path.with_file_name(LATEST_TEXT);
+        let name = fs::read_to_string(text).ok().filter(|_| path.ends_with(LATEST))?;
+        let name = name.trim();
+        name.strip_prefix(PREFIX)?.parse::<u64>().ok()?;
+        Some(path.with_file_name(name))
+    };
+    named().unwrap_or_else(|| path.to_owned())
+}
+
+fn remove_file(path: &Path) -> Result<(), CheckpointError> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(err)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::run::Run;
 use crate::run::diverged::Diverged;
 use crate::run::metrics::METRICS_FILE;
 use crate::shim::ShimError;
+use pipeline::commands::values::local_path;
 
 use self::report::{PhaseReport, Report, Spread};
 
@@ -45,6 +46,7 @@ const PRODUCT_TRIES: usize = 5;
 #[derive(Args)]
 pub struct BenchArgs {
     /// The run file.
+    #[arg(value_parser = local_path())]
     run: PathBuf,
     /// Replaces a value of the run file, such as train.dtype=bf16.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -154,6 +156,7 @@ fn measure(
     file.file.train.log_every_steps = interval_steps(steps, measured_from);
     let mut run = Run::prepare(&file, &Resume::Never, ProcessGroup::single())?;
     let stop = StopFlag::install()?;
+    stop.begin();
     match run.train_part(phase.first_step..measured_from + steps, &stop) {
         Ok(true) => {}
         Ok(false) => bail!("stopped on request: nothing was measured"),

@@ -16,7 +16,7 @@ use crate::model::eval::EvalError;
 use crate::model::generate::GenerateError;
 use crate::ranks::environment::RanksError;
 use crate::ranks::process_group::ReportedByRankZero;
-use crate::run::diverged::Diverged;
+use crate::run::diverged::{Diverged, NoUpdate};
 use crate::run::output::ForeignFolder;
 use crate::run::validation::ValidationTooShort;
 use crate::step::adamw::OptimizerError;
@@ -24,8 +24,6 @@ use crate::step::schedule::ScheduleError;
 
 /// Exit code of a run whose loss or gradient was not finite.
 pub const EXIT_DIVERGED: u8 = 3;
-/// Exit code of a run stopped on request, with its checkpoint saved: start it again (EX_TEMPFAIL).
-pub const EXIT_STOPPED: u8 = 75;
 
 /// Prints an error, unless another rank does, and returns its exit code.
 pub fn report(err: &anyhow::Error) -> ExitCode {
@@ -66,7 +64,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
                 Some(ResumeError::OtherRun { .. } | ResumeError::OtherRank { .. })
             )
     };
-    if err.chain().any(|cause| cause.is::<Diverged>()) {
+    if err.chain().any(|cause| cause.is::<Diverged>() || cause.is::<NoUpdate>()) {
         ExitCode::from(EXIT_DIVERGED)
     } else if err.chain().any(is_mismatch) {
         ExitCode::from(pipeline::cli::EXIT_MISMATCH)

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::commands::model::{ModelArgs, load_encoder};
 use crate::console::progress::{print, progress};
 use crate::model::generate::{Sampling, Stop, generate as continue_ids};
+use pipeline::commands::values::local_path;
 
 /// Arguments of `generate`.
 #[derive(Args)]
@@ -18,7 +19,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The text to continue.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// Tokens to generate, at most.
     #[arg(long, value_name = "COUNT", default_value_t = 128)]
@@ -36,7 +37,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// tokenizer.json or the folder with it [default: that of the model].
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = local_path())]
     tokenizer: Option<PathBuf>,
     /// Print the result as one JSON object.
     #[arg(long)]
@@ -46,7 +47,7 @@ pub struct GenerateArgs {
 /// `generate`: the prompt's continuation on stdout.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let (model, notes) = args.model.load()?;
-    let encoder = load_encoder(args.tokenizer.as_deref().unwrap_or(&args.model.model), &model)?;
+    let encoder = load_encoder(args.tokenizer.as_ref().unwrap_or(&args.model.folder()), &model)?;
     let mut prompt = Vec::new();
     encoder.encode(&args.prompt, &mut prompt)?;
     let sampling = if args.greedy {

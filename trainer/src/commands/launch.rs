@@ -20,9 +20,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::SIGKILL;
 
-use crate::commands::exit::EXIT_STOPPED;
 use crate::console::progress::progress;
-use crate::console::stop;
+use crate::console::stop::{self, EXIT_STOPPED};
 use crate::ranks::environment;
 
 /// Gives a rank its launcher's process id.
@@ -41,19 +40,24 @@ const PEER_FAILURE: i32 = 1;
 
 /// Runs this program with `arguments` as `count` ranks.
 pub fn launch(count: u64, arguments: &[OsString]) -> Result<ExitCode> {
-    let requested = stop::SIGNALS.map(|_| Arc::new(AtomicBool::new(false)));
-    for (signal, requested) in stop::SIGNALS.into_iter().zip(&requested) {
-        signal_hook::flag::register(signal, Arc::clone(requested))
+    let signals = stop::signals().into_iter();
+    let requests = signals.map(|signal| (signal, Arc::new(AtomicBool::new(false))));
+    let requests: Vec<_> = requests.collect();
+    for (signal, requested) in &requests {
+        signal_hook::flag::register(*signal, Arc::clone(requested))
             .with_context(|| format!("install the handler of signal {signal}"))?;
     }
-    let mut running = spawn_ranks(count, arguments)?;
+    // Ranks are born with the signals held, so one that comes early waits for their handlers.
+    let running = spawn_ranks(count, arguments);
+    stop::release();
+    let mut running = running?;
     let mut codes = Vec::new();
     let (mut is_signalled, mut failed, mut is_killed) = (false, None::<Instant>, false);
     while !running.is_empty() {
-        for (signal, requested) in stop::SIGNALS.into_iter().zip(&requested) {
+        for (signal, requested) in &requests {
             if requested.swap(false, Ordering::SeqCst) {
                 is_signalled = true;
-                signal_all(&running, signal);
+                signal_all(&running, *signal);
             }
         }
         let mut still = Vec::new();

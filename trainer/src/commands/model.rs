@@ -15,6 +15,7 @@ use crate::checkpoint::store;
 use crate::checkpoint::weights;
 use crate::device;
 use crate::model::llama::Llama;
+use pipeline::commands::values::local_path;
 
 /// Dtype of the compute, on the command line.
 #[derive(Clone, Copy, ValueEnum)]
@@ -27,8 +28,8 @@ enum DtypeArg {
 #[derive(Args)]
 pub struct ModelArgs {
     /// Folder of the model: a checkpoint, or any Hugging Face directory of a LLaMA.
-    #[arg(long, value_name = "DIR")]
-    pub(super) model: PathBuf,
+    #[arg(long, value_name = "DIR", value_parser = local_path())]
+    model: PathBuf,
     /// auto, cpu, cuda or cuda:INDEX.
     #[arg(
         long,
@@ -42,13 +43,19 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model's folder.
+    pub(super) fn folder(&self) -> PathBuf {
+        store::resolve(&self.model)
+    }
+
     pub(super) fn load(&self) -> Result<(Llama, ModelNotes)> {
         let dtype = match self.dtype {
             DtypeArg::Fp32 => Dtype::Fp32,
             DtypeArg::Bf16 => Dtype::Bf16,
         };
-        store::verify_if_ours(&self.model)?;
-        Ok(weights::load_model(&self.model, dtype, device::resolve(self.device)?)?)
+        let folder = self.folder();
+        store::verify_if_ours(&folder)?;
+        Ok(weights::load_model(&folder, dtype, device::resolve(self.device)?)?)
     }
 }
 

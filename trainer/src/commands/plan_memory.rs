@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::commands::error::{TOKENS_MAX, WrongStep};
 use crate::console::progress::print;
+use crate::cost::flops::probe_bytes;
 use crate::cost::memory::{MemoryEstimate, StepShape, scratch_bytes};
 use crate::device::memory;
 use crate::device::{self, extent};
@@ -25,11 +26,13 @@ use crate::model::architecture::{self, PatchMaps};
 use crate::model::llama::{Compute, Llama};
 use crate::step::adamw::AdamW;
 use crate::step::train_step;
+use pipeline::commands::values::local_path;
 
 /// Arguments of `plan-memory`.
 #[derive(Args)]
 pub struct PlanMemoryArgs {
     /// The run file. Its corpus may be missing.
+    #[arg(value_parser = local_path())]
     run: PathBuf,
     /// Replaces a value of the run file, such as train.activation_checkpointing=block.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -60,6 +63,11 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
         Ok((index, MemoryEstimate::new(&shape), scratch))
     });
     let phases: Vec<_> = phases.collect::<Result<_>>()?;
+    let host = (!is_composed).then(|| Host {
+        program_bytes: program,
+        ring_bytes: config.loader.ring_bytes,
+        probe_bytes: probe_bytes(config.train.dtype),
+    });
     if args.json {
         let phases = phases.iter().map(|(index, found, scratch)| {
             json!({
@@ -73,6 +81,7 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
                 "logits_bytes": found.logits,
                 "total_bytes": found.total(),
                 "attention_scratch_bytes": scratch,
+                "process_bytes": host.as_ref().map(|host| host.process_bytes(found, *scratch)),
             })
         });
         let phases: Vec<_> = phases.collect();
@@ -81,11 +90,28 @@ pub fn plan_memory(args: &PlanMemoryArgs) -> Result<ExitCode> {
             "device": device,
             "program_bytes": program,
             "ring_bytes": config.loader.ring_bytes,
+            "probe_bytes": host.as_ref().map(|host| host.probe_bytes),
             "phases": phases,
         });
         return print(&format!("{report}\n"));
     }
-    print(&text(config, &phases, (!is_composed).then_some(program))?)
+    print(&text(config, &phases, host.as_ref())?)
+}
+
+/// Memory of a process on a CPU besides a step's tensors.
+struct Host {
+    program_bytes: u64,
+    ring_bytes: u64,
+    /// Taken before the first step, to measure the peak performance for MFU.
+    probe_bytes: u64,
+}
+
+impl Host {
+    /// The process at its peak, in a step or while the probe runs.
+    fn process_bytes(&self, found: &MemoryEstimate, scratch: u64) -> u64 {
+        let tensors = (found.total() + scratch).max(found.between_steps() + self.probe_bytes);
+        self.program_bytes + self.ring_bytes + tensors
+    }
 }
 
 /// Memory of the process on a CPU besides a step's tensors, in bytes: resident memory after a step
@@ -147,7 +173,7 @@ fn shape_of(config: &RunFile, index: usize, is_composed: bool) -> StepShape {
 fn text(
     config: &RunFile,
     phases: &[(usize, MemoryEstimate, u64)],
-    program: Option<u64>,
+    host: Option<&Host>,
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let mut line = |label: &str, value: &dyn Fn(usize, &MemoryEstimate, u64) -> String| {
@@ -155,7 +181,7 @@ fn text(
             .iter()
             .map(|(index, found, scratch)| format!("{:>14}", value(*index, found, *scratch)))
             .collect();
-        writeln!(text, "{label:<34}{values}")
+        writeln!(text, "{label:<36}{values}")
     };
     let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     line("MB", &|index, _, _| format!("phases.{index} K={}", config.phases[index].patch_size))?;
@@ -166,14 +192,12 @@ fn text(
     line("working set at the peak", &|_, found, _| mb(found.working))?;
     line("  logits of a chunk", &|_, found, _| mb(found.logits))?;
     line("tensors in all", &|_, found, _| mb(found.total()))?;
-    if let Some(program) = program {
+    if let Some(host) = host {
         line("attention's scratch", &|_, _, scratch| mb(scratch))?;
-        line("program and libtorch", &|_, _, _| mb(program))?;
-        let rings = config.loader.ring_bytes;
-        line("loader's rings, at most", &|_, _, _| mb(rings))?;
-        line("process at its peak", &|_, found, scratch| {
-            mb(found.total() + scratch + program + rings)
-        })?;
+        line("program and libtorch", &|_, _, _| mb(host.program_bytes))?;
+        line("loader's rings, at most", &|_, _, _| mb(host.ring_bytes))?;
+        line("MFU's probe, before the first step", &|_, _, _| mb(host.probe_bytes))?;
+        line("process at its peak", &|_, found, scratch| mb(host.process_bytes(found, scratch)))?;
     }
     Ok(text)
 }

@@ -5,24 +5,28 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use pipeline::corpus;
 use pipeline::run_file;
 
 use crate::checkpoint::resume::Resume;
-use crate::commands::exit::{EXIT_STOPPED, report};
+use crate::commands::exit::report;
 use crate::commands::launch;
 use crate::console::progress::{self, print, progress};
-use crate::console::stop::StopFlag;
+use crate::console::stop::{EXIT_STOPPED, StopFlag};
 use crate::ranks::environment::{self, RanksError, Rendezvous};
-use crate::ranks::process_group::ProcessGroup;
+use crate::ranks::process_group::{ProcessGroup, WaitLimits};
 use crate::run::{Outcome, Run};
+use pipeline::commands::values::local_path;
 
 /// Arguments of `pretrain`.
 #[derive(Args)]
 pub struct PretrainArgs {
     /// The run file.
+    #[arg(value_parser = local_path())]
     run: PathBuf,
     /// Replaces a value of the run file, such as train.dtype=fp32 or phases.0.share="1/2".
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -35,12 +39,26 @@ pub struct PretrainArgs {
     /// machines, start the ranks with torchrun, srun or mpirun, without this option.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1024))]
     ranks: Option<u64>,
+    /// How long ranks wait for all of them to arrive [default: 300, and 60 on one machine].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    meet_timeout: Option<u64>,
+    /// How long a rank waits for the others within a step, or while the first one saves a
+    /// checkpoint [default: 600].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    step_timeout: Option<u64>,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 impl PretrainArgs {
+    fn wait_limits(&self) -> WaitLimits {
+        WaitLimits {
+            meet: self.meet_timeout.map(Duration::from_secs),
+            step: self.step_timeout.map(Duration::from_secs),
+        }
+    }
+
     /// The same command for one rank.
     fn rank_arguments(&self) -> Vec<OsString> {
         let joined = |option: &str, value: &OsStr| {
@@ -55,6 +73,11 @@ impl PretrainArgs {
             Resume::Never => "--resume=never".into(),
             Resume::Path(path) => joined("--resume=", path.as_ref()),
         });
+        let limits =
+            [("--meet-timeout=", self.meet_timeout), ("--step-timeout=", self.step_timeout)];
+        for (option, seconds) in limits.into_iter().filter_map(|(o, seconds)| Some((o, seconds?))) {
+            words.push(format!("{option}{seconds}").into());
+        }
         words.extend(self.json.then(|| "--json".into()));
         words.extend(["--".into(), self.run.clone().into()]);
         words
@@ -67,33 +90,48 @@ pub fn pretrain(args: &PretrainArgs) -> Result<ExitCode> {
     if let Some(rendezvous) = &rendezvous {
         progress::set_rank(rendezvous.rank);
     }
+    if let (Some(count @ 2..), None) = (args.ranks, &rendezvous) {
+        run_file::Run::load(&args.run, &args.overrides)?;
+        return launch::launch(count, &args.rank_arguments());
+    }
+    let stop = StopFlag::install()?;
     let file = run_file::Run::load(&args.run, &args.overrides)?;
     match (args.ranks, rendezvous) {
         (Some(2..), Some(_)) => Err(RanksError::Nested.into()),
-        (Some(count @ 2..), None) => launch::launch(count, &args.rank_arguments()),
         (_, Some(rendezvous)) => {
             launch::exit_with_launcher()?;
             let group = ProcessGroup::init(
                 &rendezvous,
                 launch::listener().filter(|_| rendezvous.rank == 0),
+                args.wait_limits(),
             )?;
             let Rendezvous { world_size, host, port, .. } = rendezvous;
             progress(&format!("{world_size} ranks have met at {host}:{port}"));
+            // A stop is now a request to all ranks.
+            stop.begin();
             // Report before the others lose this rank, so this error is read before theirs.
-            let ending = train(args, &file, group.clone());
+            let ending = train(args, &file, group.clone(), &stop);
             Ok(ending.unwrap_or_else(|err| report(&err)))
         }
-        (_, None) => train(args, &file, ProcessGroup::single()),
+        (_, None) => train(args, &file, ProcessGroup::single(), &stop),
     }
 }
 
-/// Trains as one rank of a process group. Until here a signal ends the process at once: it may be
-/// waiting for ranks that never come.
-fn train(args: &PretrainArgs, file: &run_file::Run, group: ProcessGroup) -> Result<ExitCode> {
-    let stop = StopFlag::install()?;
+/// Trains as one rank of a process group. A process alone has nothing to save before its first
+/// step; until then a signal ends it.
+fn train(
+    args: &PretrainArgs,
+    file: &run_file::Run,
+    group: ProcessGroup,
+    stop: &StopFlag,
+) -> Result<ExitCode> {
+    for dir in [Some(file.corpus_dir()), file.validation_dir()].into_iter().flatten() {
+        corpus::check_tokenizer(&dir, &corpus::read_manifest(&dir)?)?;
+    }
     let is_first = group.is_rank_zero();
     let mut run = Run::prepare(file, &args.resume, group)?;
-    match run.execute(&stop)? {
+    stop.begin();
+    match run.execute(stop)? {
         Outcome::Done(_) if !is_first => Ok(ExitCode::SUCCESS),
         Outcome::Done(summary) if args.json => print(&format!("{}\n", summary.json())),
         Outcome::Done(summary) => print(&format!("\n{}", summary.text())),

@@ -217,6 +217,13 @@ pub fn peak(dtype: Dtype, device: Device) -> Result<Option<Peak>, ShimError> {
     Ok(Some(Peak { flops_per_sec: flops / best_seconds, source }))
 }
 
+/// Bytes [`peak`] takes for its measurement on a CPU, before a run's first step: two factors and
+/// their product.
+pub fn probe_bytes(dtype: Dtype) -> u64 {
+    let scalars = 3 * PEAK_SIZE.pow(2).cast_unsigned();
+    scalars * device::kind(dtype).elt_size_in_bytes() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -82,7 +82,12 @@ impl MemoryEstimate {
 
     /// The sum of all parts.
     pub fn total(&self) -> u64 {
-        self.parameters + self.gradients + self.moments + self.activations + self.working
+        self.between_steps() + self.activations + self.working
+    }
+
+    /// The parts that stay from step to step.
+    pub fn between_steps(&self) -> u64 {
+        self.parameters + self.gradients + self.moments
     }
 }
 

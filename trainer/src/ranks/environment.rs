@@ -32,6 +32,8 @@ pub struct Rendezvous {
     pub is_served: bool,
     /// How often the launcher has started all ranks anew; empty if it does not set this.
     pub attempt: String,
+    /// The variables that gave the rank and the number of ranks.
+    pub variables: [&'static str; 2],
 }
 
 /// The environment describes ranks incompletely or wrongly.
@@ -179,7 +181,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
     /// Checks the numbers; `port` is the default if MASTER_PORT is unset.
     fn rendezvous(
         &self,
-        names: [&'static str; 2],
+        variables: [&'static str; 2],
         numbers: [u64; 3],
         host: String,
         port: u16,
@@ -190,10 +192,13 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
             RanksError::Value { name, found, expected }
         };
         if world_size == 0 {
-            return Err(value(names[1], "1 or more".to_owned()));
+            return Err(value(variables[1], "1 or more".to_owned()));
         }
         if rank >= world_size {
-            return Err(value(names[0], format!("a number below {} = {world_size}", names[1])));
+            return Err(value(
+                variables[0],
+                format!("a number below {} = {world_size}", variables[1]),
+            ));
         }
         let port = match self.number("MASTER_PORT")? {
             None => port,
@@ -205,7 +210,7 @@ impl<G: Fn(&str) -> Option<String>> Environment<G> {
         let is_served = self.text(AGENT_STORE).as_deref() == Some("True");
         let attempt = self.text(RESTART_COUNT).unwrap_or_default();
         let rendezvous =
-            Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt };
+            Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt, variables };
         Ok(ControlFlow::Break(Some(rendezvous)))
     }
 }
@@ -246,7 +251,14 @@ mod tests {
         port: u16,
     ) -> Option<Rendezvous> {
         let (host, attempt) = (host.to_owned(), String::new());
-        Some(Rendezvous { rank, world_size, local_rank, host, port, is_served: false, attempt })
+        let (is_served, variables) = (false, ["", ""]);
+        Some(Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt, variables })
+    }
+
+    /// The rendezvous without the names of its variables.
+    fn place(variables: &[(&str, &str)]) -> Result<Option<Rendezvous>, RanksError> {
+        let found = find(variables)?;
+        Ok(found.map(|found| Rendezvous { variables: ["", ""], ..found }))
     }
 
     #[test]
@@ -261,14 +273,14 @@ mod tests {
             ("SLURM_STEP_ID", "0"),
             ("SLURM_NTASKS", "2"),
         ];
-        assert_eq!(find(&torchrun), Ok(rendezvous(9, 16, 1, "10.0.0.1", 4000)));
+        assert_eq!(place(&torchrun), Ok(rendezvous(9, 16, 1, "10.0.0.1", 4000)));
         let restarted =
             [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
         let restarted = find(&[&torchrun[..], &restarted].concat()).unwrap().unwrap();
         assert_eq!((restarted.is_served, restarted.attempt.as_str()), (true, "2"));
         let kubernetes =
             [("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "job-0.job")];
-        assert_eq!(find(&kubernetes), Ok(rendezvous(3, 4, 0, "job-0.job", PORT)));
+        assert_eq!(place(&kubernetes), Ok(rendezvous(3, 4, 0, "job-0.job", PORT)));
         let slurm = [
             ("SLURM_JOB_ID", "123457"),
             ("SLURM_STEP_ID", "1"),
@@ -278,7 +290,9 @@ mod tests {
             ("SLURM_NTASKS", "32"),
             ("SLURM_JOB_NODELIST", "gpu[003-005,007],x12"),
         ];
-        assert_eq!(find(&slurm), Ok(rendezvous(8, 16, 0, "gpu003", 23_458)));
+        assert_eq!(place(&slurm), Ok(rendezvous(8, 16, 0, "gpu003", 23_458)));
+        let variables = find(&slurm).unwrap().unwrap().variables;
+        assert_eq!(variables, ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"]);
         let open_mpi = [
             ("OMPI_COMM_WORLD_SIZE", "2"),
             ("OMPI_COMM_WORLD_RANK", "1"),
@@ -289,7 +303,7 @@ mod tests {
             ("SLURM_STEP_NUM_TASKS", "1"),
             ("SLURM_PROCID", "0"),
         ];
-        assert_eq!(find(&open_mpi), Ok(rendezvous(1, 2, 1, "127.0.0.1", PORT)));
+        assert_eq!(place(&open_mpi), Ok(rendezvous(1, 2, 1, "127.0.0.1", PORT)));
     }
 
     #[test]

@@ -9,23 +9,23 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use crate::console::progress::progress_of_rank;
 use crate::ranks::environment::Rendezvous;
 use crate::shim::ShimError;
 use crate::shim::group::{Group, GroupOptions, Reduction};
 
-/// How long ranks wait for each other at the start. Ranks of a large job arrive over minutes, those
-/// of one machine at once.
-const INIT_TIMEOUT: Duration = Duration::from_secs(600);
-const INIT_TIMEOUT_LOCAL: Duration = Duration::from_secs(60);
-/// How long ranks wait in a collective: as long as the first rank may take to save a checkpoint.
-const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The same for sums on GPUs: ranks have met on the host before, in the same step.
-const DEVICE_COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Default limits for all ranks to arrive. Ranks of a large job arrive over minutes, those of one
+/// machine at once.
+const MEET_LIMIT: Duration = Duration::from_secs(300);
+const MEET_LIMIT_LOCAL: Duration = Duration::from_secs(60);
+/// Default limit for all ranks to join a collective, such as the sum of a step's gradients.
+const STEP_LIMIT: Duration = Duration::from_secs(600);
 /// Names network interfaces, separated by commas, if the machine has several. The variable is
 /// Gloo's, as in PyTorch.
 const INTERFACES_VARIABLE: &str = "GLOO_SOCKET_IFNAME";
@@ -34,6 +34,8 @@ const INTERFACES_VARIABLE: &str = "GLOO_SOCKET_IFNAME";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 const INIT_OPERATION: &str = "meet the other ranks";
+/// How long a rank waits for the others before it prints for whom.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// The first rank has failed for the same reason; it alone reports it.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,16 @@ pub struct ProcessGroup {
     backend: Option<Rc<Group>>,
 }
 
+/// How long ranks wait for each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WaitLimits {
+    /// For all ranks to arrive; by default 300 s, and 60 s on one machine.
+    pub meet: Option<Duration>,
+    /// For all ranks to join a collective; by default 600 s. A rank may come late because the first
+    /// one is saving a checkpoint.
+    pub step: Option<Duration>,
+}
+
 impl ProcessGroup {
     /// The group of a process that trains alone.
     pub fn single() -> ProcessGroup {
@@ -62,11 +74,18 @@ impl ProcessGroup {
 
     /// Waits for all ranks to arrive. `listener`: a socket on the port where they meet, if this
     /// process already has one.
-    pub fn init(rendezvous: &Rendezvous, listener: Option<i32>) -> Result<ProcessGroup, ShimError> {
-        let Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt } =
+    pub fn init(
+        rendezvous: &Rendezvous,
+        listener: Option<i32>,
+        limits: WaitLimits,
+    ) -> Result<ProcessGroup, ShimError> {
+        let Rendezvous { rank, world_size, local_rank, host, port, is_served, attempt, .. } =
             rendezvous;
+        let _met = notice_while_waiting(rendezvous.clone());
         let interfaces = std::env::var(INTERFACES_VARIABLE).ok().filter(|names| !names.is_empty());
-        let timeout = if is_local(host) { INIT_TIMEOUT_LOCAL } else { INIT_TIMEOUT };
+        let default = if is_local(host) { MEET_LIMIT_LOCAL } else { MEET_LIMIT };
+        let timeout = limits.meet.unwrap_or(default);
+        let step = limits.step.unwrap_or(STEP_LIMIT);
         let listens = *rank == 0 && !is_served;
         let own = if listens {
             // If the host name is invalid, the other ranks will report it.
@@ -85,8 +104,8 @@ impl ProcessGroup {
             rank: *rank,
             world_size: *world_size,
             init_timeout: timeout,
-            timeout: COLLECTIVE_TIMEOUT,
-            device_timeout: DEVICE_COLLECTIVE_TIMEOUT,
+            timeout: step,
+            device_timeout: step,
         })
         .map_err(|ShimError { operation, message }| {
             let names =
@@ -211,6 +230,27 @@ impl ProcessGroup {
     }
 }
 
+/// Prints, unless all ranks have met within a second, for whom this one waits, where, and by which
+/// variables: a process may find itself one of several unawares. They have met when the returned
+/// value is dropped.
+fn notice_while_waiting(rendezvous: Rendezvous) -> mpsc::Sender<()> {
+    let (sender, met) = mpsc::channel();
+    let wait = move || {
+        if met.recv_timeout(NOTICE_AFTER) == Err(RecvTimeoutError::Timeout) {
+            let Rendezvous { rank, world_size, host, port, variables, .. } = rendezvous;
+            progress_of_rank(&format!(
+                "notice: waiting at {host}:{port} for all of {world_size} ranks, of which this is \
+                 rank {rank} (by {} and {}); to train in one process alone, start it without its \
+                 launcher or with WORLD_SIZE=1",
+                variables[0], variables[1]
+            ));
+        }
+    };
+    // Without the thread only the notice is missing.
+    let _ = std::thread::Builder::new().name("waiting".to_owned()).spawn(wait);
+    sender
+}
+
 /// Whether a name means this machine only to itself.
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -321,10 +361,15 @@ mod tests {
                         port,
                         is_served,
                         attempt,
+                        variables: ["RANK", "WORLD_SIZE"],
                     };
                     work(
-                        ProcessGroup::init(&rendezvous, listener.map(IntoRawFd::into_raw_fd))
-                            .unwrap(),
+                        ProcessGroup::init(
+                            &rendezvous,
+                            listener.map(IntoRawFd::into_raw_fd),
+                            WaitLimits::default(),
+                        )
+                        .unwrap(),
                     )
                 })
             };

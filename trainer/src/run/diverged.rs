@@ -33,7 +33,6 @@ impl StopNumbers {
 }
 
 /// The loss or the gradient was not finite, or the loss rose too much, and the run file has "stop".
-/// "stop".
 #[derive(Debug, thiserror::Error)]
 #[error(
     "step {} diverged: loss {}, gradient norm {}; no update was made in it or since. \
@@ -51,6 +50,20 @@ pub struct Diverged {
     pub checkpoint: String,
     /// The step's documents, shortened, and the path of the full list.
     pub read: String,
+}
+
+/// Every step of a phase was skipped, so the phase trained nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "phases.{index} made no update: loss or gradient of all its {steps} steps were not finite, or \
+     spiked. Start again in another train.output with a lower peak rate or a longer warm-up; with \
+     optimizer.nonfinite = \"stop\" the first such step names its documents"
+)]
+pub struct NoUpdate {
+    /// The phase.
+    pub index: usize,
+    /// Its steps.
+    pub steps: u64,
 }
 
 /// Writes `diverged-step-<step>.json` into the run's folder: the numbers, and every window of the

@@ -12,6 +12,7 @@ use plan::Plan;
 
 use crate::checkpoint::contents;
 use crate::checkpoint::resume::{self, Found, Identity};
+use crate::checkpoint::store;
 use crate::device;
 use crate::model::llama::Compute;
 use crate::ranks::process_group::ProcessGroup;
@@ -80,5 +81,6 @@ impl Inputs {
 
 /// Folder of the weights a run starts from.
 pub fn init_from(file: &run_file::Run) -> Option<PathBuf> {
-    file.file.train.init_from.as_deref().map(|path| file.resolve(path))
+    let path = file.file.train.init_from.as_deref()?;
+    Some(store::resolve(&file.resolve(path)))
 }

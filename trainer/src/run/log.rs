@@ -2,7 +2,6 @@
 //!
 //! **Invariant:** nothing is computed on the device and nothing is written: numbers in, values and
 //! text out.
-//! text out.
 
 use plan::Plan;
 use schemas::checkpoint::TrainerState;

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** after [`MetricsLog::open`] for a run resumed at step s, `metrics.jsonl` holds
 //! only whole lines of steps up to s, so a resumed run leaves the same lines as an uninterrupted
-//! one (except times and memory).
+//! one (except times and memory). After [`MetricsLog::sync`] a power cut removes no point written
+//! before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use pipeline::disk::atomic::sync_dir;
 use serde_json::{Map, Value};
 
 /// Name of the JSON lines file in a run's folder.
@@ -31,6 +33,7 @@ pub struct Point {
 pub struct MetricsLog {
     lines: File,
     events: EventFile,
+    last_kept_step: Option<u64>,
 }
 
 impl MetricsLog {
@@ -38,11 +41,28 @@ impl MetricsLog {
     /// `metrics.jsonl` up to that step; a new run (`None`) keeps none.
     pub fn open(folder: &Path, resumed_step: Option<u64>) -> Result<MetricsLog> {
         let path = folder.join(METRICS_FILE);
-        cut_back(&path, resumed_step).with_context(|| format!("cut back {}", path.display()))?;
+        let last_kept_step = cut_back(&path, resumed_step)
+            .with_context(|| format!("cut back {}", path.display()))?;
         let lines = OpenOptions::new().create(true).append(true).open(&path);
         let lines = lines.with_context(|| format!("open {}", path.display()))?;
-        let events = EventFile::create(&folder.join(TENSORBOARD_FOLDER), resumed_step)?;
-        Ok(MetricsLog { lines, events })
+        let event_folder = folder.join(TENSORBOARD_FOLDER);
+        let events = EventFile::create(&event_folder, resumed_step)?;
+        // Their names, which `sync` does not make durable.
+        for folder in [&event_folder, folder] {
+            sync_dir(folder)?;
+        }
+        Ok(MetricsLog { lines, events, last_kept_step })
+    }
+
+    /// The step of the last line that a resumed run kept of `metrics.jsonl`.
+    pub fn last_kept_step(&self) -> Option<u64> {
+        self.last_kept_step
+    }
+
+    /// Waits until every point written so far is on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.lines.sync_data().context("sync metrics.jsonl")?;
+        self.events.file.sync_data().context("sync the TensorBoard event file")
     }
 
     /// Writes one point to both logs, at once and unbuffered: a killed run keeps its last line.
@@ -61,14 +81,14 @@ impl MetricsLog {
 }
 
 /// Keeps the whole lines of steps up to `last_step`; a torn last line left by a kill is removed
-/// too.
-fn cut_back(path: &Path, last_step: Option<u64>) -> Result<()> {
+/// too. Returns the step of the last line kept.
+fn cut_back(path: &Path, last_step: Option<u64>) -> Result<Option<u64>> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(err.into()),
     };
-    let mut kept_bytes = 0u64;
+    let (mut kept_bytes, mut kept_step) = (0u64, None);
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? > 0 {
@@ -79,10 +99,11 @@ fn cut_back(path: &Path, last_step: Option<u64>) -> Result<()> {
             break;
         }
         kept_bytes += line.len() as u64;
+        kept_step = step;
         line.clear();
     }
     OpenOptions::new().write(true).open(path)?.set_len(kept_bytes)?;
-    Ok(())
+    Ok(kept_step)
 }
 
 /// A TensorBoard event file: TFRecord frames of `Event` messages

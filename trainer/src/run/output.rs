@@ -4,12 +4,16 @@
 //! one.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use pipeline::console::printable;
 use schemas::run::RunFile;
 
 use crate::checkpoint::store;
+use crate::console::progress::progress;
+use crate::run::metrics::{METRICS_FILE, TENSORBOARD_FOLDER};
 
 /// Name of the resolved run file.
 pub const RUN_FILE: &str = "run.toml";
@@ -33,12 +37,14 @@ pub struct ForeignFolder {
 pub struct RunFolder {
     /// Its path.
     pub path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
     _lock: File,
 }
 
 impl RunFolder {
     /// Creates and locks the folder, and removes the leftovers of a killed run under temporary
-    /// names. A folder that holds anything but never held a run is refused.
+    /// names. A folder that holds files of others and no run is refused.
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         refuse_foreign(path)?;
@@ -59,7 +65,19 @@ impl RunFolder {
         fs::write(&lock_path, format!("process {}\n", std::process::id()))
             .with_context(|| format!("write {}", lock_path.display()))?;
         store::remove_leftovers(path)?;
-        Ok(RunFolder { path: path.to_owned(), _lock: lock })
+        let identity = identity(path).with_context(|| format!("look at {}", path.display()))?;
+        Ok(RunFolder { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Fails if the folder was removed or replaced since it was locked: whatever the run wrote
+    /// since would be lost.
+    pub fn check_is_there(&self) -> Result<()> {
+        ensure!(
+            identity(&self.path).is_ok_and(|found| found == self.identity),
+            "{} was removed or replaced while the run was writing into it",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Writes the run file in force, with absolute paths.
@@ -71,19 +89,59 @@ impl RunFolder {
     }
 }
 
-/// A run's folder has a lock file from the first moment.
+/// Whether names in a folder show that a run was here. A copy without dotfiles has no lock, and a
+/// run file alone may be the user's.
+fn show_a_run(names: &[String]) -> bool {
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    has(LOCK_FILE)
+        || names.iter().any(|name| store::is_checkpoint(name))
+        || [RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER].iter().all(|name| has(name))
+}
+
+/// Whether a name is one of a run's files.
+fn is_own(name: &str) -> bool {
+    let is_record = name.starts_with("diverged-step-") && name.ends_with(".json");
+    let name = pipeline::disk::atomic::final_name(name);
+    [LOCK_FILE, RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER].contains(&name)
+        || store::is_own(name)
+        || is_record
+}
+
+/// Whether anybody may leave such a file in a folder that is otherwise empty: file systems, shells
+/// that keep a log, editors.
+fn is_harmless(name: &str) -> bool {
+    let ends = [".log", ".out", ".err", "~", ".swp"];
+    name == "lost+found" || name.starts_with('.') || ends.iter().any(|end| name.ends_with(end))
+}
+
+/// Refuses a folder that holds files of others and no run. Next to a run, they are named and left
+/// alone.
 fn refuse_foreign(path: &Path) -> Result<()> {
-    if path.join(LOCK_FILE).exists() {
-        return Ok(());
-    }
     let entries = fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("list {}", path.display()))?;
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
-    match names.into_iter().min() {
-        Some(found) => Err(ForeignFolder { path: path.to_owned(), found }.into()),
-        None => Ok(()),
+    names.sort();
+    let has_run = show_a_run(&names);
+    names.retain(|name| if has_run { !is_own(name) } else { !is_harmless(name) });
+    if let (false, Some(found)) = (has_run, names.first()) {
+        return Err(ForeignFolder { path: path.to_owned(), found: found.clone() }.into());
     }
+    names.retain(|name| name != "lost+found");
+    if !names.is_empty() {
+        let names: Vec<_> = names.iter().map(|name| printable::line(name)).collect();
+        progress(&format!(
+            "notice: {} also holds files that are not the run's: {}; they are left alone",
+            path.display(),
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Device and inode of a folder.
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }

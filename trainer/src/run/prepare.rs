@@ -21,6 +21,7 @@ use crate::console::progress::progress;
 use crate::model::architecture::{INPUT_MAP, OUTPUT_MAP, PatchMaps};
 use crate::model::llama::Llama;
 use crate::ranks::process_group::ProcessGroup;
+use crate::run::metrics::{METRICS_FILE, MetricsLog};
 use crate::step::adamw::AdamW;
 use crate::step::schedule::PhaseSchedule;
 
@@ -150,6 +151,24 @@ pub fn notice_resume(
     ));
     for line in resume::differences(&checkpoint.state.recorded, recorded) {
         progress(&format!("notice: changed since the checkpoint, so rounding may differ:{line}"));
+    }
+}
+
+/// Prints a notice if `metrics.jsonl` ends before the last point that the checkpoint claims. A log
+/// that was cut by a power failure or edited is continued, and never silently.
+pub fn notice_lost_points(metrics: &MetricsLog, state: &TrainerState, log_every_steps: u64) {
+    let step = state.next_step;
+    let logged = if log_every_steps == 0 { 0 } else { step - step % log_every_steps };
+    let expected = logged.max(state.evaluated_step.unwrap_or(0));
+    if metrics.last_kept_step().unwrap_or(0) < expected {
+        let found = match metrics.last_kept_step() {
+            Some(last) => format!("ends at step {last}"),
+            None => "has no line".to_owned(),
+        };
+        progress(&format!(
+            "notice: {METRICS_FILE} {found}, and the checkpoint at step {step} was saved after the \
+             point of step {expected}: the points between are lost; training is not affected"
+        ));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pipeline::corpus::Corpus;
 use plan::Plan;
 use schemas::checkpoint::TrainerState;
@@ -13,7 +13,6 @@ use schemas::run::RunFile;
 use crate::checkpoint::contents;
 use crate::checkpoint::hf_config::ModelNotes;
 use crate::checkpoint::store::{self, Retention};
-use crate::checkpoint::tensor_file;
 use crate::checkpoint::weights;
 use crate::console::progress::progress;
 use crate::model::llama::Llama;
@@ -46,6 +45,12 @@ pub fn check_ranks_have_equal_weights(
     Ok(())
 }
 
+/// The checkpoints a run keeps.
+pub fn retention(config: &RunFile) -> Retention {
+    let train = &config.train;
+    Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps }
+}
+
 /// The state of a run between two steps, as stored in a checkpoint.
 pub struct Snapshot<'a> {
     /// The run file.
@@ -66,9 +71,6 @@ impl Snapshot<'_> {
     /// Saves a checkpoint in the run's folder, and returns its path.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         let Snapshot { corpus, model, optimizer, .. } = *self;
-        let train = &self.config.train;
-        let retention =
-            Retention { newest: train.keep_checkpoints, every_steps: train.keep_every_steps };
         let phase = self.plan.phases()[usize::try_from(self.state.phase_index)?];
         let record = &corpus.manifest().tokenizer;
         let notes = ModelNotes {
@@ -77,11 +79,9 @@ impl Snapshot<'_> {
             bos_token_id: record.bos.as_ref().map(|token| token.id),
             eos_token_ids: record.eos.iter().map(|token| token.id).collect(),
         };
-        let path = store::save(folder, self.state, retention, |into| {
+        let path = store::save(folder, self.state, retention(self.config), |into| {
             weights::save_model(into, model, &notes)?;
-            let path = into.join(contents::OPTIMIZER_FILE);
-            tensor_file::write(&path, &contents::optimizer_tensors(model, optimizer))
-                .with_context(|| format!("write {}", path.display()))?;
+            contents::save_optimizer(into, model, optimizer)?;
             contents::copy_tokenizer(corpus, into)
         })?;
         progress(&format!("saved {}", path.display()));

@@ -31,7 +31,7 @@ fn two_ranks() -> &'static TestRun {
 
 fn assert_same_as_two_ranks(run: &TestRun, what: &str) {
     assert_eq!(run.curves(), two_ranks().curves(), "{what}");
-    for name in ["model.safetensors", "optim-00000-of-00001.safetensors"] {
+    for name in ["model.safetensors", OPTIMIZER] {
         assert!(run.final_bytes(name) == two_ranks().final_bytes(name), "{name} differs: {what}");
     }
 }
@@ -251,7 +251,7 @@ fn a_process_that_never_meets_the_others_ends_by_a_signal() {
     second.wait().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     send(&first, libc::SIGTERM);
-    assert_eq!(first.wait().unwrap().code(), None);
+    assert_eq!(first.wait().unwrap().code(), Some(75));
 }
 
 #[test]
@@ -325,4 +325,44 @@ fn what_ranks_cannot_do_is_refused() {
     let half = half.env("WORLD_SIZE", "2").output().unwrap();
     assert_eq!(half.status.code(), Some(2));
     assert!(String::from_utf8(half.stderr).unwrap().contains("RANK is not"));
+}
+
+/// Each of them, at once, and with both numbers.
+#[test]
+fn ranks_that_count_another_number_of_ranks_are_named() {
+    let run = TestRun::new();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let started = std::time::Instant::now();
+    let ranks = [(0, 2), (1, 3)].map(|(rank, world_size)| {
+        let mut command = run.command(&[]);
+        command.env("WORLD_SIZE", world_size.to_string()).env("RANK", rank.to_string());
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for (code, said) in ranks.map(end) {
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("was started as one of"), "{said}");
+        assert!(said.contains("one of 3") && said.contains("one of 2"), "{said}");
+    }
+    assert!(started.elapsed().as_secs() < 30);
+}
+
+/// A process that is one of several unawares reads so, and by which variables.
+#[test]
+fn a_rank_that_waits_names_the_missing_ones_and_the_variables() {
+    let run = TestRun::new();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let mut command = run.command(&["--meet-timeout", "3"]);
+    command.env("WORLD_SIZE", "4").env("RANK", "0");
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [
+        &format!("notice: waiting at 127.0.0.1:{port} for all of 4 ranks"),
+        "(by RANK and WORLD_SIZE)",
+        "these did not arrive within 3 s: 1, 2, 3",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
