@@ -7,9 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use encoder::CONFIG_FILE;
 use pipeline::corpus::Corpus;
+use schemas::manifest::TokenizerRecord;
 use schemas::run::RunFile;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::checkpoint::store::{self, Checkpoint};
@@ -105,12 +107,42 @@ fn optimizer_tensors(model: &Llama, optimizer: &AdamW) -> Vec<(String, Tensor)> 
     tensors
 }
 
-/// Copies a corpus's tokenizer files into a checkpoint.
+/// Copies a corpus's tokenizer files into a checkpoint. Its configuration gets what decides the ids
+/// of a document: the corpus's BOS and EOS, and the class that reads tokenizer.json as it is. Other
+/// classes build a tokenizer of their own from it, whose ids may differ.
 pub fn copy_tokenizer(corpus: &Corpus, into: &Path) -> Result<()> {
-    for file in &corpus.manifest().tokenizer.files {
+    let record = &corpus.manifest().tokenizer;
+    for file in &record.files {
         let from = corpus.dir().join(&file.path);
         let name = from.file_name().expect("a manifest's paths name files");
         fs::copy(&from, into.join(name)).with_context(|| format!("copy {}", from.display()))?;
     }
-    Ok(())
+    if record.files.is_empty() {
+        // Ids made for a measurement.
+        return Ok(());
+    }
+    let path = into.join(CONFIG_FILE);
+    let text = match fs::read(&path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => b"{}".to_vec(),
+        text => text.with_context(|| format!("read {}", path.display()))?,
+    };
+    let config: Map<String, Value> = serde_json::from_slice(&text)
+        .with_context(|| format!("{}: expected a JSON object", path.display()))?;
+    let text = serde_json::to_string_pretty(&tokenizer_config(config, record))?;
+    fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))
+}
+
+/// A tokenizer's configuration with the policy of a corpus.
+fn tokenizer_config(
+    mut config: Map<String, Value>,
+    record: &TokenizerRecord,
+) -> Map<String, Value> {
+    config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+    for (name, token) in [("bos", &record.bos), ("eos", &record.eos)] {
+        config.insert(format!("add_{name}_token"), token.is_some().into());
+        if let Some(token) = token {
+            config.insert(format!("{name}_token"), token.token.clone().into());
+        }
+    }
+    config
 }

@@ -118,12 +118,12 @@ pub fn config_json(model: &ModelConfig, notes: &ModelNotes) -> Value {
     })
 }
 
-/// The `generation_config.json` of a model.
+/// The `generation_config.json` of a model: generation ends where ours does, also at a BOS, which
+/// opens the next document where documents have no EOS.
 pub fn generation_config_json(notes: &ModelNotes) -> Value {
     json!({
-        "_from_model_config": true,
         "bos_token_id": notes.bos_token_id,
-        "eos_token_id": eos_json(&notes.eos_token_ids),
+        "eos_token_id": eos_json(&notes.end_ids()),
     })
 }
 

@@ -13,7 +13,7 @@ use schemas::run::ReadBackend;
 use serde_json::json;
 
 use crate::commands::error::CorpusMismatch;
-use crate::commands::model::{ModelArgs, load_encoder};
+use crate::commands::model::{ModelArgs, Text, load_encoder};
 use crate::console::progress::{print, progress};
 use crate::console::stop::StopFlag;
 use crate::model::eval::{EvalShape, Evaluation, Evaluator};
@@ -182,14 +182,15 @@ fn describe(found: &Evaluation, shape: EvalShape, measures: &Measures) -> String
     )
 }
 
-/// Tokenizes the documents of a file, each with its BOS, as one stream. Also returns its words.
+/// Tokenizes the documents of a file, by the policy of the model's folder, as one stream. Also
+/// returns its words.
 fn evaluate_text(
     model: &Llama,
     shape: EvalShape,
     args: &EvalArgs,
 ) -> Result<(Evaluation, Option<u64>)> {
     let folder = args.model.folder();
-    let encoder = load_encoder(args.tokenizer.as_ref().unwrap_or(&folder), model)?;
+    let encoder = load_encoder(args.tokenizer.as_ref().unwrap_or(&folder), model, Text::Documents)?;
     let found = inputs::find(std::slice::from_ref(&args.data))?;
     let columns = Columns {
         text: args.text_column.clone(),

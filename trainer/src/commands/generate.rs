@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use crate::commands::model::{ModelArgs, load_encoder};
+use crate::commands::model::{ModelArgs, Text, load_encoder};
 use crate::console::progress::{print, progress};
 use crate::model::generate::{Sampling, Stop, generate as continue_ids};
 use pipeline::commands::values::local_path;
@@ -47,7 +47,9 @@ pub struct GenerateArgs {
 /// `generate`: the prompt's continuation on stdout.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let (model, notes) = args.model.load()?;
-    let encoder = load_encoder(args.tokenizer.as_ref().unwrap_or(&args.model.folder()), &model)?;
+    let folder = args.model.folder();
+    let tokenizer = args.tokenizer.as_ref().unwrap_or(&folder);
+    let encoder = load_encoder(tokenizer, &model, Text::Beginnings)?;
     let mut prompt = Vec::new();
     encoder.encode(&args.prompt, &mut prompt)?;
     let sampling = if args.greedy {

@@ -42,6 +42,15 @@ pub struct ModelArgs {
     dtype: DtypeArg,
 }
 
+/// Texts for a model.
+#[derive(Clone, Copy)]
+pub(super) enum Text {
+    /// Whole documents.
+    Documents,
+    /// Prompts.
+    Beginnings,
+}
+
 impl ModelArgs {
     /// The model's folder.
     pub(super) fn folder(&self) -> PathBuf {
@@ -59,16 +68,21 @@ impl ModelArgs {
     }
 }
 
-/// A tokenizer that fits the model. Its own configuration decides whether a BOS begins each
-/// document; if it leaves that open, a BOS does. Special tokens are text.
-pub(super) fn load_encoder(path: &Path, model: &Llama) -> Result<Encoder> {
-    let load = |bos| {
+/// A tokenizer that fits the model, for whole documents or for beginnings of documents, which have
+/// no EOS. Its own configuration decides about BOS and EOS, in a checkpoint the policy of the
+/// corpus; if it leaves that open, a BOS begins each document. Special tokens are text.
+pub(super) fn load_encoder(path: &Path, model: &Llama, text: Text) -> Result<Encoder> {
+    let load = |bos, eos| {
         let special_tokens = SpecialTokens::Text;
-        Encoder::load(path, PolicyChoice { bos, eos: Some(false), special_tokens })
+        Encoder::load(path, PolicyChoice { bos, eos, special_tokens })
     };
-    let encoder = load(None)
+    let eos = match text {
+        Text::Documents => None,
+        Text::Beginnings => Some(false),
+    };
+    let encoder = load(None, eos)
         .or_else(|err| match err {
-            TokenizeError::Unsettled { .. } => load(Some(true)),
+            TokenizeError::Unsettled { .. } => load(Some(true), Some(false)),
             err => Err(err),
         })
         .with_context(|| "load the tokenizer; --tokenizer names another one".to_owned())?;

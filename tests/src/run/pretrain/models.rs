@@ -1,16 +1,69 @@
 //! Commands that read the model of a run.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use super::{OPTIMIZER, TestRun, assert_same_as_reference};
-use crate::support::process::binary;
+use crate::support::process::{binary, repository};
 
 /// Stdout of a command that succeeds.
 fn stdout(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// BOS and EOS of the corpus travel into the checkpoint: a text file has the loss of the corpus
+/// that the same policy makes of it, and generation ends at the same tokens elsewhere.
+#[test]
+fn the_policy_of_the_corpus_rules_the_texts_of_its_model() {
+    let texts: String = (0..60)
+        .map(|at| format!("{}\n", serde_json::json!({ "text": format!("{at} men of fortune") })))
+        .collect();
+    for [bos, eos] in [["--bos", "--eos"], ["--bos", "--no-eos"], ["--no-bos", "--eos"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text.jsonl");
+        fs::write(&path, &texts).unwrap();
+        let train = repository().join("fixtures/text/train/train-01.jsonl.zst");
+        for (name, input) in [("train", &train), ("valid", &path)] {
+            let mut command = Command::new(binary("patchmill"));
+            command.arg("tokenize").arg("--tokenizer").arg(repository().join("fixtures/tokenizer"));
+            command.args([bos, eos]).arg("--out").arg(dir.path().join(name)).arg(input);
+            stdout(&mut command);
+        }
+        let place = dir.path().display();
+        let corpora =
+            [format!("data.corpus={place}/train"), format!("data.validation={place}/valid")];
+        let run = TestRun::with(&[&corpora[0], &corpora[1]]);
+        run.run_to_the_end();
+        let loss = |data: &Path| {
+            let mut command = Command::new(binary("patchmill-train"));
+            command.arg("eval").arg("--model").arg(run.output().join("latest"));
+            let report = stdout(command.arg("--json").arg("--data").arg(data));
+            let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+            (report["loss"].to_string(), report["tokens"].to_string())
+        };
+        assert_eq!(loss(&path), loss(&dir.path().join("valid")), "{bos} {eos}");
+        let json = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&run.final_bytes(name)).unwrap()
+        };
+        let config = json("tokenizer_config.json");
+        assert_eq!(config["tokenizer_class"], "PreTrainedTokenizerFast");
+        assert_eq!(config["add_bos_token"], bos == "--bos");
+        assert_eq!(config["add_eos_token"], eos == "--eos");
+        let ends: &[u64] = match [bos, eos] {
+            ["--bos", "--eos"] => &[2, 1],
+            ["--bos", _] => &[1],
+            _ => &[2],
+        };
+        let found = &json("generation_config.json")["eos_token_id"];
+        let found: Vec<u64> = match found.as_array() {
+            Some(ids) => ids.iter().map(|id| id.as_u64().unwrap()).collect(),
+            None => vec![found.as_u64().unwrap()],
+        };
+        assert_eq!(found, ends, "{bos} {eos}");
+    }
 }
 
 /// Servers without an index, such as vLLM, load every `*.safetensors` at the top of the folder.
