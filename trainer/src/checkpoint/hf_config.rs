@@ -237,19 +237,15 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::architecture::tests::small;
 
     fn example() -> Value {
         let model = ModelConfig {
-            vocab_size: 64,
-            hidden_size: 32,
-            intermediate_size: 48,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
             rms_norm_eps: 1e-5,
             rope_theta: 500000.0,
             tie_word_embeddings: true,
             initializer_range: 0.01,
+            ..small()
         };
         let notes = ModelNotes {
             position_count: 128,

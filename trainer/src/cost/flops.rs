@@ -227,6 +227,7 @@ pub fn probe_bytes(dtype: Dtype) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::architecture::tests::small;
 
     fn model() -> ModelConfig {
         ModelConfig {
@@ -234,12 +235,7 @@ mod tests {
             hidden_size: 64,
             intermediate_size: 96,
             num_hidden_layers: 3,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10000.0,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
+            ..small()
         }
     }
 

@@ -249,10 +249,11 @@ pub(crate) fn check_map_sizes(config: &ModelConfig, maps: PatchMaps) -> Result<(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn small() -> ModelConfig {
+    /// A small model with grouped queries, for the tests of several modules.
+    pub(crate) fn small() -> ModelConfig {
         ModelConfig {
             vocab_size: 64,
             hidden_size: 32,

@@ -499,21 +499,7 @@ fn parameter_seed(seed: u64, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn small() -> ModelConfig {
-        ModelConfig {
-            vocab_size: 64,
-            hidden_size: 32,
-            intermediate_size: 48,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10000.0,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-        }
-    }
+    use crate::model::architecture::tests::small;
 
     fn compute() -> Compute {
         let activation_checkpointing = ActivationCheckpointing::None;
