@@ -7,7 +7,9 @@
 //!   ([`whole_surrogates`] takes that away);
 //! - at most 1,024 levels; serde_json has no limit where it passes over values and 128 where it
 //!   keeps them;
-//! - a number of any size is fine; serde_json refuses one out of range where it keeps it.
+//! - a number of any size is fine; serde_json refuses one out of range where it keeps it;
+//! - `NaN`, `Infinity` and `-Infinity`, which Python's json writes, are numbers ([`finite`] takes
+//!   them away).
 //!
 //! **Invariant:** an input on which the two differ in any other way panics.
 
@@ -22,6 +24,7 @@ pub(crate) fn check(line: &[u8], parser: &Parser<'_>) {
         assert!(found.is_err(), "no UTF-8, but accepted");
         return;
     }
+    let line = &finite(line);
     let opened = line.iter().filter(|byte| b"[{".contains(byte)).count();
     let first = line.iter().find(|byte| !b" \t\r\n".contains(byte));
     let is_object = first == Some(&b'{') && serde_json::from_slice::<IgnoredAny>(line).is_ok();
@@ -47,6 +50,25 @@ pub(crate) fn check(line: &[u8], parser: &Parser<'_>) {
         (Some(_), Err(reason)) => assert!(opened > NESTING_MAX, "refused: {reason}"),
         (None, Ok(found)) => panic!("accepted without a text: {found:?}"),
     }
+}
+
+/// The line with `null` for each of Python's numbers that are not finite. Like these, `null` is no
+/// part of a number, a word or a key.
+fn finite(line: &[u8]) -> Vec<u8> {
+    let (mut made, mut at, mut is_string) = (Vec::new(), 0, false);
+    while at < line.len() {
+        let words = [&b"-Infinity"[..], b"Infinity", b"NaN"];
+        if let Some(word) = words.iter().find(|word| line[at..].starts_with(word) && !is_string) {
+            made.extend_from_slice(b"null");
+            at += word.len();
+            continue;
+        }
+        let bytes = if is_string && line[at] == b'\\' { 2.min(line.len() - at) } else { 1 };
+        is_string ^= line[at] == b'"';
+        made.extend_from_slice(&line[at..at + bytes]);
+        at += bytes;
+    }
+    made
 }
 
 /// The line with `\ufffd` for each unpaired surrogate, and their number.

@@ -18,5 +18,6 @@ pub mod report;
 pub(crate) mod resume;
 pub mod select;
 pub mod series;
+pub(crate) mod set_column;
 pub mod spec;
 pub mod tasks;

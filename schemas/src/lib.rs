@@ -17,6 +17,7 @@
 //! - [`run`]: the run file both binaries read; [`run::data_order`] is its part on the order of the
 //!   data, [`run::schedule`] the one on learning rates.
 //! - [`checkpoint`]: the metadata of a checkpoint.
+//! - [`git_lfs`]: pointers in place of files.
 
 pub mod shard;
 
@@ -33,3 +34,5 @@ pub mod build;
 pub mod run;
 
 pub mod checkpoint;
+
+pub mod git_lfs;

@@ -206,6 +206,10 @@ pub struct TrainConfig {
     /// Start from the weights in this Hugging Face directory instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<String>,
+    /// `"ignore"` accepts weights trained with another tokenizer than the corpus's; refused when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_tokenizer: Option<InitTokenizer>,
     /// Where tensors live.
     pub device: Device,
     /// Activations recomputed in the backward pass instead of kept: less memory for more time, and
@@ -231,6 +235,14 @@ pub struct TrainConfig {
     pub eval_every_steps: u64,
     /// Steps between lines of the log and of the metrics.
     pub log_every_steps: u64,
+}
+
+/// What to do with weights of another tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InitTokenizer {
+    /// Take them.
+    Ignore,
 }
 
 /// Where tensors live. Written as `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.

@@ -162,6 +162,8 @@ impl Run {
                 (model, optimizer, TrainerState { recorded, ..checkpoint.state.clone() })
             }
             None => {
+                let record = &corpus.manifest().tokenizer;
+                contents::check_init_tokenizer(&config, init_from(file).as_deref(), record)?;
                 let model = contents::initial_model(&config, compute, init_from(file).as_deref())?;
                 let optimizer = AdamW::new(model.parameters(), &config.optimizer)?;
                 (model, optimizer, prepare::fresh_state(&plan, identity, recorded))

@@ -11,6 +11,7 @@ use crate::commands::values::{SelectArgs, Specials, local_path};
 use crate::console::stop::StopFlag;
 use crate::read::document::{Columns, DOCUMENT_BYTES_MAX};
 use crate::write::corpus;
+use crate::write::set_column;
 use crate::write::spec::{CorpusSpec, OnError};
 use crate::write::tasks::Task;
 use encoder::{Encoder, PolicyChoice};
@@ -186,6 +187,7 @@ pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
         let encoder = Encoder::load(&args.tokenizer, args.policy())?;
         let inputs = corpus::find_inputs(&args.inputs)?;
         let select = corpus::make_select(&args.select.spec(), &inputs)?;
+        set_column::notice_if_unknown(&inputs, &args.columns())?;
         return crate::commands::tokenize::estimate::print(
             &encoder,
             &inputs,

@@ -313,6 +313,13 @@ pub fn free_bytes(path: &Path) -> Result<u64, PublishError> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Files that may still be made on the file system of `path`; `None` where it sets no limit.
+pub fn free_files(path: &Path) -> Result<Option<u64>, PublishError> {
+    let found = rustix::fs::statvfs(path).map_err(io::Error::from);
+    let found = found.map_err(PublishError::at("look at", path))?;
+    Ok((found.f_files > 0).then_some(found.f_favail))
+}
+
 /// Length and BLAKE3 of a file.
 pub fn hash_file(path: &Path) -> Result<(u64, blake3::Hash), PublishError> {
     let hash = || {

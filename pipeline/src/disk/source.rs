@@ -38,6 +38,18 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a small text, such as a configuration; a file of more than `limit_bytes` is an error.
+pub fn read_text(path: &Path, limit_bytes: u64) -> io::Result<String> {
+    let file = open_file(path)?;
+    let mut bytes = Vec::new();
+    file.take(limit_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit_bytes {
+        let what = format!("it is larger than {limit_bytes} bytes, the most that is read of it");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    String::from_utf8(bytes).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+}
+
 /// A file open for reading at any offset, by any number of threads.
 #[derive(Debug)]
 pub struct Source {

@@ -4,7 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use schemas::git_lfs;
 
 use crate::disk::source::open_file;
 
@@ -20,6 +23,22 @@ pub enum ForeignError {
         path: PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// A pointer of Git LFS in place of the file.
+    #[error("{} {}", path.display(), git_lfs::ADVICE)]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of another kind.
+    #[error("{} begins like {found}, not like raw ids; {advice}", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// The kind its first bytes indicate.
+        found: &'static str,
+        /// How to import it.
+        advice: String,
     },
     /// An impossible length.
     #[error("{} is {found_bytes} bytes; expected {expected}", path.display())]
@@ -121,6 +140,7 @@ impl Reading {
     pub(crate) fn open(path: &Path, offset: u64) -> Result<Reading, ForeignError> {
         let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
         let mut file = open_file(path).map_err(io)?;
+        refuse_pointer(&file, path)?;
         file.seek(SeekFrom::Start(offset)).map_err(io)?;
         Ok(Reading { path: path.to_owned(), reader: BufReader::with_capacity(1 << 18, file) })
     }
@@ -145,6 +165,16 @@ impl Reading {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Refuses a pointer of Git LFS, and leaves the position in the file as it is.
+pub(crate) fn refuse_pointer(file: &File, path: &Path) -> Result<(), ForeignError> {
+    let mut head = [0; git_lfs::HEAD_BYTES as usize];
+    // What cannot be read is reported by whoever reads the file.
+    if file.read_exact_at(&mut head, 0).is_ok() && git_lfs::is_pointer(&head) {
+        return Err(ForeignError::LfsPointer { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// Length of a regular file: a pipe cannot be read twice.

@@ -223,7 +223,7 @@ impl Job<'_> {
         let unsaid = Around { bos: unsaid("bos"), eos: unsaid("eos") };
         let documents = Documents {
             path,
-            ids: IdFile::open(path, file.token_bytes, self.encoder.vocab_size())?,
+            ids: IdFile::open(path, file.token_bytes, self.encoder.vocab_size(), file.first_byte)?,
             token_count: file.token_count,
             around: &around,
             writer,

@@ -10,14 +10,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use schemas::git_lfs;
+
 pub use crate::read::document::{
     CHUNK_BYTES, Columns, DEFAULT_SET_COLUMN, DOCUMENT_BYTES_MAX, Doc, Refusal,
 };
 pub use crate::read::error::DocsError;
 use crate::read::inputs::{Format, Input};
 use crate::read::jsonl::{GZIP_MAGIC, LineChunk, Lines};
-use crate::read::parquet::Rows;
 use crate::read::parquet::rows::RowChunk;
+use crate::read::parquet::{ENCRYPTED, Rows};
 
 /// Documents read together.
 pub enum Chunk {
@@ -123,13 +125,21 @@ pub fn for_each<E: From<DocsError>>(
 /// Compares the first bytes with the format of the name, and rewinds.
 fn check_magic(file: &mut File, path: &Path, format: Format) -> Result<(), DocsError> {
     let mut found = Vec::new();
-    let read = Read::by_ref(file).take(4).read_to_end(&mut found);
+    let read = Read::by_ref(file).take(git_lfs::HEAD_BYTES).read_to_end(&mut found);
     let rewound = read.and_then(|_| io::Seek::rewind(file));
     rewound.map_err(|source| DocsError::Open { path: path.to_owned(), source })?;
+    if git_lfs::is_pointer(&found) {
+        return Err(DocsError::LfsPointer { path: path.to_owned() });
+    }
+    found.truncate(4);
     let found_format = match found.as_slice() {
         [] => return Err(DocsError::Empty { path: path.to_owned() }),
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Format::JsonLinesZstd),
         found if found.starts_with(&GZIP_MAGIC) => Some(Format::JsonLinesGzip),
+        b"PARE" => {
+            let reason = ENCRYPTED.to_owned();
+            return Err(DocsError::Parquet { path: path.to_owned(), row: 0, reason });
+        }
         b"PAR1" => Some(Format::Parquet),
         _ => None,
     };

@@ -24,6 +24,12 @@ pub enum DocsError {
         /// Which file.
         path: PathBuf,
     },
+    /// A pointer of Git LFS in place of the file.
+    #[error("{} {}", path.display(), schemas::git_lfs::ADVICE)]
+    LfsPointer {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A file whose content does not match its name.
     #[error(
         "{} begins with {found:02x?}, which is {found_format}; its name promises {expected}: \
@@ -101,13 +107,16 @@ pub enum DocsError {
         reason: String,
     },
     /// A column missing from the file.
-    #[error("{} has no column {column:?}; it has {found}: {hint}", path.display())]
+    #[error(
+        "{} has no column {column:?}; its columns of strings: {found}; {hint}",
+        path.display()
+    )]
     NoColumn {
         /// Which file.
         path: PathBuf,
         /// Which column.
         column: String,
-        /// The columns of the file.
+        /// The columns of the file that may be named.
         found: String,
         /// Names the option for the column.
         hint: &'static str,

@@ -2,10 +2,12 @@
 //!
 //! **Invariant:** inputs are in the byte order of their relative paths, and no path appears twice.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobBuilder;
 use walkdir::WalkDir;
 
 /// An input file.
@@ -120,6 +122,19 @@ pub enum InputsError {
         /// Path of the other.
         second: PathBuf,
     },
+    /// Two inputs that are one file.
+    #[error(
+        "{} and {} are one file, by symbolic links, so its documents would be written twice; leave \
+         one out (of the snapshots of a Hugging Face cache, name one), or copy the file",
+        first.display(),
+        second.display()
+    )]
+    SameFile {
+        /// Path of one.
+        first: PathBuf,
+        /// Path of the other.
+        second: PathBuf,
+    },
     /// A name that is not Unicode.
     #[error("{} has a name that is not UTF-8; rename it", path.display())]
     Name {
@@ -155,8 +170,9 @@ pub enum InputsError {
 /// The inputs `arguments` name: files, folders (with all below) and globs (`*`, `?`, `[ab]`,
 /// `{a,b}`, `**`).
 ///
-/// A name that exists is taken literally, even with glob characters in it. In folders, hidden files
-/// and files of other formats are ignored; a file given directly must be an input.
+/// A name that exists is taken literally, even with glob characters in it; so are the folders at
+/// the beginning of a glob. In folders, hidden files and files of other formats are ignored; a file
+/// given directly must be an input.
 pub fn find(arguments: &[PathBuf]) -> Result<Vec<Input>, InputsError> {
     Ok(find_counted(arguments)?.inputs)
 }
@@ -167,12 +183,16 @@ pub struct Found {
     pub inputs: Vec<Input>,
     /// Files of other formats in the named folders, without hidden ones.
     pub ignored_files: u64,
+    /// Pipes, sockets and devices in the named folders, without hidden ones.
+    pub special_files: Vec<PathBuf>,
 }
 
 /// Like [`find`], and also counts the ignored files in folders.
 pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
     let mut inputs = Vec::new();
     let ignored_files = Cell::new(0);
+    let special_files = RefCell::new(Vec::new());
+    let on_special = |path: &Path| special_files.borrow_mut().push(path.to_owned());
     for path in arguments {
         let argument = path.display().to_string();
         if path.is_dir() {
@@ -181,7 +201,7 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
                 ignored_files.set(ignored_files.get() + u64::from(!is_input));
                 is_input
             };
-            let found = walk(path, &argument, is_input, Format::of)?;
+            let found = walk(path, &argument, is_input, Format::of, &on_special)?;
             if found.is_empty() {
                 return Err(InputsError::NoneInFolder { argument });
             }
@@ -190,13 +210,10 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             inputs.push(input(path.clone(), &name, Format::of)?);
         } else {
-            let (root, matcher) = glob(path, &argument)?;
-            let is_match = |relative: &str| matcher.as_ref().is_some_and(|m| m.is_match(relative));
-            let found = if root.is_dir() {
-                walk(&root, &argument, is_match, Format::of)?
-            } else {
-                Vec::new()
-            };
+            let mut found = matches(literal_part(path), path, &argument, &on_special)?;
+            if found.is_empty() {
+                found = matches(plain_part(path), path, &argument, &on_special)?;
+            }
             if found.is_empty() {
                 return Err(InputsError::Missing { argument });
             }
@@ -211,7 +228,31 @@ pub fn find_counted(arguments: &[PathBuf]) -> Result<Found, InputsError> {
             second: pair[1].path.clone(),
         });
     }
-    Ok(Found { inputs, ignored_files: ignored_files.get() })
+    check_different(&inputs)?;
+    let (ignored_files, special_files) = (ignored_files.get(), special_files.take());
+    Ok(Found { inputs, ignored_files, special_files })
+}
+
+/// Refuses a file that is found twice by symbolic links. Hard links are names of equal standing,
+/// which a store that shares equal files makes, and are taken for different files.
+fn check_different(inputs: &[Input]) -> Result<(), InputsError> {
+    let mut files: BTreeMap<(u64, u64), Vec<&Path>> = BTreeMap::new();
+    for input in inputs {
+        let stat = |source| InputsError::Stat { path: input.path.clone(), source };
+        let found = std::fs::metadata(&input.path).map_err(stat)?;
+        files.entry((found.dev(), found.ino())).or_default().push(&input.path);
+    }
+    for paths in files.into_values().filter(|paths| paths.len() > 1) {
+        let mut seen: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+        for path in paths {
+            let stat = |source| InputsError::Stat { path: path.to_owned(), source };
+            if let Some(first) = seen.insert(path.canonicalize().map_err(stat)?, path) {
+                let (first, second) = (first.to_owned(), path.to_owned());
+                return Err(InputsError::SameFile { first, second });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Files of another project's ids: `path` itself, or all files in and below the folder `path` whose
@@ -223,7 +264,8 @@ pub fn foreign(path: &Path, extension: &'static str) -> Result<Vec<Input>, Input
         return Ok(vec![input(path.to_owned(), &name, format_of)?]);
     }
     let argument = path.display().to_string();
-    let mut inputs = walk(path, &argument, |name| name.ends_with(extension), format_of)?;
+    let is_ids = |name: &str| name.ends_with(extension);
+    let mut inputs = walk(path, &argument, is_ids, format_of, &|_| ())?;
     inputs.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     if inputs.is_empty() {
         return Err(InputsError::NoIdsInFolder { argument, extension });
@@ -236,6 +278,7 @@ fn walk(
     argument: &str,
     is_wanted: impl Fn(&str) -> bool,
     format_of: fn(&str) -> Option<Format>,
+    on_special: &dyn Fn(&Path),
 ) -> Result<Vec<Input>, InputsError> {
     let is_hidden = |entry: &walkdir::DirEntry| {
         entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
@@ -245,6 +288,9 @@ fn walk(
         let entry =
             entry.map_err(|source| InputsError::Walk { argument: argument.to_owned(), source })?;
         if !entry.file_type().is_file() {
+            if !entry.file_type().is_dir() {
+                on_special(entry.path());
+            }
             continue;
         }
         let relative = entry.path().strip_prefix(root).expect("the walk stays below its root");
@@ -256,20 +302,48 @@ fn walk(
     Ok(inputs)
 }
 
-/// A glob's folder without wildcards, and the pattern for the rest.
-fn glob(path: &Path, argument: &str) -> Result<(PathBuf, Option<GlobMatcher>), InputsError> {
-    let is_literal =
-        |part: &Component| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']);
-    let root: PathBuf = path.components().take_while(is_literal).collect();
-    let rest: PathBuf = path.components().skip_while(is_literal).collect();
-    if rest.as_os_str().is_empty() {
-        return Ok((root, None));
-    }
+/// The files that match a glob, whose first `literal` components are taken literally.
+fn matches(
+    literal: usize,
+    path: &Path,
+    argument: &str,
+    on_special: &dyn Fn(&Path),
+) -> Result<Vec<Input>, InputsError> {
+    let root: PathBuf = path.components().take(literal).collect();
+    let rest: PathBuf = path.components().skip(literal).collect();
     let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
+    if rest.as_os_str().is_empty() || !root.is_dir() {
+        return Ok(Vec::new());
+    }
     let glob = GlobBuilder::new(&rest.to_string_lossy()).literal_separator(true).build();
     let glob =
         glob.map_err(|source| InputsError::Glob { argument: argument.to_owned(), source })?;
-    Ok((root, Some(glob.compile_matcher())))
+    let matcher = glob.compile_matcher();
+    let on_match = |path: &Path| {
+        if path.strip_prefix(&root).is_ok_and(|relative| matcher.is_match(relative)) {
+            on_special(path);
+        }
+    };
+    walk(&root, argument, |relative| matcher.is_match(relative), Format::of, &on_match)
+}
+
+/// Components before the first with a wildcard.
+fn plain_part(path: &Path) -> usize {
+    path.components().take_while(|part| !has_wildcard(part)).count()
+}
+
+/// The same, with those that have one and exist all the same.
+fn literal_part(path: &Path) -> usize {
+    let mut root = PathBuf::new();
+    let is_literal = |part: &Component| {
+        root.push(part);
+        !has_wildcard(part) || root.exists()
+    };
+    path.components().take_while(is_literal).count()
+}
+
+fn has_wildcard(part: &Component) -> bool {
+    part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{'])
 }
 
 fn input(

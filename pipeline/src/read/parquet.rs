@@ -26,6 +26,9 @@ use crate::read::parquet::decode::ParquetRows;
 use crate::read::parquet::process::{Isolation, RowProcess};
 use crate::read::parquet::rows::RowChunk;
 
+/// The reason for refusing an encrypted file.
+pub(crate) const ENCRYPTED: &str = "it is encrypted; write it again without encryption";
+
 /// How Parquet files are decoded from now on.
 static ISOLATION: OnceLock<Isolation> = OnceLock::new();
 

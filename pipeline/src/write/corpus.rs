@@ -19,7 +19,7 @@ use schemas::shard::{HEADER_BYTES, TokenBytes};
 use crate::console::progress::{Progress, notice};
 use crate::console::stop::{StopFlag, Stopped};
 use crate::console::usage::UsageError;
-use crate::disk::atomic::free_bytes;
+use crate::disk::atomic::{free_bytes, free_files};
 use crate::disk::limits::raise_open_files_limit;
 use crate::read::document::Columns;
 use crate::read::documents::Docs;
@@ -30,6 +30,7 @@ use crate::write::manifest::{unsealed, write_manifest};
 use crate::write::report::Report;
 use crate::write::resume::{CompletedWork, Expected};
 use crate::write::select::{Select, SelectSpec};
+use crate::write::set_column;
 use crate::write::spec::{CorpusSpec, OnError};
 use crate::write::tasks::Task;
 use encoder::{Encoder, SessionStatistics, TokenizeError};
@@ -51,6 +52,7 @@ pub(crate) fn build_until(spec: &CorpusSpec, stop: &StopFlag) -> anyhow::Result<
     check_outside(&spec.out, &inputs, &encoder)?;
     check_not_inside(&spec.out, &spec.inputs)?;
     check_readable(&inputs, &spec.columns)?;
+    set_column::notice_if_unknown(&inputs, &spec.columns)?;
     let select = make_select(&spec.select, &inputs)?;
     let record = build_record(spec.options(&encoder, &select), &inputs, encoder.path())?;
     let folder = Folder::take(&spec.out, &record, spec.force, task)?;
@@ -95,6 +97,7 @@ pub(crate) fn build_until(spec: &CorpusSpec, stop: &StopFlag) -> anyhow::Result<
             manifest
         }
     };
+    set_column::notice_count(&manifest.sets, spec.columns.set.as_deref());
     Ok((make_report(&encoder, manifest, started, kept_series, statistics, task), encoder))
 }
 
@@ -242,14 +245,26 @@ impl Run<'_> {
         let needed_bytes = self.needed_bytes(|position| {
             dir.join(crate::write::folder::record_name(position)).exists()
         });
-        let free = free_bytes(dir).map_or_else(|_| "?".to_owned(), |bytes| bytes.to_string());
+        let lack = what_is_full(free_bytes(dir).ok(), free_files(dir).ok().flatten(), needed_bytes);
         err.context(format!(
-            "{} is full: {free} bytes are free, and the rest of the corpus needs about \
-             {needed_bytes}; make room and run the same command again, which continues after \
-             the last closed shard",
+            "{} {lack} and run the same command again, which continues after the last closed shard",
             dir.display()
         ))
     }
+}
+
+/// What a full file system lacks, and the remedy. It can have room and still take no more files.
+fn what_is_full(free_bytes: Option<u64>, free_files: Option<u64>, needed_bytes: u64) -> String {
+    if free_files == Some(0) {
+        return "is on a file system without a free inode, so it takes no more files however much \
+                room is left; remove files there, or use a file system with more inodes,"
+            .to_owned();
+    }
+    let free = free_bytes.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
+    format!(
+        "is full: {free} bytes are free, and the rest of the corpus needs about {needed_bytes}; \
+         make room"
+    )
 }
 
 /// Makes the selection, and checks its drop list against the inputs.
@@ -265,6 +280,10 @@ pub(crate) fn find_inputs(inputs: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     if found.ignored_files > 0 {
         let count = found.ignored_files;
         notice(&format!("{count} files of other kinds in the folders of inputs were left out"));
+    }
+    for path in &found.special_files {
+        let path = path.display();
+        notice(&format!("{path} is a pipe, a socket or a device and was left out"));
     }
     Ok(found.inputs)
 }
@@ -285,4 +304,19 @@ fn check_readable(inputs: &[Input], columns: &Columns) -> anyhow::Result<()> {
         Docs::open(input, columns)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_system_is_told_by_what_it_lacks() {
+        let lack = what_is_full(Some(64_729_088), Some(0), 4130);
+        assert!(lack.contains("without a free inode") && !lack.contains("64729088"), "{lack}");
+        for free_files in [None, Some(7)] {
+            let lack = what_is_full(Some(10), free_files, 4130);
+            assert!(lack.contains("10 bytes are free") && lack.contains("4130"), "{lack}");
+        }
+    }
 }

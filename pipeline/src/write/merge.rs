@@ -19,6 +19,7 @@ use crate::write::folder::{self, Folder, HOLDOUT_FOLDER};
 use crate::write::manifest::write_manifest;
 use crate::write::report::Report;
 use crate::write::resume::{self, Expected};
+use crate::write::set_column;
 use encoder::{Encoder, Policy, SessionStatistics, TOKENIZER_FILE, TOKENIZER_FOLDER};
 
 /// The error of merging tasks' work into a corpus.
@@ -64,6 +65,7 @@ pub fn merge(dir: &Path) -> anyhow::Result<Report> {
     failpoint("merge-manifest");
     remove_strangers(&folder, &records)?;
     folder.finish(&manifest)?;
+    set_column::notice_count(&manifest.sets, record.options.set_column.as_deref());
     Ok(report(manifest, Some(&encoder), started))
 }
 

@@ -330,3 +330,157 @@ fn a_stream_into_a_file_is_complete_or_absent() {
     fail(&limited(8), 1, &["ids.bin"]);
     assert!(fs::read(dir.path().join("ids.bin")).unwrap() == whole, "the old file is as it was");
 }
+
+/// Whatever the format, and also when a run continues or tasks are merged.
+#[test]
+fn a_set_column_that_documents_lack_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |sets: [Option<&str>; 3]| {
+        let line = |set: Option<&str>| match set {
+            Some(set) => json!({"text": "a", "source": set}).to_string() + "\n",
+            None => json!({"text": "a"}).to_string() + "\n",
+        };
+        sets.map(line).concat()
+    };
+    fs::write(dir.path().join("some.jsonl"), rows([None, Some("S"), None])).unwrap();
+    fs::write(dir.path().join("all.jsonl"), rows([Some("S"); 3])).unwrap();
+    let early = "no document at the beginning of any input has a set name at";
+    let run = |out: &str, column: &str, inputs: &[&str], options: &[&str]| {
+        let fixed = ["--out", out, "--set-column", column];
+        let output = tokenize(dir.path(), &[&fixed, inputs, options].concat());
+        stdout(&output);
+        stderr(&output)
+    };
+    let said = run("a", "sourc", &["some.jsonl"], &[]);
+    assert!(said.contains(early) && said.contains("3 of the 3 documents"), "{said}");
+    let said = run("b", "source", &["some.jsonl"], &[]);
+    assert!(!said.contains(early) && said.contains("2 of the 3 documents"), "{said}");
+    for (out, inputs) in [("c", &["all.jsonl"][..]), ("d", &["all.jsonl", "some.jsonl"])] {
+        let said = run(out, "source", inputs, &[]);
+        assert_eq!(said.contains("2 of the 6 documents"), inputs.len() > 1, "{said}");
+        assert!(!said.contains(early), "{said}");
+    }
+    let said = run("e", "sourc", &["some.jsonl"], &["--dry-run"]);
+    assert!(said.contains(early), "{said}");
+    // Tasks count their shares, and the merge counts all of them.
+    for task in ["0/2", "1/2"] {
+        run("f", "source", &["all.jsonl", "some.jsonl"], &["--task", task]);
+    }
+    let merged = patchmill(dir.path(), &["merge", "f"]);
+    assert!(stderr(&merged).contains("2 of the 6 documents"), "{}", stderr(&merged));
+    // A schema shows at once that there is no such column.
+    let parquet = support::fixtures().join("parquet/checksums.parquet").display().to_string();
+    let refused = tokenize(dir.path(), &["--out", "g", "--set-column", "sourc", &parquet]);
+    fail(&refused, 1, &["has no column \"sourc\"", "--set-column"]);
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_named_wherever_a_file_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0\
+                   ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    let write = |name: &str| fs::write(dir.path().join(name), pointer).unwrap();
+    for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"] {
+        write(name);
+        for options in [&[][..], &["--on-error", "skip"], &["--dry-run"]] {
+            let refused = tokenize(dir.path(), &[&["--out", "x", name], options].concat());
+            fail(&refused, 1, &[name, "is a pointer of Git LFS", "git lfs pull"]);
+        }
+    }
+    for (name, from) in [("a.bin", "nanogpt"), ("a.npy", "olmo"), ("a.idx", "megatron")] {
+        write(name);
+        let tokenizer = tokenizer().display().to_string();
+        let fixed = ["import", name, "--from", from, "--tokenizer", &tokenizer, "--out", "x"];
+        let refused = patchmill(dir.path(), &[&fixed[..], &["--no-bos", "--no-eos"]].concat());
+        fail(&refused, 4, &["is a pointer of Git LFS", "git lfs pull"]);
+    }
+    assert!(!dir.path().join("x/manifest.json").exists());
+}
+
+#[test]
+fn what_is_no_file_in_a_folder_of_inputs_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    fs::create_dir(&inputs).unwrap();
+    fs::write(inputs.join("a.jsonl"), line("a", "S")).unwrap();
+    for name in ["b.jsonl", "pipe"] {
+        assert!(Command::new("mkfifo").arg(inputs.join(name)).status().unwrap().success());
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(inputs.join("socket")).unwrap();
+    for (out, argument, named) in
+        [("x", "in", &["b.jsonl", "pipe", "socket"][..]), ("y", "in/*.jsonl", &["b.jsonl"])]
+    {
+        let output = ends(
+            dir.path(),
+            &[
+                "tokenize",
+                "--tokenizer",
+                &tokenizer().display().to_string(),
+                "--out",
+                out,
+                argument,
+            ],
+        );
+        assert!(stdout(&output).contains("1 read = 1 written"));
+        for name in named {
+            let said = format!("in/{name} is a pipe, a socket or a device and was left out");
+            assert!(stderr(&output).contains(&said), "{}", stderr(&output));
+        }
+    }
+}
+
+/// As in a cache of the Hugging Face Hub: two snapshots share a blob.
+#[test]
+fn one_file_by_two_symbolic_links_is_refused_and_hard_links_are_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join("cache").join(name);
+    for folder in ["blobs", "snapshots/1", "snapshots/2"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    fs::write(at("blobs/4d7a"), line("a", "S")).unwrap();
+    for snapshot in ["1", "2"] {
+        let link = at(&format!("snapshots/{snapshot}/train.jsonl"));
+        std::os::unix::fs::symlink("../../blobs/4d7a", link).unwrap();
+    }
+    let refused = tokenize(dir.path(), &["--out", "x", "cache"]);
+    let parts = ["snapshots/1/train.jsonl", "snapshots/2/train.jsonl", "are one file"];
+    fail(&refused, 2, &parts);
+    stdout(&tokenize(dir.path(), &["--out", "y", "cache/snapshots/2"]));
+    fs::create_dir(dir.path().join("hard")).unwrap();
+    for name in ["a.jsonl", "b.jsonl"] {
+        fs::hard_link(at("blobs/4d7a"), dir.path().join("hard").join(name)).unwrap();
+    }
+    let both = tokenize(dir.path(), &["--out", "z", "hard"]);
+    assert!(stdout(&both).contains("2 read = 2 written"));
+}
+
+#[test]
+fn a_folder_that_exists_is_taken_literally_at_the_beginning_of_a_glob() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["[D_DATA]/train", "D/train", "[ab]", "b"] {
+        fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for name in ["[D_DATA]/train/a.jsonl", "D/train/b.jsonl", "b/c.jsonl"] {
+        fs::write(dir.path().join(name), line("a", "S")).unwrap();
+    }
+    for (number, (argument, input)) in [
+        ("[D_DATA]/train/*.jsonl", "a.jsonl"),
+        ("[D_DATA]/train/a.jsonl", "a.jsonl"),
+        ("[D_DATA]/**/*.jsonl", "train/a.jsonl"),
+        ("[D_DATA]", "train/a.jsonl"),
+        ("[D]/train/*.jsonl", "D/train/b.jsonl"),
+        // Nothing in the folder of that name matches.
+        ("[ab]/*.jsonl", "b/c.jsonl"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = format!("x{number}");
+        stdout(&tokenize(dir.path(), &["--out", &out, argument]));
+        let manifest = fs::read_to_string(dir.path().join(out).join("manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["series"][0]["input"], input, "{argument}");
+        assert_eq!(manifest["series"].as_array().unwrap().len(), 1, "{argument}");
+    }
+    fail(&tokenize(dir.path(), &["--out", "x", "[D_DATA]/*.json"]), 2, &["no such file"]);
+}

@@ -58,6 +58,7 @@ fn awkward_lines_are_documents() {
         (r#"{"text": "t", "meta": "Pile-CC"}"#, "t", None, 0),
         (r#"{"text": "t", "meta": [1, 2]}"#, "t", None, 0),
         (r#"{"text": "t", "meta": 1e999}"#, "t", None, 0),
+        (r#"{"text": "t", "meta": NaN, "x": [Infinity, {"y": -Infinity}]}"#, "t", None, 0),
         (r#"{"text": "t", "meta": {"pile_set_name": 7}}"#, "t", None, 0),
         (r#"{"meta": {"x": 1, "pile_set_name": "S\u00e9"}, "text": "t"}"#, "t", Some("Sé"), 0),
         (&big, "t", None, 0),
@@ -81,6 +82,10 @@ fn awkward_lines_are_refused_with_file_line_byte_and_reason() {
     for (bad, reason) in [
         (&b"{\"text\": null}"[..], "\"text\" is null; expected a string"),
         (b"{\"text\": 7}", "\"text\" is a number; expected a string"),
+        (
+            b"{\"text\": NaN}",
+            "\"text\" is NaN or Infinity at byte 9 of the line; expected a string",
+        ),
         (b"{\"text\": true}", "\"text\" is a boolean; expected a string"),
         (b"{\"text\": [\"a\"]}", "\"text\" is an array; expected a string"),
         (b"{\"text\": {}}", "\"text\" is an object; expected a string"),

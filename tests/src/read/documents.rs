@@ -254,7 +254,8 @@ fn a_column_that_is_missing_or_no_string_is_named() {
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     parquet(&path, vec![("content", Arc::new(StringArray::from(vec!["a"]))), ("n", numbers)]);
     let error = read(&path).unwrap_err();
-    assert!(error.contains("has no column \"text\"; it has content, n: --text-column"), "{error}");
+    let expected = "has no column \"text\"; its columns of strings: content; --text-column";
+    assert!(error.contains(expected), "{error}");
     let error = |text: &str, set: Option<&str>| {
         let (text, set) = (text.to_owned(), set.map(str::to_owned));
         let columns = Columns { text, set, ..Columns::default() };
@@ -264,6 +265,82 @@ fn a_column_that_is_missing_or_no_string_is_named() {
     assert!(error("n", None).contains("is Int64; expected strings"));
     assert!(error("content", Some("s")).contains("no column \"s\""));
     assert!(error("content", Some("n")).contains("is Int64; expected strings"));
+}
+
+/// A message never names a column that would be refused in its turn.
+#[test]
+fn every_column_that_a_message_names_can_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let field = |name: &str, kind: DataType| Arc::new(Field::new(name, kind, true));
+    let fields = vec![
+        field("text", DataType::Utf8),
+        field("n", DataType::Int64),
+        field("lang", DataType::Utf8),
+    ];
+    let doc = StructArray::new(fields.into(), vec![texts.clone(), numbers, texts.clone()], None);
+    let offsets = arrow::buffer::OffsetBuffer::new(vec![0, 1, 2].into());
+    let list = arrow::array::ListArray::new(
+        field("element", DataType::Utf8),
+        offsets,
+        texts.clone(),
+        None,
+    );
+    parquet(&path, vec![("doc", Arc::new(doc)), ("list", Arc::new(list)), ("plain", texts)]);
+    let read = |text: &str, set: Option<&str>| {
+        let (text, set) = (text.to_owned(), set.map(str::to_owned));
+        read_columns(&path, &Columns { text, set, ..Columns::default() })
+    };
+    let expected = vec![(1, "a".to_owned(), None), (2, "b".to_owned(), None)];
+    let missing = read("text", None).unwrap_err();
+    let named = missing.split_once("columns of strings: ").unwrap().1.split_once(';').unwrap().0;
+    assert_eq!(named, "doc.text, doc.lang, plain");
+    for column in named.split(", ") {
+        assert_eq!(read(column, None).as_ref(), Ok(&expected), "{column}");
+        let sets = read("plain", Some(column)).unwrap();
+        assert_eq!(sets[1].2.as_deref(), Some("b"), "{column}");
+    }
+    let found = read("doc", None).unwrap_err();
+    assert!(found.contains("is a struct with doc.text, doc.lang, and --text-column"), "{found}");
+    let found = read("list", None).unwrap_err();
+    assert!(found.contains("is a list, a map, or a struct without strings"), "{found}");
+    assert!(read("list.list.element", None).unwrap_err().contains("List"));
+}
+
+#[test]
+fn two_columns_of_one_name_are_refused_where_they_would_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let array = |texts: Vec<&'static str>| -> ArrayRef { Arc::new(StringArray::from(texts)) };
+    let columns = vec![
+        ("text", array(vec!["a"])),
+        ("x", array(vec!["b"])),
+        ("x", array(vec!["c"])),
+        ("n", array(vec!["d"])),
+    ];
+    parquet(&path, columns);
+    let read = |text: &str, set: Option<&str>| {
+        let (text, set) = (text.to_owned(), set.map(str::to_owned));
+        read_columns(&path, &Columns { text, set, ..Columns::default() })
+    };
+    assert_eq!(read("text", Some("n")), Ok(vec![(1, "a".to_owned(), Some("d".to_owned()))]));
+    for refused in [read("x", None), read("text", Some("x"))] {
+        let said = refused.unwrap_err();
+        assert!(said.contains("more than one column is named \"x\""), "{said}");
+    }
+}
+
+/// pyarrow 26 made them: one with an encrypted footer, one with encrypted columns only.
+#[test]
+fn encrypted_parquet_is_named_as_such() {
+    for name in ["encrypted", "encrypted-columns"] {
+        let path = fixtures().join(format!("parquet/{name}.parquet"));
+        let said = read(&path).unwrap_err();
+        let is_said = said.contains(name) && said.contains("without encryption");
+        assert!(is_said, "{said}");
+    }
 }
 
 #[test]

@@ -4,13 +4,13 @@
 //! phase's maps.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use encoder::CONFIG_FILE;
+use encoder::{CONFIG_FILE, TOKENIZER_FILE};
 use pipeline::corpus::Corpus;
 use schemas::manifest::TokenizerRecord;
-use schemas::run::RunFile;
+use schemas::run::{InitTokenizer, RunFile};
 use serde_json::{Map, Value};
 use tch::Tensor;
 
@@ -32,14 +32,23 @@ const OPTIMIZER_FILE_BEFORE: &str = "optim-00000-of-00001.safetensors";
 /// are gone, the hash recorded in the checkpoint is used.
 pub fn init_hash(init_from: Option<&Path>, resumed: Option<&Checkpoint>) -> Result<Option<String>> {
     let Some(folder) = init_from else { return Ok(None) };
-    let path = folder.join(weights::WEIGHTS_FILE);
-    if let Some(checkpoint) = resumed.filter(|_| !path.exists()) {
+    let has_weights = [weights::WEIGHTS_FILE, weights::WEIGHTS_INDEX_FILE];
+    let has_weights = has_weights.iter().any(|name| folder.join(name).exists());
+    if let Some(checkpoint) = resumed.filter(|_| !has_weights) {
         let before = checkpoint.state.identity.get("train.init_from").and_then(Value::as_str);
         return Ok(before.map(str::to_owned));
     }
     let hash = || -> Result<String> {
         store::verify_if_ours(folder)?;
-        Ok(pipeline::disk::atomic::hash_file(&path)?.1.to_hex().to_string())
+        let mut hashes = Vec::new();
+        for path in weights::weight_paths(folder)? {
+            hashes.push(pipeline::disk::atomic::hash_file(&path)?.1.to_hex().to_string());
+        }
+        // Of several files, the hash of their hashes.
+        Ok(match hashes.as_slice() {
+            [only] => only.clone(),
+            all => blake3::hash(all.concat().as_bytes()).to_hex().to_string(),
+        })
     };
     hash().with_context(|| format!("train.init_from = {}", folder.display())).map(Some)
 }
@@ -57,6 +66,41 @@ pub fn initial_model(
     weights::load_weights(folder, &model)
         .with_context(|| format!("train.init_from = {}", folder.display()))?;
     Ok(model)
+}
+
+/// Refuses weights whose tokenizer is not that of the corpus: their ids have other meanings.
+pub fn check_init_tokenizer(
+    config: &RunFile,
+    init_from: Option<&Path>,
+    record: &TokenizerRecord,
+) -> Result<()> {
+    let path = init_from.map(|folder| folder.join(TOKENIZER_FILE)).filter(|path| path.exists());
+    let Some(path) = path else { return Ok(()) };
+    let (found, expected) =
+        (pipeline::disk::atomic::hash_file(&path)?.1.to_hex(), &record.fingerprint);
+    let is_ignored = config.train.init_tokenizer == Some(InitTokenizer::Ignore);
+    anyhow::ensure!(
+        is_ignored || found.as_str() == expected,
+        CorpusTokenizerMismatch { path, found: found.to_string(), expected: expected.clone() }
+    );
+    Ok(())
+}
+
+/// The weights of `train.init_from` were trained with another tokenizer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} has BLAKE3 {found}, the corpus's tokenizer {expected}: ids of the corpus mean other texts \
+     to these weights; take weights of this tokenizer, or insist with \
+     train.init_tokenizer = \"ignore\"",
+    path.display()
+)]
+pub struct CorpusTokenizerMismatch {
+    /// tokenizer.json next to the weights.
+    pub path: PathBuf,
+    /// Its hash.
+    pub found: String,
+    /// The corpus's.
+    pub expected: String,
 }
 
 /// Model and optimizer of a checkpoint, with the maps of the phase it was saved in.

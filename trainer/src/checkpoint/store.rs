@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use pipeline::disk::failpoint::failpoint;
+use pipeline::disk::source::{open_file, read_text};
 use schemas::checkpoint::{
     CHECKPOINT_MANIFEST, CheckpointManifest, TRAINER_STATE, TrainerState, VERSION,
 };
@@ -25,6 +26,8 @@ const PREFIX: &str = "checkpoint-";
 const TEMPORARY: &str = ".tmp-checkpoint-";
 const REPLACED: &str = "-replaced";
 const LATEST: &str = "latest";
+/// Largest record that is read; real ones have some kilobytes.
+const RECORD_BYTES_MAX: u64 = 1 << 24;
 /// In place of the link on a file system without links.
 const LATEST_TEXT: &str = "latest.txt";
 
@@ -236,9 +239,9 @@ pub fn verify(path: &Path) -> Result<Checkpoint, CheckpointError> {
 
 /// Reads a JSON record of this build's version.
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    let text = fs::read(path).map_err(io_error("read", path))?;
+    let text = read_text(path, RECORD_BYTES_MAX).map_err(io_error("read", path))?;
     let form = |reason| CheckpointError::Form { path: path.to_owned(), reason };
-    let value: serde_json::Value = serde_json::from_slice(&text)
+    let value: serde_json::Value = serde_json::from_str(&text)
         .map_err(|err| form(format!("not a checkpoint record: {err}")))?;
     let version = value.get("version").and_then(|version| version.as_u64());
     if version != Some(u64::from(VERSION)) {
@@ -342,7 +345,7 @@ fn sync_and_hash(folder: &Path) -> Result<Vec<FileRecord>, CheckpointError> {
 
 fn hash_file(path: &Path, relative: &str) -> Result<FileRecord, CheckpointError> {
     let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(io_error("read", path))?;
+    let file = open_file(path).map_err(io_error("read", path))?;
     hasher.update_reader(&file).map_err(io_error("read", path))?;
     let (bytes, blake3) = (hasher.count(), hasher.finalize().to_hex().to_string());
     Ok(FileRecord { path: relative.to_owned(), bytes, blake3 })

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use pipeline::disk::source::open_file;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use tch::{Device, Kind, Tensor};
@@ -87,7 +88,7 @@ pub struct TensorFile {
 impl TensorFile {
     /// Opens `path` and checks header and length; reads no data yet.
     pub fn open(path: &Path) -> Result<TensorFile, TensorFileError> {
-        let mut file = File::open(path)?;
+        let mut file = open_file(path)?;
         let found_bytes = file.metadata()?.len();
         if found_bytes < LENGTH_BYTES {
             return Err(TensorFileError::Length { found_bytes, expected_bytes: LENGTH_BYTES });

@@ -4,10 +4,11 @@
 //! parameter and left no tensor of the file unread.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use pipeline::disk::source::read_text;
 use schemas::run::{ActivationCheckpointing, Dtype, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -27,6 +28,12 @@ pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
 /// The files that [`save_model`] writes, in byte order.
 pub const MODEL_FILES: [&str; 3] = [CONFIG_FILE, GENERATION_CONFIG_FILE, WEIGHTS_FILE];
 
+/// Largest configuration that is read; real ones have some kilobytes.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Largest index; one of a model of 100,000 tensors has some 10 MB.
+const INDEX_BYTES_MAX: u64 = 1 << 26;
+/// Weights by PyTorch's pickle, which are not read.
+const PICKLE_FILES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Tables stored in old checkpoints and computed here.
 const ROTARY_BUFFER: &str = ".rotary_emb.inv_freq";
 
@@ -56,6 +63,31 @@ pub enum WeightsError {
         path: PathBuf,
         /// The cause.
         source: TensorFileError,
+    },
+    /// Weights in a form that may run code.
+    #[error(
+        "{}: weights in PyTorch's pickle, which may run code, are not read; convert them to \
+         {WEIGHTS_FILE}, for example with transformers' save_pretrained",
+        path.display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A weight that is NaN or infinite.
+    #[error(
+        "{}: {name}{index:?} is {found}; a model with such a weight computes nothing",
+        path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The element, by its index in each dimension.
+        index: Vec<i64>,
+        /// NaN, or an infinity.
+        found: f64,
     },
     /// A malformed index of several weight files.
     #[error(
@@ -127,7 +159,7 @@ pub fn load_weights(dir: &Path, model: &Llama) -> Result<(), WeightsError> {
 /// Reads `config.json` in `dir`.
 pub fn load_config(dir: &Path) -> Result<(ModelConfig, ModelNotes), WeightsError> {
     let path = dir.join(CONFIG_FILE);
-    let text = fs::read_to_string(&path)
+    let text = read_text(&path, CONFIG_BYTES_MAX)
         .map_err(|source| WeightsError::Io { path: path.clone(), source })?;
     hf_config::parse(&text).map_err(|source| WeightsError::Config { path, source })
 }
@@ -192,17 +224,41 @@ impl WeightFiles {
 
     fn read(&mut self, name: &str) -> Result<Tensor, WeightsError> {
         let (path, file) = &mut self.files[self.place[name]];
-        file.read(name).map_err(|source| WeightsError::File { path: path.clone(), source })
+        let tensor =
+            file.read(name).map_err(|source| WeightsError::File { path: path.clone(), source })?;
+        match first_not_finite(&tensor) {
+            None => Ok(tensor),
+            Some((index, found)) => {
+                let (path, name) = (path.clone(), name.to_owned());
+                Err(WeightsError::NotFinite { path, name, index, found })
+            }
+        }
     }
 }
 
+/// The first element that is NaN or infinite.
+fn first_not_finite(tensor: &Tensor) -> Option<(Vec<i64>, f64)> {
+    let is_finite = tensor.isfinite();
+    if is_finite.all().int64_value(&[]) != 0 {
+        return None;
+    }
+    let first = is_finite.logical_not().nonzero().get(0);
+    let index: Vec<i64> = first.try_into().expect("indices are int64");
+    let found = tensor.double_value(&index);
+    Some((index, found))
+}
+
 /// The only weight file, or the files an index names.
-fn weight_paths(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+pub fn weight_paths(dir: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let index_path = dir.join(WEIGHTS_INDEX_FILE);
     if dir.join(WEIGHTS_FILE).exists() || !index_path.exists() {
-        return Ok(vec![dir.join(WEIGHTS_FILE)]);
+        let pickle = PICKLE_FILES.map(|name| dir.join(name)).into_iter().find(|path| path.exists());
+        return match pickle.filter(|_| !dir.join(WEIGHTS_FILE).exists()) {
+            Some(path) => Err(WeightsError::Pickle { path }),
+            None => Ok(vec![dir.join(WEIGHTS_FILE)]),
+        };
     }
-    let text = fs::read_to_string(&index_path)
+    let text = read_text(&index_path, INDEX_BYTES_MAX)
         .map_err(|source| WeightsError::Io { path: index_path.clone(), source })?;
     let plain_name = |value: &serde_json::Value| {
         let name = value.as_str()?;

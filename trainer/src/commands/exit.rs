@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use pipeline::loader::LoaderError;
 
+use crate::checkpoint::contents::CorpusTokenizerMismatch;
 use crate::checkpoint::resume::ResumeError;
 use crate::commands::error::{CorpusMismatch, NotMeasurable, WrongStep};
 use crate::console::progress;
@@ -58,6 +59,7 @@ pub fn exit_code(err: &anyhow::Error) -> ExitCode {
     let is_mismatch = |cause: &Cause| {
         cause.is::<ValidationTooShort>()
             || cause.is::<CorpusMismatch>()
+            || cause.is::<CorpusTokenizerMismatch>()
             || cause.is::<BatchError>()
             || matches!(
                 cause.downcast_ref(),

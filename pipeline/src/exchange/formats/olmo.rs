@@ -18,14 +18,12 @@ use flate2::write::GzEncoder;
 
 use crate::disk::atomic::{AtomicFile, PublishError, SealedFile};
 use crate::disk::source::open_file;
-use crate::exchange::error::ForeignError;
+use crate::exchange::error::{ForeignError, refuse_pointer};
 
 /// End of the name of a file of ids.
 pub(crate) const IDS_END: &str = ".npy";
 /// End of the name of a file of document borders.
 pub(crate) const CSV_END: &str = ".csv.gz";
-/// The first bytes of a `numpy.save` file, which OLMo-core would take for ids.
-pub(crate) const NUMPY_SAVE_MAGIC: &[u8] = b"\x93NUMPY";
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 /// Maximum bytes of a line: two numbers and any further columns, such as the path of a source.
 const LINE_BYTES_MAX: u64 = 1 << 16;
@@ -78,7 +76,9 @@ impl DocumentEnds {
     /// Opens the csv of an array of `token_count` ids.
     pub(crate) fn open(path: &Path, token_count: u64) -> Result<DocumentEnds, ForeignError> {
         let io = |source| ForeignError::Io { action: "open", path: path.to_owned(), source };
-        let mut bytes = BufReader::new(open_file(path).map_err(io)?);
+        let file = open_file(path).map_err(io)?;
+        refuse_pointer(&file, path)?;
+        let mut bytes = BufReader::new(file);
         let head = bytes.fill_buf().map_err(io)?;
         if !head.starts_with(GZIP_MAGIC) {
             return Err(ForeignError::Field {

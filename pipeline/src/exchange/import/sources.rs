@@ -12,7 +12,8 @@ use schemas::manifest::ForeignFormat;
 use schemas::shard::TokenBytes;
 
 use crate::console::usage::UsageError;
-use crate::exchange::error::{ForeignError, Reading};
+use crate::exchange::error::ForeignError;
+use crate::exchange::formats::raw_ids::Span;
 use crate::exchange::formats::{megatron, olmo, raw_ids};
 use crate::exchange::import::spec::ImportSpec;
 use crate::read::inputs::{self, Input};
@@ -26,6 +27,8 @@ pub(crate) struct Foreign {
     pub(crate) input: Input,
     pub(crate) token_bytes: TokenBytes,
     pub(crate) token_count: u64,
+    /// Where the first id lies in the file.
+    pub(crate) first_byte: u64,
     pub(crate) index: Option<megatron::Index>,
     pub(crate) csv: Option<PathBuf>,
     seen: Vec<Seen>,
@@ -118,27 +121,12 @@ fn flat(input: Input, token_bytes: TokenBytes, may_have_csv: bool) -> anyhow::Re
     let path = &input.path;
     let seen = csv.iter().chain([path]).map(|path| Seen::of(path));
     let seen = seen.collect::<Result<_, _>>()?;
-    let token_count = raw_ids::token_count(path, token_bytes)?;
-    let magic = olmo::NUMPY_SAVE_MAGIC;
-    let mut head = vec![0; magic.len()];
-    if input.bytes >= head.len() as u64 {
-        Reading::open(path, 0)?.fill(&mut head)?;
-    }
-    if head == magic {
-        return Err(ForeignError::Field {
-            path: path.clone(),
-            offset: 0,
-            what: "the beginning".to_owned(),
-            found: "that of a file of numpy.save".to_owned(),
-            expected: "raw ids, as numpy's tofile writes them".to_owned(),
-        }
-        .into());
-    }
+    let Span { first_byte, token_count } = raw_ids::span(path, token_bytes)?;
     if let Some(csv) = &csv {
         let mut ends = olmo::DocumentEnds::open(csv, token_count)?;
         while ends.next_end()?.is_some() {}
     }
-    Ok(Foreign { input, token_bytes, token_count, index: None, csv, seen })
+    Ok(Foreign { input, token_bytes, token_count, first_byte, index: None, csv, seen })
 }
 
 /// Makes a change of `side`, the file beside the ids, a change of the input: work made from both is
@@ -185,7 +173,8 @@ fn find_megatron(source: &Path) -> anyhow::Result<Vec<Foreign>> {
         let index = megatron::Index::open(&idx, &input.path)?;
         let token_count = input.bytes / u64::from(index.token_bytes.get());
         let token_bytes = index.token_bytes;
-        Ok(Foreign { input, token_bytes, token_count, index: Some(index), csv: None, seen })
+        let (first_byte, index) = (0, Some(index));
+        Ok(Foreign { input, token_bytes, token_count, first_byte, index, csv: None, seen })
     };
     inputs.into_iter().map(open).collect()
 }

@@ -8,9 +8,12 @@
 //! Tests and a fuzz target compare its results with serde_json's. The module imports nothing from
 //! the crate, so the target can include it.
 //!
+//! Python's json and pandas write numbers that are not finite as `NaN`, `Infinity` and `-Infinity`,
+//! which RFC 8259 lacks. They are skipped like any number; a text or a set name is never one.
+//!
 //! **Invariant:** it accepts one JSON object in UTF-8 with nothing after it (RFC 8259, plus
-//! unpaired surrogate escapes). The last of duplicate keys counts, as in Python's json and most
-//! other readers.
+//! unpaired surrogate escapes and Python's numbers that are not finite). The last of duplicate keys
+//! counts, as in Python's json and most other readers.
 
 use std::borrow::Cow;
 
@@ -83,11 +86,14 @@ impl<'p> Parser<'p> {
             Some(Value::Other(found)) => {
                 return Err(format!("{:?} is {found}; expected a string", self.text_key));
             }
+            Some(Value::NotFinite(at)) => return Err(not_finite(self.text_key, at)),
             None => {
-                return Err(format!(
-                    "the object has no key {:?}; --text-column names another one",
-                    self.text_key
-                ));
+                let advice = match self.text_key.contains('.') {
+                    true => "names a key of the object itself, not one inside it",
+                    false => "names another one",
+                };
+                let key = self.text_key;
+                return Err(format!("the object has no key {key:?}; --text-column {advice}"));
             }
         };
         let (set_name, in_set) = match set {
@@ -95,6 +101,9 @@ impl<'p> Parser<'p> {
             Some(Value::Other(found)) if self.set_is_required_string && found != NULL => {
                 let path = self.set_path.join(".");
                 return Err(format!("{path:?} is {found}; expected a string"));
+            }
+            Some(Value::NotFinite(at)) if self.set_is_required_string => {
+                return Err(not_finite(&self.set_path.join("."), at));
             }
             _ => (None, 0),
         };
@@ -115,12 +124,21 @@ pub fn string_at<'a>(json: &'a str, path: &[&str]) -> Option<(Cow<'a, str>, u64)
     }
 }
 
+#[cold]
+fn not_finite(key: &str, at: usize) -> String {
+    format!("{key:?} is NaN or Infinity at byte {at} of the line; expected a string")
+}
+
 const NULL: &str = "null";
+/// The numbers that are not finite, as Python's json writes them.
+const NOT_FINITE: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
 /// A value; only strings are kept, with the number of surrogates replaced in them.
 enum Value<'a> {
     String(Cow<'a, str>, u64),
     Other(&'static str),
+    /// A number that is not finite, and its byte of the line.
+    NotFinite(usize),
 }
 
 /// A position in a line.
@@ -214,7 +232,11 @@ impl<'a> Cursor<'a> {
             Some(b'n') => NULL,
             _ => "a number",
         };
+        let at = self.at;
         self.skip_value(depth)?;
+        if NOT_FINITE.contains(&&self.text[at..self.at]) {
+            return Ok(Value::NotFinite(at));
+        }
         Ok(Value::Other(kind))
     }
 
@@ -270,6 +292,8 @@ impl<'a> Cursor<'a> {
                 Some(b't') => self.word("true")?,
                 Some(b'f') => self.word("false")?,
                 Some(b'n') => self.word("null")?,
+                Some(b'N') => self.word("NaN")?,
+                Some(b'I') => self.word("Infinity")?,
                 _ => return Err(self.fault("a value")),
             }
             // A value has ended; levels may end too.
@@ -319,6 +343,9 @@ impl<'a> Cursor<'a> {
     fn skip_number(&mut self) -> Result<(), String> {
         if self.peek() == Some(b'-') {
             self.at += 1;
+            if self.peek() == Some(b'I') {
+                return self.word("Infinity");
+            }
         }
         if self.peek() == Some(b'0') {
             self.at += 1;
@@ -512,6 +539,36 @@ mod tests {
         assert_eq!(parser.parse(line).unwrap().set_name.as_deref(), Some("s"));
     }
 
+    /// As Python's json and pandas write them, at any depth.
+    #[test]
+    fn numbers_that_are_not_finite_pass_where_nobody_reads_them() {
+        for number in NOT_FINITE {
+            for field in [
+                format!(r#""x": {number}"#),
+                format!(r#""x": [{number}, {{"y":{number}}},{number}]"#),
+                format!(r#""meta": {number}"#),
+                format!(r#""meta": {{"x": {number}, "pile_set_name":{number} }}"#),
+            ] {
+                check(&format!(r#"{{{field}, "text": "t"}}"#), "t", None);
+                check(&format!(r#"{{"text": "t",{field}}}"#), "t", None);
+            }
+            let line = format!(r#"{{"text": {number}}}"#);
+            let reason = r#""text" is NaN or Infinity at byte 9 of the line; expected a string"#;
+            assert_eq!(parse(&line), Err(reason.to_owned()), "{line}");
+            let line = format!(r#"{{"text": "t", "a": {{"b": {number}}}}}"#);
+            let reason = r#""a.b" is NaN or Infinity at byte 25 of the line; expected a string"#;
+            let found = Parser::new("text", "a.b", true).parse(line.as_bytes()).map(|_| ());
+            assert_eq!(found, Err(reason.to_owned()), "{line}");
+            let json = format!(r#"{{"n": {number}, "s": "a"}}"#);
+            assert_eq!(string_at(&json, &["s"]), Some(("a".into(), 0)));
+        }
+        for near in ["Nan", "-NaN", "+Infinity", "Inf", "--Infinity", "infinity", "NaN1", "1NaN"] {
+            let line = format!(r#"{{"x": {near}, "text": "t"}}"#);
+            let reason = parse(&line).unwrap_err();
+            assert!(reason.starts_with("found ") && reason.contains(" at byte "), "{reason}");
+        }
+    }
+
     #[test]
     fn a_string_inside_of_json_is_found() {
         let path = ["pile_set_name"];
@@ -538,6 +595,7 @@ mod tests {
                 r#""text":"é漢😀","text":""}"#
             ),
             r#"{"te\u0078t":"x","":[[[]],{"a":{"b":"c"}}]}"#,
+            r#"{"a":NaN,"text":"NaN","b":[-Infinity,Infinity,-1],"meta":{"pile_set_name":NaN}}"#,
         ];
         let parser = Parser::new("text", "meta.pile_set_name", false);
         let mut state = 1u64;
@@ -552,7 +610,7 @@ mod tests {
             for _ in 0..random(4) {
                 let (at, from) = (random(line.len()), random(line.len()));
                 match random(4) {
-                    0 => line[at] = br#"{}[]":,\u0dDe1 -.tn"#[random(19)],
+                    0 => line[at] = br#"{}[]":,\u0dDe1 -.tnNIa"#[random(22)],
                     1 => line[at] = random(256) as u8,
                     2 => line[at] = line[from],
                     _ => drop(line.drain(at.min(from)..at.max(from).min(at.min(from) + 3))),

@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
-use parquet::schema::types::{BasicTypeInfo, SchemaDescriptor, Type};
+use parquet::schema::types::{BasicTypeInfo, ColumnDescPtr, SchemaDescriptor, Type};
 
 use crate::read::document::{CHUNK_BYTES, Columns};
 use crate::read::error::DocsError;
@@ -31,7 +31,8 @@ const BATCH_ROWS_MAX: u64 = 1024;
 pub(crate) struct ParquetRows {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
-    text: String,
+    /// Path of the text's column.
+    text: Vec<String>,
     /// Column of the set name, and the number of keys of its path inside the column's JSON.
     set: Option<(Vec<String>, u32)>,
     rows_read: u64,
@@ -55,7 +56,7 @@ impl ParquetRows {
         let open = |source| DocsError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
         let schema = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file));
-        let schema = schema.map_err(error)?.file_metadata().schema_descr_ptr();
+        let schema = schema.map_err(explain).map_err(error)?.file_metadata().schema_descr_ptr();
         let Found { text_leaf, set_leaf, set } = find(&schema, path, columns)?;
         let leaves = || [text_leaf].into_iter().chain(set_leaf);
         let metadata = guarded(|| {
@@ -90,7 +91,7 @@ impl ParquetRows {
         let rows = ParquetRows {
             path: path.to_owned(),
             reader,
-            text: columns.text.clone(),
+            text: schema.column(text_leaf).path().parts().to_vec(),
             set,
             rows_read: first_row - 1,
             rows,
@@ -106,8 +107,7 @@ impl ParquetRows {
     /// names.
     fn check_types(mut self, set_was_asked_for: bool) -> Result<ParquetRows, DocsError> {
         let empty = RecordBatch::new_empty(self.reader.schema());
-        let text = [self.text.clone()];
-        Column::of(&empty, &text).map_err(|found| self.type_error(&text, found))?;
+        Column::of(&empty, &self.text).map_err(|found| self.type_error(&self.text, found))?;
         if let Some(set) = self.set.take() {
             match Column::of(&empty, &set.0) {
                 Ok(_) => self.set = Some(set),
@@ -146,7 +146,7 @@ impl ParquetRows {
                     self.rows
                 )));
             };
-            let text = Column::of(&batch, std::slice::from_ref(&self.text)).map_err(error)?;
+            let text = Column::of(&batch, &self.text).map_err(error)?;
             let set = self.set.as_ref().map(|(path, _)| Column::of(&batch, path));
             let set = set.transpose().map_err(error)?;
             let json_keys = self.set.as_ref().map_or(0, |set| set.1);
@@ -179,6 +179,18 @@ impl ParquetRows {
     }
 }
 
+/// Explains unreadable metadata of a column, which a writer encrypts with the column.
+fn explain(reason: String) -> String {
+    let signs = ["Required field type_ is missing", "Unexpected struct field type"];
+    if !signs.iter().any(|sign| reason.contains(sign)) {
+        return reason;
+    }
+    format!(
+        "the metadata of a column cannot be read, as in a file with encrypted columns; if it is \
+         one, write it again without encryption ({reason})"
+    )
+}
+
 /// Position of text and set name in a file.
 struct Found {
     text_leaf: usize,
@@ -188,30 +200,82 @@ struct Found {
 }
 
 fn find(schema: &SchemaDescriptor, path: &Path, columns: &Columns) -> Result<Found, DocsError> {
-    let find =
-        |column: &str| schema.columns().iter().position(|leaf| leaf.path().string() == column);
-    let missing = |column: &str, hint| DocsError::NoColumn {
-        path: path.to_owned(),
-        column: column.to_owned(),
-        found: schema
-            .columns()
-            .iter()
-            .map(|leaf| leaf.path().string())
-            .collect::<Vec<_>>()
-            .join(", "),
-        hint,
-    };
-    let text_leaf = find(&columns.text).ok_or_else(|| missing(&columns.text, TEXT_HINT))?;
+    let find = |column: &str| leaf_of(schema, path, column);
+    let missing = |column: &str, hint| missing_column(schema, path, column, hint);
+    let text_leaf = find(&columns.text)?.ok_or_else(|| missing(&columns.text, TEXT_HINT))?;
     // The column itself, or one above it with JSON in its strings.
     let set_path = columns.set_path();
     let dots = set_path.rmatch_indices('.').map(|(at, _)| at);
-    let mut prefixes = (0u32..).zip([set_path.len()].into_iter().chain(dots));
-    let set = prefixes.find_map(|(keys, end)| Some((find(&set_path[..end])?, keys)));
+    let mut set = None;
+    for (keys, end) in (0u32..).zip([set_path.len()].into_iter().chain(dots)) {
+        if let Some(leaf) = find(&set_path[..end])? {
+            set = Some((leaf, keys));
+            break;
+        }
+    }
     if columns.set.is_some() && set.is_none() {
         return Err(missing(set_path, SET_HINT));
     }
     let set_parts = set.map(|(leaf, keys)| (schema.column(leaf).path().parts().to_vec(), keys));
     Ok(Found { text_leaf, set_leaf: set.map(|(leaf, _)| leaf), set: set_parts })
+}
+
+/// The leaf of this name; a field of a struct is named by its dotted path.
+fn leaf_of(
+    schema: &SchemaDescriptor,
+    path: &Path,
+    column: &str,
+) -> Result<Option<usize>, DocsError> {
+    let leaves = schema.columns().iter().enumerate();
+    let mut named = leaves.filter(|(_, leaf)| leaf.path().string() == column);
+    let found = named.next().map(|(leaf, _)| leaf);
+    if named.next().is_some() {
+        return Err(DocsError::Parquet {
+            path: path.to_owned(),
+            row: 0,
+            reason: format!("more than one column is named {column:?}; write it with one of them"),
+        });
+    }
+    Ok(found)
+}
+
+/// Why a file has no usable column of this name.
+fn missing_column(
+    schema: &SchemaDescriptor,
+    path: &Path,
+    column: &str,
+    hint: &'static str,
+) -> DocsError {
+    let (path, column) = (path.to_owned(), column.to_owned());
+    let names = |leaves: &[&ColumnDescPtr]| {
+        leaves.iter().map(|leaf| leaf.path().string()).collect::<Vec<_>>().join(", ")
+    };
+    let leaves = schema.columns().iter();
+    let strings: Vec<_> = leaves.filter(|leaf| may_be_string(leaf)).collect();
+    let is_inside = |leaf: &ColumnDescPtr| {
+        leaf.path().string().strip_prefix(&column).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let fields: Vec<_> = strings.iter().copied().filter(|leaf| is_inside(leaf)).collect();
+    if !fields.is_empty() {
+        let found = format!("a struct with {}, and {hint}", names(&fields));
+        return DocsError::ColumnType { path, column, found };
+    }
+    if schema.columns().iter().any(is_inside) {
+        let found = "a list, a map, or a struct without strings".to_owned();
+        return DocsError::ColumnType { path, column, found };
+    }
+    let found = match strings.is_empty() {
+        true => "none".to_owned(),
+        false => names(&strings),
+    };
+    DocsError::NoColumn { path, column, found, hint }
+}
+
+/// Whether a leaf has one string a row.
+fn may_be_string(leaf: &ColumnDescPtr) -> bool {
+    leaf.max_rep_level() == 0
+        && leaf.physical_type() == PhysicalType::BYTE_ARRAY
+        && leaf.converted_type() != parquet::basic::ConvertedType::DECIMAL
 }
 
 /// The schema with bytes in place of strings in some leaves: for one string of invalid UTF-8 the

@@ -201,8 +201,8 @@ fn raw_ids_that_are_none_are_named() {
     let mut ids = [5u8, 0].repeat(70_000);
     ids.extend(4096u16.to_le_bytes());
     check(&ids, ForeignFormat::Nanogpt, outside);
-    let saved = "D/train.bin: the beginning (at byte 0) is that of a file of numpy.save; \
-                 expected raw ids, as numpy's tofile writes them";
+    let saved = "D/train.bin begins like a file of numpy.save, not like raw ids; write the array \
+                 with numpy's tofile";
     check(b"\x93NUMPY\x01\x00v\x00", ForeignFormat::Olmo, saved);
     // Ids of 4 bytes read as 2 split in the middle; declared as 4 bytes, they are read.
     fs::write(&bin, [5u32, 6].map(u32::to_le_bytes).concat()).unwrap();

@@ -145,6 +145,58 @@ fn an_import_refuses_what_cannot_be_meant() {
     fails(&at("ids"), "olmo", &plain, "c.npy has a .csv.gz of its documents and");
 }
 
+/// A header of llm.c: magic, version, number of ids, and zeros.
+fn llm_c(magic: u32, version: u32, tokens: u32, ids: &[u8]) -> Vec<u8> {
+    let mut bytes = [magic, version, tokens].map(u32::to_le_bytes).concat();
+    bytes.resize(1024, 0);
+    [&bytes, ids].concat()
+}
+
+/// Its 512 first words of two bytes are no ids, even where the vocabulary has all of them.
+#[test]
+fn a_header_before_the_ids_is_never_read_as_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bin, plain) = (dir.path().join("train.bin"), dir.path().join("plain.bin"));
+    let ids: Vec<u16> = (0..3000).map(|at| at % 4000 + 3).collect();
+    fs::write(&plain, two_bytes(&ids)).unwrap();
+    let options = ["--no-bos", "--no-eos"];
+    last_json(&import(&plain, "nanogpt", &dir.path().join("plain"), &options));
+    let try_import = |bytes: Vec<u8>, from: &str, out: &str| {
+        let path = if from == "olmo" { bin.with_extension("npy") } else { bin.clone() };
+        fs::write(&path, bytes).unwrap();
+        import(&path, from, &dir.path().join(out), &options)
+    };
+    let whole = llm_c(20_240_520, 1, 3000, &two_bytes(&ids));
+    for (from, out) in [("nanogpt", "a"), ("olmo", "b")] {
+        last_json(&try_import(whole.clone(), from, out));
+        let read = read_corpus(&dir.path().join(out)).0;
+        assert!(read == read_corpus(&dir.path().join("plain")).0, "{from}");
+    }
+    for tokens in [0, 2999, 3001] {
+        let bytes = llm_c(20_240_520, 1, tokens, &two_bytes(&ids));
+        let expected = format!("of the {tokens} ids it promises");
+        assert_fails(&try_import(bytes, "nanogpt", "x"), 4, &expected);
+    }
+    let mut outside = whole;
+    outside[1024 + 8..1024 + 10].copy_from_slice(&4096u16.to_le_bytes());
+    assert_fails(&try_import(outside, "nanogpt", "c"), 4, "id of token 4 (at byte 1032) is 4096");
+    let four = llm_c(20_240_801, 7, 1500, &two_bytes(&ids));
+    assert_fails(&try_import(four, "nanogpt", "x"), 4, "--from olmo --token-bytes 4");
+    for (magic, what) in [
+        (&b"\x93NUMPY\x01\0"[..], "a file of numpy.save"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"MMIDIDX\0\0\0", "Megatron-core's index"),
+        (b"PATCHTOK", "a shard of Patchmill"),
+        (b"PAR1", "Parquet"),
+        (b"\x28\xb5\x2f\xfd", "zstd data"),
+    ] {
+        for from in ["nanogpt", "olmo"] {
+            let bytes = [magic, &two_bytes(&ids)].concat();
+            assert_fails(&try_import(bytes, from, "x"), 4, &format!("begins like {what}"));
+        }
+    }
+}
+
 /// Imports two files, the second of which has an id too large; repairs it and lets `change` do
 /// something to the first. Resuming must give the result of a fresh import.
 #[track_caller]

@@ -1,8 +1,9 @@
 //! Commands that read the model of a run.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use super::{OPTIMIZER, TestRun, assert_same_as_reference};
 use crate::support::process::{binary, repository};
@@ -164,4 +165,119 @@ fn a_prompt_may_begin_with_a_hyphen() {
     command.arg("generate").arg("--model").arg(run.output().join("latest"));
     let text = stdout(command.args(["--prompt", "- a", "--max-tokens", "2", "--greedy"]));
     assert!(text.starts_with("- a"), "{text}");
+}
+
+/// The model's own files of a run's last checkpoint, in a folder without its manifest.
+fn model_of(run: &TestRun) -> PathBuf {
+    let folder = run.dir.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::write(folder.join(name), run.final_bytes(name)).unwrap();
+    }
+    folder
+}
+
+fn pretrain_from(model: &Path, args: &[&str]) -> Output {
+    let run = TestRun::new();
+    let from = format!("train.init_from={}", model.display());
+    run.run(&[&["--set", &from, "--json"], args].concat())
+}
+
+/// Weights in several files, as in one; pickles, other tokenizers and numbers that are not finite
+/// are refused by name.
+#[test]
+fn weights_to_start_from_are_checked() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let model = model_of(&run);
+    let fail = |code: i32, args: &[&str], expected: &[&str]| {
+        let output = pretrain_from(&model, args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        expected.iter().for_each(|part| assert!(stderr.contains(part), "{part}: {stderr}"));
+    };
+    let losses = |output: Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["phases"][0]["first_eval_loss"].as_f64().unwrap()
+    };
+    let expected = losses(pretrain_from(&model, &[]));
+    let weights = model.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let whole = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut map = serde_json::Map::new();
+    for (part, name) in ["a.safetensors", "b.safetensors"].into_iter().enumerate() {
+        let tensors = whole.tensors().into_iter().enumerate();
+        let tensors = tensors.filter(|(at, _)| at % 2 == part).map(|(_, tensor)| tensor);
+        let tensors: Vec<_> = tensors.collect();
+        map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), name.into())));
+        safetensors::serialize_to_file(tensors, None, &model.join(name)).unwrap();
+    }
+    fs::remove_file(&weights).unwrap();
+    let index = serde_json::json!({ "weight_map": map });
+    let index_path = model.join("model.safetensors.index.json");
+    fs::write(&index_path, index.to_string()).unwrap();
+    assert_eq!(losses(pretrain_from(&model, &[])), expected, "in two files");
+    fs::remove_file(index_path).unwrap();
+    fs::write(model.join("pytorch_model.bin"), "").unwrap();
+    fail(1, &[], &["pytorch_model.bin", "pickle", "save_pretrained"]);
+    let mut damaged = bytes.clone();
+    let end = damaged.len();
+    damaged[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, damaged).unwrap();
+    fail(1, &[], &["model.safetensors: ", "] is NaN"]);
+    let mut command = Command::new(binary("patchmill-train"));
+    command.arg("generate").arg("--model").arg(&model).args(["--prompt", "a"]);
+    let output = command.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("] is NaN"), "generate as well");
+    fs::write(&weights, &bytes).unwrap();
+    let tokenizer = model.join("tokenizer.json");
+    let text = fs::read_to_string(&tokenizer).unwrap();
+    fs::write(&tokenizer, text + " ").unwrap();
+    fail(4, &[], &["tokenizer.json has BLAKE3", "train.init_tokenizer"]);
+    let ignoring = pretrain_from(&model, &["--set", "train.init_tokenizer=ignore"]);
+    assert_eq!(losses(ignoring), expected);
+}
+
+/// No file of a model's folder is waited for, or read without bounds.
+#[test]
+fn pipes_devices_and_huge_files_of_a_model_are_refused() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let model = model_of(&run);
+    for name in ["config.json", "model.safetensors"] {
+        let path = model.join(name);
+        let before = fs::read(&path).unwrap();
+        for kind in ["pipe", "device", "huge"] {
+            fs::remove_file(&path).unwrap();
+            match kind {
+                "pipe" => {
+                    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+                }
+                "device" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                _ => fs::File::create(&path).unwrap().set_len(1 << 40).unwrap(),
+            }
+            let mut command = Command::new(binary("patchmill-train"));
+            command.arg("generate").arg("--model").arg(&model);
+            let mut child = command
+                .args(["--prompt", "a", "--max-tokens", "1"])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let started = Instant::now();
+            while child.try_wait().unwrap().is_none() {
+                if started.elapsed().as_secs() > 30 {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    panic!("{name} as {kind} is waited for");
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let output = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && stderr.contains(name), "{name}, {kind}: {stderr}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, before).unwrap();
+    }
 }
