@@ -135,8 +135,8 @@ impl ParquetRows {
             let row = self.rows_read;
             let error = |reason| DocsError::Parquet { path: self.path.clone(), row, reason };
             let batch = guarded(|| self.reader.next().transpose());
-            let batch =
-                batch.map_err(|reason| error(format!("{}: {reason}", self.next_groups())))?;
+            let batch = batch
+                .map_err(|reason| error(format!("{}: {}", self.next_groups(), explain(reason))))?;
             let Some(batch) = batch else {
                 if self.rows_read == self.rows {
                     return Ok(None);
@@ -179,15 +179,15 @@ impl ParquetRows {
     }
 }
 
-/// Explains unreadable metadata of a column, which a writer encrypts with the column.
+/// Explains an unreadable column, whose metadata or pages a writer may have encrypted.
 fn explain(reason: String) -> String {
     let signs = ["Required field type_ is missing", "Unexpected struct field type"];
     if !signs.iter().any(|sign| reason.contains(sign)) {
         return reason;
     }
     format!(
-        "the metadata of a column cannot be read, as in a file with encrypted columns; if it is \
-         one, write it again without encryption ({reason})"
+        "a column cannot be read, as in a file with encrypted columns; if it is one, write it \
+         again without encryption ({reason})"
     )
 }
 
