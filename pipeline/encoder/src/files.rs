@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use schemas::git_lfs;
+
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Read beside it by Hugging Face tools; it names BOS and EOS.
@@ -16,7 +18,8 @@ pub const TOKENIZER_FOLDER: &str = "tokenizer";
 pub const TOKENIZER_FILES: [&str; 4] =
     [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
 
-/// Reads a file whole. A pipe would be waited for, and a device may never end: both are errors.
+/// Reads a file whole. A pipe would be waited for, a device may never end, and a pointer of Git LFS
+/// is another file: all are errors.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let found = std::fs::metadata(path)?;
     if !found.is_file() && !found.is_dir() {
@@ -25,5 +28,9 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
+    if git_lfs::is_pointer(&bytes) {
+        let what = format!("it {}", git_lfs::ADVICE);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     Ok(bytes)
 }

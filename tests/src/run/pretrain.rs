@@ -13,6 +13,7 @@ use crate::support::process::{binary, repository};
 
 mod cut_off;
 mod models;
+mod power;
 mod ranks;
 
 /// The optimizer's file in a checkpoint.

@@ -14,6 +14,7 @@ use std::path::Path;
 use pipeline::disk::source::open_file;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
+use schemas::git_lfs;
 use tch::{Device, Kind, Tensor};
 
 /// Bytes of the header's length field.
@@ -38,6 +39,9 @@ pub enum TensorFileError {
         /// Length by the header.
         expected_bytes: u64,
     },
+    /// A pointer of Git LFS in place of the file.
+    #[error("file {}", git_lfs::ADVICE)]
+    LfsPointer,
     /// A header length beyond [`HEADER_BYTES_MAX`], hence hardly a safetensors file.
     #[error(
         "header is {found_bytes} bytes; at most {HEADER_BYTES_MAX} are read, so this is \
@@ -97,6 +101,9 @@ impl TensorFile {
         file.read_exact(&mut length)?;
         let header_bytes = u64::from_le_bytes(length);
         if HEADER_BYTES_MAX < header_bytes {
+            if begins_as_pointer(&mut file)? {
+                return Err(TensorFileError::LfsPointer);
+            }
             return Err(TensorFileError::HeaderLength { found_bytes: header_bytes });
         }
         let first_data_byte = LENGTH_BYTES + header_bytes;
@@ -151,6 +158,13 @@ impl TensorFile {
     fn info(&self, name: &str) -> Result<&TensorInfo, TensorFileError> {
         self.metadata.info(name).ok_or_else(|| TensorFileError::Missing { name: name.to_owned() })
     }
+}
+
+fn begins_as_pointer(file: &mut File) -> io::Result<bool> {
+    let mut head = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(git_lfs::HEAD_BYTES).read_to_end(&mut head)?;
+    Ok(git_lfs::is_pointer(&head))
 }
 
 /// Writes `tensors` to a new file at `path`, in order of their names, and waits until it is on the

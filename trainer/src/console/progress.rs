@@ -1,13 +1,14 @@
 //! Results on stdout, and lines for a person on stderr.
 //!
 //! **Invariant:** only results go to stdout, and lines go to stderr. A closed stderr stops no run,
-//! and lines of several ranks do not mix.
+//! and lines of several ranks do not mix. Lines hold no control characters.
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use pipeline::console::printable;
 
 /// The rank of this process, if it is one of several.
 static RANK: OnceLock<u64> = OnceLock::new();
@@ -25,9 +26,10 @@ pub fn progress_of_rank(line: &str) {
     write(&format!("{who}{line}\n"));
 }
 
-/// In one call, since other processes write to the same stderr.
+/// In one call, since other processes write to the same stderr. Names from files and messages about
+/// them give a terminal no command.
 fn write(line: &str) {
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    let _ = std::io::stderr().lock().write_all(printable::lines(line).as_bytes());
 }
 
 /// Sets the rank of this process, one of several. Lines that concern all ranks then come from rank

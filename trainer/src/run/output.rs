@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use pipeline::console::printable;
+use pipeline::disk::atomic::sync_dir;
+use schemas::checkpoint::CHECKPOINT_MANIFEST;
 use schemas::run::RunFile;
 
 use crate::checkpoint::store;
@@ -47,6 +49,11 @@ impl RunFolder {
     /// names. A folder that holds files of others and no run is refused.
     pub fn lock(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        // The name of a new folder, which a power cut must not take with all that is in it. A
+        // parent that cannot be opened is not ours to refuse.
+        if let Some(parent) = std::path::absolute(path).ok().as_deref().and_then(Path::parent) {
+            let _ = sync_dir(parent);
+        }
         refuse_foreign(path)?;
         let lock_path = path.join(LOCK_FILE);
         let lock =
@@ -89,12 +96,13 @@ impl RunFolder {
     }
 }
 
-/// Whether names in a folder show that a run was here. A copy without dotfiles has no lock, and a
-/// run file alone may be the user's.
-fn show_a_run(names: &[String]) -> bool {
+/// Whether names in a folder show that a run was here. A copy without dotfiles has no lock, a run
+/// file alone may be the user's, and other programs name folders `checkpoint-N` too.
+fn show_a_run(path: &Path, names: &[String]) -> bool {
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let is_ours = |name: &&String| path.join(name).join(CHECKPOINT_MANIFEST).exists();
     has(LOCK_FILE)
-        || names.iter().any(|name| store::is_checkpoint(name))
+        || names.iter().filter(is_ours).any(|name| store::is_checkpoint(name))
         || [RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER].iter().all(|name| has(name))
 }
 
@@ -124,7 +132,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    let has_run = show_a_run(&names);
+    let has_run = show_a_run(path, &names);
     names.retain(|name| if has_run { !is_own(name) } else { !is_harmless(name) });
     if let (false, Some(found)) = (has_run, names.first()) {
         return Err(ForeignFolder { path: path.to_owned(), found: found.clone() }.into());

@@ -163,6 +163,16 @@ fn a_copy_without_dotfiles_and_with_other_files_resumes() {
     assert_same_as_reference(&run, "a copy");
 }
 
+/// Other programs name their checkpoints alike.
+#[test]
+fn checkpoints_of_another_program_are_no_run() {
+    let run = TestRun::new();
+    let theirs = run.output().join("checkpoint-500");
+    fs::create_dir_all(&theirs).unwrap();
+    fs::write(theirs.join("trainer_state.json"), "{}").unwrap();
+    super::check_refusal(&run, &[], 2, &["holds other files (such as checkpoint-500) and no run"]);
+}
+
 /// The output of the command itself may lie in the new folder.
 #[test]
 fn a_new_run_starts_next_to_its_own_log() {

@@ -281,3 +281,50 @@ fn pipes_devices_and_huge_files_of_a_model_are_refused() {
         fs::write(&path, before).unwrap();
     }
 }
+
+/// A tensor's name, a path of a manifest or a key may hold anything; a terminal obeys none of it.
+#[test]
+fn names_from_files_give_a_terminal_no_command() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let model = model_of(&run);
+    let evil = "\u{1b}]0;x\u{7}";
+    let weights = model.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let whole = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = whole.tensors();
+    let first = tensors[0].1.clone();
+    tensors.push((evil.to_owned(), first));
+    let data = safetensors::serialize(tensors, None).unwrap();
+    fs::write(&weights, data).unwrap();
+    let mut command = Command::new(binary("patchmill-train"));
+    command.arg("generate").arg("--model").arg(&model).args(["--prompt", "a"]);
+    let stderr = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("is unexpected"), "{stderr}");
+    assert!(!stderr.contains(['\u{1b}', '\u{7}']), "{stderr:?}");
+    let set = format!("train.{evil}=1");
+    let stderr = String::from_utf8(run.run(&["--set", &set]).stderr).unwrap();
+    assert!(stderr.contains("unknown field"), "{stderr}");
+    assert!(!stderr.contains(['\u{1b}', '\u{7}']), "{stderr:?}");
+}
+
+/// A clone without `git lfs pull` has pointers for weights and tokenizers.
+#[test]
+fn pointers_of_git_lfs_are_named() {
+    let run = TestRun::new();
+    run.run_to_the_end();
+    let model = model_of(&run);
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for name in ["model.safetensors", "tokenizer.json"] {
+        let path = model.join(name);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, pointer).unwrap();
+        let mut command = Command::new(binary("patchmill-train"));
+        command.arg("generate").arg("--model").arg(&model).args(["--prompt", "a"]);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{stderr}");
+        assert!(stderr.contains(name) && stderr.contains("git lfs pull"), "{stderr}");
+        fs::write(&path, before).unwrap();
+    }
+}
