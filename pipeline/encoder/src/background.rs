@@ -1,24 +1,24 @@
-//! A value that a thread of its own makes while others do something else.
+//! A value made on its own thread while other threads do something else.
 //!
-//! **Invariant:** the thread is over when its [`Background`] is gone.
+//! **Invariant:** the thread has ended once its [`Background`] is dropped.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-/// The value, or the thread that makes it.
+/// The value, or the thread making it.
 pub(crate) struct Background<T> {
     value: OnceLock<T>,
     maker: Mutex<Option<JoinHandle<T>>>,
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// A value that is there already.
+    /// A value already made.
     pub(crate) fn made(value: T) -> Background<T> {
         Background { value: OnceLock::from(value), maker: Mutex::new(None) }
     }
 
-    /// Calls `make` in a thread that starts now.
+    /// Starts a thread now and calls `make` on it.
     pub(crate) fn make(make: impl FnOnce() -> T + Send + 'static) -> Background<T> {
         Background { value: OnceLock::new(), maker: Mutex::new(Some(std::thread::spawn(make))) }
     }
@@ -28,7 +28,7 @@ impl<T> Background<T> {
     /// The value; waits until it is made.
     ///
     /// # Panics
-    /// As making it did.
+    /// If making the value panicked, with the same panic.
     pub(crate) fn get(&self) -> &T {
         self.value.get_or_init(|| {
             let maker = self.take_maker().expect("a value without a maker is there");
@@ -52,7 +52,7 @@ impl<T> Background<T> {
 
 impl<T> Drop for Background<T> {
     fn drop(&mut self) {
-        // Nobody wanted the value; neither is its panic anybody's.
+        // Nobody wanted the value, so nobody gets its panic either.
         if let Some(maker) = self.take_maker() {
             let _ = maker.join();
         }

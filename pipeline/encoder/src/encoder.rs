@@ -1,10 +1,12 @@
-//! Text to token ids. The encoder within this boundary may change; the ids may not.
+//! `Encoder` has one job, text to ids, and the `tokenizers` crate defines the result. The
+//! [`Policy`] adds BOS and EOS. Our own encoder ([`crate::fast`]) produces the ids where
+//! tokenizer.json proves that they are the same, and nowhere else. `patchmill inspect --tokenizer`
+//! prints which encoder is used and why ours is not. The encoder may change; the ids may not.
 //!
-//! The ids are those of the `tokenizers` crate reading the same tokenizer.json, with BOS and EOS by
-//! the [`Policy`]. Our own, fast encoder makes them if they are provably the same; otherwise the
-//! crate does.
+//! Special tokens written out in a text are text by default: `</s>` in a web page must not end a
+//! document.
 //!
-//! **Invariant:** every id that [`Encoder::encode`] appends is below [`Encoder::vocab_size`].
+//! **Invariant:** every id appended by [`Encoder::encode`] is below [`Encoder::vocab_size`].
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,14 +30,14 @@ use crate::token_id::TokenId;
 
 /// Default size of a [`Session`]'s cache.
 ///
-/// Of the 13.4 million pieces of 46 MB of mixed text 2.9 % are not found in it; in one of 9 MB 3.4
-/// %, of 2 MB 7.1 %.
+/// Of the 13.4 million pieces in 46 MB of mixed text, a cache of this size misses 2.9 %; one of
+/// 9 MB misses 3.4 %, one of 2 MB 7.1 %.
 pub const CACHE_BYTES: usize = 18 << 20;
 
-/// Bytes of an obstacle that are shown.
+/// The most bytes shown of an obstacle.
 const OBSTACLE_BYTES_MAX: usize = 500;
 
-/// A tokenizer with a policy. Shared by threads.
+/// A tokenizer with a policy, shared by threads.
 pub struct Encoder {
     tokenizer: Arc<Tokenizer>,
     /// Our own encoder, or the obstacles to it.
@@ -47,7 +49,7 @@ pub struct Encoder {
     policy: Policy,
     bos: Option<SpecialToken>,
     eos: Option<SpecialToken>,
-    /// Which parts of the policy the tokenizer's own configuration chose, and by what.
+    /// The parts of the policy chosen by the tokenizer's own configuration, with the setting.
     followed: Vec<String>,
 }
 
@@ -66,7 +68,8 @@ impl Encoder {
         Encoder::new(path, &bytes, policy, tokenizer, fast)
     }
 
-    /// The same on two threads: one makes our own encoder, and whoever first needs it waits for it.
+    /// Like [`Encoder::load`], on two threads: one builds our own encoder, and the first caller to
+    /// need it waits for it.
     pub fn load_on_two_threads(
         path: &Path,
         policy: impl Into<PolicyChoice>,
@@ -78,19 +81,19 @@ impl Encoder {
         let fast = Background::make({
             let bytes = Arc::clone(&bytes);
             move || {
-                // Received last, when all else is made. Without a tokenizer nobody looks at the
-                // result.
+                // Received last, when all else is done. Without a tokenizer the result is unused.
                 let tokenizer = std::cell::LazyCell::new(|| rx.recv().ok());
                 make_fast(&bytes, specials, &|token| tokenizer.as_ref()?.token_to_id(token))
             }
         });
         let tokenizer = crate::reference::parse(&bytes, specials).map(Arc::new);
         if let Ok(tokenizer) = &tokenizer {
-            // An error means that the other thread is done and needs no tokenizer: it found an
-            // obstacle before.
+            // An error means the other thread is done and needs no tokenizer: it found an obstacle
+            // earlier.
             let _ = tx.send(Arc::clone(tokenizer));
         }
-        drop(tx); // before an error can end this: the thread would be waited for, and wait
+        // Before an early return: dropping `fast` waits for the thread, which would wait for `tx`.
+        drop(tx);
         let tokenizer =
             tokenizer.map_err(|reason| TokenizeError::Form { path: path.clone(), reason })?;
         Encoder::new(path, &bytes, policy, tokenizer, fast)
@@ -130,14 +133,14 @@ impl Encoder {
         })
     }
 
-    /// Whether a session begins at once; else it waits for our own encoder.
+    /// Whether a session starts at once. Otherwise it waits for our own encoder.
     pub fn is_ready(&self) -> bool {
         self.fast.is_made()
     }
 
-    /// Loads the tokenizer that lies in the corpus folder `dir`, with the corpus' policy.
+    /// Loads the tokenizer in the corpus folder `dir`, with the corpus's policy.
     ///
-    /// A file, a vocabulary or a special token that is not the one of `record` is
+    /// A file, a vocabulary size or a special token different from that in `record` is
     /// [`TokenizeError::Differs`].
     pub fn of_corpus(dir: &Path, record: &TokenizerRecord) -> Result<Encoder, TokenizeError> {
         let folder = dir.join(TOKENIZER_FOLDER);
@@ -158,12 +161,12 @@ impl Encoder {
         Ok(encoder)
     }
 
-    /// The same encoder with caches of about `cache_bytes`, which no id depends on.
+    /// The same encoder with caches of about `cache_bytes`. No id depends on the size.
     pub fn with_cache_bytes(self, cache_bytes: usize) -> Encoder {
         Encoder { cache_bytes, ..self }
     }
 
-    /// An encoder for one thread, with what it remembers from text to text; its ids are as wide as
+    /// An encoder for one thread, with a cache kept from text to text; its ids have the width of
     /// `I`.
     ///
     /// # Panics
@@ -178,9 +181,9 @@ impl Encoder {
         Session { encoder: self, fast, ids: Vec::new() }
     }
 
-    /// Cuts a text into parts of about `part_bytes` that [`Session::encode_part`] can encode apart,
-    /// on any threads: their ids one after the other are those of the whole. One part where no cut
-    /// is known to be exact.
+    /// Cuts a text into parts of about `part_bytes` for [`Session::encode_part`]. Any threads can
+    /// encode them separately: the ids of all parts in order are those of the whole text. Without a
+    /// cut known to be exact there is one part.
     pub fn parts(&self, text: &str, part_bytes: usize) -> Vec<Range<usize>> {
         let cuts = match self.fast.get() {
             Ok(fast) if fast.takes(text) => fast.cuts(text, part_bytes),
@@ -193,20 +196,19 @@ impl Encoder {
 
     /// Appends BOS, the text's ids and EOS, by the policy. An error leaves `ids` unchanged.
     ///
-    /// For a text or two; many are faster through one [`Encoder::session`].
+    /// Meant for a text or two; many texts are faster through one [`Encoder::session`].
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
         self.session_with(0).encode(text, ids)
     }
 
-    /// Appends what [`Encoder::encode`] does, by the `tokenizers` crate: the definition of what is
-    /// right.
+    /// Like [`Encoder::encode`], by the `tokenizers` crate, whose ids define the result.
     pub fn encode_by_definition(
         &self,
         text: &str,
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
-        // A crafted tokenizer.json can make the crate panic; that must not take the run down
-        // without a word.
+        // A crafted tokenizer.json can make the crate panic. The run must not end without an error
+        // message.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.tokenizer.encode_fast(text, false)))
             .map_err(|panic| TokenizeError::Encode { reason: panic_text(&*panic) })?
             .map_err(|err| TokenizeError::Encode { reason: err.to_string() })?;
@@ -222,7 +224,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// The text of a document's ids, without the BOS and EOS that the policy put around it.
+    /// The text of a document's ids, without the BOS and EOS put around it by the policy.
     pub fn decode_document(&self, ids: &[u32]) -> Result<String, TokenizeError> {
         let mut ids = ids;
         if let (Some(bos), Some((first, rest))) = (&self.bos, ids.split_first())
@@ -238,8 +240,8 @@ impl Encoder {
         self.decode(ids)
     }
 
-    /// The text of any ids; special tokens are written out. Ids of no token, such as those that pad
-    /// a model's vocabulary, become `<id 50303>`.
+    /// The text of any ids; special tokens are written out. Ids without a token, such as the
+    /// padding of a model's vocabulary, are written like `<id 50303>`.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
         let is_token = |id: &u32| self.tokenizer.id_to_token(*id).is_some();
         let mut text = String::new();
@@ -259,23 +261,24 @@ impl Encoder {
             .map_err(|err| TokenizeError::Encode { reason: err.to_string() })
     }
 
-    /// Which encoder makes the ids, as `--json` reports it.
+    /// The encoder that produces the ids, as `--json` reports it.
     pub fn name(&self) -> &'static str {
         if self.fast.get().is_ok() { "fast" } else { "tokenizers" }
     }
 
-    /// Why the `tokenizers` crate makes the ids, one obstacle each; empty if our own encoder does.
+    /// Why the `tokenizers` crate produces the ids, one obstacle each; empty if our own encoder
+    /// does.
     pub fn obstacles(&self) -> &[String] {
         self.fast.get().as_ref().err().map_or(&[], Vec::as_slice)
     }
 
-    /// The pairs of characters that some merge joins, between all others of which our own encoder
-    /// may cut.
+    /// The number of pairs of characters that some merge joins. Our own encoder may cut between any
+    /// other two.
     pub fn pair_count(&self) -> Option<usize> {
         self.fast.get().as_ref().ok().and_then(Fast::pair_count)
     }
 
-    /// Every id is below it: the number of entries, or the largest id + 1 where ids have gaps.
+    /// A bound above every id: the number of entries, or the largest id + 1 if ids have gaps.
     pub fn vocab_size(&self) -> u64 {
         self.vocab_size
     }
@@ -295,23 +298,24 @@ impl Encoder {
         self.eos.as_ref()
     }
 
-    /// The policy it was loaded with.
+    /// The policy in use.
     pub fn policy(&self) -> Policy {
         self.policy
     }
 
-    /// The tokenizer.json that it was loaded from.
+    /// The path of the tokenizer.json.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Choices that the tokenizer's own configuration made about BOS and EOS, where they are not
-    /// Patchmill's default: a sentence each.
+    /// Choices of the tokenizer's own configuration about BOS and EOS that differ from Patchmill's
+    /// default, a sentence each.
     pub fn followed(&self) -> &[String] {
         &self.followed
     }
 
-    /// The tokenizer's "bos" or "eos" token, whatever the policy; `None` if it has no such token.
+    /// The tokenizer's "bos" or "eos" token, regardless of the policy; `None` if it has no such
+    /// token.
     pub fn find_special(&self, flag: &'static str) -> Option<SpecialToken> {
         let config = Config::read(&self.path, &self.tokenizer).ok()?;
         config.token(if flag == "bos" { Role::Bos } else { Role::Eos }).ok()
@@ -321,18 +325,18 @@ impl Encoder {
 /// The position of a part within its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartPosition {
-    /// It begins with the text: BOS goes before it, and whatever a normalizer puts before a text.
+    /// The part begins the text: BOS and any prefix of the normalizer go before it.
     pub is_first: bool,
-    /// It ends with the text: EOS goes after it.
+    /// The part ends the text: EOS goes after it.
     pub is_last: bool,
 }
 
 impl PartPosition {
-    /// Of a part that is the whole text.
+    /// The position of the whole text.
     pub const WHOLE: PartPosition = PartPosition { is_first: true, is_last: true };
 }
 
-/// An [`Encoder`] in the hands of one thread.
+/// One thread's use of an [`Encoder`].
 pub struct Session<'a, I: TokenId> {
     encoder: &'a Encoder,
     fast: Option<FastSession<'a, I>>,
@@ -345,11 +349,10 @@ impl<I: TokenId> Session<'_, I> {
         self.encode_part(text, PartPosition::WHOLE, ids)
     }
 
-    /// Appends the ids of one of the [`Encoder::parts`] of a text. After an error `ids` is as
-    /// before.
+    /// Appends the ids of one of the [`Encoder::parts`] of a text. An error leaves `ids` unchanged.
     ///
     /// # Panics
-    /// If the text is but a part, and was to be cut nowhere.
+    /// If `part` is not the whole text although the text must not be cut.
     pub fn encode_part(
         &mut self,
         part: &str,
@@ -374,7 +377,7 @@ impl<I: TokenId> Session<'_, I> {
         Ok(())
     }
 
-    /// Counts so far.
+    /// The counts so far.
     pub fn statistics(&self) -> SessionStatistics {
         let (cache_lookups, misses) =
             self.fast.as_ref().map_or((0, 0), FastSession::lookups_and_misses);
@@ -382,16 +385,16 @@ impl<I: TokenId> Session<'_, I> {
     }
 }
 
-/// Counts of sessions; those of several threads add up.
+/// Counts of a session; those of several threads can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionStatistics {
-    /// Pieces of text that were looked up; 0 without a cache.
+    /// Pieces of text looked up; 0 without a cache.
     pub cache_lookups: u64,
-    /// Those that were found.
+    /// Those found in the cache.
     pub cache_hits: u64,
 }
 
-/// The path of a tokenizer.json, or of the one in a folder, and what it holds.
+/// The path of a tokenizer.json, given itself or by its folder, and its contents.
 fn read_tokenizer(path: &Path) -> Result<(PathBuf, Vec<u8>), TokenizeError> {
     let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
     let bytes = read(&path)?;
@@ -412,7 +415,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenizeError> {
     read_file(path).map_err(|source| TokenizeError::Read { path: path.to_owned(), source })
 }
 
-/// An obstacle with no more of what a tokenizer.json holds than a line takes.
+/// An obstacle cut to a length fit for a line: it may quote a tokenizer.json.
 fn shortened(mut obstacle: String) -> String {
     let end = obstacle.floor_char_boundary(OBSTACLE_BYTES_MAX);
     if end < obstacle.len() {
@@ -438,7 +441,7 @@ fn compare(
     Err(TokenizeError::Differs { path: path.to_owned(), what, found, expected })
 }
 
-/// A special token as messages show it.
+/// A special token as shown in messages.
 pub fn describe(token: Option<&SpecialToken>) -> String {
     token.map_or_else(|| "none".to_owned(), |token| format!("{} ({})", token.token, token.id))
 }

@@ -1,6 +1,6 @@
-//! Why a tokenizer or a text was refused, in words.
+//! Errors: why a tokenizer or a text was refused.
 //!
-//! **Invariant:** what concerns a file names it.
+//! **Invariant:** an error about a file names it.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::files::CONFIG_FILE;
 /// Why a tokenizer or a text was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizeError {
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// Which file.
@@ -17,7 +17,7 @@ pub enum TokenizeError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// Not what the `tokenizers` crate takes for a tokenizer.
+    /// The `tokenizers` crate does not accept the file as a tokenizer, or we refuse it.
     #[error("{} is not a tokenizer that can be used: {reason}", path.display())]
     Form {
         /// Which file.
@@ -25,7 +25,7 @@ pub enum TokenizeError {
         /// The crate's error.
         reason: String,
     },
-    /// A BOS or EOS that the tokenizer does not have.
+    /// The tokenizer lacks the BOS or EOS asked for.
     #[error(
         "{}: {reason}; name another one in {CONFIG_FILE} or leave it out (--no-{flag})",
         path.display()
@@ -33,12 +33,12 @@ pub enum TokenizeError {
     NoToken {
         /// The tokenizer.
         path: PathBuf,
-        /// Why it has none.
+        /// Why it has no such token.
         reason: String,
         /// "bos" or "eos".
         flag: &'static str,
     },
-    /// A configuration that does not settle the tokens around a document.
+    /// The configuration does not determine the tokens around a document.
     #[error("{}: {reason}; choose --{flag} or --no-{flag}", path.display())]
     Unsettled {
         /// The tokenizer.
@@ -48,23 +48,23 @@ pub enum TokenizeError {
         /// "bos" or "eos".
         flag: &'static str,
     },
-    /// A tokenizer that is not the one that a corpus was made with.
+    /// The tokenizer is not the one the corpus was made with.
     #[error(
         "{}: {what} is {found}; the corpus was made with {expected}: \
-         put the corpus' own tokenizer back, or make the corpus again",
+         put the corpus's own tokenizer back, or make the corpus again",
         path.display()
     )]
     Differs {
         /// Which file.
         path: PathBuf,
-        /// Its part: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
+        /// The part that differs: "its BLAKE3", "the size of its vocabulary", "its BOS", "its EOS".
         what: &'static str,
-        /// As it is.
+        /// The value found.
         found: String,
         /// The value in the manifest.
         expected: String,
     },
-    /// A text that the tokenizer fails on.
+    /// The tokenizer failed on a text.
     #[error("the tokenizer failed: {reason}")]
     Encode {
         /// The crate's error.
@@ -73,8 +73,8 @@ pub enum TokenizeError {
 }
 
 impl TokenizeError {
-    /// Whether data differ from what describes them; else the tokenizer itself or the system is at
-    /// fault.
+    /// Whether data differ from their description. Otherwise the tokenizer itself or the system is
+    /// at fault.
     pub fn is_mismatch(&self) -> bool {
         matches!(self, TokenizeError::Differs { .. })
     }

@@ -1,6 +1,6 @@
-//! The files of a tokenizer, by name, and reading one of them.
+//! The names of a tokenizer's files, and reading one of them.
 //!
-//! **Invariant:** a pipe or a device is an error, never waited for.
+//! **Invariant:** a pipe or a device is an error and is never waited for.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,16 +10,16 @@ use schemas::git_lfs;
 
 /// The tokenizer itself.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Read beside it by Hugging Face tools; it names BOS and EOS.
+/// Hugging Face tools read it with the tokenizer; it names BOS and EOS.
 pub const CONFIG_FILE: &str = "tokenizer_config.json";
 /// The folder of the tokenizer's files inside a corpus.
 pub const TOKENIZER_FOLDER: &str = "tokenizer";
-/// The tokenizer's files, as far as they exist, in the order in which a manifest lists them.
+/// All files a tokenizer may have, in the order of a manifest.
 pub const TOKENIZER_FILES: [&str; 4] =
     [TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "tokenizer.model"];
 
-/// Reads a file whole. A pipe would be waited for, a device may never end, and a pointer of Git LFS
-/// is another file: all are errors.
+/// Reads a whole file. A pipe would block, a device may never end, and a Git LFS pointer is not the
+/// file itself: all three are errors.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let found = std::fs::metadata(path)?;
     if !found.is_file() && !found.is_dir() {

@@ -1,10 +1,10 @@
-//! Text to token ids, exactly those of the `tokenizers` crate, and fast where that is provable.
+//! Text to token ids: exactly those of the `tokenizers` crate, and fast where provably the same.
 //!
-//! [`Encoder`] loads a tokenizer.json and is shared by threads; each thread encodes with a
-//! [`Session`] of its own. [`fast`] is our own encoder; `reference` is the crate's, which defines
-//! what is right. Knows nothing of corpora and plans.
+//! An [`Encoder`] loads a tokenizer.json and is shared by threads; each thread encodes with its own
+//! [`Session`]. [`fast`] is our own encoder; `reference` is that of the `tokenizers` crate, which
+//! defines the result. Nothing here knows of corpora or plans.
 //!
-//! **Invariant:** every id is the one that the `tokenizers` crate would give.
+//! **Invariant:** every id is the one the `tokenizers` crate would give.
 
 mod background;
 mod encoder;

@@ -1,6 +1,6 @@
-//! A panic's message, for panics of the `tokenizers` crate.
+//! The message of a panic in the `tokenizers` crate.
 //!
-//! **Invariant:** every panic has a text.
+//! **Invariant:** every panic yields a text.
 
 /// The message of a panic.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,10 +1,14 @@
 //! BOS and EOS: whether documents have them, and which tokens they are.
 //!
-//! Sources, in order; the first one wins: an option; `add_bos_token` and `add_eos_token` of
-//! tokenizer_config.json; the tokens that the post-processor of tokenizer.json puts around a text;
-//! the default of the named `tokenizer_class`. `transformers` follows the same
-//! sources. Without a tokenizer_config.json and without a post-processor that adds tokens,
-//! Patchmill's own default holds: a BOS and no EOS.
+//! The first of these sources wins:
+//!
+//! 1. an option;
+//! 2. `add_bos_token` and `add_eos_token` in tokenizer_config.json;
+//! 3. the tokens put around a text by the post-processor of tokenizer.json;
+//! 4. the default of the named `tokenizer_class`.
+//!
+//! `transformers` follows the same sources. Without a tokenizer_config.json and without a
+//! post-processor that adds tokens, Patchmill's own default applies: a BOS and no EOS.
 //!
 //! **Invariant:** a document gets a BOS or EOS only if an option, the tokenizer's configuration or,
 //! without one, the default asks for it; an ordinary piece of the vocabulary is never used as one.
@@ -31,7 +35,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy that a corpus was made with.
+    /// The policy a corpus was made with.
     pub fn of(record: &TokenizerRecord) -> Policy {
         Policy {
             bos: record.bos.is_some(),
@@ -41,7 +45,7 @@ impl Policy {
     }
 }
 
-/// The same as it was asked for: `None` leaves the choice to the tokenizer's configuration.
+/// A policy as requested: `None` leaves the choice to the tokenizer's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyChoice {
     /// Whether each document begins with a BOS.
@@ -81,7 +85,7 @@ impl Role {
         }
     }
 
-    /// The token where nothing names one.
+    /// The usual token, for a tokenizer that names none.
     fn default_token(self) -> &'static str {
         match self {
             Role::Bos => "<s>",
@@ -113,12 +117,13 @@ pub(crate) struct Config<'a> {
     path: PathBuf,
     /// tokenizer_config.json; `None` if the file is missing.
     config: Option<Value>,
-    /// The tokens that the post-processor puts before and after a text.
+    /// The tokens put before and after a text by the post-processor.
     template: [Vec<u32>; 2],
 }
 
 impl<'a> Config<'a> {
-    /// Of the tokenizer.json at `path`, and of the tokenizer_config.json beside it.
+    /// Reads the settings of the tokenizer.json at `path` and of the tokenizer_config.json next to
+    /// it.
     pub(crate) fn read(path: &Path, tokenizer: &'a Tokenizer) -> Result<Config<'a>, TokenizeError> {
         let config = read_config(path)?;
         let template = template(tokenizer);
@@ -159,17 +164,17 @@ impl<'a> Config<'a> {
                 let token = format!("{}_token", role.flag());
                 return Err(self.unsettled(
                     role,
-                    format!("{CONFIG_FILE} says {key}: true, and {token}: null"),
+                    format!("{CONFIG_FILE} sets {key}: true, and {token}: null"),
                 ));
             }
             Some(Value::Bool(is_wanted)) => {
-                return Ok((*is_wanted, Some(format!("{CONFIG_FILE} says {key}: {is_wanted}"))));
+                return Ok((*is_wanted, Some(format!("{CONFIG_FILE} sets {key}: {is_wanted}"))));
             }
             None | Some(Value::Null) => {}
             Some(other) => {
                 return Err(self.unsettled(
                     role,
-                    format!("{CONFIG_FILE} says {key}: {other}, which is neither true nor false"),
+                    format!("{CONFIG_FILE} sets {key}: {other}, which is neither true nor false"),
                 ));
             }
         }
@@ -196,11 +201,12 @@ impl<'a> Config<'a> {
             ));
         }
         if role == Role::Eos {
-            return Ok((false, None)); // the default, which nothing contradicts
+            // The default, which no setting contradicts.
+            return Ok((false, None));
         }
         let Some(config) = &self.config else { return Ok((true, None)) };
         if self.is_null(role) {
-            return Ok((false, Some(format!("{CONFIG_FILE} says bos_token: null"))));
+            return Ok((false, Some(format!("{CONFIG_FILE} sets bos_token: null"))));
         }
         let class = config.get("tokenizer_class").and_then(Value::as_str);
         if class.is_some_and(|class| BOS_CLASSES.contains(&class)) {
@@ -221,7 +227,7 @@ impl<'a> Config<'a> {
             Err(TokenizeError::NoToken { path: self.path.clone(), reason, flag: role.flag() })
         };
         if self.is_null(role) {
-            return refuse(format!("{CONFIG_FILE} says {}_token: null", role.flag()));
+            return refuse(format!("{CONFIG_FILE} sets {}_token: null", role.flag()));
         }
         if let Some(token) = self.named(role) {
             return match self.tokenizer.token_to_id(token) {
@@ -237,8 +243,8 @@ impl<'a> Config<'a> {
             let token = token.expect("the post-processor took it from the vocabulary");
             return Ok(SpecialToken { token, id });
         }
-        // Nothing names one: the usual name, if it is a control token and no ordinary piece of
-        // text.
+        // No source names a token: use the usual one if it is a control token, not an ordinary
+        // piece of text.
         let token = role.default_token();
         match self.tokenizer.token_to_id(token) {
             Some(id) if self.is_special(id) => Ok(SpecialToken { token: token.to_owned(), id }),
@@ -276,7 +282,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// tokenizer_config.json beside the tokenizer.
+/// Reads the tokenizer_config.json next to the tokenizer.
 fn read_config(tokenizer: &Path) -> Result<Option<Value>, TokenizeError> {
     let path = tokenizer.with_file_name(CONFIG_FILE);
     let text = match read_file(&path) {
@@ -294,14 +300,14 @@ fn read_config(tokenizer: &Path) -> Result<Option<Value>, TokenizeError> {
     }
 }
 
-/// The ids that the post-processor puts before and after a text.
+/// The ids put before and after a text by the post-processor.
 fn template(tokenizer: &Tokenizer) -> [Vec<u32>; 2] {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     if tokenizer.get_post_processor().is_none() {
         return [Vec::new(), Vec::new()];
     }
-    // A text of which any tokenizer makes ids: without ids, the tokens before and after it could
-    // not be distinguished.
+    // Any tokenizer has ids for this text: without ids, the tokens before and after it could not
+    // be distinguished.
     let ids = |specials| {
         let encoding = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast("a", specials)));
         encoding.ok()?.ok().map(|encoding| encoding.get_ids().to_vec())

@@ -1,7 +1,7 @@
-//! The `tokenizers` crate's own reading of a tokenizer.json, made fit to define the right ids.
+//! A tokenizer.json as the `tokenizers` crate reads it, set up to define the right ids.
 //!
-//! **Invariant:** equal texts get equal ids, and no text is lost; a tokenizer that cannot promise
-//! this is refused.
+//! **Invariant:** equal texts get equal ids, and no text is lost; a tokenizer without this
+//! guarantee is refused.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -17,12 +17,12 @@ pub(crate) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, 
     let mut tokenizer =
         parsed.map_err(|panic| panic_text(&*panic))?.map_err(|err| err.to_string())?;
     if let Some(what) = randomness(tokenizer.get_model()) {
-        return Err(format!("{what}, so that equal texts would get different ids; set it to null"));
+        return Err(format!("{what}, so equal texts would get different ids; set it to null"));
     }
     if let Some([one, other]) = same_when_normalized(&tokenizer)? {
         return Err(format!(
-            "its added tokens {one:?} and {other:?} are the same text once they are normalized, \
-             and it is a matter of chance which of them is found; remove one"
+            "its added tokens {one:?} and {other:?} are the same text once normalized, and which \
+             of them is found is a matter of chance; remove one"
         ));
     }
     // A saved tokenizer may ask for truncation or padding, which would lose text or add ids.
@@ -32,7 +32,7 @@ pub(crate) fn parse(bytes: &[u8], specials: SpecialTokens) -> Result<Tokenizer, 
     Ok(tokenizer)
 }
 
-/// The setting that makes a model's ids random.
+/// The setting by which a model's ids are random.
 fn randomness(model: &ModelWrapper) -> Option<String> {
     match model {
         ModelWrapper::BPE(bpe) => {
@@ -43,7 +43,8 @@ fn randomness(model: &ModelWrapper) -> Option<String> {
     }
 }
 
-/// Two added tokens that the crate looks for as one text, in the order of its hash tables.
+/// Two added tokens with the same normalized text: which one the crate finds depends on the order
+/// of its hash tables.
 fn same_when_normalized(tokenizer: &Tokenizer) -> Result<Option<[String; 2]>, String> {
     let tokens = tokenizer.get_added_tokens_decoder();
     let mut by_id: Vec<_> = tokens.iter().filter(|(_, token)| token.normalized).collect();
@@ -61,7 +62,7 @@ fn same_when_normalized(tokenizer: &Tokenizer) -> Result<Option<[String; 2]>, St
     Ok(None)
 }
 
-/// Every id is below it.
+/// A bound above every id.
 pub(crate) fn vocab_size(tokenizer: &Tokenizer) -> u64 {
     let entries = tokenizer.get_vocab_size(true) as u64;
     let end = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| u64::from(id) + 1);

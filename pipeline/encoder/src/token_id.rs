@@ -1,47 +1,47 @@
-//! Token ids in the two widths that shards store them in.
+//! Token ids in the two widths of shards.
 //!
 //! **Invariant:** an id below [`TokenId::VOCAB_SIZE_MAX`] survives [`TokenId::narrow`] and
 //! [`TokenId::widen`].
 
 use schemas::shard::TokenBytes;
 
-/// Ids of four bytes that are packed together.
+/// The most four-byte ids packed together.
 const PACKED_IDS_MAX: usize = 5;
-/// Bits of each.
+/// Bits of each packed id.
 const PACKED_ID_BITS: u32 = 24;
 const PACKED_ID_MAX: u32 = (1 << PACKED_ID_BITS) - 1;
-/// The position of their number.
+/// The position of the number of ids.
 const COUNT_SHIFT: u32 = PACKED_IDS_MAX as u32 * PACKED_ID_BITS;
 
-/// A token id in the width that a shard stores it in.
+/// A token id in the width of a shard.
 pub trait TokenId: Copy + Default + Send + 'static {
-    /// That width.
+    /// The width.
     const BYTES: TokenBytes;
-    /// The largest vocabulary whose every id fits.
+    /// The size of the largest vocabulary whose ids all fit.
     const VOCAB_SIZE_MAX: u64;
-    /// Ids that are handed out together from the cache.
+    /// Ids copied together from the cache.
     const LANES: usize = 8;
     /// The ids of a piece in the cache, and their number.
     type Packed: Copy + Default + Send;
 
-    /// Packs the ids of a piece; `None` where they do not fit.
+    /// Packs the ids of a piece; `None` if they do not fit.
     fn pack(ids: &[u32]) -> Option<Self::Packed>;
 
-    /// Puts the ids to the front of `room` and returns their number; the rest of `room` means
-    /// nothing.
+    /// Writes the ids to the front of `room` and returns their number. The rest of `room` is
+    /// unspecified.
     fn unpack(packed: &Self::Packed, room: &mut [Self; 8]) -> usize;
 
-    /// The id in this width; the caller knows that it is below [`TokenId::VOCAB_SIZE_MAX`].
+    /// The id in this width; the caller ensures it is below [`TokenId::VOCAB_SIZE_MAX`].
     fn narrow(id: u32) -> Self;
 
-    /// The id itself.
+    /// The id as a `u32`.
     fn widen(self) -> u32;
 }
 
 impl TokenId for u16 {
     const BYTES: TokenBytes = TokenBytes::Two;
     const VOCAB_SIZE_MAX: u64 = 1 << 16;
-    /// The number is the last one: seven ids fit.
+    /// The last element is the number of ids, so seven ids fit.
     type Packed = [u16; 8];
 
     fn pack(ids: &[u32]) -> Option<[u16; 8]> {
@@ -71,8 +71,8 @@ impl TokenId for u16 {
 impl TokenId for u32 {
     const BYTES: TokenBytes = TokenBytes::Four;
     const VOCAB_SIZE_MAX: u64 = 1 << 32;
-    /// Five ids of 24 bits, the first in the lowest ones, and the number above them: a piece takes
-    /// half a cache line.
+    /// Five ids of 24 bits, the first one lowest, and their number above them: a piece takes half a
+    /// cache line.
     type Packed = u128;
 
     fn pack(ids: &[u32]) -> Option<u128> {

@@ -1,13 +1,14 @@
 //! Pre-tokenizers of byte-level tokenizers: where a text is cut before byte-pair encoding.
 //!
-//! tokenizer.json describes them as regexes. A few patterns serve nearly all tokenizers, and a
-//! general engine spends more time on them than all else takes. So each known pattern, recognised
-//! by its exact text, has a scanner of its own, written by hand and tested against the engine. A
-//! pattern that is not known is not approximated: its tokenizer is left to the `tokenizers` crate.
+//! Byte-level tokenizers cut texts by a regex. A few patterns serve nearly all tokenizers, and a
+//! general engine spends more time on them than all other steps together. So each known pattern,
+//! recognised by its exact text, has its own scanner. It is written by hand and tested against the
+//! regex engine on code points, random texts and the fixtures. Any other pattern is left to the
+//! `tokenizers` crate, never approximated.
 //!
-//! A pattern looks ahead but never back: where a piece ends depends on the text from its begin on
-//! and on nothing before it. So a scanner can begin at any border, and it is enough to find the
-//! borders inside of a `block`.
+//! A pattern looks ahead but never back: the end of a piece depends only on the text from the start
+//! of that piece. So a scanner can start at any border, and finding the borders inside a `block` is
+//! enough.
 //!
 //! **Invariant:** pieces are those of `tokenizers`, in order, and together they are the text.
 
@@ -33,12 +34,12 @@ const CL100K: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
-/// As Qwen writes it.
+/// cl100k_base with numbers of one digit, as Qwen writes it.
 const QWEN: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
-/// GPT-2's, spelled out in a `Split`.
+/// GPT-2's pattern, written out in a `Split`.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// o200k_base, as gpt-oss writes it.
 const O200K: &str = concat!(
@@ -55,14 +56,14 @@ const TEKKEN: &str = concat!(
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// A pre-tokenizer that has a scanner.
+/// A pre-tokenizer with a scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// `ByteLevel` without a regex: a text is one piece.
+    /// `ByteLevel` without a regex: the whole text is one piece.
     Whole,
-    /// See the module of that name.
+    /// GPT-2's pattern (module `gpt2`).
     Gpt2,
-    /// The same after `Digits` with `individual_digits`: StarCoder, SmolLM.
+    /// GPT-2's pattern after `Digits` with `individual_digits`: StarCoder, SmolLM.
     Gpt2Digits,
     /// cl100k_base with numbers of up to this many digits, 1 or 3.
     Cl100k {
@@ -73,10 +74,10 @@ pub enum Split {
     O200k {
         /// 3 for OpenAI's, 1 for Tekken.
         digits_max: usize,
-        /// Whether words take contractions after them: not in Tekken.
+        /// Whether a word includes a contraction after it: not in Tekken.
         contractions: bool,
     },
-    /// DeepSeek-V3's three patterns one after the other.
+    /// DeepSeek-V3's three patterns, in turn.
     DeepSeek,
 }
 
@@ -85,20 +86,19 @@ pub enum Split {
 pub struct ByteLevel {
     /// Where texts are cut.
     pub split: Split,
-    /// Whether a text that does not begin with a space gets one.
+    /// Whether a space is put before a text that does not begin with one.
     pub add_prefix_space: bool,
 }
 
 impl ByteLevel {
-    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error names the unknown part
-    /// in words.
+    /// Recognises the `pre_tokenizer` of a tokenizer.json; an error describes the unknown part.
     pub fn of(pre_tokenizer: &Value) -> Result<ByteLevel, String> {
         let definition = PreTokenizer::deserialize(pre_tokenizer);
         let definition = definition.map_err(|err| format!("its pre-tokenizer: {err}"))?;
         ByteLevel::of_definition(&definition)
     }
 
-    /// The same for one that was read already.
+    /// Like [`ByteLevel::of`], for a `pre_tokenizer` already parsed.
     pub(super) fn of_definition(pre_tokenizer: &PreTokenizer) -> Result<ByteLevel, String> {
         let steps = match pre_tokenizer {
             PreTokenizer::Sequence { pretokenizers } => {
@@ -121,7 +121,7 @@ impl ByteLevel {
             _ => return Err("its pre-tokenizers in this order have no scanner".to_owned()),
         };
         if *add_prefix_space && !before.is_empty() {
-            return Err("its ByteLevel puts a space before each piece of another one".to_owned());
+            return Err("its ByteLevel puts a space before each piece of another step".to_owned());
         }
         Ok(ByteLevel { split, add_prefix_space: *add_prefix_space })
     }
@@ -136,9 +136,9 @@ enum Step {
     },
     Digits,
     Split(Split),
-    /// The first of DeepSeek's.
+    /// DeepSeek's first.
     Numbers,
-    /// The second.
+    /// DeepSeek's second.
     Ideographs,
 }
 
@@ -155,8 +155,8 @@ fn step(definition: &PreTokenizer) -> Result<Step, String> {
     }
 }
 
-/// A `Split` whose matches are pieces: the patterns here leave out no character but DeepSeek's, so
-/// that it makes no difference to the others whether what is between matches is kept or removed.
+/// A `Split` whose matches are pieces. Only DeepSeek's patterns leave out characters; with the
+/// others there is nothing between matches, so keeping or removing it makes no difference.
 fn split_step(pattern: &str, behavior: &str, invert: bool) -> Result<Step, String> {
     let (known, all_matched) = match pattern {
         CL100K => (Step::Split(Split::Cl100k { digits_max: 3 }), true),
@@ -179,7 +179,7 @@ fn split_step(pattern: &str, behavior: &str, invert: bool) -> Result<Step, Strin
 }
 
 impl Split {
-    /// Calls `take` with the end of each piece of `text`, in order. An empty text has none.
+    /// Calls `take` with the end of each piece of `text`, in order. An empty text has no pieces.
     #[inline]
     pub fn for_each_end(self, text: &str, mut take: impl FnMut(usize)) {
         match self {
@@ -197,8 +197,8 @@ impl Split {
         }
     }
 
-    /// Whether a piece begins at `at` whatever the text before `at - 1` and after `at`: white space
-    /// after a letter or a digit. No pattern here has a part that matches one after the other.
+    /// Whether a piece begins at `at` for any text before `at - 1` and after `at`: white space
+    /// after a letter or a digit. No part of any pattern here matches these two in a row.
     pub fn is_cut(self, text: &str, at: usize) -> bool {
         let bytes = text.as_bytes();
         self != Split::Whole
@@ -209,18 +209,18 @@ impl Split {
     }
 }
 
-/// Makes pieces by one pattern.
+/// Finds the pieces of one pattern.
 trait Scanner: Copy {
-    /// The end of the piece that begins at `at`, which is not the end of the text. The plain form,
-    /// for any text.
+    /// The end of the piece starting at `at`, which is not the end of the text. The plain form, for
+    /// any text.
     fn piece_end(self, text: &str, at: usize) -> usize;
 
-    /// Where pieces begin in `block`, of which bit 0 is one. May leave out all from some position
-    /// on.
+    /// Where pieces begin in `block`; bit 0 is one of these. May leave out all of them from some
+    /// position to the end.
     fn starts(self, block: &Block) -> u64;
 }
 
-/// From so many bytes on a block is worth its time.
+/// The fewest bytes for which a block is worth its time.
 const LAST_BLOCK_BYTES: usize = 16;
 
 #[inline]
@@ -230,9 +230,9 @@ fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     while let Some(chunk) = bytes[at..].first_chunk::<BLOCK_BYTES>() {
         at = scan_block(scanner, text, at, chunk, &mut take);
     }
-    // Added tokens may leave many short texts.
+    // Worth it because added tokens may leave many short texts.
     while at + LAST_BLOCK_BYTES <= bytes.len() {
-        // As if it continued with something other than ASCII.
+        // As if the text continued with a non-ASCII character.
         let mut chunk = [u8::MAX; BLOCK_BYTES];
         chunk[..bytes.len() - at].copy_from_slice(&bytes[at..]);
         at = scan_block(scanner, text, at, &chunk, &mut take);
@@ -243,8 +243,8 @@ fn scan<S: Scanner>(scanner: S, text: &str, mut take: impl FnMut(usize)) {
     }
 }
 
-/// Takes the ends of the pieces that `chunk`, the bytes at `at`, shows, or of one piece, and
-/// returns the last.
+/// Takes the ends of the pieces found in `chunk`, the bytes at `at`, or else of one piece, and
+/// returns the last end.
 #[inline(always)]
 fn scan_block<S: Scanner>(
     scanner: S,
@@ -270,7 +270,7 @@ fn scan_block<S: Scanner>(
     last
 }
 
-/// GPT-2's pattern between characters that Rust takes for numeric, each of which is a piece.
+/// GPT-2's pattern between characters numeric by Rust's definition, each of them its own piece.
 fn between_digits(text: &str, mut take: impl FnMut(usize)) {
     let mut begin = 0;
     let mut flush = |begin: usize, end: usize| {
@@ -287,7 +287,8 @@ fn between_digits(text: &str, mut take: impl FnMut(usize)) {
     flush(begin, text.len());
 }
 
-/// The end of `'s|'t|'re|'ve|'m|'ll|'d` at `at`; in any case, "ſ" is an "s".
+/// The end of `'s|'t|'re|'ve|'m|'ll|'d` at `at`. If `any_case`, upper case matches too, and "ſ" is
+/// an "s".
 fn contraction_end(text: &str, at: usize, any_case: bool) -> Option<usize> {
     let letters = text[at..].strip_prefix('\'')?;
     let fold = if any_case { 0x20 } else { 0 };

@@ -1,22 +1,21 @@
-//! The ASCII characters at a place of a text as sets of positions, one bit each, so that borders
-//! between pieces come from a few operations on words instead of a branch a character.
+//! The ASCII characters at a place in a text as sets of positions, one bit each. Borders between
+//! pieces then come from a few operations on machine words instead of a branch per character.
 //!
-//! SSE2, which every x86-64 processor has, makes the sets; the same in plain Rust does so
-//! elsewhere, and a test compares both. 64 bytes take some 15 ns, a text's pieces are 4 to 6 bytes
-//! long.
+//! The sets are made with SSE2, which every x86-64 processor has, and in plain Rust elsewhere; a
+//! test compares both. 64 bytes take some 15 ns; a text's pieces are 4 to 6 bytes long.
 //!
-//! **Invariant:** below `len` each position is in exactly one of `letters`, `digits`, `spaces`,
-//! `others`; from `len` on in none.
+//! **Invariant:** each position below `len` is in exactly one of `letters`, `digits`, `spaces` and
+//! `others`; positions from `len` on are in no set.
 
-/// Bytes that a block looks at.
+/// The bytes of a block.
 pub(crate) const BLOCK_BYTES: usize = 64;
 
-/// Classes of up to 64 bytes; bit `i` represents byte `i`.
+/// Classes of up to 64 bytes: bit `i` represents byte `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block<'a> {
     /// The bytes.
     pub bytes: &'a [u8; BLOCK_BYTES],
-    /// How many of them stand before the first that is not ASCII, up to 64.
+    /// How many of them precede the first non-ASCII byte, up to 64.
     pub len: u32,
     /// A-Z, a-z.
     pub letters: u64,
@@ -34,7 +33,7 @@ pub(super) struct Block<'a> {
     pub quotes: u64,
 }
 
-/// The sets as bytes give them, those of bytes that are not ASCII included.
+/// The sets before they are limited to `len`: non-ASCII bytes are included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Masks {
     letters: u64,
@@ -47,11 +46,12 @@ struct Masks {
 }
 
 impl<'a> Block<'a> {
-    /// Classifies bytes.
+    /// Classifies `bytes`.
     #[inline]
     pub(super) fn new(bytes: &'a [u8; BLOCK_BYTES]) -> Block<'a> {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: x86-64 has SSE2, always; the function touches no memory but through references.
+        // SAFETY: every x86-64 processor has SSE2; the function accesses memory only through
+        // references.
         #[expect(unsafe_code, reason = "a tenth of the time of plain Rust; just bench tokenize")]
         let masks = unsafe { Masks::by_sse2(bytes) };
         #[cfg(not(target_arch = "x86_64"))]
@@ -78,8 +78,8 @@ impl<'a> Block<'a> {
         if limit == 0 { 0 } else { u64::MAX >> (64 - limit) }
     }
 
-    /// How long the contraction is that begins with the quote at `at`: 2 or 3 bytes, 0 for
-    /// no contraction, unknown if the block ends too early.
+    /// The length of the contraction starting with the quote at `at`: 2 or 3 bytes, 0 for no
+    /// contraction, `None` if the block ends too early.
     #[inline]
     pub(super) fn contraction(&self, at: u32, any_case: bool) -> Option<u32> {
         let at = at as usize;
@@ -135,8 +135,8 @@ impl Masks {
         let text = _mm_set_epi64x((value >> 64) as i64, value as i64);
         let bits = |found: __m128i| u64::from(_mm_movemask_epi8(found) as u16) << shift;
         let is = |byte: u8| _mm_cmpeq_epi8(text, _mm_set1_epi8(byte as i8));
-        // Bytes from `first` on, `count` of them: moved to the lowest signed values, one comparison
-        // decides.
+        // Whether a byte is one of the `count` bytes from `first` on: with these moved to the
+        // lowest signed values, one comparison decides.
         let among = |text: __m128i, first: u8, count: u8| {
             let moved = _mm_sub_epi8(text, _mm_set1_epi8(first.wrapping_add(128) as i8));
             _mm_cmplt_epi8(moved, _mm_set1_epi8(count.wrapping_add(128) as i8))

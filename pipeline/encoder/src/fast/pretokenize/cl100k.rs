@@ -1,26 +1,26 @@
-//! The pattern of GPT-4's cl100k_base, which Llama-3, OLMo-2 and, with numbers of one digit, Qwen
-//! took over.
+//! The pattern of GPT-4's cl100k_base, also used by Llama-3, OLMo-2 and, with numbers of one digit,
+//! Qwen.
 //!
 //! ```text
 //! (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
 //! | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 //! ```
 //!
-//! **Invariant:** pieces are the matches of that pattern, which leaves out no character.
+//! **Invariant:** pieces are the matches of this pattern, which leaves out no character.
 
 use super::block::Block;
 use super::{Scanner, contraction_end, number_end, space_or_newlines_end};
 use crate::fast::unicode::classes::{Class, Classes, class_at, run_end};
 
-/// Neither white space nor letter nor number.
+/// Not white space, a letter or a number.
 const MARKS: Classes = Classes::SPACES.and(Classes::LETTERS).and(Classes::NUMBERS).not();
 /// `[\r\n]`.
 const NEWLINES: Classes = Classes::of(&[Class::Newline]);
 
-/// See the module.
+/// The scanner of cl100k_base's pattern.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cl100k {
-    /// The most digits of a number's piece: 1 or 3.
+    /// The most digits in a piece of a number: 1 or 3.
     pub(super) digits_max: usize,
 }
 
@@ -51,16 +51,16 @@ impl Scanner for Cl100k {
         space_or_newlines_end(text, at)
     }
 
-    /// Words take one character before them other than a newline, letter or number. Marks take a
-    /// space before and newlines after them. Of other white space, all up to its last newline is
-    /// one piece; the rest ends before its last character.
+    /// A word includes one character before it other than a newline, letter or number. Marks
+    /// include a space before and newlines after them. Of other white space, all up to its last
+    /// newline is one piece; the rest is a piece up to its last character, exclusive.
     #[inline]
     fn starts(self, block: &Block) -> u64 {
         let Block { letters, digits, blanks, newlines, others, .. } = *block;
         let first = |mask: u64| mask & !(mask << 1);
         let first_others = first(others) & !(blanks << 1);
-        // Newlines right after marks belong to them: adding their first one to a run carries
-        // through it.
+        // Newlines right after marks belong to the marks: adding a run's lowest bit to the run
+        // carries through all of it.
         let carried = newlines.wrapping_add(newlines & (others << 1));
         let spaces = block.spaces & !(newlines & !carried);
         let gaps = spaces & !newlines;
@@ -93,12 +93,12 @@ impl Scanner for Cl100k {
 }
 
 impl Cl100k {
-    /// The starts of white space between a newline and anything but white space. If the block ends
-    /// inside such white space, `limit` becomes its start.
+    /// The starts of white space between a newline and a character other than white space. If the
+    /// block ends inside such white space, `limit` becomes its start.
     #[inline]
     fn indents(self, block: &Block, gaps: u64, limit: &mut u32) -> u64 {
         let mut indents = gaps & (block.newlines << 1);
-        // A newline after it makes it part of the piece that ends there.
+        // White space before a newline belongs to the piece ending at that newline.
         let mut trailing = block.newlines & (gaps << 1);
         while trailing != 0 {
             let end = trailing.trailing_zeros();
@@ -114,7 +114,7 @@ impl Cl100k {
         indents
     }
 
-    /// Where numbers begin.
+    /// The starts of pieces of numbers.
     #[inline]
     fn numbers(self, digits: u64) -> u64 {
         if self.digits_max == 1 {
@@ -131,7 +131,7 @@ impl Cl100k {
     }
 }
 
-/// The first position of the run of `gaps` whose last one is `end - 1`.
+/// The first position of the run of `gaps` whose last position is `end - 1`.
 #[inline]
 fn gap_begin(gaps: u64, end: u32) -> u32 {
     let below = !gaps & Block::below(end);

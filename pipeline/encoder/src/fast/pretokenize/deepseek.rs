@@ -1,17 +1,17 @@
-//! The patterns of DeepSeek-V3, each applied to what the one before left: numbers, ideographs and
-//! kana, the rest.
+//! The patterns of DeepSeek-V3, each applied to the text left by the one before: numbers,
+//! ideographs and kana, the rest.
 //!
-//! **Invariant:** pieces are the matches of the last pattern and what lies between them.
+//! **Invariant:** pieces are the matches of the last pattern and the text between them.
 
 use super::block::Block;
 use super::{Scanner, space_or_newlines_end};
 use crate::fast::unicode::classes::{Class, Classes, class_at, class_of, run_end};
 
-/// The first.
+/// The first pattern.
 pub(super) const NUMBERS: &str = r"\p{N}{1,3}";
-/// The second.
+/// The second pattern.
 pub(super) const IDEOGRAPHS: &str = "[一-龥぀-ゟ゠-ヿ]+";
-/// The third.
+/// The third pattern.
 pub(super) const WORDS: &str = concat!(
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+",
     "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*",
@@ -27,7 +27,7 @@ const BEFORE_WORD: Classes = Classes::of(&[Class::Newline]).and(Classes::LETTERS
 /// `[\r\n]`.
 const NEWLINES: Classes = Classes::of(&[Class::Newline]);
 
-/// The last pattern, between what the others matched.
+/// The scanner of the last pattern, for one section of the first two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeepSeek;
 
@@ -36,13 +36,13 @@ impl Scanner for DeepSeek {
         if let Some(end) = match_end(text, at) {
             return end;
         }
-        // Text that no alternative matches is one piece up to the next match.
+        // Text matched by no alternative is one piece up to the next match.
         let next_match = text[at..].char_indices().skip(1);
         let mut next_match = next_match.map(|(offset, _)| at + offset);
         next_match.find(|&begin| match_end(text, begin).is_some()).unwrap_or(text.len())
     }
 
-    /// No borders are known from the sets of a block alone.
+    /// The sets of a block alone determine no borders.
     #[inline]
     fn starts(self, _block: &Block) -> u64 {
         0
@@ -93,8 +93,8 @@ fn kind_of(symbol: char) -> Kind {
     }
 }
 
-/// Calls `take` with begin and end of each section that the first two patterns leave or match, in
-/// order.
+/// Calls `take` with the start and end of each section matched or left by the first two patterns,
+/// in order.
 pub(super) fn for_each_section(text: &str, mut take: impl FnMut(usize, usize)) {
     let (mut begin, mut count, mut kind) = (0, 0, Kind::Rest);
     for (at, symbol) in text.char_indices() {

@@ -1,20 +1,20 @@
-//! The pattern of GPT-2, which `ByteLevel` with `use_regex` applies: GPT-2, GPT-NeoX, OLMo,
-//! StarCoder and many more.
+//! The pattern of GPT-2, applied by `ByteLevel` with `use_regex`: GPT-2, GPT-NeoX, OLMo, StarCoder
+//! and many more.
 //!
 //! ```text
 //! 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //! ```
 //!
-//! **Invariant:** pieces are the matches of that pattern, which leaves out no character.
+//! **Invariant:** pieces are the matches of this pattern, which leaves out no character.
 
 use super::block::Block;
 use super::{Scanner, contraction_end, space_run_end};
 use crate::fast::unicode::classes::{Class, Classes, class_at, run_end};
 
-/// Neither white space nor letter nor number.
+/// Not white space, a letter or a number.
 const MARKS: Classes = Classes::SPACES.and(Classes::LETTERS).and(Classes::NUMBERS).not();
 
-/// See the module.
+/// The scanner of GPT-2's pattern.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gpt2;
 
@@ -35,16 +35,16 @@ impl Scanner for Gpt2 {
         }
     }
 
-    /// A run of one class begins a piece; a space before it begins the piece instead. The last
-    /// character of white space before anything else begins a piece of its own.
+    /// A run of one class begins a piece, or the space before it does. The last character of white
+    /// space before anything else also begins a piece.
     #[inline]
     fn starts(self, block: &Block) -> u64 {
         let Block { letters, digits, spaces, blanks, others, .. } = *block;
         let first = |mask: u64| mask & !(mask << 1);
         let runs = first(letters) | first(digits) | first(others);
         let mut starts = (runs & !(blanks << 1)) | first(spaces) | (spaces & !(spaces >> 1));
-        // The last one may be white space that continues outside: whether it begins a piece is
-        // unknown.
+        // The last byte may be white space that continues past the block: whether it begins a piece
+        // is unknown.
         let mut limit = block.len.saturating_sub(1);
         let mut quotes = block.quotes & starts;
         while quotes != 0 {

@@ -1,9 +1,10 @@
-//! Classes of code points as the regexes of byte-level tokenizers see them: letters, numbers, white
-//! space and so on.
+//! Classes of code points in the regexes of byte-level tokenizers: letters, numbers, white space
+//! and so on.
 //!
-//! `tokenizers` matches with Oniguruma 6.9.10, whose tables are those of Unicode 16.0. The tables
-//! here come from `regex-syntax`, of the same version of Unicode; a test compares every code point
-//! with the engine itself, so that an update of either that moves apart is found.
+//! Character classes are those of Unicode 16.0, as in the regex engine: `tokenizers` matches with
+//! Oniguruma 6.9.10. The tables here come from `regex-syntax`, at the same version of Unicode. A
+//! test compares every code point with the engine itself, so it fails if an update of either one
+//! makes them differ.
 //!
 //! **Invariant:** every code point has exactly one class.
 
@@ -11,11 +12,11 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class as HirClass, HirKind};
 
-/// The class of a code point, as a number below 16, so that a set of classes is a `u16`.
+/// The class of a code point, as a number below 16, so a set of classes is a `u16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// Nothing of what follows: control characters, formats, unassigned code points.
+    /// None of the classes below: control characters, formats, unassigned code points.
     Other,
     /// `\p{Lu}`, `\p{Lt}`.
     Upper,
@@ -27,7 +28,7 @@ pub enum Class {
     Mark,
     /// `\p{N}`.
     Number,
-    /// `\s` without what [`Class::Newline`] has.
+    /// `\s` without [`Class::Newline`].
     Space,
     /// `\r`, `\n`.
     Newline,
@@ -49,7 +50,7 @@ impl Classes {
     /// `\s`.
     pub const SPACES: Classes = Classes::of(&[Class::Space, Class::Newline]);
 
-    /// The set of these.
+    /// The set of `classes`.
     pub const fn of(classes: &[Class]) -> Classes {
         let mut bits = 0;
         let mut index = 0;
@@ -70,7 +71,7 @@ impl Classes {
         Classes(!self.0)
     }
 
-    /// Whether `class` is one of them.
+    /// Whether `class` is in the set.
     #[inline]
     pub const fn has(self, class: Class) -> bool {
         self.0 & (1 << class as u8) != 0
@@ -80,12 +81,12 @@ impl Classes {
 /// Code points in a block of the table.
 const BLOCK_CHARS: usize = 128;
 
-/// Blocks of code points.
+/// Blocks of the table.
 const BLOCKS: usize = 0x11_0000 / BLOCK_CHARS;
 
-/// Block numbers by code point, and blocks of classes, each kept once.
+/// The block number of each code point, and blocks of classes, each stored once.
 struct Table {
-    // Of sizes that leave nothing to check at a lookup.
+    // Sized so a lookup needs no bounds checks.
     block_numbers: Box<[u8; BLOCKS]>,
     classes: Box<[[Class; BLOCK_CHARS]; 256]>,
 }
@@ -98,15 +99,15 @@ pub fn class_of(symbol: char) -> Class {
     TABLE.class_of(symbol)
 }
 
-/// The character at `at` and its class; none at the end of the text.
+/// The character at `at` and its class; `None` at the end of the text.
 #[inline]
 pub fn class_at(text: &str, at: usize) -> Option<(char, Class)> {
     let symbol = text[at..].chars().next()?;
     Some((symbol, class_of(symbol)))
 }
 
-/// Where the run of characters of `classes` that begins at `at` ends; `at` itself where none
-/// begins.
+/// The end of the run of characters of `classes` starting at `at`; `at` itself if no run starts
+/// there.
 #[inline]
 pub fn run_end(text: &str, at: usize, classes: Classes) -> usize {
     let table = &*TABLE;
@@ -148,7 +149,7 @@ impl Table {
         Table::folded(&flat)
     }
 
-    /// Keeps equal blocks once.
+    /// Stores equal blocks once.
     fn folded(flat: &[Class]) -> Table {
         let (mut block_numbers, mut classes) =
             (Box::new([0; BLOCKS]), Vec::<[Class; BLOCK_CHARS]>::new());
@@ -165,7 +166,7 @@ impl Table {
     }
 }
 
-/// The code points of a class that `regex-syntax` knows.
+/// The code points of a class known to `regex-syntax`.
 fn ranges(property: &str) -> Vec<(char, char)> {
     let parsed = regex_syntax::parse(property).expect("a fixed pattern");
     match parsed.kind() {

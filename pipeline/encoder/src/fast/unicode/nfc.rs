@@ -1,15 +1,15 @@
-//! Unicode's normal form C, as `tokenizers` makes it.
+//! Unicode's normal form C.
 //!
-//! That crate normalises with `unicode-normalization-alignments`, whose tables are those of Unicode
-//! 9.0: younger characters stay as they are. So the same crate does it here. This module adds a
-//! quick check, so text already in that form, as nearly all text is, costs a look at its bytes and
-//! no copy.
+//! NFC is that of Unicode 9.0, as in the `tokenizers` crate: younger characters stay unchanged.
+//! That crate and this module both call `unicode-normalization-alignments`, whose tables are of
+//! that version. This module adds a quick check: nearly all text is already in NFC, and costs one
+//! scan of its bytes and no copy.
 //!
-//! A character is *safe* if it is a starter that NFC keeps and that never joins with one before it.
-//! Then what comes before it and what begins with it can be normalised apart. So only characters
-//! that are not safe, and the one before each, go through the crate.
+//! A character is *safe* if it is a starter, is kept by NFC, and never joins with one before it.
+//! Then the text before it and the text from it on can be normalised separately. So only unsafe
+//! characters, and the one before each, go through the crate.
 //!
-//! **Invariant:** the result is what `tokenizers`' NFC makes of the text.
+//! **Invariant:** the result equals the NFC of the `tokenizers` crate.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -17,10 +17,10 @@ use std::sync::LazyLock;
 use unicode_normalization_alignments::char::canonical_combining_class;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// The first byte of U+0300. All characters below that one are safe.
+/// The first byte of U+0300. All characters below U+0300 are safe.
 const FIRST_UNSAFE_BYTE: u8 = 0xcc;
 
-/// One bit a code point: it is not safe.
+/// One bit for each code point, set if it is unsafe.
 static UNSAFE: LazyLock<Vec<u64>> = LazyLock::new(|| {
     let mut bits = vec![0; 0x11_0000 / 64];
     for symbol in '\u{300}'..=char::MAX {
@@ -40,10 +40,11 @@ fn is_safe(symbol: char) -> bool {
 /// The text in normal form C.
 pub fn nfc(text: &str) -> Cow<'_, str> {
     let mut normal = String::new();
-    let mut copied = 0; // all before it is in `normal`, once anything is
+    // All text before `copied` is in `normal`.
+    let mut copied = 0;
     let mut at = 0;
     while let Some(found) = next_unsafe(text, at) {
-        // The character before may join with it; nothing before that one can.
+        // The character before may join with it; no earlier one can.
         let before = text[copied..found].chars().next_back().map_or(0, char::len_utf8);
         let begin = found - before;
         let end = text[found..].char_indices().find(|&(_, symbol)| is_safe(symbol));
@@ -59,7 +60,7 @@ pub fn nfc(text: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// The first character at or after `at` that is not safe.
+/// The first unsafe character at or after `at`.
 fn next_unsafe(text: &str, at: usize) -> Option<usize> {
     let mut at = at;
     while let Some(offset) = next_high(&text.as_bytes()[at..]) {
@@ -77,8 +78,8 @@ fn next_unsafe(text: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// The first byte from [`FIRST_UNSAFE_BYTE`] on. 32 bytes at a time, which compilers turn into a
-/// comparison or two.
+/// The first byte not below [`FIRST_UNSAFE_BYTE`]. Takes 32 bytes at a time, which compilers turn
+/// into a comparison or two.
 fn next_high(bytes: &[u8]) -> Option<usize> {
     let is_high = |&byte: &u8| FIRST_UNSAFE_BYTE <= byte;
     let (chunks, _) = bytes.as_chunks::<32>();
